@@ -1,0 +1,571 @@
+"""The contract of a product: one YAML file, validated, and what follows from it.
+
+Here is everything that can be known of a product without looking at its data: names, types, rules,
+days and months. Reading files, Spark and Dagster do not belong here; importing this module is cheap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import keyword
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+ColumnType = Literal["string", "integer", "long", "double", "boolean", "date", "timestamp"]
+Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
+Metric = Literal["f1", "precision", "recall", "accuracy", "balanced_accuracy", "roc_auc", "average_precision"]
+
+NUMERIC_TYPES: frozenset[str] = frozenset({"integer", "long", "double"})
+AGGREGATIONS_OF_NUMBERS: frozenset[str] = frozenset({"sum", "mean"})
+EVENT_DAY = "event_day"
+LABEL_KNOWN_ON = "label_known_on"
+RESERVED_COLUMNS: frozenset[str] = frozenset({EVENT_DAY, LABEL_KNOWN_ON})
+
+
+class ContractError(Exception):
+    """A contract is wrong; the message names the file, the key path and what is accepted."""
+
+
+@dataclass(frozen=True, order=True)
+class DayRange:
+    """Event days from ``first`` to ``last``, both included."""
+
+    first: date
+    last: date
+
+    def __post_init__(self) -> None:
+        if self.last < self.first:
+            raise ValueError(f"the last day {self.last} lies before the first day {self.first}")
+
+    def __iter__(self) -> Iterator[date]:
+        return (self.first + timedelta(days=n) for n in range(len(self)))
+
+    def __len__(self) -> int:
+        return (self.last - self.first).days + 1
+
+    def __contains__(self, day: object) -> bool:
+        return isinstance(day, date) and self.first <= day <= self.last
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first} to {self.last}"
+
+
+def month_of(day: date) -> date:
+    """The first day of ``day``'s month, the name of a monthly partition."""
+    return day.replace(day=1)
+
+
+def add_months(month: date, count: int) -> date:
+    """The first day of the month ``count`` months after ``month``'s (before, if negative)."""
+    index = month.year * 12 + month.month - 1 + count
+    return date(index // 12, index % 12 + 1, 1)
+
+
+def _identifier(name: str) -> str:
+    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
+        raise ValueError(
+            f"{name!r} can't name a product; accepted are lower-case letters, digits and "
+            "underscores, with a letter first"
+        )
+    return name
+
+
+def _month(value: object) -> object:
+    """Accept ``2022-02`` as the month's first day."""
+    if isinstance(value, str) and len(value) == 7:
+        return f"{value}-01"
+    return value
+
+
+def _first_of_month(value: date) -> date:
+    if value.day != 1:
+        raise ValueError(f"{value} is not a month; write it as {value:%Y-%m}")
+    return value
+
+
+def _timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"{name!r} is not a time zone; accepted are names like Europe/Paris") from error
+    return name
+
+
+Month = Annotated[date, BeforeValidator(_month), AfterValidator(_first_of_month)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Section):
+    """A column of the deliveries."""
+
+    type: ColumnType
+    nullable: bool = False
+    allowed: tuple[str | int | float | bool, ...] | None = None
+    fill_null: str | int | float | bool | None = None
+    format: str | None = Field(
+        default=None, description="strptime format of a date or timestamp; ISO 8601 without one"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.format is not None and self.type not in ("date", "timestamp"):
+            raise ValueError(f"format is for columns of type date or timestamp, not {self.type}")
+        if self.allowed is not None and self.type in ("date", "timestamp", "double", "boolean"):
+            raise ValueError(f"allowed is for columns of type string, integer or long, not {self.type}")
+        for value in (*(self.allowed or ()), *([] if self.fill_null is None else [self.fill_null])):
+            if not _fits(value, self.type):
+                raise ValueError(f"{value!r} is not a {self.type}")
+        if self.fill_null is not None and self.allowed and self.fill_null not in self.allowed:
+            raise ValueError(f"fill_null {self.fill_null!r} is not among the allowed values")
+        return self
+
+
+def _fits(value: object, type_: ColumnType) -> bool:
+    match type_:
+        case "string":
+            return isinstance(value, str)
+        case "integer" | "long":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "double":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "boolean":
+            return isinstance(value, bool)
+        case _:
+            return False
+
+
+class Source(_Section):
+    """The deliveries: how the CSV files are written and what their columns mean."""
+
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    decimal: Literal[".", ","] = "."
+    null_values: tuple[str, ...] = ("",)
+    key: tuple[str, ...] = Field(min_length=1)
+    event_day: str
+    label: str
+    label_delay_days: int = Field(default=1, ge=0)
+    columns: dict[str, Column] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.delimiter in ('"', "\n", "\r") or self.delimiter == self.decimal == ",":
+            raise ValueError(f"the delimiter {self.delimiter!r} can't be told from the values")
+        for reserved in RESERVED_COLUMNS:
+            if reserved in self.columns and not (reserved == EVENT_DAY == self.event_day):
+                raise ValueError(f"the column name {reserved!r} is reserved; rename it in columns")
+        folded = [name.casefold() for name in self.columns]
+        for name in self.columns:
+            if folded.count(name.casefold()) > 1:
+                raise ValueError(f"column {name!r} is declared twice (case does not count)")
+        for role, names in {
+            "key": self.key,
+            "event_day": (self.event_day,),
+            "label": (self.label,),
+        }.items():
+            for name in names:
+                if name not in self.columns:
+                    raise ValueError(
+                        f"{role} names the column {name!r}, which columns does not declare; "
+                        f"declared are {_listed(self.columns)}"
+                    )
+        if self.columns[self.event_day].type != "date":
+            raise ValueError(
+                f"the event day {self.event_day!r} must be of type date, "
+                f"not {self.columns[self.event_day].type}"
+            )
+        if self.label in self.key:
+            raise ValueError(f"the label {self.label!r} can't be part of the key")
+        label = self.columns[self.label]
+        if label.type not in ("integer", "long") or not set(label.allowed or ()) <= {0, 1}:
+            raise ValueError(f"the label {self.label!r} must be an integer with allowed: [0, 1]")
+        for name in (*self.key, self.event_day):
+            if self.columns[name].nullable:
+                raise ValueError(f"{name!r} identifies a row and can't be nullable")
+        return self
+
+
+class Mrds(_Section):
+    """How rows of the ARDS become one row per entity and event day."""
+
+    entity: tuple[str, ...] = Field(min_length=1)
+    order_by: tuple[str, ...] = ()
+    aggregate: dict[str, Aggregation] = Field(min_length=1)
+
+
+class Features(_Section):
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.numeric, *self.categorical)
+
+
+def _importable(path: str) -> str:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path!r} can't be imported ({error}); accepted is the full name of a scikit-learn "
+            "classifier, like sklearn.linear_model.LogisticRegression"
+        ) from error
+    if not (hasattr(found, "fit") and hasattr(found, "predict_proba")):
+        raise ValueError(f"{path!r} is no classifier with fit and predict_proba")
+    return path
+
+
+class Estimator(_Section):
+    # `class` is what scikit-learn users expect to write, and no Python name.
+    class_: Annotated[str, AfterValidator(_importable)] = Field(alias="class")
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _constructible(self) -> Self:
+        try:
+            self.build()
+        except TypeError as error:
+            raise ValueError(f"params: {error}") from error
+        return self
+
+    def build(self) -> Any:
+        """A new, unfitted estimator."""
+        module, _, name = self.class_.rpartition(".")
+        return getattr(importlib.import_module(module), name)(**self.params)
+
+
+class Model(_Section):
+    """The model: features, estimator, and the days it learns from."""
+
+    features: Features
+    estimator: Estimator
+    training_months: int = Field(default=24, ge=1)
+    holdout_days: int = Field(default=31, ge=1)
+    maximum_rows: int = Field(default=5_000_000, ge=1)
+    minimum_rows: int = Field(default=100, ge=1)
+    minimum_positives: int = Field(default=10, ge=1)
+    decision_threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned"] = "tuned"
+    first_month: Month | None = None
+
+
+class Promotion(_Section):
+    rule: Literal["superior", "non_inferior"] = "superior"
+    margin: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.rule == "superior" and self.margin:
+            raise ValueError("a margin goes with the rule non_inferior")
+        return self
+
+
+class Evaluation(_Section):
+    """When the model counts as good enough, and on how much evidence."""
+
+    metric: Metric = "f1"
+    threshold: float = Field(ge=0, le=1)
+    window_days: int = Field(default=31, ge=1)
+    minimum_rows: int = Field(default=1000, ge=1)
+    minimum_positives: int = Field(default=50, ge=1)
+    maximum_rows: int = Field(
+        default=2_000_000, ge=1, description="rows a window; above it, a sample by hash of the entity"
+    )
+
+
+class Retrain(_Section):
+    cooldown_days: int = Field(default=7, ge=0)
+    training_months: int = Field(default=3, ge=1)
+    training_days: int | None = Field(
+        default=None, ge=1, description="instead of training_months, when even they are too long"
+    )
+
+
+class Validation(_Section):
+    minimum_rows: int = Field(default=1, ge=0)
+    not_null: tuple[str, ...] = ()
+
+
+class Drift(_Section):
+    method: Literal["psi"] = "psi"
+    threshold: float = Field(default=0.15, gt=0)
+    minimum_rows: int = Field(default=1000, ge=1)
+
+
+class Product(_Section):
+    """One ML use case, as its contract describes it."""
+
+    name: Annotated[str, AfterValidator(_identifier)]
+    description: str
+    owners: tuple[str, ...] = ()
+    start: date
+    end: date | None = None
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    source: Source
+    mrds: Mrds
+    model: Model
+    promotion: Promotion = Promotion()
+    evaluation: Evaluation
+    retrain: Retrain = Retrain()
+    validation: Validation = Validation()
+    drift: Drift = Drift()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        columns = self.source.columns
+        if self.end is not None and self.end < self.start:
+            raise ValueError(f"end {self.end} lies before start {self.start}")
+
+        for place, names in {
+            "mrds.entity": self.mrds.entity,
+            "mrds.order_by": self.mrds.order_by,
+            "mrds.aggregate": tuple(self.mrds.aggregate),
+            "validation.not_null": self.validation.not_null,
+        }.items():
+            for name in names:
+                if name not in columns:
+                    raise ValueError(
+                        f"{place}: the column {name!r} is not declared in source.columns; "
+                        f"declared are {_listed(columns)}"
+                    )
+        for name, rule in self.mrds.aggregate.items():
+            if rule in AGGREGATIONS_OF_NUMBERS and columns[name].type not in NUMERIC_TYPES:
+                raise ValueError(
+                    f"mrds.aggregate.{name}: {rule} needs a number, and {name!r} is a "
+                    f"{columns[name].type}; accepted are min, max, count, first, last"
+                )
+            if name in self.mrds.entity or name == self.source.event_day:
+                raise ValueError(f"mrds.aggregate.{name}: the entity and the event day are kept as they are")
+        if self.source.label not in self.mrds.aggregate:
+            raise ValueError(
+                f"mrds.aggregate: the label {self.source.label!r} needs a rule, "
+                f"for instance {self.source.label}: last"
+            )
+        if self.mrds.aggregate[self.source.label] not in ("min", "max", "first", "last"):
+            raise ValueError(
+                f"mrds.aggregate.{self.source.label}: the label must stay 0 or 1; "
+                "accepted are min, max, first, last"
+            )
+
+        known = (*self.mrds.entity, *self.mrds.aggregate)
+        for kind, names in (
+            ("numeric", self.model.features.numeric),
+            ("categorical", self.model.features.categorical),
+        ):
+            for name in names:
+                place = f"model.features.{kind}"
+                if name == self.source.label:
+                    raise ValueError(f"{place}: {name!r} is the label, and can't be a feature as well")
+                if name not in known:
+                    raise ValueError(
+                        f"{place}: {name!r} is no column of the MRDS; its columns are {_listed(known)}"
+                    )
+                if kind == "numeric" and self.mrds_type(name) not in NUMERIC_TYPES:
+                    raise ValueError(
+                        f"{place}: {name!r} is a {self.mrds_type(name)}; list it under categorical"
+                    )
+        if not self.model.features.all:
+            raise ValueError("model.features: at least one feature is needed")
+        if len(set(self.model.features.all)) < len(self.model.features.all):
+            raise ValueError("model.features: a feature is listed twice")
+        if self.first_month <= month_of(self.start):
+            raise ValueError(
+                f"model.first_month: no whole month lies between {self.start} and "
+                f"{self.first_month:%Y-%m}; the first possible is {add_months(self.start, 1):%Y-%m}"
+            )
+        return self
+
+    # -- what follows from the contract ------------------------------------------------------------
+
+    @property
+    def first_month(self) -> date:
+        """The first month that gets a model: the contract's, or the first with a whole month before it."""
+        if self.model.first_month is not None:
+            return self.model.first_month
+        return add_months(self.start, 1 if self.start.day == 1 else 2)
+
+    @property
+    def label(self) -> str:
+        return self.source.label
+
+    @property
+    def entity(self) -> tuple[str, ...]:
+        return self.mrds.entity
+
+    @cached_property
+    def ards_key(self) -> tuple[str, ...]:
+        """What identifies a row of the ARDS: the contract's key within the event day."""
+        return tuple(dict.fromkeys((self.source.event_day, *self.source.key)))
+
+    @cached_property
+    def label_file_columns(self) -> frozenset[str]:
+        """The header that makes a file a label file."""
+        return frozenset((*self.source.key, self.source.event_day, self.source.label))
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """Every aggregated column of the MRDS but the label: what scoring and the online store see."""
+        return tuple(name for name in self.mrds.aggregate if name != self.source.label)
+
+    def mrds_type(self, name: str) -> ColumnType:
+        """The type of a column of the MRDS."""
+        declared = self.source.columns[name].type
+        match self.mrds.aggregate.get(name):
+            case "count":
+                return "long"
+            case "mean":
+                return "double"
+            case "sum" if declared == "integer":
+                return "long"
+            case _:
+                return declared
+
+    def hash_of(self, *sections: str) -> str:
+        """A hash of the named sections (dotted paths), so that a change elsewhere changes nothing."""
+        content = self.model_dump(mode="json", by_alias=True)
+        chosen: dict[str, Any] = {}
+        for section in sections:
+            value: Any = content
+            for part in section.split("."):
+                value = value[part]
+            chosen[section] = value
+        return fingerprint_of(chosen)
+
+
+def fingerprint_of(content: object) -> str:
+    """A short hash of plain data (dicts, lists, strings, numbers); the order of dict keys is ignored."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
+    return ", ".join(names)
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML lets a later key silently replace an earlier one; a contract must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_product(path: Path) -> Product:
+    """Read and validate one contract.
+
+    Raises:
+        ContractError: the file can't be read as YAML, or breaks a rule; names file and key path.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path}: can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ContractError(f"{path}: is not valid YAML: {error}") from error
+    return parse_product(content, str(path))
+
+
+def parse_product(content: object, origin: str) -> Product:
+    """Validate the content of a contract; ``origin`` names it in errors.
+
+    Raises:
+        ContractError: as for :func:`load_product`.
+    """
+    if not isinstance(content, dict):
+        raise ContractError(
+            f"{origin}: a contract is a mapping of keys like name, start, source; this is not"
+        )
+    try:
+        return Product.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ContractError("\n".join(f"{origin}: {line}" for line in lines)) from error
+
+
+def _explain(problem: Any) -> str:
+    """One line of key path and reason for one of pydantic's errors."""
+    location = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = f"unknown key; accepted are {_accepted_keys(problem['loc'])}"
+    elif problem["type"] == "missing":
+        message = "this key is required"
+    elif problem["type"] not in ("value_error",):
+        message = f"{message} (found {problem['input']!r})"
+    return f"{location}: {message}" if location else message
+
+
+def _accepted_keys(location: tuple[int | str, ...]) -> str:
+    section: Any = Product
+    for part in location[:-1]:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            fields = {f.alias or name: f.annotation for name, f in section.model_fields.items()}
+            section = fields.get(str(part))
+            if section == dict[str, Column]:
+                section = {"": Column}
+        elif isinstance(section, dict):
+            section = Column
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return _listed([f.alias or name for name, f in section.model_fields.items()])
+    return "those of the documentation"
+
+
+def contract_files(folders: Sequence[Path]) -> list[Path]:
+    """The contracts in ``folders``, by name."""
+    found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
+    return sorted(found, key=lambda path: path.name)
+
+
+def load_products(folders: Sequence[Path]) -> tuple[dict[str, Product], dict[Path, ContractError]]:
+    """Every valid product by name, and the error of each contract that is not valid.
+
+    Two contracts with one name are both errors: which of them is meant can't be known.
+    """
+    products: dict[str, Product] = {}
+    origins: dict[str, list[Path]] = {}
+    errors: dict[Path, ContractError] = {}
+    for path in contract_files(folders):
+        try:
+            product = load_product(path)
+        except ContractError as error:
+            errors[path] = error
+            continue
+        origins.setdefault(product.name, []).append(path)
+        products[product.name] = product
+    for name, paths in origins.items():
+        if len(paths) > 1:
+            del products[name]
+            for path in paths:
+                others = _listed([str(other) for other in paths if other != path])
+                errors[path] = ContractError(f"{path}: name: {name!r} is also the name of {others}")
+    return products, errors
