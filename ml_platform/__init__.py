@@ -1,0 +1,1 @@
+"""Batch machine learning in production as one Dagster asset graph."""

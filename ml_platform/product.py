@@ -214,6 +214,8 @@ class Mrds(_Section):
 
 
 class Features(_Section):
+    """The columns of the MRDS that a model sees."""
+
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
 
@@ -237,6 +239,8 @@ def _importable(path: str) -> str:
 
 
 class Estimator(_Section):
+    """A scikit-learn classifier and its parameters."""
+
     # `class` is what scikit-learn users expect to write, and no Python name.
     class_: Annotated[str, AfterValidator(_importable)] = Field(alias="class")
     params: dict[str, Any] = {}
@@ -270,6 +274,8 @@ class Model(_Section):
 
 
 class Promotion(_Section):
+    """When a challenger becomes champion."""
+
     rule: Literal["superior", "non_inferior"] = "superior"
     margin: float = Field(default=0.0, ge=0)
 
@@ -294,6 +300,8 @@ class Evaluation(_Section):
 
 
 class Retrain(_Section):
+    """How often a failed evaluation may train again, and on how much of the past."""
+
     cooldown_days: int = Field(default=7, ge=0)
     training_months: int = Field(default=3, ge=1)
     training_days: int | None = Field(
@@ -302,11 +310,15 @@ class Retrain(_Section):
 
 
 class Validation(_Section):
+    """What every day of the data must fulfil."""
+
     minimum_rows: int = Field(default=1, ge=0)
     not_null: tuple[str, ...] = ()
 
 
 class Drift(_Section):
+    """When a column counts as drifted."""
+
     method: Literal["psi"] = "psi"
     threshold: float = Field(default=0.15, gt=0)
     minimum_rows: int = Field(default=1000, ge=1)

@@ -1,0 +1,1 @@
+"""Steps, the days they do, and the runners that run them."""

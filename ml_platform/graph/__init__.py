@@ -1,0 +1,1 @@
+"""What Dagster sees: partitions, assets, checks, sensors, schedules, jobs and resources."""

@@ -1,0 +1,1 @@
+"""Service 2: training, promotion, scoring and evaluation. Knows nothing of Dagster."""

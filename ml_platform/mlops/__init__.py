@@ -1,0 +1,1 @@
+"""Service 3: validation of the data sets. Knows nothing of Dagster."""

@@ -1,0 +1,1 @@
+"""Where data lies: Delta tables, the ledger of days, the online store."""

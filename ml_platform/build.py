@@ -1,0 +1,49 @@
+"""Products and settings become Dagster definitions; the one place where everything is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from ml_platform.graph import assets, automation, resources
+from ml_platform.product import Product, load_products
+from ml_platform.settings import Settings
+
+
+def build_definitions(
+    settings: Settings,
+    *,
+    products: Mapping[str, Product] | None = None,
+    resource_overrides: Mapping[str, Any] | None = None,
+) -> dg.Definitions:
+    """The graph of every product whose contract is valid.
+
+    Args:
+        products: instead of those in the settings' folders, where a broken contract is left out here
+            and reported by :mod:`ml_platform.contracts`.
+        resource_overrides: resources that stand in for the real ones, by key.
+    """
+    if products is None:
+        products, _ = load_products(settings.product_folders)
+    graphs = [_graph(product, settings) for product in products.values()]
+    shared = dg.Definitions(
+        resources={
+            "step_runner": resources.LocalStepRunner(settings),
+            "mlflow": resources.mlflow_runs(settings),
+            **(resource_overrides or {}),
+        },
+        # Each step of the multiprocess executor would start a JVM of its own.
+        executor=dg.in_process_executor,
+    )
+    return dg.Definitions.merge(shared, *graphs)
+
+
+def _graph(product: Product, settings: Settings) -> dg.Definitions:
+    return dg.Definitions(
+        assets=assets.build_assets(product),
+        jobs=automation.jobs(product),
+        schedules=automation.schedules(product, settings),
+        sensors=automation.sensors(product, settings),
+    )

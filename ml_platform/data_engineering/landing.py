@@ -1,0 +1,158 @@
+"""The landing folder: which deliveries there are, and whether their headers can be right.
+
+``landing/<product>/<event day>/*.csv[.gz]``. Only names, sizes and headers are looked at here; what is
+inside the files is :mod:`.parsing`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from ml_platform.data_engineering.parsing import DeliveryFile, UnreadableFile, read_header
+from ml_platform.product import Product, fingerprint_of
+
+_DELIVERED_ON = re.compile(r"^(\d{4}-\d{2}-\d{2})")
+_SUFFIXES = (".csv", ".csv.gz")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The files of one event day.
+
+    ``stamp`` changes whenever a file is added, removed or written again. ``refusal`` says why the day
+    can't be read, if so.
+    """
+
+    day: date
+    files: tuple[DeliveryFile, ...]
+    stamp: str
+    refusal: str | None = None
+
+
+def delivered_days(product: Product, landing: Path) -> list[date]:
+    """The event days that have a folder, ascending. Costs one directory listing."""
+    try:
+        names = os.listdir(landing / product.name)  # noqa: PTH208 - no stat for thousands of days
+    except FileNotFoundError:
+        return []
+    days = []
+    for name in names:
+        try:
+            days.append(date.fromisoformat(name))
+        except ValueError:
+            continue
+    return sorted(days)
+
+
+def stamp(product: Product, landing: Path, day: date) -> str | None:
+    """The stamp of a day's delivery, without opening a file; None if nothing was delivered."""
+    paths = _csv_files(landing / product.name / day.isoformat())
+    return fingerprint_of([_facts(path) for path in paths]) if paths else None
+
+
+def scan(product: Product, landing: Path, days: Iterable[date]) -> dict[date, Delivery]:
+    """The deliveries of ``days``; a day for which nothing was delivered is absent.
+
+    A day that has label files only is absent too: its rows have not been delivered yet.
+    """
+    found = {}
+    for day in days:
+        paths = _csv_files(landing / product.name / day.isoformat())
+        if not paths:
+            continue
+        delivery = _delivery(product, day, paths)
+        if delivery.refusal or any(not file.labels_only for file in delivery.files):
+            found[day] = delivery
+    return found
+
+
+def known_on(product: Product, day: date, name: str) -> date:
+    """The day on which labels in a file became known: its delivery date, or the contract's delay."""
+    match = _DELIVERED_ON.match(name)
+    if match:
+        try:
+            return date.fromisoformat(match.group(1))
+        except ValueError:
+            pass
+    return day + timedelta(days=1 + product.source.label_delay_days)
+
+
+def _csv_files(folder: Path) -> list[Path]:
+    """The CSV files of a folder in file-name order; hidden and other files are not deliveries."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return []
+    names = [e.name for e in entries if e.name.endswith(_SUFFIXES) and not e.name.startswith(".")]
+    return [folder / name for name in sorted(names)]
+
+
+def _facts(path: Path) -> tuple[str, int, int]:
+    status = path.stat()
+    return path.name, status.st_size, status.st_mtime_ns
+
+
+def _delivery(product: Product, day: date, paths: list[Path]) -> Delivery:
+    facts = fingerprint_of([_facts(path) for path in paths])
+    files = []
+    for number, path in enumerate(paths):
+        try:
+            header = read_header(str(path), product.source)
+        except UnreadableFile as error:
+            return Delivery(day, (), facts, f"{path.name}: {error}")
+        problem = header_problem(product, header)
+        if problem:
+            return Delivery(day, (), facts, f"{path.name}: {problem}")
+        files.append(
+            DeliveryFile(
+                day=day,
+                path=str(path),
+                name=path.name,
+                number=number,
+                labels_only=frozenset(header) == product.label_file_columns,
+                header=header,
+                known_on=known_on(product, day, path.name),
+            )
+        )
+    return Delivery(day, tuple(files), facts)
+
+
+def header_problem(product: Product, header: tuple[str, ...]) -> str | None:
+    """What is wrong with a file's header, or None.
+
+    Accepted are all declared columns in any order, with or without the label, or just the key, the
+    event day and the label.
+    """
+    source = product.source
+    expected = list(source.columns)
+    given = set(header)
+    if len(given) < len(header):
+        doubled = sorted(name for name in given if header.count(name) > 1)
+        return f"the header names {', '.join(doubled)} twice"
+    if given == product.label_file_columns:
+        return None
+    missing = [name for name in expected if name not in given and name != source.label]
+    unexpected = [name for name in header if name not in source.columns]
+    if not missing and not unexpected:
+        return None
+    if not given & set(expected):
+        return (
+            f"no column of the contract is in the first line {_short(source.delimiter.join(header))!r}: "
+            f"is the header missing, or the delimiter other than {source.delimiter!r}? "
+            f"Expected are {', '.join(expected)}"
+        )
+    parts = []
+    if missing:
+        parts.append(f"missing columns: {', '.join(missing)}")
+    if unexpected:
+        parts.append(f"unexpected columns: {', '.join(unexpected)}")
+    return f"{'; '.join(parts)}. Expected are {', '.join(expected)}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,55 @@
+"""What a step has at hand: the product, where its data lies, and a Spark session if it needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ml_platform.engine.step import StepRequest
+from ml_platform.product import Product
+from ml_platform.settings import Settings
+from ml_platform.storage.ledger import DayRecord, Ledger
+from ml_platform.storage.tables import Tables
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@dataclass
+class StepContext:
+    """One step's surroundings. ``session`` is called when Spark is first needed, and not before."""
+
+    product: Product
+    settings: Settings
+    request: StepRequest
+    session: Callable[[], SparkSession]
+    log: Callable[[str], None]
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        return self.session()
+
+    @cached_property
+    def tables(self) -> Tables:
+        return Tables(self.settings.tables_root)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.tables, self.product.name)
+
+    def usable(self, asset: str, days: Collection[date]) -> dict[date, DayRecord]:
+        """The days of an asset that a window may count."""
+        return {day: record for day, record in self.ledger.latest(asset, days).items() if record.usable}
+
+
+def left_out(records: dict[date, DayRecord]) -> list[str]:
+    """The days of a window that are not counted, each with its outcome."""
+    return [f"{day} ({record.outcome})" for day, record in records.items() if not record.usable]
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """Every day from ``first`` to ``last``, both included; none if they are the wrong way round."""
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]

@@ -1,0 +1,153 @@
+"""How a daily step does a range of days: which to skip, which to do, in what chunks, and the record of it.
+
+Every daily step goes through :func:`run_days`; what it reads and writes is the step's own business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import date
+from typing import ClassVar
+
+from ml_platform.engine.context import StepContext
+from ml_platform.engine.step import Inputs, StepResult, Written, result_of
+from ml_platform.storage.ledger import DayRecord
+
+
+class DailyStep(ABC):
+    """A step that makes days of an asset from days of others.
+
+    ``contract_sections`` are the parts of the contract that its result depends on; together with the
+    inputs and ``code_version`` they decide whether a day is up to date.
+    """
+
+    asset: ClassVar[str]
+    contract_sections: ClassVar[tuple[str, ...]]
+
+    def __init__(self, context: StepContext) -> None:
+        self.context = context
+
+    @property
+    @abstractmethod
+    def code_version(self) -> str:
+        """Changes when the code makes something else of the same inputs."""
+
+    @abstractmethod
+    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        """What each day would be made from; needs no Spark."""
+
+    @abstractmethod
+    def write(self, days: Sequence[date]) -> dict[date, Written]:
+        """Do these days, each table in one commit."""
+
+    def keeps(self, record: DayRecord, inputs: Inputs) -> bool:
+        """Whether a day that was done before stays as it is although its inputs have changed."""
+        return False
+
+    @property
+    def contract(self) -> str:
+        return self.context.product.hash_of(*self.contract_sections)
+
+
+def pending(step: DailyStep, days: Sequence[date], *, force: bool = False) -> dict[date, Inputs]:
+    """The days that are not up to date, with their inputs. Needs no Spark."""
+    inputs = step.inputs(days)
+    known = step.context.ledger.latest(step.asset, set(days))
+    return {day: inputs[day] for day in days if force or not _up_to_date(step, known.get(day), inputs[day])}
+
+
+def _up_to_date(step: DailyStep, record: DayRecord | None, inputs: Inputs) -> bool:
+    if record is None:
+        return False
+    if inputs.outcome is not None:
+        return (record.outcome, record.inputs, record.reason) == (
+            inputs.outcome,
+            inputs.fingerprint,
+            inputs.reason,
+        )
+    return step.keeps(record, inputs) or record.made_from(
+        inputs.fingerprint, step.contract, step.code_version
+    )
+
+
+def run_days(step: DailyStep, days: Sequence[date], *, force: bool = False) -> StepResult:
+    """Bring ``days`` of an asset up to date, in chunks that are each recorded when they are done.
+
+    A day that must not or can't be done gets its outcome and keeps what the tables hold of it; the
+    other days go on. A run that was killed continues with the first chunk that isn't recorded.
+    """
+    context = step.context
+    todo = pending(step, days, force=force)
+    _record_outcomes(step, {day: inputs for day, inputs in todo.items() if inputs.outcome is not None})
+    doable = sorted(day for day, inputs in todo.items() if inputs.outcome is None)
+    size = context.settings.chunk_days
+    for start in range(0, len(doable), size):
+        chunk = doable[start : start + size]
+        written = step.write(chunk)
+        context.ledger.record(
+            [_record(step, day, todo[day].fingerprint, written[day]) for day in chunk if day in written]
+        )
+        context.log(f"{step.asset}: {start + len(chunk)} of {len(doable)} days, to {chunk[-1]}")
+    known = context.ledger.latest(step.asset, set(days))
+    return StepResult(
+        days=[result_of(known[day], up_to_date=day not in todo) for day in days],
+        metadata={"days_done": len(doable), "days_up_to_date": len(days) - len(todo)},
+    )
+
+
+def _record_outcomes(step: DailyStep, outcomes: dict[date, Inputs]) -> None:
+    step.context.ledger.record(
+        [
+            _record(step, day, inputs.fingerprint, Written(inputs.outcome, inputs.reason))
+            for day, inputs in outcomes.items()
+            if inputs.outcome is not None
+        ]
+    )
+
+
+def _record(step: DailyStep, day: date, inputs: str, written: Written) -> DayRecord:
+    return DayRecord(
+        asset=step.asset,
+        day=day,
+        outcome=written.outcome,
+        reason=written.reason,
+        inputs=inputs,
+        contract=step.contract,
+        code_version=step.code_version,
+        fingerprint=written.fingerprint,
+        counts=written.counts,
+        delta_version=written.delta_version,
+        run_id=step.context.request.run_id,
+        details={
+            "metadata": written.metadata,
+            "checks": [check.model_dump(mode="json") for check in written.checks],
+        },
+    )
+
+
+def from_same_day(
+    context: StepContext, asset: str, days: Sequence[date], *, fingerprint: str = "fingerprint"
+) -> dict[date, Inputs]:
+    """The inputs of a step that reads the same day of one asset.
+
+    A day that isn't there is missing here too; one that was refused, blocked or held back holds this
+    one back. Args: ``fingerprint`` names which of the record's fingerprints counts.
+    """
+    known = context.ledger.latest(asset, set(days))
+    found = {}
+    for day in days:
+        record = known.get(day)
+        if record is None:
+            found[day] = Inputs("", "missing", f"{asset} has not been materialized for this day")
+        elif record.outcome in ("missing", "no_model"):
+            found[day] = Inputs(record.inputs, record.outcome, record.reason)
+        elif record.usable:
+            value = record.details.get("metadata", {}).get(fingerprint) or record.fingerprint or "empty"
+            found[day] = Inputs(value)
+        else:
+            why = record.reason
+            if record.outcome != "held_back":
+                why = f"{asset} is {record.outcome}: {why}"
+            found[day] = Inputs(record.fingerprint or record.inputs, "held_back", why)
+    return found

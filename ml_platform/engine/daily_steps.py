@@ -1,0 +1,362 @@
+"""The daily steps, in the order of the data's way: ARDS, MRDS, online features, predictions, performance.
+
+Each says what a day is made from, has its service do the work, and words the result for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import date
+from typing import Any
+
+from ml_platform.data_engineering import ards, landing, mrds, online_features
+from ml_platform.engine.context import StepContext, days_between, left_out
+from ml_platform.engine.daily import DailyStep, from_same_day
+from ml_platform.engine.step import Check, Inputs, Written
+from ml_platform.machine_learning import evaluation, performance, scoring
+from ml_platform.machine_learning.models import ModelHistory, ModelRecord
+from ml_platform.machine_learning.promotion import serving
+from ml_platform.machine_learning.registry import Registry
+from ml_platform.mlops import validation
+from ml_platform.product import fingerprint_of
+from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.online import OnlineStore
+
+FEATURES_FINGERPRINT = "features_fingerprint"
+PERFORMANCE_CHECK = "performance_above_threshold"
+
+
+def _quality_check(quality: validation.Quality) -> Check:
+    return Check(
+        name=validation.CHECK,
+        passed=quality.passed,
+        description=quality.summary,
+        metadata={"expectations": quality.expectations},
+    )
+
+
+class Ards(DailyStep):
+    """Deliveries to typed rows."""
+
+    asset = "ards"
+    contract_sections = ("source", "validation")
+    code_version = ards.CODE_VERSION
+
+    def __init__(self, context: StepContext) -> None:
+        super().__init__(context)
+        self._deliveries: dict[date, landing.Delivery] = {}
+
+    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        product, folder = self.context.product, self.context.settings.landing_path
+        self._deliveries = landing.scan(product, folder, days)
+        found = {}
+        for day in days:
+            delivery = self._deliveries.get(day)
+            if delivery is None:
+                place = folder / product.name / day.isoformat()
+                found[day] = Inputs("", "missing", f"no rows have been delivered to {place}")
+            elif delivery.refusal:
+                found[day] = Inputs(delivery.stamp, "refused", delivery.refusal)
+            else:
+                found[day] = Inputs(delivery.stamp)
+        return found
+
+    def write(self, days: Sequence[date]) -> dict[date, Written]:
+        context = self.context
+        product = context.product
+        written = ards.write(
+            context.spark,
+            product,
+            context.tables,
+            [self._deliveries[day] for day in days],
+            run_id=context.request.run_id,
+            quality=validation.aggregates(product, "ards"),
+        )
+        return {day: self._written(one) for day, one in written.items()}
+
+    def _written(self, day: ards.ArdsDay) -> Written:
+        if day.refusal:
+            return Written("refused", day.refusal)
+        quality = validation.judge(self.context.product, "ards", day.rows, day.quality)
+        outcome, reason = _outcome(day.rows, quality)
+        return Written(
+            outcome,
+            reason,
+            fingerprint=day.fingerprint,
+            counts=day.counts,
+            delta_version=day.delta_version,
+            checks=(_quality_check(quality),),
+        )
+
+
+def _outcome(rows: int, quality: validation.Quality) -> tuple[Any, str]:
+    if rows == 0:
+        return "empty", "the delivery has no usable rows"
+    return ("written", "") if quality.passed else ("blocked", quality.summary)
+
+
+class Mrds(DailyStep):
+    """ARDS to one row per entity and day."""
+
+    asset = "mrds"
+    contract_sections = ("source", "mrds", "validation")
+    code_version = mrds.CODE_VERSION
+
+    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        return from_same_day(self.context, "ards", days)
+
+    def write(self, days: Sequence[date]) -> dict[date, Written]:
+        context = self.context
+        product = context.product
+        written = mrds.write(
+            context.spark,
+            product,
+            context.tables,
+            days,
+            run_id=context.request.run_id,
+            quality=validation.aggregates(product, "mrds"),
+        )
+        results = {}
+        for day, one in written.items():
+            quality = validation.judge(product, "mrds", one.rows, one.quality)
+            outcome, reason = _outcome(one.rows, quality)
+            results[day] = Written(
+                outcome,
+                reason,
+                fingerprint=one.fingerprint,
+                counts=one.counts,
+                delta_version=one.delta_version,
+                metadata={FEATURES_FINGERPRINT: one.features_fingerprint},
+                checks=(_quality_check(quality),),
+            )
+        return results
+
+
+class OnlineFeatures(DailyStep):
+    """MRDS to the online store."""
+
+    asset = "online_features"
+    contract_sections = ("source", "mrds")
+    code_version = online_features.CODE_VERSION
+
+    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        return from_same_day(self.context, "mrds", days, fingerprint=FEATURES_FINGERPRINT)
+
+    def write(self, days: Sequence[date]) -> dict[date, Written]:
+        context = self.context
+        store = OnlineStore(context.settings.online_url)
+        records = context.ledger.latest("mrds")
+        usable = [day for day, record in records.items() if record.usable]
+        done = online_features.publish(context.spark, context.product, context.tables, store, days, usable)
+        metadata = {
+            "entities_published": done.published,
+            "entities_older_and_kept": done.older,
+            "entities_withdrawn": done.withdrawn,
+            "entities_in_store": done.entities,
+            "newest_day": str(done.newest_day),
+        }
+        results = {}
+        for day in days:
+            record = records[day]
+            outcome = record.outcome
+            fingerprint = record.details.get("metadata", {}).get(FEATURES_FINGERPRINT)
+            results[day] = Written(
+                outcome,
+                record.reason,
+                fingerprint=fingerprint,
+                counts={"rows": record.counts["rows"]},
+                metadata=metadata,
+            )
+        return results
+
+
+class Predictions(DailyStep):
+    """MRDS and the model that served the day, to predictions."""
+
+    asset = "predictions"
+    contract_sections = ("mrds", "model.features")
+    code_version = scoring.CODE_VERSION
+
+    def __init__(self, context: StepContext) -> None:
+        super().__init__(context)
+        self._history = ModelHistory(context.tables, context.product)
+        self._kept: dict[date, DayRecord] = {}
+
+    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        decisions = self._history.decisions()
+        found = from_same_day(self.context, "mrds", days, fingerprint=FEATURES_FINGERPRINT)
+        for day, inputs in found.items():
+            if inputs.outcome is not None:
+                continue
+            model = serving(decisions, day)
+            if model is None:
+                reason = "no model had been promoted by this day"
+                found[day] = Inputs(inputs.fingerprint, "no_model", reason)
+            else:
+                found[day] = Inputs(f"{inputs.fingerprint}/{model.fingerprint}")
+        self._kept = {}
+        if not self.context.request.rescore:
+            known = self.context.ledger.latest(self.asset, set(days))
+            self._kept = {day: record for day, record in known.items() if record.outcome == "written"}
+        return found
+
+    def keeps(self, record: DayRecord, inputs: Inputs) -> bool:
+        same_rows = record.inputs.partition("/")[0] == inputs.fingerprint.partition("/")[0]
+        return record.day in self._kept and same_rows
+
+    def write(self, days: Sequence[date]) -> dict[date, Written]:
+        context = self.context
+        product = context.product
+        decisions = self._history.decisions()
+        records = {model.fingerprint: model for model in self._history.models()}
+        registry = Registry(context.settings.tracking_uri)
+        models: dict[date, scoring.ServingModel] = {}
+        for day in days:
+            decision = serving(decisions, day)
+            assert decision is not None, "days without a model have an outcome, and are not written"
+            models[day] = _serving_model(registry, context, records[decision.fingerprint])
+        written = scoring.write(
+            context.spark,
+            product,
+            context.tables,
+            models,
+            run_id=context.request.run_id,
+            keep=[day for day in days if day in self._kept],
+        )
+        return {
+            day: Written(
+                "written" if one.rows else "empty",
+                "" if one.rows else "the MRDS has no rows",
+                fingerprint=one.fingerprint,
+                counts=one.counts,
+                delta_version=one.delta_version,
+                metadata={"model_as_of": str(models[day].as_of), "model_version": models[day].version},
+            )
+            for day, one in written.items()
+        }
+
+
+def _serving_model(registry: Registry, context: StepContext, model: ModelRecord) -> scoring.ServingModel:
+    loaded = registry.load(context.product, model.version)
+    return scoring.ServingModel(
+        pipeline=loaded.pipeline,
+        threshold=model.threshold,
+        name=context.product.name,
+        version=model.version,
+        as_of=model.as_of,
+        fingerprint=model.fingerprint,
+    )
+
+
+class Performance(DailyStep):
+    """Predictions and labels of a window, to metrics."""
+
+    asset = performance.PERFORMANCE
+    contract_sections = ("source", "mrds", "evaluation")
+    code_version = evaluation.CODE_VERSION
+
+    def __init__(self, context: StepContext) -> None:
+        super().__init__(context)
+        self._predictions: dict[date, DayRecord] = {}
+        self._champions: dict[date, date | None] = {}
+
+    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        context = self.context
+        if not days:
+            return {}
+        windows = {day: evaluation.window(context.product, day) for day in days}
+        needed = set(
+            days_between(min(w.first for w in windows.values()), max(w.last for w in windows.values()))
+        )
+        self._predictions = context.ledger.latest("predictions", needed)
+        labels = context.ledger.latest("mrds", needed)
+        decisions = ModelHistory(context.tables, context.product).decisions()
+        found = {}
+        for day, window in windows.items():
+            champion = serving(decisions, day)
+            self._champions[day] = champion.as_of if champion else None
+            inside = [record for one, record in self._predictions.items() if one in window]
+            made_from = [
+                (
+                    one.day,
+                    one.outcome,
+                    one.fingerprint,
+                    labels[one.day].fingerprint if one.day in labels else None,
+                )
+                for one in inside
+            ]
+            inputs = fingerprint_of([made_from, self._champions[day]])
+            if any(record.outcome == "written" for record in inside):
+                found[day] = Inputs(inputs)
+            elif any(record.outcome == "no_model" for record in inside) or not inside:
+                found[day] = Inputs(inputs, "no_model", f"nothing was predicted from {window}")
+            else:
+                found[day] = Inputs(inputs, "held_back", f"no usable predictions from {window}")
+        return found
+
+    def write(self, days: Sequence[date]) -> dict[date, Written]:
+        context = self.context
+        scored = {d: r.counts["rows"] for d, r in self._predictions.items() if r.outcome == "written"}
+        found = evaluation.evaluate(
+            context.spark, context.product, context.tables, days, scored, self._champions
+        )
+        rows, results = [], {}
+        for day in days:
+            one = found[day]
+            verdict = evaluation.verdict(context.product, one.value, one.labelled, one.positives)
+            values = asdict(one) | {"verdict": verdict}
+            values["fingerprint"] = fingerprint_of(values)
+            rows.append(values)
+            results[day] = self._written(one, verdict, values["fingerprint"])
+        performance.table(context.tables, context.product).replace(
+            f"event_day IN ({', '.join(repr(str(day)) for day in days)})", rows
+        )
+        return results
+
+    def _written(self, one: evaluation.Evaluation, verdict: evaluation.Verdict, fingerprint: str) -> Written:
+        product = self.context.product
+        window = evaluation.window(product, one.event_day)
+        inside = {day: record for day, record in self._predictions.items() if day in window}
+        rules = product.evaluation
+        value = "undefined" if one.value is None else f"{one.value:.4f}"
+        match verdict:
+            case "insufficient":
+                description = (
+                    f"too little evidence: {one.labelled:,} labelled rows with {one.positives:,} positives; "
+                    f"needed are {rules.minimum_rows:,} and {rules.minimum_positives:,}"
+                )
+            case _:
+                above = "at least" if verdict == "passed" else "below"
+                description = f"{one.metric} {value} is {above} the threshold {rules.threshold} over {window}"
+        metadata: dict[str, Any] = {
+            name: value
+            for name, value in asdict(one).items()
+            if name not in ("event_day", "metric", "value", "models", "sampled", "champion_as_of")
+            and value is not None
+        }
+        if one.value is not None:
+            metadata[one.metric] = one.value
+        metadata |= {
+            "window": str(window),
+            "models": ", ".join(one.models),
+            "champion_as_of": str(one.champion_as_of),
+            "verdict": verdict,
+        }
+        missing = left_out(inside)
+        if missing:
+            metadata["left_out"] = ", ".join(missing)
+        check = Check(
+            name=PERFORMANCE_CHECK,
+            passed=verdict == "passed",
+            severity="WARN" if verdict == "insufficient" else "ERROR",
+            description=description,
+            metadata={"threshold": rules.threshold, "labelled": one.labelled, "positives": one.positives}
+            | ({"value": one.value} if one.value is not None else {}),
+        )
+        return Written("written", fingerprint=fingerprint, metadata=metadata, checks=(check,))
+
+
+DAILY_STEPS: dict[str, type[DailyStep]] = {
+    step.asset: step for step in (Ards, Mrds, OnlineFeatures, Predictions, Performance)
+}

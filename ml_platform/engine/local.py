@@ -1,0 +1,48 @@
+"""The step runner that works in this process, on a Spark session that starts when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ml_platform.engine.context import StepContext
+from ml_platform.engine.step import StepRequest, StepResult
+from ml_platform.product import Product
+from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def context_for(
+    request: StepRequest,
+    product: Product,
+    settings: Settings,
+    session: Callable[[], SparkSession],
+    log: Callable[[str], None],
+) -> StepContext:
+    """The surroundings of one step in this process."""
+    return StepContext(product=product, settings=settings, request=request, session=session, log=log)
+
+
+def run_step(context: StepContext) -> StepResult:
+    """Run the step that the context's request names."""
+    # The steps import Spark and scikit-learn; a code location that only draws the graph needs neither.
+    from ml_platform.engine import daily, daily_steps, model_step
+
+    request = context.request
+    if request.step == model_step.MODEL:
+        return model_step.run_model(context)
+    step = daily_steps.DAILY_STEPS[request.step](context)
+    return daily.run_days(step, sorted(request.days), force=request.force)
+
+
+def is_pending(context: StepContext) -> bool:
+    """Whether the step has anything to do. Needs no Spark."""
+    from ml_platform.engine import daily, daily_steps, model_step
+
+    request = context.request
+    if request.step == model_step.MODEL:
+        return bool(model_step.pending(context))
+    step = daily_steps.DAILY_STEPS[request.step](context)
+    return bool(daily.pending(step, sorted(request.days), force=request.force))

@@ -1,0 +1,329 @@
+"""The monthly step: train a challenger as of a date, compare it with the champion, decide.
+
+A month's model is trained as of the month's first day; a retrain comes with a later as-of date within
+the month and learns from the recent past only. Months are done in ascending order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml_platform.engine.context import StepContext, days_between, left_out
+from ml_platform.engine.step import Check, DayResult, PermanentError, StepResult, result_of
+from ml_platform.machine_learning import asof, promotion, registry, training
+from ml_platform.machine_learning.models import Kind, ModelHistory, ModelRecord, champion
+from ml_platform.machine_learning.promotion import Comparison, Decision
+from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
+from ml_platform.storage.ledger import DayRecord
+
+CODE_VERSION = "1"
+MODEL = "model"
+CHECK = "challenger_beats_champion"
+CONTRACT_SECTIONS = ("source", "mrds", "model", "evaluation.metric")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One model to be trained: as of when, from which days."""
+
+    month: date
+    as_of: date
+    kind: Kind
+    days: DayRange
+    records: dict[date, DayRecord]
+    inputs: str
+
+    @property
+    def usable(self) -> list[date]:
+        return [day for day, record in self.records.items() if record.usable]
+
+
+def training_days(product: Product, as_of: date, kind: Kind) -> DayRange:
+    """The event days a model as of a date may learn from: whole months, or a retrain's recent past."""
+    last = as_of - timedelta(days=1)
+    if kind == "monthly":
+        first = add_months(month_of(as_of), -product.model.training_months)
+    elif product.retrain.training_days is not None:
+        first = as_of - timedelta(days=product.retrain.training_days)
+    else:
+        months = pd.DateOffset(months=product.retrain.training_months)
+        first = (pd.Timestamp(as_of) - months).date()
+    return DayRange(max(first, product.start), last)
+
+
+def plan(context: StepContext) -> list[Plan]:
+    """The models the request asks for, ascending. Needs no Spark.
+
+    Raises:
+        PermanentError: an as-of date for more than one month, or outside its month.
+    """
+    request, product = context.request, context.product
+    months = sorted(month_of(day) for day in request.days)
+    if request.as_of is not None:
+        if len(months) > 1:
+            raise PermanentError(
+                f"an as-of date is for one month at once; asked for were {len(months)}. "
+                "Materialize the one partition that the retrain is for."
+            )
+        if not months[0] <= request.as_of < add_months(months[0], 1):
+            raise PermanentError(
+                f"as-of {request.as_of} doesn't lie in the month {months[0]:%Y-%m}; "
+                f"accepted is {months[0]} to {add_months(months[0], 1) - timedelta(days=1)}"
+            )
+    known = context.ledger.latest("mrds")
+    plans = []
+    for month in months:
+        as_of = request.as_of or month
+        kind: Kind = "monthly" if as_of == month else "retrain"
+        days = training_days(product, as_of, kind)
+        records = {day: known[day] for day in days if day in known}
+        content = [(day, record.outcome, record.fingerprint) for day, record in records.items()]
+        plans.append(Plan(month, as_of, kind, days, records, fingerprint_of([as_of, content])))
+    return plans
+
+
+def pending(context: StepContext) -> list[Plan]:
+    """The plans that are not up to date. Needs no Spark."""
+    plans = plan(context)
+    known = context.ledger.latest(MODEL, {one.as_of for one in plans})
+    contract = context.product.hash_of(*CONTRACT_SECTIONS)
+    return [
+        one
+        for one in plans
+        if context.request.force
+        or (record := known.get(one.as_of)) is None
+        or not record.made_from(one.inputs, contract, CODE_VERSION)
+    ]
+
+
+def run_model(context: StepContext) -> StepResult:
+    """Train what isn't up to date, decide about every model, and report each month asked for."""
+    todo = pending(context)
+    step = _ModelStep(context)
+    for one in todo:
+        step.train(one)
+        context.log(f"model: as of {one.as_of} ({todo.index(one) + 1} of {len(todo)})")
+    decisions = {one.as_of: one for one in step.decide()}
+    plans = plan(context)
+    known = context.ledger.latest(MODEL, {one.as_of for one in plans})
+    done = {one.as_of for one in todo}
+    return StepResult(
+        days=[
+            step.result(one, known[one.as_of], decisions.get(one.as_of), up_to_date=one.as_of not in done)
+            for one in plans
+        ],
+        metadata={"models_trained": step.trained, "models_reused": step.reused},
+    )
+
+
+class _ModelStep:
+    def __init__(self, context: StepContext) -> None:
+        self.context = context
+        self.product = context.product
+        self.history = ModelHistory(context.tables, context.product)
+        self.registry = registry.Registry(context.settings.tracking_uri)
+        self.trained = 0
+        self.reused = 0
+        self._contract = self.product.hash_of(*CONTRACT_SECTIONS)
+
+    def train(self, plan: Plan) -> None:
+        """Train one model, or take the registered one with the same training fingerprint."""
+        context, product = self.context, self.product
+        if not plan.usable:
+            self._record(plan, None, f"no day of {plan.days} is in the MRDS; needed are labelled rows", {})
+            return
+        slice_ = asof.labelled(
+            context.spark,
+            product,
+            context.tables,
+            plan.usable,
+            plan.as_of,
+            held_out=False,
+            maximum_rows=product.model.maximum_rows,
+        )
+        fingerprint = fingerprint_of(
+            [plan.as_of, slice_.fingerprint, slice_.taken, self._contract, CODE_VERSION]
+        )
+        self.registry.prepare()
+        found = self.registry.find(product, fingerprint)
+        try:
+            if found is None:
+                found = self._train(plan, slice_, fingerprint)
+                self.trained += 1
+            else:
+                self.reused += 1
+        except training.TrainingError as error:
+            self._record(plan, None, str(error), {})
+            return
+        model = ModelRecord(
+            as_of=plan.as_of,
+            month=plan.month,
+            kind=plan.kind,
+            fingerprint=fingerprint,
+            version=found.version,
+            mlflow_run_id=found.run_id,
+            threshold=found.threshold,
+            rows=slice_.taken,
+            rows_available=slice_.available,
+            first_day=plan.days.first,
+            last_day=plan.days.last,
+            run_id=context.request.run_id,
+        )
+        self.history.add(model)
+        self._record(
+            plan, fingerprint, "", _metadata(model, plan, context.settings.mlflow_ui_url, self.registry)
+        )
+
+    def _train(self, plan: Plan, slice_: asof.Slice, fingerprint: str) -> registry.RegisteredModel:
+        context, product = self.context, self.product
+        frame = slice_.collect()
+        trained = training.train(product, frame)
+        holdout = self._holdout(plan.as_of).collect()
+        return self.registry.log(
+            product,
+            trained,
+            as_of=plan.as_of,
+            fingerprint=fingerprint,
+            holdout=holdout if len(holdout) else None,
+            data=registry.DataUsed(
+                delta_version=str(context.tables.version(product.name, "mrds")),
+                first_day=plan.days.first,
+                last_day=plan.days.last,
+                rows=slice_.taken,
+                rows_available=slice_.available,
+                table_path=context.tables.path(product.name, "mrds"),
+            ),
+            tags={
+                "kind": plan.kind,
+                "partition": f"{plan.month:%Y-%m}",
+                "dagster_run_id": context.request.run_id,
+                "code_version": CODE_VERSION,
+            },
+            parent_run_id=context.request.mlflow_parent_run_id,
+        )
+
+    def _holdout(self, as_of: date) -> asof.Slice:
+        """The labelled rows of the held-out entities, of the last days before the as-of date."""
+        context, product = self.context, self.product
+        days = days_between(as_of - timedelta(days=product.model.holdout_days), as_of - timedelta(days=1))
+        return asof.labelled(
+            context.spark,
+            product,
+            context.tables,
+            list(context.usable("mrds", set(days))),
+            as_of,
+            held_out=True,
+            maximum_rows=product.evaluation.maximum_rows,
+        )
+
+    def decide(self) -> list[Decision]:
+        """Fold all models into decisions, and point MLflow's alias at the champion."""
+        labels = self.context.ledger.latest("mrds")
+        contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days")
+
+        def key_of(challenger: ModelRecord, before: ModelRecord | None) -> str:
+            last = challenger.as_of - timedelta(days=1)
+            days = days_between(last - timedelta(days=self.product.model.holdout_days - 1), last)
+            content = [(day, labels[day].outcome, labels[day].fingerprint) for day in days if day in labels]
+            pair = [challenger.fingerprint, before.fingerprint if before else None]
+            return fingerprint_of([challenger.as_of, pair, content, contract])
+
+        before = self.history.decisions()
+        decisions = self.history.decide(key_of, self._compare)
+        now = champion(decisions)
+        if now is not None and (self.trained or self.reused or decisions != before):
+            versions = {model.fingerprint: model.version for model in self.history.models()}
+            self.registry.set_champion(self.product, versions[now.fingerprint])
+        elif now is None and champion(before) is not None:
+            self.registry.set_champion(self.product, None)
+        return decisions
+
+    def _compare(self, challenger: ModelRecord, before: ModelRecord | None) -> Comparison:
+        frame = self._holdout(challenger.as_of).collect()
+
+        label = frame[self.product.label].to_numpy(dtype="int64")
+        clusters = frame["_cluster"].to_numpy(dtype="int64")
+        entities = len(frame[list(self.product.entity)].drop_duplicates())
+
+        def scored(model: ModelRecord) -> promotion.Predictions:
+            if frame.empty:
+                return np.zeros(0), np.zeros(0)
+            pipeline = self.registry.load(self.product, model.version).pipeline
+            probability = training.probabilities(pipeline, self.product, frame)
+            return probability, probability >= model.threshold
+
+        return promotion.compare(
+            self.product,
+            label,
+            scored(challenger),
+            scored(before) if before else None,
+            clusters,
+            entities=entities,
+        )
+
+    def _record(self, plan: Plan, fingerprint: str | None, reason: str, metadata: dict[str, Any]) -> None:
+        self.context.ledger.record(
+            [
+                DayRecord(
+                    asset=MODEL,
+                    day=plan.as_of,
+                    outcome="written" if fingerprint else "refused",
+                    reason=reason,
+                    inputs=plan.inputs,
+                    contract=self._contract,
+                    code_version=CODE_VERSION,
+                    fingerprint=fingerprint,
+                    run_id=self.context.request.run_id,
+                    details={"metadata": metadata},
+                )
+            ]
+        )
+
+    def result(
+        self, plan: Plan, record: DayRecord, decision: Decision | None, *, up_to_date: bool
+    ) -> DayResult:
+        """A month's result, with the verdict of the present fold."""
+        result = result_of(record, day=plan.month, up_to_date=up_to_date)
+        if decision is None or record.fingerprint is None:
+            return result
+        comparison = decision.comparison
+        facts = {} if comparison is None else _numbers(comparison)
+        check = Check(
+            name=CHECK,
+            passed=decision.promoted,
+            severity="WARN",
+            description=decision.reason,
+            metadata=facts
+            | {"as_of": str(plan.as_of), "champion_before": decision.champion_before or "none"},
+        )
+        result.checks = [check]
+        result.metadata |= facts | {"promoted": decision.promoted, "promotion": decision.reason}
+        return result
+
+
+def _numbers(comparison: Comparison) -> dict[str, Any]:
+    """What a comparison found, as flat values that the UI can plot; what is undefined is left out."""
+    values = dataclasses.asdict(comparison)
+    names = {"challenger", "champion", "lower", "upper", "rows", "positives", "entities"}
+    return {f"holdout_{name}": values[name] for name in sorted(names) if values[name] is not None}
+
+
+def _metadata(model: ModelRecord, plan: Plan, ui: str, mlflow: registry.Registry) -> dict[str, Any]:
+    missing: Sequence[str] = left_out(plan.records)
+    return {
+        "as_of": str(model.as_of),
+        "kind": model.kind,
+        "model_version": model.version,
+        "decision_threshold": model.threshold,
+        "training_rows": model.rows,
+        "training_rows_available": model.rows_available,
+        "training_days": str(plan.days),
+        "mlflow_run": mlflow.run_url(ui, model.mlflow_run_id),
+    } | ({"left_out": ", ".join(missing)} if missing else {})

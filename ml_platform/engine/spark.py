@@ -1,0 +1,64 @@
+"""The settings of the embedded Spark session: Delta Lake from Maven Central, sized to a small machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ml_platform.settings import Settings
+
+DELTA = "io.delta:delta-spark_4.1_2.13:4.4.0"
+
+#: Delta's dependencies that Spark ships already; resolving them again fails on a half-filled Maven cache.
+_SHIPPED_WITH_SPARK = (
+    "org.slf4j:*",
+    "org.apache.logging.log4j:*",
+    "com.google.code.findbugs:*",
+    "org.apache.hadoop:*",
+    "org.apache.parquet:*",
+    "com.fasterxml.jackson.core:*",
+    "com.fasterxml.jackson.datatype:*",
+    "org.roaringbitmap:*",
+    "javax.annotation:*",
+    "org.locationtech.jts:*",
+    "org.xerial.snappy:*",
+    "io.airlift:*",
+    "commons-pool:*",
+    "com.github.luben:*",
+    "commons-logging:*",
+    "io.unitycatalog:*",
+    "io.delta:delta-kernel-unitycatalog",
+)
+
+
+def spark_conf(settings: Settings) -> dict[str, str]:
+    """The configuration of the session; ``settings.spark_conf`` has the last word."""
+    partitions = str(2 * (os.cpu_count() or 2))
+    return {
+        "spark.master": settings.spark_master,
+        "spark.app.name": "ml_platform",
+        "spark.jars.packages": DELTA,
+        "spark.jars.excludes": ",".join(_SHIPPED_WITH_SPARK),
+        "spark.jars.ivy": str(settings.ivy_cache),
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.sql.shuffle.partitions": partitions,
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions,
+        "spark.driver.memory": settings.spark_driver_memory,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
+        **settings.spark_conf,
+    }
+
+
+def prepare_environment() -> None:
+    """Make Spark's Python workers this interpreter, and keep the JVM's start-up quiet."""
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")

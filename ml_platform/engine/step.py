@@ -1,0 +1,123 @@
+"""What goes into a step and what comes out of it, as plain data.
+
+The same request and result travel within a process and to a cluster, so everything here can be written
+as JSON. What a step does is in :mod:`.steps`; where it runs is a runner's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ml_platform.storage.ledger import DayRecord, Outcome
+
+StepName = Literal["ards", "mrds", "online_features", "model", "predictions", "model_performance"]
+
+#: Outcomes with which a run of just that day ends as a failure, with what to do about it.
+FAILING_OUTCOMES: dict[str, str] = {
+    "missing": "deliver the day, then materialize it again",
+    "empty": "if rows were expected, deliver them and materialize the day again",
+    "refused": "mend the delivery, then materialize the day again",
+    "blocked": "mend the data, then materialize the day again",
+    "held_back": "mend the day above it, then materialize both again",
+}
+
+
+class StepRequest(BaseModel):
+    """Which days (or months, by their first day) of an asset to do, and how."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: StepName
+    product: str
+    days: tuple[date, ...]
+    run_id: str
+    force: bool = False
+    rescore: bool = False
+    as_of: date | None = None
+    mlflow_parent_run_id: str | None = None
+
+
+class Check(BaseModel):
+    """The verdict of an asset check on one day."""
+
+    name: str
+    passed: bool
+    severity: Literal["ERROR", "WARN"] = "ERROR"
+    description: str = ""
+    metadata: dict[str, Any] = {}
+
+
+class DayResult(BaseModel):
+    """What became of one partition."""
+
+    day: date
+    outcome: Outcome
+    reason: str = ""
+    up_to_date: bool = False
+    fingerprint: str | None = None
+    metadata: dict[str, Any] = {}
+    checks: list[Check] = []
+
+    @property
+    def failure(self) -> str | None:
+        """Why a run of only this partition has failed, or None."""
+        advice = FAILING_OUTCOMES.get(self.outcome)
+        return f"{self.day} is {self.outcome}: {self.reason}. Now: {advice}." if advice else None
+
+
+class StepResult(BaseModel):
+    """What a step did: one result per partition asked for, and what holds for all of them."""
+
+    days: list[DayResult]
+    metadata: dict[str, Any] = {}
+
+
+class PermanentError(Exception):
+    """Trying again can't help; the message says what would."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a day would be made from: a fingerprint, or the outcome that it must have."""
+
+    fingerprint: str
+    outcome: Outcome | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A day that was done: its outcome, what it holds, and what people should see of it."""
+
+    outcome: Outcome
+    reason: str = ""
+    fingerprint: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    delta_version: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+
+def result_of(record: DayRecord, *, day: date | None = None, up_to_date: bool = False) -> DayResult:
+    """What the ledger knows of a day, as a result; for skipped days as good as for those just done."""
+    metadata: dict[str, Any] = {"outcome": record.outcome}
+    if record.reason:
+        metadata["reason"] = record.reason
+    metadata |= record.counts
+    if record.delta_version is not None:
+        metadata["delta_version"] = record.delta_version
+    if record.fingerprint:
+        metadata["fingerprint"] = record.fingerprint
+    return DayResult(
+        day=day or record.day,
+        outcome=record.outcome,
+        reason=record.reason,
+        up_to_date=up_to_date,
+        fingerprint=record.fingerprint,
+        metadata=metadata | record.details.get("metadata", {}),
+        checks=[Check(**check) for check in record.details.get("checks", [])],
+    )

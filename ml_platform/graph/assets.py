@@ -1,0 +1,319 @@
+"""The assets of a product: thin shells over the steps, drawn from its contract.
+
+An asset takes the whole range of its run at once; what became of each day comes back in the step's
+result and is reported by :mod:`.report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+
+from ml_platform.engine.step import PermanentError, StepName, StepRequest
+from ml_platform.graph import partitions, processes
+from ml_platform.graph.report import report
+from ml_platform.graph.resources import MlflowRuns, StepRunner
+from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+
+ENGINEERING, LEARNING = "data_engineering", "machine_learning"
+DAILY_ASSETS: tuple[StepName, ...] = ("ards", "mrds", "online_features", "predictions", "model_performance")
+MODEL: StepName = "model"
+
+#: Changes when a step makes something else of the same inputs; shown in the UI.
+CODE_VERSION = "1"
+
+
+class DailyConfig(dg.Config):
+    """How days are done."""
+
+    force: bool = False
+    """Do days again although nothing they are made from has changed."""
+
+
+class PredictionsConfig(DailyConfig):
+    """How days are scored."""
+
+    rescore: bool = False
+    """Replace predictions that exist with those of the model that serves their day now."""
+
+
+class ModelConfig(dg.Config):
+    """How a month's model is trained."""
+
+    as_of: str | None = None
+    """For a retrain: the date within the month whose knowledge the model may use (yyyy-mm-dd)."""
+
+    force: bool = False
+    """Train again although nothing the model is made from has changed."""
+
+
+@dataclass(frozen=True)
+class _Shell:
+    """What distinguishes one daily asset from another."""
+
+    step: StepName
+    group: str
+    description: str
+    kinds: frozenset[str]
+    deps: Sequence[dg.AssetDep]
+    checks: Sequence[str] = ()
+    config: type[DailyConfig] = DailyConfig
+    columns: dg.TableSchema | None = None
+
+
+def asset_key(product: Product, asset: str) -> dg.AssetKey:
+    """The key of one of a product's assets."""
+    return dg.AssetKey([product.name, asset])
+
+
+def build_assets(product: Product) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """Every asset of a product, with the checks that belong to it."""
+    return [_landing(product), *[_daily_asset(product, shell) for shell in _shells(product)], _model(product)]
+
+
+def _landing(product: Product) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        asset_key(product, "landing"),
+        group_name=ENGINEERING,
+        partitions_def=partitions.daily(product),
+        kinds={"csv"},
+        owners=list(product.owners) or None,
+        description=(
+            f"The CSV files of one event day, as they were delivered: {product.description}\n\n"
+            "Complete when the day's rows have come, and its labels "
+            f"{product.source.label_delay_days} day(s) later. Observed by the landing sensor."
+        ),
+    )
+
+
+def _shells(product: Product) -> list[_Shell]:
+    def same_day(asset: str) -> dg.AssetDep:
+        return dg.AssetDep(asset_key(product, asset))
+
+    window = partitions.evaluation_window(product)
+    return [
+        _Shell(
+            step="ards",
+            group=ENGINEERING,
+            description=(
+                "The analytics-ready data set: one row per key of the day's delivery, typed, the latest "
+                "row winning; the label is null until it has arrived.\n\n"
+                "Complete when the day's labels have come. Rows that can't be used are in the table "
+                "`quarantine`, each with file, line and reason: delivered = rows + superseded + labels "
+                "applied + quarantined."
+            ),
+            kinds=frozenset({"spark", "deltalake"}),
+            deps=[same_day("landing")],
+            checks=["data_quality"],
+            columns=_ards_columns(product),
+        ),
+        _Shell(
+            step="mrds",
+            group=ENGINEERING,
+            description=(
+                f"The model-ready data set: one row per {', '.join(product.entity)} and event day, "
+                "aggregated from the ARDS by the contract's rules. Training and scoring both read it."
+            ),
+            kinds=frozenset({"spark", "deltalake"}),
+            deps=[same_day("ards")],
+            checks=["data_quality"],
+            columns=_mrds_columns(product),
+        ),
+        _Shell(
+            step="online_features",
+            group=ENGINEERING,
+            description=(
+                "The newest features of each entity in the SQL online store, for look-ups. "
+                "A day that is published again never hides a newer one."
+            ),
+            kinds=frozenset({"sql"}),
+            deps=[same_day("mrds")],
+        ),
+        _Shell(
+            step="predictions",
+            group=LEARNING,
+            description=(
+                "One row per row of the MRDS: the probability, the decision, and the model that made "
+                "them, the one that served the day. Predictions once written stay, unless the run asks "
+                "to rescore; rows that came later are added."
+            ),
+            kinds=frozenset({"spark", "scikitlearn", "deltalake"}),
+            deps=[
+                same_day("mrds"),
+                dg.AssetDep(asset_key(product, MODEL), partition_mapping=partitions.month_of_day()),
+            ],
+            config=PredictionsConfig,
+        ),
+        _Shell(
+            step="model_performance",
+            group=LEARNING,
+            description=(
+                f"How good the predictions of {product.evaluation.window_days} event days were, as it was "
+                f"known on the morning after the day: {product.evaluation.metric} with a 95 % interval, "
+                "beside what the retrain decision looks at (`champion_*`: only rows that the current "
+                "champion scored)."
+            ),
+            kinds=frozenset({"spark", "deltalake"}),
+            deps=[
+                dg.AssetDep(asset_key(product, asset), partition_mapping=window)
+                for asset in ("predictions", "mrds")
+            ],
+            checks=["performance_above_threshold"],
+        ),
+    ]
+
+
+def _daily_asset(product: Product, shell: _Shell) -> dg.AssetsDefinition:
+    key = asset_key(product, shell.step)
+    days = partitions.daily(product)
+
+    def materialize(context: dg.AssetExecutionContext, config: Any) -> Iterator[Any]:
+        window = context.partition_key_range
+        days_ = _days(window.start, window.end)
+        request = StepRequest(
+            step=shell.step,
+            product=product.name,
+            days=days_,
+            run_id=context.run_id,
+            force=config.force,
+            rescore=getattr(config, "rescore", False),
+        )
+        metadata = {"dagster/column_schema": shell.columns} if shell.columns else {}
+        yield from report(context, _run(context, request, product), metadata)
+
+    materialize.__annotations__["config"] = shell.config
+    return dg.asset(
+        key=key,
+        group_name=shell.group,
+        description=shell.description,
+        partitions_def=days,
+        backfill_policy=partitions.SINGLE_RUN,
+        deps=list(shell.deps),
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=key, partitions_def=days, description=_CHECKS[name])
+            for name in shell.checks
+        ],
+        kinds=set(shell.kinds),
+        owners=list(product.owners) or None,
+        code_version=CODE_VERSION,
+        freshness_policy=_freshness(product),
+        metadata={"dagster/column_schema": shell.columns} if shell.columns else None,
+        required_resource_keys={"step_runner"},
+    )(materialize)
+
+
+def _model(product: Product) -> dg.AssetsDefinition:
+    key = asset_key(product, MODEL)
+    months = partitions.monthly_models(product)
+
+    @dg.asset(
+        key=key,
+        group_name=LEARNING,
+        description=(
+            "One scikit-learn pipeline a month, registered in MLflow: trained as of the month's first day "
+            f"on the {product.model.training_months} whole months before, or, as a retrain, as of a later "
+            "day on the recent past. It is promoted if it beats the champion on entities that neither has "
+            "learned from."
+        ),
+        partitions_def=months,
+        backfill_policy=partitions.SINGLE_RUN,
+        deps=[dg.AssetDep(asset_key(product, "mrds"), partition_mapping=partitions.months_before(product))],
+        check_specs=[
+            dg.AssetCheckSpec(
+                "challenger_beats_champion",
+                asset=key,
+                partitions_def=months,
+                description=_CHECKS["challenger_beats_champion"],
+            )
+        ],
+        kinds={"scikitlearn", "mlflow"},
+        owners=list(product.owners) or None,
+        code_version=CODE_VERSION,
+        required_resource_keys={"step_runner", "mlflow"},
+    )
+    def model(context: dg.AssetExecutionContext, config: ModelConfig) -> Iterator[Any]:
+        window = context.partition_key_range
+        months_ = [date.fromisoformat(key) for key in months.get_partition_keys_in_range(window)]
+        if config.as_of:
+            context.instance.add_run_tags(context.run_id, {"ml_platform/as_of": config.as_of})
+        runs: MlflowRuns = context.resources.mlflow
+        with runs.parent(product) as parent_run_id:
+            request = StepRequest(
+                step=MODEL,
+                product=product.name,
+                days=tuple(months_),
+                run_id=context.run_id,
+                force=config.force,
+                as_of=_as_of(config.as_of),
+                mlflow_parent_run_id=parent_run_id,
+            )
+            yield from report(context, _run(context, request, product), {})
+
+    return model
+
+
+def _run(context: dg.AssetExecutionContext, request: StepRequest, product: Product) -> Any:
+    processes.mark(context.instance, context.run_id)
+    runner: StepRunner = context.resources.step_runner
+    try:
+        return runner.run(request, product, context.log.info)
+    except PermanentError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _as_of(text: str | None) -> date | None:
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise dg.Failure(
+            f"as_of {text!r} is not a date; accepted is yyyy-mm-dd", allow_retries=False
+        ) from error
+
+
+def _days(first: str, last: str) -> tuple[date, ...]:
+    start, end = date.fromisoformat(first), date.fromisoformat(last)
+    return tuple(start + timedelta(days=n) for n in range((end - start).days + 1))
+
+
+_CHECKS = {
+    "data_quality": "Enough rows, no nulls where the contract wants none, and only allowed values.",
+    "challenger_beats_champion": "The new model is better on held-out entities than the champion before it.",
+    "performance_above_threshold": "The metric over the window is not below the contract's threshold.",
+}
+
+
+def _freshness(product: Product) -> dg.FreshnessPolicy | None:
+    """A live product's day is due the next morning at ten; a finished history is never overdue."""
+    if product.end is not None:
+        return None
+    return dg.FreshnessPolicy.cron(
+        deadline_cron="0 10 * * *", lower_bound_delta=timedelta(hours=24), timezone=product.timezone
+    )
+
+
+def _ards_columns(product: Product) -> dg.TableSchema:
+    own = [
+        dg.TableColumn(name, declared.type, constraints=dg.TableColumnConstraints(nullable=declared.nullable))
+        for name, declared in product.source.columns.items()
+    ]
+    return dg.TableSchema([*own, *_clock_columns(EVENT_DAY not in product.source.columns)])
+
+
+def _mrds_columns(product: Product) -> dg.TableSchema:
+    names = [*product.entity, *product.mrds.aggregate]
+    rules = product.mrds.aggregate
+    own = [dg.TableColumn(name, product.mrds_type(name), description=rules.get(name)) for name in names]
+    return dg.TableSchema([*own, *_clock_columns(EVENT_DAY not in names)])
+
+
+def _clock_columns(event_day: bool) -> list[dg.TableColumn]:
+    known = dg.TableColumn(LABEL_KNOWN_ON, "date", description="the day the row's label arrived")
+    if not event_day:
+        return [known]
+    return [dg.TableColumn(EVENT_DAY, "date", description="the day the row belongs to"), known]

@@ -1,0 +1,284 @@
+"""What starts runs by itself: the landing sensor, the retrain sensor, the schedule of the models.
+
+All of it is off until it is switched on in the UI. Ticks read names, small tables and the event log;
+none starts Spark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+
+from ml_platform.data_engineering import landing
+from ml_platform.graph import partitions, processes
+from ml_platform.graph.assets import DAILY_ASSETS, MODEL, ModelConfig, asset_key
+from ml_platform.product import Product, add_months, fingerprint_of, month_of
+from ml_platform.settings import Settings
+from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.tables import Tables
+
+#: Delivered days, from the newest back, whose files are looked at on every tick.
+WATCHED_DAYS = 62
+#: Changed days this close to each other are one run; the days between are up to date and cost nothing.
+GAP_DAYS = 7
+RUNS_A_TICK = 5
+#: Day of the month on which a model no longer waits for labels that should have come.
+OVERDUE_ON = 5
+NEWEST_DAYS = 3
+
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def jobs(product: Product) -> list[Any]:
+    """The daily job, for one day or a range by hand, and the model's job."""
+    return [
+        dg.define_asset_job(
+            f"{product.name}_daily",
+            selection=[asset_key(product, asset) for asset in DAILY_ASSETS],
+            description=(
+                "Brings days of all daily assets up to date: after a correction, or to mend a day. "
+                "Models that have read the day stay as they are; predictions that exist stay too."
+            ),
+        ),
+        dg.define_asset_job(
+            f"{product.name}_model",
+            selection=[asset_key(product, MODEL)],
+            description="Trains a month's model, or a retrain as of a later day of the month.",
+        ),
+    ]
+
+
+def sensors(product: Product, settings: Settings) -> list[dg.SensorDefinition]:
+    """The sensors of a product."""
+    return [_landing_sensor(product, settings), _retrain_sensor(product, settings)]
+
+
+def schedules(product: Product, settings: Settings) -> list[dg.ScheduleDefinition]:
+    """The schedules of a product; a finished history needs none."""
+    return [] if product.end else [_model_schedule(product, settings)]
+
+
+# -- deliveries --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the landing sensor has seen: the span of days, and the stamps of the newest."""
+
+    first: date | None
+    last: date | None
+    stamps: Mapping[date, str]
+
+    @classmethod
+    def read(cls, cursor: str | None) -> Seen:
+        if not cursor:
+            return cls(None, None, {})
+        values = json.loads(cursor)
+        stamps = {date.fromisoformat(day): stamp for day, stamp in values["stamps"].items()}
+        return cls(date.fromisoformat(values["first"]), date.fromisoformat(values["last"]), stamps)
+
+    def write(self) -> str:
+        stamps = {day.isoformat(): stamp for day, stamp in self.stamps.items()}
+        return json.dumps({"first": str(self.first), "last": str(self.last), "stamps": stamps})
+
+
+def changed_days(product: Product, settings: Settings, seen: Seen) -> tuple[list[date], Seen]:
+    """The delivered days that are new or have new files, and what has been seen then.
+
+    Work is bounded: one listing of the days' names, and a look at the files of the newest only. Changes
+    of older days that were seen before are for ``ml-platform backfill``.
+    """
+    last = partitions.daily(product).get_last_partition_key()
+    delivered = [
+        day
+        for day in landing.delivered_days(product, settings.landing_path)
+        if product.start <= day and last is not None and day.isoformat() <= last
+    ]
+    watched = delivered[-WATCHED_DAYS:]
+    stamps = {}
+    for day in watched:
+        stamp = landing.stamp(product, settings.landing_path, day)
+        if stamp is not None:
+            stamps[day] = stamp
+    changed = [day for day, stamp in stamps.items() if seen.stamps.get(day) != stamp]
+    older = delivered[:-WATCHED_DAYS]
+    if seen.first is None or seen.last is None:
+        changed = older + changed
+    else:
+        changed = [day for day in older if not seen.first <= day <= seen.last] + changed
+    if not delivered:
+        return [], seen
+    return sorted(changed), Seen(delivered[0], delivered[-1], stamps)
+
+
+def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
+    """Few ranges that cover ``days``: one a cluster, and one for all if there are too many clusters."""
+    found: list[tuple[date, date]] = []
+    for day in days:
+        if found and (day - found[-1][1]).days <= GAP_DAYS:
+            found[-1] = (found[-1][0], day)
+        else:
+            found.append((day, day))
+    return found if len(found) <= RUNS_A_TICK else [(days[0], days[-1])]
+
+
+def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"{product.name}_landing_sensor",
+        job_name=f"{product.name}_daily",
+        minimum_interval_seconds=60,
+        description=(
+            f"Watches {product.name}'s deliveries, and requests one run over the days that have new or "
+            "changed files, for all daily assets."
+        ),
+    )
+    def landing_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        days, seen = changed_days(product, settings, Seen.read(context.cursor))
+        if not days:
+            reason = f"nothing new; the newest delivered day is {seen.last}"
+            return dg.SensorResult(skip_reason=reason, cursor=context.cursor)
+        requests = []
+        for first, last in ranges(days):
+            inside = {str(day): seen.stamps.get(day) for day in days if first <= day <= last}
+            requests.append(
+                dg.RunRequest(
+                    run_key=f"{first}/{last}/{fingerprint_of(inside)}",
+                    tags={
+                        "dagster/asset_partition_range_start": first.isoformat(),
+                        "dagster/asset_partition_range_end": last.isoformat(),
+                    },
+                )
+            )
+        events = [
+            dg.AssetMaterialization(
+                asset_key(product, "landing"),
+                partition=day.isoformat(),
+                metadata={"folder": str(settings.landing_path / product.name / day.isoformat())},
+            )
+            for day in days
+            if day in seen.stamps
+        ]
+        return dg.SensorResult(run_requests=requests, cursor=seen.write(), asset_events=events)
+
+    return landing_sensor
+
+
+# -- retraining --------------------------------------------------------------------------------------
+
+
+def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"{product.name}_retrain_sensor",
+        job_name=f"{product.name}_model",
+        minimum_interval_seconds=60,
+        description=(
+            "Requests a retrain when an evaluation of one of the newest three landed days is below the "
+            "threshold, once per evaluation and never within the cooldown."
+        ),
+    )
+    def retrain_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        from ml_platform.machine_learning import performance, retraining
+        from ml_platform.machine_learning.models import ModelHistory
+
+        tables = Tables(settings.tables_root)
+        newest = landing.delivered_days(product, settings.landing_path)[-NEWEST_DAYS:]
+        evaluations = performance.evaluations(tables, product)
+        attempts = [retraining.Attempt(model.as_of) for model in ModelHistory(tables, product).models()]
+        busy = training_in_progress(context.instance, product)
+        reasons = []
+        for day in newest:
+            if day not in evaluations:
+                reasons.append(f"{day}: not evaluated yet")
+                continue
+            row = performance.performance_row(evaluations[day])
+            decision = retraining.decide(product, row, attempts, newest, in_progress=busy)
+            reasons.append(decision.reason)
+            handled = f"{day}/{row.fingerprint}"
+            if decision.act and context.cursor != handled:
+                request = retrain_request(product, decision.month, decision.as_of, run_key=handled)
+                return dg.SensorResult(run_requests=[request], cursor=handled)
+            if decision.act:
+                reasons[-1] += " was requested before"
+        reason = "; ".join(reasons) or "nothing has been delivered yet"
+        return dg.SensorResult(skip_reason=reason, cursor=context.cursor)
+
+    return retrain_sensor
+
+
+def retrain_request(product: Product, month: date, as_of: date, *, run_key: str) -> dg.RunRequest:
+    """A run that trains a month's model again, as of a later day."""
+    return dg.RunRequest(
+        run_key=run_key,
+        partition_key=month.isoformat(),
+        run_config=model_config(product, as_of),
+        tags={"ml_platform/as_of": as_of.isoformat()},
+    )
+
+
+def model_config(product: Product, as_of: date | None, *, force: bool = False) -> dg.RunConfig:
+    """The run configuration of the model's asset."""
+    config = ModelConfig(as_of=as_of.isoformat() if as_of else None, force=force)
+    return dg.RunConfig(ops={asset_key(product, MODEL).to_python_identifier(): config})
+
+
+def training_in_progress(instance: dg.DagsterInstance, product: Product) -> bool:
+    """Whether a run that trains this product's model is under way, after ending those that were killed."""
+    processes.reap(instance)
+    key = asset_key(product, MODEL)
+    unfinished = instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
+    return any(
+        run.job_name == f"{product.name}_{MODEL}" or key in (run.asset_selection or ()) for run in unfinished
+    )
+
+
+# -- the month's model -------------------------------------------------------------------------------
+
+
+def model_is_due(product: Product, settings: Settings, today: date) -> tuple[bool, str]:
+    """Whether this month's model can be trained: its labels are complete, or overdue; and why (not)."""
+    month = month_of(today)
+    if month < product.first_month:
+        return False, f"the first model is that of {product.first_month:%Y-%m}"
+    ledger = Ledger(Tables(settings.tables_root), product.name)
+    if ledger.latest(MODEL, {month}):
+        return False, f"the model of {month:%Y-%m} has been trained"
+    last = month - timedelta(days=1 + product.source.label_delay_days)
+    first = max(add_months(month, -1), product.start)
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    known = ledger.latest("mrds", set(days))
+    waiting = [day for day in days if day not in known or not known[day].counts.get("labelled")]
+    if not waiting:
+        return True, f"all labels before {month} that can be known have come"
+    if today.day >= OVERDUE_ON:
+        return True, f"overdue: {len(waiting)} days have no labels, the first is {waiting[0]}"
+    return False, f"waiting for the labels of {len(waiting)} days, the first is {waiting[0]}"
+
+
+def _model_schedule(product: Product, settings: Settings) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{product.name}_model_schedule",
+        job_name=f"{product.name}_model",
+        cron_schedule="0 8 1-7 * *",
+        execution_timezone=product.timezone,
+        description="Trains the month's model once every label before it has come, or is overdue.",
+    )
+    def model_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        today = context.scheduled_execution_time.date()
+        due, reason = model_is_due(product, settings, today)
+        if not due:
+            return dg.SkipReason(reason)
+        month = month_of(today).isoformat()
+        return dg.RunRequest(run_key=month, partition_key=month, tags={"ml_platform/reason": reason[:250]})
+
+    return model_schedule

@@ -1,0 +1,55 @@
+"""The days and months of a product, and how those of one asset map to those of another."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import dagster as dg
+
+from ml_platform.product import Product, add_months, month_of
+
+SINGLE_RUN = dg.BackfillPolicy.single_run()
+
+
+def daily(product: Product) -> dg.DailyPartitionsDefinition:
+    """The product's event days; all its daily assets share this definition."""
+    return dg.DailyPartitionsDefinition(
+        start_date=product.start.isoformat(),
+        end_date=(product.end + timedelta(days=1)).isoformat() if product.end else None,
+        timezone=product.timezone,
+    )
+
+
+def monthly_models(product: Product) -> dg.MonthlyPartitionsDefinition:
+    """The months that get a model, the current month included: it is trained on the months before."""
+    return dg.MonthlyPartitionsDefinition(
+        start_date=product.first_month.isoformat(),
+        end_date=add_months(month_of(product.end), 1).isoformat() if product.end else None,
+        timezone=product.timezone,
+        end_offset=1,
+    )
+
+
+def months_before(product: Product) -> dg.TimeWindowPartitionMapping:
+    """From a month to the days of the whole months a model learns from."""
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-product.model.training_months,
+        end_offset=-1,
+        allow_nonexistent_upstream_partitions=True,
+    )
+
+
+def month_of_day() -> dg.TimeWindowPartitionMapping:
+    """From a day to its month; the days before the first month have no model."""
+    return dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
+
+
+def evaluation_window(product: Product) -> dg.TimeWindowPartitionMapping:
+    """From a day to the days evaluated on it, and itself, so that a backfill never starts with it."""
+    days = product.evaluation.window_days - 1 + product.source.label_delay_days
+    return dg.TimeWindowPartitionMapping(start_offset=-days, allow_nonexistent_upstream_partitions=True)
+
+
+def key_of(day: date) -> str:
+    """The partition key of a day, or of the month that begins with it."""
+    return day.isoformat()

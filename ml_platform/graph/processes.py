@@ -1,0 +1,60 @@
+"""Which process works on a run, so that a run whose process was killed doesn't stay STARTED for ever."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import dagster as dg
+
+PROCESS_TAG = "ml_platform/process"
+
+
+def mark(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Note in a run's tags that this process works on it."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and PROCESS_TAG not in run.tags:
+        instance.add_run_tags(run_id, {PROCESS_TAG: _describe(os.getpid())})
+
+
+def reap(instance: dg.DagsterInstance) -> list[str]:
+    """End the runs of this host whose process is gone, as failed; returns their ids.
+
+    A killed process can't report its own end, and what waits for it would wait for ever.
+    """
+    started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    ended = []
+    for run in started:
+        process = run.tags.get(PROCESS_TAG, "")
+        host, _, rest = process.partition(":")
+        if host != socket.gethostname() or not rest:
+            continue
+        pid = int(rest.partition(":")[0])
+        if _describe(pid) != process:
+            instance.report_run_failed(
+                run, "The process of this run is gone; the next run continues its work."
+            )
+            ended.append(run.run_id)
+    return ended
+
+
+def _describe(pid: int) -> str:
+    """Host, process id and the process's start: a later process with the same id is another one."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        started = "alive" if _is_alive(pid) else "gone"
+    return f"{socket.gethostname()}:{pid}:{started}"
+
+
+def _is_alive(pid: int) -> bool:
+    if Path("/proc/self").exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

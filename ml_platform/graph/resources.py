@@ -1,0 +1,88 @@
+"""The resources of the graph: the step runner, and MLflow's run of a Dagster run.
+
+Spark and MLflow are imported when a step needs them, so that loading the graph stays quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import dagster as dg
+
+from ml_platform.engine import local
+from ml_platform.engine.spark import prepare_environment, spark_conf
+from ml_platform.engine.step import StepRequest, StepResult
+from ml_platform.product import Product
+from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class StepRunner(Protocol):
+    """Runs a step somewhere, and returns its result."""
+
+    def run(self, request: StepRequest, product: Product, log: Callable[[str], None]) -> StepResult: ...
+
+
+class LocalStepRunner:
+    """Runs steps in this process, all on one Spark session that starts with the first that needs it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def run(self, request: StepRequest, product: Product, log: Callable[[str], None]) -> StepResult:
+        return local.run_step(local.context_for(request, product, self._settings, self.session, log))
+
+    def session(self) -> SparkSession:
+        """The embedded session; the same one for every step of this process."""
+        from dagster_pyspark import LazyPySparkResource
+
+        prepare_environment()
+        session: SparkSession = LazyPySparkResource(spark_config=spark_conf(self._settings)).spark_session
+        session.sparkContext.setLogLevel("ERROR")
+        return session
+
+
+class MlflowRuns:
+    """The MLflow run that belongs to a Dagster run, from ``dagster-mlflow``'s resource."""
+
+    def __init__(self, init_context: dg.InitResourceContext, settings: Settings) -> None:
+        self._init_context = init_context
+        self._settings = settings
+
+    @contextlib.contextmanager
+    def parent(self, product: Product) -> Iterator[str]:
+        """Hold the Dagster run's MLflow run open, and end it with the status the work had."""
+        import mlflow
+        from dagster_mlflow import mlflow_tracking
+
+        from ml_platform.machine_learning.registry import Registry
+
+        Registry(self._settings.tracking_uri).prepare(product.name)
+        config = {
+            "experiment_name": product.name,
+            "mlflow_tracking_uri": self._settings.tracking_uri,
+            "extra_tags": {"product": product.name},
+        }
+        resource = mlflow_tracking.resource_fn(self._init_context.replace_config(config))
+        next(resource)
+        run = mlflow.active_run()
+        assert run is not None, "the resource has started or resumed the run"
+        try:
+            yield run.info.run_id
+        except BaseException:
+            mlflow.end_run("FAILED")
+            raise
+        mlflow.end_run("FINISHED")
+
+
+def mlflow_runs(settings: Settings) -> dg.ResourceDefinition:
+    """The resource ``mlflow`` of the graph."""
+
+    def create(init_context: dg.InitResourceContext) -> Any:
+        return MlflowRuns(init_context, settings)
+
+    return dg.ResourceDefinition(create)

@@ -1,0 +1,187 @@
+"""The history of a product's models: which were trained, compared, promoted and taken back.
+
+A model is named by its as-of date and its training fingerprint; MLflow's versions and run ids are
+labels beside them. The decisions are a fold over the as-of dates, made again whenever a model or a
+rollback is added; comparisons are kept, so that only new pairs are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from ml_platform.machine_learning.promotion import Candidate, Comparison, Decision, fold, serving
+from ml_platform.product import Product
+from ml_platform.storage.control import ControlTable
+from ml_platform.storage.tables import Tables
+
+Kind = Literal["monthly", "retrain"]
+
+_MODELS = pa.schema(
+    [
+        ("as_of", pa.date32()),
+        ("month", pa.date32()),
+        ("kind", pa.string()),
+        ("fingerprint", pa.string()),
+        ("version", pa.string()),
+        ("mlflow_run_id", pa.string()),
+        ("threshold", pa.float64()),
+        ("rows", pa.int64()),
+        ("rows_available", pa.int64()),
+        ("first_day", pa.date32()),
+        ("last_day", pa.date32()),
+        ("run_id", pa.string()),
+        ("recorded_at", pa.int64()),
+    ]
+)
+_COMPARISONS = pa.schema([("key", pa.string()), ("comparison", pa.string())])
+_DECISIONS = pa.schema(
+    [
+        ("as_of", pa.date32()),
+        ("fingerprint", pa.string()),
+        ("champion_before", pa.string()),
+        ("promoted", pa.bool_()),
+        ("taken_back", pa.bool_()),
+        ("reason", pa.string()),
+        ("comparison", pa.string()),
+    ]
+)
+_ROLLBACKS = pa.schema(
+    [
+        ("as_of", pa.date32()),
+        ("fingerprint", pa.string()),
+        ("reason", pa.string()),
+        ("by", pa.string()),
+        ("recorded_at", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A model that was trained as of a date, and where MLflow keeps it."""
+
+    as_of: date
+    month: date
+    kind: Kind
+    fingerprint: str
+    version: str
+    mlflow_run_id: str
+    threshold: float
+    rows: int
+    rows_available: int
+    first_day: date
+    last_day: date
+    run_id: str
+    recorded_at: int = 0
+
+
+class ModelHistory:
+    """The models of one product and what was decided about them."""
+
+    def __init__(self, tables: Tables, product: Product) -> None:
+        self._product = product
+        self._models = ControlTable(tables, product.name, "models", _MODELS)
+        self._comparisons = ControlTable(tables, product.name, "comparisons", _COMPARISONS)
+        self._decisions = ControlTable(tables, product.name, "decisions", _DECISIONS)
+        self._rollbacks = ControlTable(tables, product.name, "rollbacks", _ROLLBACKS)
+
+    def models(self) -> list[ModelRecord]:
+        """The model that counts for each as-of date, ascending: the one recorded last."""
+        newest: dict[date, ModelRecord] = {}
+        for row in sorted(self._models.read(), key=lambda row: row["recorded_at"]):
+            newest[row["as_of"]] = ModelRecord(**row)
+        return [newest[as_of] for as_of in sorted(newest)]
+
+    def add(self, model: ModelRecord) -> None:
+        """Record a model; it counts for its as-of date from now on."""
+        values = asdict(model) | {"recorded_at": time.time_ns()}
+        self._models.append([values])
+
+    def decisions(self) -> list[Decision]:
+        """What the last fold decided, by as-of date ascending."""
+        rows = sorted(self._decisions.read(), key=lambda row: row["as_of"])
+        return [_decode(row) for row in rows]
+
+    def rollbacks(self) -> list[dict[str, Any]]:
+        """The promotions that people took back, oldest first."""
+        return sorted(self._rollbacks.read(), key=lambda row: row["recorded_at"])
+
+    def serving(self, day: date) -> Decision | None:
+        """The promotion that serves an event day."""
+        return serving(self.decisions(), day)
+
+    def take_back(self, decision: Decision, *, reason: str, by: str) -> None:
+        """Record that a promotion is taken back; :meth:`decide` makes it count."""
+        self._rollbacks.append(
+            [
+                {
+                    "as_of": decision.as_of,
+                    "fingerprint": decision.fingerprint,
+                    "reason": reason,
+                    "by": by,
+                    "recorded_at": time.time_ns(),
+                }
+            ]
+        )
+
+    def decide(
+        self,
+        key_of: Callable[[ModelRecord, ModelRecord | None], str],
+        compare: Callable[[ModelRecord, ModelRecord | None], Comparison],
+    ) -> list[Decision]:
+        """Fold the models into decisions and keep them.
+
+        Args:
+            key_of: names what a comparison depends on; a pair whose key is known isn't compared again.
+            compare: compares a challenger with the champion before it, or with nothing.
+        """
+        models = self.models()
+        records = {(model.as_of, model.fingerprint): model for model in models}
+        by_fingerprint = {model.fingerprint: model for model in models}
+        known = {row["key"]: Comparison(**json.loads(row["comparison"])) for row in self._comparisons.read()}
+        new: dict[str, Comparison] = {}
+
+        def compare_once(challenger: Candidate, champion: Candidate | None) -> Comparison:
+            left = records[(challenger.as_of, challenger.fingerprint)]
+            right = by_fingerprint[champion.fingerprint] if champion else None
+            key = key_of(left, right)
+            found = known.get(key) or new.get(key)
+            if found is None:
+                found = new[key] = compare(left, right)
+            return found
+
+        taken_back = {row["fingerprint"] for row in self.rollbacks()}
+        candidates = [Candidate(model.as_of, model.fingerprint) for model in models]
+        decisions = fold(candidates, compare_once, taken_back)
+        self._comparisons.append(
+            [{"key": key, "comparison": json.dumps(asdict(one))} for key, one in new.items()]
+        )
+        if [_encode(one) for one in decisions] != [_encode(one) for one in self.decisions()]:
+            self._decisions.overwrite([_encode(one) for one in decisions])
+        return decisions
+
+
+def champion(decisions: Sequence[Decision]) -> Decision | None:
+    """The newest promotion that stands."""
+    return serving(decisions, date.max)
+
+
+def _encode(decision: Decision) -> dict[str, Any]:
+    values = asdict(decision)
+    comparison = decision.comparison
+    values["comparison"] = None if comparison is None else json.dumps(asdict(comparison), sort_keys=True)
+    return values
+
+
+def _decode(row: dict[str, Any]) -> Decision:
+    values = dict(row)
+    if values["comparison"] is not None:
+        values["comparison"] = Comparison(**json.loads(values["comparison"]))
+    return Decision(**values)

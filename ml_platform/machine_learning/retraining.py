@@ -1,0 +1,171 @@
+"""When to retrain between the months: one pure function of an evaluation and the attempts so far.
+
+The sensor calls it on the newest evaluation, a replay on every evaluation of the past; both so decide
+alike. Event days are the only clock. Reading evaluations, finding the attempts and starting a training
+do not belong here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Literal
+
+from ml_platform.product import Product, month_of
+
+NEWEST_DAYS = 3
+"""Only an evaluation of one of this many newest landed days acts, so a backfill of the past never does."""
+
+
+@dataclass(frozen=True)
+class PerformanceRow:
+    """What the decision sees of the evaluation of one event day.
+
+    ``verdict`` is of the whole window, whichever models scored it. The ``champion_…`` fields are of the
+    window's labelled rows that the current champion scored; they alone can ask for a retrain.
+    """
+
+    event_day: date
+    fingerprint: str
+    verdict: Literal["passed", "failed", "insufficient"]
+    champion_as_of: date | None
+    champion_rows: int
+    champion_positives: int
+    champion_metric: float | None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A training, monthly or retrain, whatever became of it."""
+
+    as_of: date
+
+
+@dataclass(frozen=True)
+class RetrainDecision:
+    """Whether to train ``month`` again as of ``as_of``, and why; ``day`` is the evaluated day."""
+
+    act: bool
+    day: date
+    month: date
+    as_of: date
+    reason: str
+
+
+def decide(
+    product: Product,
+    row: PerformanceRow,
+    attempts: Iterable[Attempt],
+    newest_landed_days: Sequence[date],
+    in_progress: bool = False,
+) -> RetrainDecision:
+    """Decide on one evaluation.
+
+    Args:
+        attempts: every training known now. A replay passes those known then: as-of up to the day
+            after ``row.event_day``.
+        newest_landed_days: at least the newest three, in any order; older ones don't matter.
+        in_progress: a training of this product is running.
+    """
+    as_of = row.event_day + timedelta(days=1)
+    need = _need(product, row)
+    obstacle = _obstacle(product, row.event_day, attempts, newest_landed_days, in_progress)
+    act = need.below and obstacle is None
+    if act:
+        outcome = f"retrain {row.event_day:%Y-%m} as of {as_of}"
+    else:
+        outcome = f"no retrain: {obstacle}" if need.below else "no retrain"
+    return RetrainDecision(
+        act=act,
+        day=row.event_day,
+        month=month_of(row.event_day),
+        as_of=as_of,
+        reason=f"{row.event_day}: {need.reason}; {outcome}",
+    )
+
+
+def first_retrain(
+    product: Product, rows: Iterable[PerformanceRow], attempts: Iterable[Attempt]
+) -> RetrainDecision | None:
+    """The first decision to act, with each of the ascending ``rows`` taken as the newest landed day.
+
+    Later attempts than a row's as-of are not known to it. After each training a replay evaluates the
+    days since and asks again, with the new attempt.
+    """
+    known = list(attempts)
+    for row in rows:
+        as_of = row.event_day + timedelta(days=1)
+        past = [attempt for attempt in known if attempt.as_of <= as_of]
+        decision = decide(product, row, past, [row.event_day])
+        if decision.act:
+            return decision
+    return None
+
+
+@dataclass(frozen=True)
+class _Need:
+    below: bool
+    reason: str
+
+
+def _need(product: Product, row: PerformanceRow) -> _Need:
+    """Whether the champion's own rows show that it is below the threshold."""
+    rules = product.evaluation
+    if row.champion_as_of is None:
+        return _Need(False, "there is no champion yet")
+    champion = f"the champion as of {row.champion_as_of}"
+    evidence = f"{row.champion_rows:,} labelled rows, {row.champion_positives:,} positives"
+    if row.champion_rows < rules.minimum_rows or row.champion_positives < rules.minimum_positives:
+        return _Need(
+            False,
+            f"insufficient evidence of {champion}: {evidence} of the {rules.minimum_rows:,} and "
+            f"{rules.minimum_positives:,} needed",
+        )
+    # A missing metric comes back from a table as NaN, and NaN is below nothing.
+    if row.champion_metric is None or math.isnan(row.champion_metric):
+        return _Need(
+            False, f"insufficient evidence of {champion}: {rules.metric} is undefined on its {evidence}"
+        )
+    below = row.champion_metric < rules.threshold
+    side = "below" if below else "not below"
+    mixed = (
+        " (the window's failure is that of earlier models)" if row.verdict == "failed" and not below else ""
+    )
+    return _Need(
+        below,
+        f"{rules.metric} {row.champion_metric:.3f} of {champion} is {side} {rules.threshold:g} "
+        f"({evidence}){mixed}",
+    )
+
+
+def _obstacle(
+    product: Product,
+    event_day: date,
+    attempts: Iterable[Attempt],
+    newest_landed_days: Sequence[date],
+    in_progress: bool,
+) -> str | None:
+    """What forbids a retrain after ``event_day``, if anything."""
+    as_of = event_day + timedelta(days=1)
+    newest = sorted(set(newest_landed_days))[-NEWEST_DAYS:]
+    if event_day not in newest:
+        listed = ", ".join(str(day) for day in newest) or "none"
+        return f"the day is not among the newest {NEWEST_DAYS} landed days ({listed})"
+    if as_of.day == 1 and as_of >= product.first_month:
+        return f"the model of {as_of:%Y-%m} is due as of the same day"
+    if month_of(event_day) < product.first_month:
+        return f"there is no model before {product.first_month:%Y-%m}"
+    if in_progress:
+        return "a training is in progress"
+    latest = max((attempt.as_of for attempt in attempts), default=None)
+    if latest is None:
+        return None
+    if latest > as_of:
+        return f"a model was already trained as of {latest}, after {as_of}"
+    if latest == as_of:
+        return f"a model was already trained as of {as_of}"
+    if (as_of - latest).days < product.retrain.cooldown_days:
+        return f"the cooldown of {product.retrain.cooldown_days} days after the training as of {latest}"
+    return None

@@ -1,0 +1,84 @@
+"""Every environment variable the platform reads, once.
+
+Paths that are not given lie under ``home``. Nothing here opens, creates or connects to anything.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PACKAGE = Path(__file__).parent
+
+
+def _default_home() -> Path:
+    """``var`` in the checkout that holds this package, or in the working directory when installed."""
+    checkout = PACKAGE.parent
+    return (checkout if (checkout / "workspace.yaml").exists() else Path.cwd()) / "var"
+
+
+class Settings(BaseSettings):
+    """Settings of one deployment, from the environment (prefix ``ML_PLATFORM_``)."""
+
+    model_config = SettingsConfigDict(env_prefix="ML_PLATFORM_", frozen=True, populate_by_name=True)
+
+    home: Path = Field(default_factory=_default_home)
+    products: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="folders with contracts besides the package's own, separated like PATH"
+    )
+    own_products: bool = Field(default=True, description="whether the package's sample products are loaded")
+    landing: Path | None = None
+    tables: str | None = Field(default=None, description="root of the Delta tables, a folder")
+    mlflow_tracking_uri: str | None = None
+    mlflow_ui_url: str = "http://127.0.0.1:5000"
+    online_store_url: str | None = None
+    spark_master: str = Field(
+        default="local[*]", validation_alias=AliasChoices("ML_PLATFORM_SPARK_MASTER", "SPARK_MASTER")
+    )
+    spark_driver_memory: str = "3g"
+    spark_conf: dict[str, str] = Field(default={}, description="further Spark settings, as JSON")
+    chunk_days: int = Field(default=128, ge=1, description="days a step commits at once")
+
+    @field_validator("home", "landing")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    @field_validator("products", mode="before")
+    @classmethod
+    def _path_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(Path(part) for part in value.split(os.pathsep) if part)
+        return value
+
+    @property
+    def product_folders(self) -> list[Path]:
+        return [*([PACKAGE / "products"] if self.own_products else []), *self.products]
+
+    @property
+    def landing_path(self) -> Path:
+        return self.landing or self.home / "landing"
+
+    @property
+    def tables_root(self) -> str:
+        return self.tables or str(self.home / "tables")
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def online_url(self) -> str:
+        return self.online_store_url or f"sqlite:///{self.home / 'online' / 'features.db'}"
+
+    @property
+    def reports_path(self) -> Path:
+        return self.home / "reports"
+
+    @property
+    def ivy_cache(self) -> Path:
+        return self.home / "ivy"

@@ -1,0 +1,67 @@
+"""Small Delta tables that steer the platform: the ledger, the models, the decisions.
+
+They hold a few rows a day, are read before every step and by commands that need no Spark, so they are
+read and written in-process. A table that grows with the data does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ml_platform.storage.tables import Tables
+
+FILES_BEFORE_COMPACTION = 50
+
+
+class ControlTable:
+    """One small table of a product, with a fixed schema."""
+
+    def __init__(self, tables: Tables, product: str, name: str, schema: pa.Schema) -> None:
+        self.tables = tables
+        self.product = product
+        self.name = name
+        self.schema = schema
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows; none if the table doesn't exist yet."""
+        from deltalake import DeltaTable
+
+        if not self.tables.exists(self.product, self.name):
+            return []
+        table = DeltaTable(self.tables.path(self.product, self.name)).to_pyarrow_table()
+        missing = [field for field in self.schema if field.name not in table.column_names]
+        for field in missing:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+        rows: list[dict[str, Any]] = table.select(self.schema.names).to_pylist()
+        return rows
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows in one commit."""
+        if rows:
+            self._write(rows, mode="append", schema_mode="merge")
+
+    def overwrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Make ``rows`` all that the table holds, in one commit."""
+        self._write(rows, mode="overwrite", schema_mode="overwrite")
+
+    def replace(self, predicate: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the rows that fulfil ``predicate`` (SQL), in one commit."""
+        if self.tables.exists(self.product, self.name):
+            self._write(rows, mode="overwrite", predicate=predicate)
+        else:
+            self._write(rows, mode="append")
+
+    def _write(self, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
+        from deltalake import DeltaTable, write_deltalake
+
+        path = self.tables.path(self.product, self.name)
+        data = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
+        with self.tables.lock(self.product, self.name):
+            write_deltalake(path, data, **options)
+            table = DeltaTable(path)
+            if len(table.file_uris()) > FILES_BEFORE_COMPACTION:
+                table.optimize.compact()
+                table.create_checkpoint()

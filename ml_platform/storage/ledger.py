@@ -1,0 +1,114 @@
+"""The ledger: what became of every day of every asset, and from what it was made.
+
+One row per asset, day and write; the newest row of a day counts. It is written after the data, so a
+day without a row, or whose inputs have changed since, is simply done again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from ml_platform.storage.control import ControlTable
+from ml_platform.storage.tables import Tables
+
+Outcome = Literal["written", "empty", "missing", "refused", "blocked", "held_back", "no_model"]
+
+#: Outcomes of days that have a settled content of their own.
+SETTLED: frozenset[str] = frozenset({"written", "empty"})
+
+_SCHEMA = pa.schema(
+    [
+        ("asset", pa.string()),
+        ("day", pa.date32()),
+        ("outcome", pa.string()),
+        ("reason", pa.string()),
+        ("fingerprint", pa.string()),
+        ("inputs", pa.string()),
+        ("contract", pa.string()),
+        ("code_version", pa.string()),
+        ("counts", pa.string()),
+        ("details", pa.string()),
+        ("delta_version", pa.int64()),
+        ("run_id", pa.string()),
+        ("accepted_by", pa.string()),
+        ("accepted_reason", pa.string()),
+        ("recorded_at", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class DayRecord:
+    """What became of one day (or as-of date) of one asset.
+
+    ``inputs`` is the fingerprint of what it was made from, ``fingerprint`` that of what was made;
+    ``counts`` and ``details`` are plain data that later runs and people read.
+    """
+
+    asset: str
+    day: date
+    outcome: Outcome
+    inputs: str
+    contract: str
+    code_version: str
+    reason: str = ""
+    fingerprint: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    delta_version: int | None = None
+    run_id: str = ""
+    accepted_by: str | None = None
+    accepted_reason: str | None = None
+    recorded_at: int = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether assets over a window may count this day."""
+        return self.outcome in SETTLED
+
+    def made_from(self, inputs: str, contract: str, code_version: str) -> bool:
+        return (self.inputs, self.contract, self.code_version) == (inputs, contract, code_version)
+
+
+class Ledger:
+    """The table ``days`` of one product."""
+
+    def __init__(self, tables: Tables, product: str) -> None:
+        self._table = ControlTable(tables, product, "days", _SCHEMA)
+
+    def latest(self, asset: str, days: Collection[date] | None = None) -> dict[date, DayRecord]:
+        """The newest record of each day of an asset, by day; only ``days`` if given."""
+        newest: dict[date, dict[str, Any]] = {}
+        for row in self._table.read():
+            if row["asset"] != asset or (days is not None and row["day"] not in days):
+                continue
+            known = newest.get(row["day"])
+            if known is None or row["recorded_at"] >= known["recorded_at"]:
+                newest[row["day"]] = row
+        return {day: _decode(newest[day]) for day in sorted(newest)}
+
+    def record(self, records: Sequence[DayRecord]) -> None:
+        """Append records, in one commit."""
+        stamp = time.time_ns()
+        self._table.append([_encode(replace(record, recorded_at=stamp)) for record in records])
+
+
+def _encode(record: DayRecord) -> dict[str, Any]:
+    row = asdict(record)
+    row["counts"] = json.dumps(record.counts)
+    row["details"] = json.dumps(record.details, default=str)
+    return row
+
+
+def _decode(row: dict[str, Any]) -> DayRecord:
+    values = dict(row)
+    values["counts"] = json.loads(row["counts"] or "{}")
+    values["details"] = json.loads(row["details"] or "{}")
+    return DayRecord(**values)
