@@ -327,3 +327,17 @@ def _metadata(model: ModelRecord, plan: Plan, ui: str, mlflow: registry.Registry
         "training_days": str(plan.days),
         "mlflow_run": mlflow.run_url(ui, model.mlflow_run_id),
     } | ({"left_out": ", ".join(missing)} if missing else {})
+
+
+def take_back(context: StepContext, *, reason: str, by: str) -> tuple[Decision, Decision | None]:
+    """Take the newest promotion back and decide again; returns it, and the champion there is now.
+
+    Raises:
+        LookupError: no promotion stands.
+    """
+    step = _ModelStep(context)
+    newest = champion(step.history.decisions())
+    if newest is None:
+        raise LookupError(f"{context.product.name} has no promotion that could be taken back")
+    step.history.take_back(newest, reason=reason, by=by)
+    return newest, champion(step.decide())

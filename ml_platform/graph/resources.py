@@ -30,11 +30,17 @@ class StepRunner(Protocol):
 class LocalStepRunner:
     """Runs steps in this process, all on one Spark session that starts with the first that needs it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, progress: Callable[[str], None] | None = None) -> None:
         self._settings = settings
+        self._progress = progress
 
     def run(self, request: StepRequest, product: Product, log: Callable[[str], None]) -> StepResult:
-        return local.run_step(local.context_for(request, product, self._settings, self.session, log))
+        def say(message: str) -> None:
+            log(message)
+            if self._progress:
+                self._progress(message)
+
+        return local.run_step(local.context_for(request, product, self._settings, self.session, say))
 
     def session(self) -> SparkSession:
         """The embedded session; the same one for every step of this process."""

@@ -1,0 +1,46 @@
+# Everything a person or CI runs. Each target sets up what it needs; none asks a question.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+FROM ?= 2013-01-01
+TO ?= 2013-12-31
+
+.PHONY: help setup demo ui test test-slow lint format lock clean
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup:  ## create the environment from the lock file, and install Java 17 if it is missing
+	@PYTHON=$(PYTHON) scripts/setup.sh
+
+demo: setup  ## land a year of real flights and run the whole graph over it
+	$(BIN)/ml-platform sample flights --from $(FROM) --to $(TO)
+	$(BIN)/ml-platform backfill flights --from $(FROM) --to $(TO)
+	$(BIN)/ml-platform summary flights
+
+ui: setup  ## open Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0.1:5000
+	$(BIN)/ml-platform ui
+
+test: setup  ## run all tests but the slow ones
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## run the slow tests: browser, kills, the year of flights
+	scripts/install_chromium.sh
+	$(BIN)/python -m pytest -m slow
+
+lint: setup  ## format check, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: setup  ## pin the dependencies anew
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" -o requirements.lock
+
+clean:  ## remove data, runs and models, but not the environment
+	rm -rf var

@@ -1,0 +1,211 @@
+"""Bringing a range of days up to date through Dagster runs: the runs a backfill from the UI makes.
+
+Assets that share a partitions definition and don't wait for another's go into one run over the range;
+a stage that has nothing to do needs no run. A replay with retraining goes month by month and asks the
+retrain decision as the sensor would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+
+from ml_platform.build import build_definitions
+from ml_platform.engine import local
+from ml_platform.engine.context import StepContext
+from ml_platform.engine.step import StepName, StepRequest
+from ml_platform.graph import processes
+from ml_platform.graph.assets import DAILY_ASSETS, MODEL, asset_key
+from ml_platform.graph.automation import model_config
+from ml_platform.graph.resources import LocalStepRunner
+from ml_platform.product import DayRange, Product, add_months, month_of
+from ml_platform.settings import Settings
+
+_BEFORE_MODELS: tuple[StepName, ...] = ("ards", "mrds", "online_features")
+_AFTER_MODELS: tuple[StepName, ...] = ("predictions", "model_performance")
+ASSETS: tuple[StepName, ...] = (*_BEFORE_MODELS, MODEL, *_AFTER_MODELS)
+
+assert set(ASSETS) == {*DAILY_ASSETS, MODEL}
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One Dagster run of a backfill."""
+
+    assets: tuple[StepName, ...]
+    first: date
+    last: date
+    run_id: str
+    success: bool
+    error: str = ""
+
+
+@dataclass
+class Backfill:
+    """A backfill of one product in this process, on one Spark session.
+
+    ``started`` is told what each run is about to do, ``progress`` what a step says while it works.
+    """
+
+    product: Product
+    settings: Settings
+    instance: dg.DagsterInstance
+    select: Sequence[StepName] = ASSETS
+    force: bool = False
+    started: Callable[[str], None] = lambda _: None
+    progress: Callable[[str], None] = lambda _: None
+    reports: list[RunReport] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        processes.reap(self.instance)
+        self._runner = LocalStepRunner(self.settings, progress=self.progress)
+        definitions = build_definitions(
+            self.settings,
+            products={self.product.name: self.product},
+            resource_overrides={"step_runner": self._runner},
+        )
+        self._job = definitions.resolve_implicit_global_asset_job_def()
+
+    def run(self, days: DayRange) -> list[RunReport]:
+        """Bring every selected asset up to date over ``days``, stage by stage."""
+        before, after = self._selected(_BEFORE_MODELS), self._selected(_AFTER_MODELS)
+        self._stage(before, list(days))
+        if MODEL in self.select:
+            self._stage((MODEL,), self._months(days))
+        self._stage(after, list(days))
+        return self.reports
+
+    def run_with_retraining(self, days: DayRange) -> list[RunReport]:
+        """Replay ``days`` as they would have gone: after each failed evaluation, a retrain if it is due.
+
+        Days are scored again with the model that would have served them then.
+        """
+        self._stage(_BEFORE_MODELS, list(days))
+        for month in _months_of(days):
+            last = min(days.last, add_months(month, 1) - timedelta(days=1))
+            start = max(days.first, month)
+            if month >= self.product.first_month:
+                self._stage((MODEL,), [month])
+            while start <= last:
+                span = DayRange(start, last)
+                self._stage(_AFTER_MODELS, list(span), rescore=True)
+                decision = self._retrain_due(span)
+                if decision is None:
+                    break
+                self.progress(decision.reason)
+                self._stage((MODEL,), [decision.month], as_of=decision.as_of)
+                start = decision.as_of
+        return self.reports
+
+    def _retrain_due(self, days: DayRange) -> Any:
+        from ml_platform.machine_learning import performance, retraining
+        from ml_platform.machine_learning.models import ModelHistory
+        from ml_platform.storage.tables import Tables
+
+        tables = Tables(self.settings.tables_root)
+        rows = performance.evaluations(tables, self.product)
+        attempts = [retraining.Attempt(one.as_of) for one in ModelHistory(tables, self.product).models()]
+        inside = [performance.performance_row(row) for day, row in rows.items() if day in days]
+        return retraining.first_retrain(self.product, inside, attempts)
+
+    def _selected(self, assets: Sequence[StepName]) -> tuple[StepName, ...]:
+        return tuple(asset for asset in assets if asset in self.select)
+
+    def _months(self, days: DayRange) -> list[date]:
+        return [month for month in _months_of(days) if month >= self.product.first_month]
+
+    def _stage(
+        self,
+        assets: Sequence[StepName],
+        days: Sequence[date],
+        *,
+        as_of: date | None = None,
+        rescore: bool = False,
+    ) -> None:
+        """One run over the assets from the first that has something to do."""
+        if not days:
+            return
+        for position, asset in enumerate(assets):
+            request = self._request(asset, days, as_of=as_of, rescore=rescore)
+            if self.force or local.is_pending(self._context(request)):
+                self._launch(tuple(assets[position:]), days, as_of=as_of, rescore=rescore)
+                return
+
+    def _request(self, asset: StepName, days: Sequence[date], **options: Any) -> StepRequest:
+        return StepRequest(step=asset, product=self.product.name, days=tuple(days), run_id="", **options)
+
+    def _context(self, request: StepRequest) -> StepContext:
+        return local.context_for(request, self.product, self.settings, self._runner.session, self.progress)
+
+    def _launch(
+        self, assets: tuple[StepName, ...], days: Sequence[date], *, as_of: date | None, rescore: bool
+    ) -> None:
+        first, last = min(days), max(days)
+        asked = f"as of {as_of}" if as_of else str(DayRange(first, last))
+        self.started(f"{', '.join(assets)}: {asked}")
+        tags = {
+            "dagster/asset_partition_range_start": first.isoformat(),
+            "dagster/asset_partition_range_end": last.isoformat(),
+            "ml_platform/product": self.product.name,
+        }
+        result = self._job.execute_in_process(
+            asset_selection=[asset_key(self.product, asset) for asset in assets],
+            instance=self.instance,
+            tags=tags,
+            run_config=self._run_config(assets, as_of, rescore),
+            raise_on_error=False,
+        )
+        errors = [f"{event.step_key}: {_why(event)}" for event in result.all_events if event.is_step_failure]
+        self.reports.append(RunReport(assets, first, last, result.run_id, result.success, "; ".join(errors)))
+        if not result.success:
+            raise BackfillError(f"{', '.join(assets)} over {asked}: {'; '.join(errors) or 'the run failed'}")
+
+    def _run_config(self, assets: Sequence[StepName], as_of: date | None, rescore: bool) -> dict[str, Any]:
+        ops: dict[str, Any] = {}
+        for asset in assets:
+            name = asset_key(self.product, asset).to_python_identifier()
+            if asset == MODEL:
+                ops |= model_config(self.product, as_of, force=self.force).to_config_dict()["ops"]
+            else:
+                ops[name] = {"config": {"force": self.force}}
+                if asset == "predictions":
+                    ops[name]["config"]["rescore"] = rescore
+        return {"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class BackfillError(Exception):
+    """A run of a backfill failed; what was done before it stays, and the next backfill continues."""
+
+
+def _months_of(days: DayRange) -> Iterator[date]:
+    month = month_of(days.first)
+    while month <= days.last:
+        yield month
+        month = add_months(month, 1)
+
+
+def _why(event: dg.DagsterEvent) -> str:
+    error = event.step_failure_data.error
+    if event.step_failure_data.user_failure_data is not None:
+        return event.step_failure_data.user_failure_data.description or ""
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error else ""
+
+
+def roll_back(product: Product, settings: Settings, *, reason: str, by: str) -> tuple[Any, Any]:
+    """Take the newest promotion back and decide again; returns it and the champion there is now.
+
+    Raises:
+        LookupError: no promotion stands.
+    """
+    from ml_platform.engine.model_step import take_back
+
+    request = StepRequest(step=MODEL, product=product.name, days=(), run_id="rollback")
+    runner = LocalStepRunner(settings)
+    context = local.context_for(request, product, settings, runner.session, lambda _: None)
+    return take_back(context, reason=reason, by=by)

