@@ -142,7 +142,7 @@ def fold(
     """
     decisions: list[Decision] = []
     champion: Candidate | None = None
-    for candidate in sorted(set(candidates), key=lambda one: one.as_of):
+    for candidate in sorted(set(candidates), key=lambda one: (one.as_of, one.fingerprint)):
         if decisions and decisions[-1].as_of == candidate.as_of:
             raise ValueError(
                 f"two candidates as of {candidate.as_of}: {decisions[-1].fingerprint} and "

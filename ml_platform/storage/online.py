@@ -66,12 +66,14 @@ class OnlineStore:
 
     def count(self, product: Product) -> int:
         """How many entities the store knows."""
-        return int(self._scalar(product, sa.func.count()) or 0)
+        table = feature_table(product)
+        with self._engine.connect() as connection:
+            return int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
 
     def newest_day(self, product: Product) -> date | None:
         """The newest event day in the store."""
-        found: date | None = self._scalar(product, sa.func.max(feature_table(product).c[EVENT_DAY]))
-        return found
+        with self._engine.connect() as connection:
+            return connection.scalar(sa.select(sa.func.max(feature_table(product).c[EVENT_DAY])))
 
     def rows(self, product: Product) -> list[dict[str, Any]]:
         """All rows, ordered by entity; for tests and small stores."""
@@ -79,10 +81,6 @@ class OnlineStore:
         with self._engine.connect() as connection:
             query = sa.select(table).order_by(*[table.c[name] for name in product.entity])
             return [dict(row) for row in connection.execute(query).mappings()]
-
-    def _scalar(self, product: Product, what: sa.ColumnElement[Any]) -> Any:
-        with self._engine.connect() as connection:
-            return connection.execute(sa.select(what).select_from(feature_table(product))).scalar()
 
     @contextlib.contextmanager
     def publication(self, product: Product) -> Iterator[Publication]:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from ml_platform import products as products_package
-from ml_platform.machine_learning.metrics import paired_difference, score
+from ml_platform.machine_learning.metrics import paired_difference
 from ml_platform.machine_learning.promotion import Candidate, Comparison, compare, fold, serving
 from ml_platform.product import Product, load_product
 
 FLIGHTS = load_product(Path(products_package.__path__[0]) / "flights.yaml")
 ENTITIES = 300
-BETTER, AS_GOOD, WORSE = 0.5, 2.0, 4.0  # noise; F1 in truth 0.80, 0.70, 0.60
+BETTER, AS_GOOD, WORSE = 0.5, 2.0, 4.0  # noise; F1 in truth 0.80, 0.71, 0.62
 
 
 def contract(metric="f1", **promotion) -> Product:
@@ -69,7 +69,7 @@ def test_a_gate_that_resampled_rows_would_promote_more_as_good_challengers():
         for name, cluster in (("entities", holdout.entity), ("rows", np.arange(len(holdout.label)))):
             difference = paired_difference("f1", holdout.label, *models, cluster, replicates=200)
             better[name] += difference.lower > 0
-    assert better["rows"] > 20 > 2 * better["entities"]
+    assert better["entities"] <= 10 < better["rows"]
 
 
 def test_of_200_clearly_worse_challengers_none_is_promoted():
@@ -94,7 +94,7 @@ def test_a_challenger_that_decides_just_like_the_champion_is_not_superior():
 
 
 def test_an_as_good_challenger_is_mostly_promoted_where_not_worse_is_enough():
-    lenient, strict = contract(rule="non_inferior", margin=0.05), contract(rule="non_inferior", margin=0.001)
+    lenient, strict = contract(rule="non_inferior", margin=0.08), contract(rule="non_inferior", margin=0.001)
     promoted = {"lenient": 0, "strict": 0}
     for seed in range(50):
         holdout = Holdout(seed)

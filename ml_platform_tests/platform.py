@@ -1,0 +1,138 @@
+"""A small platform for tests: a product, its landing folder, and steps that run without Dagster."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ml_platform.engine import local
+from ml_platform.engine.step import StepRequest, StepResult
+from ml_platform.product import Product, parse_product
+from ml_platform.settings import Settings
+from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.tables import Tables
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+D = date.fromisoformat
+
+SHOP: dict[str, Any] = {
+    "name": "shop",
+    "description": "Does a customer buy on the day of a visit?",
+    "start": "2024-01-01",
+    "timezone": "UTC",
+    "source": {
+        "key": ["visit"],
+        "event_day": "day",
+        "label": "bought",
+        "label_delay_days": 1,
+        "columns": {
+            "visit": {"type": "long"},
+            "day": {"type": "date"},
+            "customer": {"type": "string"},
+            "spend": {"type": "double", "nullable": True},
+            "pages": {"type": "integer"},
+            "channel": {"type": "string", "allowed": ["web", "app", "other"], "fill_null": "other"},
+            "bought": {"type": "integer", "allowed": [0, 1], "nullable": True},
+        },
+    },
+    "mrds": {
+        "entity": ["customer"],
+        "order_by": ["visit"],
+        "aggregate": {"spend": "sum", "pages": "max", "channel": "last", "visit": "count", "bought": "last"},
+    },
+    "model": {
+        "features": {"numeric": ["spend", "pages"], "categorical": ["channel"]},
+        "estimator": {"class": "sklearn.linear_model.LogisticRegression", "params": {"random_state": 1}},
+        "training_months": 2,
+        "holdout_days": 20,
+        "minimum_rows": 50,
+        "first_month": "2024-02",
+    },
+    "evaluation": {
+        "metric": "f1",
+        "threshold": 0.6,
+        "window_days": 10,
+        "minimum_rows": 50,
+        "minimum_positives": 10,
+    },
+    "retrain": {"cooldown_days": 7, "training_days": 14},
+    "validation": {"minimum_rows": 1, "not_null": ["customer", "pages", "channel"]},
+}
+
+
+def shop(**changes: Any) -> Product:
+    """The product ``shop``; changes are named by dotted paths with double underscores for dots."""
+    content = copy.deepcopy(SHOP)
+    for path, value in changes.items():
+        *sections, last = path.split("__")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return parse_product(content, "shop.yaml")
+
+
+class Platform:
+    """A product with its settings; runs steps on the session it is given."""
+
+    def __init__(self, settings: Settings, spark: SparkSession, product: Product | None = None) -> None:
+        self.settings = settings
+        self.spark = spark
+        self.product = product or shop()
+        self.tables = Tables(settings.tables_root)
+        self.ledger = Ledger(self.tables, self.product.name)
+        self.sessions_asked_for = 0
+
+    def folder(self, day: str | date) -> Path:
+        folder = self.settings.landing_path / self.product.name / str(day)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def deliver(self, day: str | date, name: str, text: str | bytes) -> Path:
+        """Put a file into a day's delivery."""
+        path = self.folder(day) / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def run(self, step: str, days: str | date | Iterable[date], **options: Any) -> StepResult:
+        """Run one step over days, in this process."""
+        chosen = [days] if isinstance(days, str | date) else list(days)
+        request = StepRequest(
+            step=step,  # type: ignore[arg-type]
+            product=self.product.name,
+            days=tuple(D(day) if isinstance(day, str) else day for day in chosen),
+            run_id=options.pop("run_id", "run-1"),
+            **options,
+        )
+        context = local.context_for(request, self.product, self.settings, self._session, lambda _: None)
+        return local.run_step(context)
+
+    def _session(self) -> SparkSession:
+        self.sessions_asked_for += 1
+        return self.spark
+
+    def rows(self, table: str, order: Sequence[str] = ()) -> pd.DataFrame:
+        """A whole table, in a fixed order."""
+        frame = self.tables.read(self.spark, self.product.name, table).toPandas()
+        by = list(order) or sorted(frame.columns)
+        return frame.sort_values(by, ignore_index=True) if len(frame) else frame
+
+    def fingerprints(self, *assets: str) -> Mapping[tuple[str, date], str | None]:
+        """The fingerprints of every day of some assets."""
+        return {
+            (asset, day): record.fingerprint
+            for asset in assets
+            for day, record in self.ledger.latest(asset).items()
+        }
+
+
+def days(first: str, last: str) -> list[date]:
+    start, end = D(first), D(last)
+    return [start + timedelta(days=n) for n in range((end - start).days + 1)]

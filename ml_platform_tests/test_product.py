@@ -1,0 +1,152 @@
+"""A wrong contract is refused with file, key path and what is accepted; a right one says what follows."""
+
+from __future__ import annotations
+
+import copy
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ml_platform.product import (
+    ContractError,
+    DayRange,
+    Product,
+    add_months,
+    load_product,
+    load_products,
+    parse_product,
+)
+from ml_platform.settings import Settings
+from ml_platform_tests.platform import SHOP, shop
+
+
+def broken(path: str, value: Any, *, delete: bool = False) -> str:
+    """The error of ``shop`` with one value changed."""
+    content = copy.deepcopy(SHOP)
+    *sections, last = path.split(".")
+    place = content
+    for section in sections:
+        place = place[section]
+    if delete:
+        del place[last]
+    else:
+        place[last] = value
+    with pytest.raises(ContractError) as caught:
+        parse_product(content, "shop.yaml")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("colour", "red", ["shop.yaml", "colour", "unknown key", "accepted are name, description"]),
+        ("source.delimeter", ";", ["source.delimeter", "unknown key", "delimiter"]),
+        ("model.estimator.clas", "x", ["model.estimator.clas", "accepted are class, params"]),
+        ("source.columns.pages.typ", "x", ["source.columns.pages.typ", "unknown key", "nullable"]),
+        ("mrds.entity", ["client"], ["mrds.entity", "'client' is not declared", "customer"]),
+        ("source.key", ["id"], ["source", "key names the column 'id'", "declared are visit, day"]),
+        ("mrds.aggregate.channel", "sum", ["mrds.aggregate.channel", "sum needs a number", "first, last"]),
+        ("mrds.aggregate.channel", "mode", ["mrds.aggregate.channel", "'min', 'max', 'sum'"]),
+        ("model.features.numeric", ["bought"], ["model.features.numeric", "'bought' is the label"]),
+        ("model.features.numeric", ["channel"], ["model.features.numeric", "list it under categorical"]),
+        ("model.features.categorical", ["colour"], ["model.features.categorical", "no column of the MRDS"]),
+        ("start", "soon", ["start", "date", "found 'soon'"]),
+        ("end", "2023-12-31", ["end 2023-12-31 lies before start 2024-01-01"]),
+        ("timezone", "Mars/Base", ["timezone", "'Mars/Base' is not a time zone"]),
+        ("model.estimator.class", "sklearn.no.Such", ["model.estimator.class", "can't be imported"]),
+        ("model.estimator.class", "sklearn.svm.LinearSVR", ["no classifier with fit and predict_proba"]),
+        ("model.estimator.params", {"c": 1}, ["model.estimator", "params", "unexpected keyword argument 'c'"]),
+        ("model.first_month", "2024-01", ["model.first_month", "the first possible is 2024-02"]),
+        ("source.columns.bought.type", "string", ["source.columns.bought", "'1'"]),
+        ("source.columns.day.type", "string", ["event day 'day' must be of type date"]),
+        ("source.columns.customer.format", "%Y", ["source.columns.customer", "format is for columns"]),
+        ("source.columns.channel.fill_null", "tv", ["'tv' is not among the allowed"]),
+        ("name", "My Shop", ["name", "lower-case letters"]),
+        ("promotion", {"margin": 0.1}, ["promotion", "non_inferior"]),
+        ("evaluation.metric", "f2", ["evaluation.metric", "'f1'"]),
+    ],
+)
+def test_an_error_names_the_key_and_what_is_accepted(path: str, value: Any, expected: list[str]) -> None:
+    if path == "source.columns.bought.type":
+        expected = expected[:1]
+    message = broken(path, value)
+    for part in expected:
+        assert part in message
+
+
+def test_a_missing_key_is_named() -> None:
+    assert "source.label: this key is required" in broken("source.label", None, delete=True)
+
+
+def test_all_errors_are_told_at_once() -> None:
+    content = copy.deepcopy(SHOP)
+    content["start"], content["evaluation"]["threshold"] = "soon", 7
+    with pytest.raises(ContractError) as caught:
+        parse_product(content, "shop.yaml")
+    assert str(caught.value).count("shop.yaml: ") == 2
+
+
+def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text(yaml.safe_dump(SHOP) + "\nname: other\n")
+    with pytest.raises(ContractError, match="'name' is given twice"):
+        load_product(path)
+
+
+def test_what_is_no_yaml_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text("name: [")
+    with pytest.raises(ContractError, match=r"shop\.yaml: is not valid YAML"):
+        load_product(path)
+
+
+def test_a_broken_contract_takes_no_other_down(tmp_path: Path) -> None:
+    (tmp_path / "shop.yaml").write_text(yaml.safe_dump(SHOP))
+    (tmp_path / "broken.yaml").write_text("name: broken")
+    products, errors = load_products([tmp_path])
+    assert list(products) == ["shop"]
+    assert [path.name for path in errors] == ["broken.yaml"]
+
+
+def test_two_contracts_with_one_name_are_both_refused(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(yaml.safe_dump(SHOP))
+    products, errors = load_products([tmp_path])
+    assert not products
+    assert sorted(path.name for path in errors) == ["a.yaml", "b.yaml"]
+
+
+def test_the_shipped_contracts_are_valid() -> None:
+    products, errors = load_products(Settings().product_folders)
+    assert not errors
+    assert {"customers", "flights"} <= set(products)
+
+
+def test_types_follow_the_aggregation() -> None:
+    product = shop()
+    assert product.mrds_type("visit") == "long"  # a count
+    assert product.mrds_type("spend") == "double"
+    assert product.mrds_type("channel") == "string"
+
+
+def test_the_hash_of_a_section_ignores_the_others() -> None:
+    product, other = shop(), shop(evaluation__threshold=0.5)
+    assert product.hash_of("source", "mrds") == other.hash_of("source", "mrds")
+    assert product.hash_of("evaluation") != other.hash_of("evaluation")
+
+
+def test_the_first_model_has_a_whole_month_before_it() -> None:
+    product: Product = shop(model__first_month=None)
+    assert product.first_month == date(2024, 2, 1)
+    assert shop(model__first_month=None, start="2024-01-02").first_month == date(2024, 3, 1)
+
+
+def test_days_and_months_count_across_years() -> None:
+    assert add_months(date(2024, 1, 31), -1) == date(2023, 12, 1)
+    assert add_months(date(2024, 11, 1), 14) == date(2026, 1, 1)
+    assert len(DayRange(date(2024, 2, 28), date(2024, 3, 1))) == 3
+    with pytest.raises(ValueError, match="lies before"):
+        DayRange(date(2024, 1, 2), date(2024, 1, 1))
