@@ -20,7 +20,6 @@ from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepName, StepRequest
 from ml_platform.graph import processes
 from ml_platform.graph.assets import DAILY_ASSETS, MODEL, asset_key
-from ml_platform.graph.automation import model_config
 from ml_platform.graph.resources import LocalStepRunner
 from ml_platform.product import DayRange, Product, add_months, month_of
 from ml_platform.settings import Settings
@@ -169,7 +168,8 @@ class Backfill:
         for asset in assets:
             name = asset_key(self.product, asset).to_python_identifier()
             if asset == MODEL:
-                ops |= model_config(self.product, as_of, force=self.force).to_config_dict()["ops"]
+                values = {"force": self.force, "as_of": as_of.isoformat() if as_of else None}
+                ops[name] = {"config": values}
             else:
                 ops[name] = {"config": {"force": self.force}}
                 if asset == "predictions":

@@ -258,8 +258,10 @@ def ui(
     workspace = PACKAGE.parent / "workspace.yaml"
     commands = [
         ["dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", str(workspace)],
-        ["mlflow", "server", "--backend-store-uri", settings.tracking_uri, "--host", "127.0.0.1"]
-        + ["--port", str(mlflow_port)],
+        [
+            *("mlflow", "server", "--backend-store-uri", settings.tracking_uri),
+            *("--host", "127.0.0.1", "--port", str(mlflow_port)),
+        ],
     ]
     console.print(f"Dagster is opening on {here}, MLflow on {there}; stop both with Ctrl-C")
     folder = Path(sys.executable).parent

@@ -58,7 +58,7 @@ def broken(path: str, value: Any, *, delete: bool = False) -> str:
         ("timezone", "Mars/Base", ["timezone", "'Mars/Base' is not a time zone"]),
         ("model.estimator.class", "sklearn.no.Such", ["model.estimator.class", "can't be imported"]),
         ("model.estimator.class", "sklearn.svm.LinearSVR", ["no classifier with fit and predict_proba"]),
-        ("model.estimator.params", {"c": 1}, ["model.estimator", "params", "unexpected keyword argument 'c'"]),
+        ("model.estimator.params", {"c": 1}, ["model.estimator", "params", "argument 'c'"]),
         ("model.first_month", "2024-01", ["model.first_month", "the first possible is 2024-02"]),
         ("source.columns.bought.type", "string", ["source.columns.bought", "'1'"]),
         ("source.columns.day.type", "string", ["event day 'day' must be of type date"]),

@@ -4,8 +4,6 @@ An asset takes the whole range of its run at once; what became of each day comes
 result and is reported by :mod:`.report`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta

@@ -4,8 +4,6 @@ All of it is off until it is switched on in the UI. Ticks read names, small tabl
 none starts Spark.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +79,7 @@ class Seen:
     stamps: Mapping[date, str]
 
     @classmethod
-    def read(cls, cursor: str | None) -> Seen:
+    def read(cls, cursor: str | None) -> "Seen":
         if not cursor:
             return cls(None, None, {})
         values = json.loads(cursor)

@@ -36,7 +36,8 @@ class Slice:
 
     def collect(self) -> pd.DataFrame:
         """The rows that were taken, through Arrow; at most the bound the slice was made with."""
-        return self.rows.toPandas()
+        frame: pd.DataFrame = self.rows.toPandas()
+        return frame
 
 
 def entity_hash(product: Product, purpose: str, parts: int) -> Column:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from pyspark.sql import DataFrame, SparkSession
@@ -127,7 +127,7 @@ def score(product: Product, mrds: DataFrame, serving: Mapping[date, ServingModel
     def predict(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for frame in frames:
             for day, rows in frame.groupby(EVENT_DAY, sort=False):
-                model = models[day]
+                model = models[cast("date", day)]
                 probability = probabilities(model.pipeline, product, rows).round(PROBABILITY_DECIMALS)
                 yield rows[[name for name in columns(product) if name in rows]].assign(
                     probability=probability,
@@ -143,7 +143,7 @@ def score(product: Product, mrds: DataFrame, serving: Mapping[date, ServingModel
     kept = StructType([rows.schema[name] for name in columns(product) if name in rows.columns])
     schema = (
         kept.add("probability", "double")
-        .add("decision", "int")
+        .add("decision", "integer")
         .add("threshold", "double")
         .add("model_name", "string")
         .add("model_version", "string")

@@ -1,8 +1,8 @@
 """From labelled rows to a fitted model: the pipeline, the decision threshold, and the probabilities it gives.
 
 Everything here is a pure function of a product and a pandas frame; the same rows in any order give the
-same model. Which rows a model may learn from is decided in :mod:`.asof`, where it is kept in
-:mod:`.registry`. Spark, MLflow and dates of today do not belong here.
+same model. Which rows a model may learn from is decided in :mod:`.asof`; :mod:`.registry` keeps the model.
+Spark and MLflow do not belong here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ml_platform.product import EVENT_DAY, Metric, Product
 
 THRESHOLD_DECIMALS = 6
-UNKNOWN = "(missing)"
+MISSING = "(missing)"
 """The category that stands for a missing one."""
 
 Floats = NDArray[np.float64]
@@ -77,8 +77,8 @@ def train(product: Product, frame: pd.DataFrame) -> TrainedModel:
         rows=len(rows),
         positives=int(label.sum()),
         days=rows[EVENT_DAY].nunique(),
-        first_day=rows[EVENT_DAY].iloc[0],
-        last_day=rows[EVENT_DAY].iloc[-1],
+        first_day=pd.Timestamp(rows[EVENT_DAY].iloc[0]).date(),
+        last_day=pd.Timestamp(rows[EVENT_DAY].iloc[-1]).date(),
         example=features.head(5),
     )
 
@@ -94,7 +94,7 @@ def build_pipeline(product: Product) -> Any:
     """The unfitted scikit-learn pipeline: feature extraction and the contract's estimator.
 
     It takes a :func:`feature_frame`. Missing numbers become the median, missing categories one of their
-    own, and a category that training didn't see counts as none.
+    own, and a category that training didn't see counts as none. An estimator without a seed gets one.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
@@ -102,15 +102,14 @@ def build_pipeline(product: Product) -> Any:
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     features, estimator = product.model.features, product.model.estimator.build()
-    numeric = Pipeline(
-        [("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]
+    if estimator.get_params().get("random_state", 0) is None:
+        estimator.set_params(random_state=0)
+    median = SimpleImputer(strategy="median", keep_empty_features=True)
+    constant = SimpleImputer(
+        missing_values=None, strategy="constant", fill_value=MISSING, keep_empty_features=True
     )
-    categorical = Pipeline(
-        [
-            ("impute", SimpleImputer(missing_values=None, strategy="constant", fill_value=UNKNOWN)),
-            ("encode", OneHotEncoder(handle_unknown="ignore")),
-        ]
-    )
+    numeric = Pipeline([("impute", median), ("scale", StandardScaler())])
+    categorical = Pipeline([("impute", constant), ("encode", OneHotEncoder(handle_unknown="ignore"))])
     kinds = [
         ("numeric", numeric, list(features.numeric)),
         ("categorical", categorical, list(features.categorical)),
@@ -128,7 +127,7 @@ def feature_frame(product: Product, frame: pd.DataFrame) -> pd.DataFrame:
     Numbers are float64, NaN where missing or infinite; categories are strings, None where missing.
     """
     features = product.model.features
-    columns = {name: _numbers(frame[name]) for name in features.numeric}
+    columns: dict[str, Any] = {name: _numbers(frame[name]) for name in features.numeric}
     columns |= {name: _categories(frame[name], product.mrds_type(name)) for name in features.categorical}
     return pd.DataFrame(columns, index=frame.index)
 

@@ -73,7 +73,9 @@ class OnlineStore:
     def newest_day(self, product: Product) -> date | None:
         """The newest event day in the store."""
         with self._engine.connect() as connection:
-            return connection.scalar(sa.select(sa.func.max(feature_table(product).c[EVENT_DAY])))
+            newest = sa.select(sa.func.max(feature_table(product).c[EVENT_DAY]))
+            found: date | None = connection.scalar(newest)
+            return found
 
     def rows(self, product: Product) -> list[dict[str, Any]]:
         """All rows, ordered by entity; for tests and small stores."""

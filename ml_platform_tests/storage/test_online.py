@@ -67,10 +67,15 @@ def test_an_entity_that_left_its_day_is_withdrawn(store: OnlineStore) -> None:
 def test_a_publication_that_fails_leaves_nothing(store: OnlineStore) -> None:
     product = shop()
     publish(store, product, [row("a", MONDAY, 1.0)])
-    with pytest.raises(RuntimeError, match="cut"), store.publication(product) as publication:
-        publication.stage([row("a", TUESDAY, 9.0)], 1)
-        publication.merge()
-        raise RuntimeError("cut")
+
+    def publish_half() -> None:
+        with store.publication(product) as publication:
+            publication.stage([row("a", TUESDAY, 9.0)], 1)
+            publication.merge()
+            raise RuntimeError("cut")
+
+    with pytest.raises(RuntimeError, match="cut"):
+        publish_half()
     assert store.newest_day(product) == MONDAY
 
 

@@ -1,0 +1,450 @@
+"""Where models are kept: MLflow runs, model versions, and the alias of the champion.
+
+Every trained model is one MLflow run and one version of the registered model that bears the product's
+name. A version is found again by its training fingerprint; numbers and run ids are labels that MLflow
+gives. Fitting and comparing models do not belong here. Importing this module does not import MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from ml_platform.machine_learning import metrics
+from ml_platform.machine_learning.promotion import CHAMPION
+from ml_platform.machine_learning.training import Floats, Integers, TrainedModel, probabilities
+from ml_platform.product import Product
+
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
+
+# dagster-mlflow resumes the run of the experiment that carries this tag, so only its own run may.
+_PARENT_TAG = "dagster_run_id"
+_CHILD_TAG = "dagster.run_id"
+_MODEL_FILE = "model.skops"
+_FINGERPRINT, _THRESHOLD = "fingerprint", "threshold"
+
+
+class RegistryError(Exception):
+    """A model can't be kept or loaded; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class DataUsed:
+    """The rows a model was trained on, and where they are.
+
+    The days are those asked for; ``rows`` of the ``rows_available`` labelled ones were taken.
+    """
+
+    delta_version: str
+    first_day: date
+    last_day: date
+    rows: int
+    rows_available: int
+    table_path: str
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A model version, and the MLflow run that made it."""
+
+    version: str
+    run_id: str
+    model_uri: str
+    fingerprint: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model version, ready to score."""
+
+    pipeline: Any
+    threshold: float
+    fingerprint: str
+
+
+class Registry:
+    """The models of all products in one MLflow tracking store and registry."""
+
+    def __init__(self, tracking_uri: str, registry_uri: str | None = None) -> None:
+        self._tracking_uri = tracking_uri
+        self._registry_uri = registry_uri or tracking_uri
+
+    def prepare(self, product: str | None = None) -> None:
+        """Create or upgrade a local store, and create the product's experiment. Cheap when done before."""
+        client = self._client()
+        if product is not None:
+            self._experiment(client, product)
+
+    def find(self, product: Product, fingerprint: str) -> RegisteredModel | None:
+        """The newest version with this training fingerprint."""
+        found = self._client().search_model_versions(
+            f"name = '{product.name}' and tags.{_FINGERPRINT} = '{fingerprint}'"
+        )
+        return max(map(_registered, found), key=lambda model: int(model.version), default=None)
+
+    def log(
+        self,
+        product: Product,
+        trained: TrainedModel,
+        *,
+        as_of: date,
+        fingerprint: str,
+        holdout: pd.DataFrame | None,
+        data: DataUsed,
+        tags: Mapping[str, str],
+        parent_run_id: str | None = None,
+    ) -> RegisteredModel:
+        """Log a model in a run of its own, nested under the parent, and register it.
+
+        The version is made last: what is registered is complete. The run ends FINISHED, or FAILED if
+        anything raises.
+
+        Args:
+            holdout: labelled rows of held-out entities, for metrics and plots.
+            tags: ``partition``, ``dagster_run_id``, ``code_version`` and whatever else names the origin.
+        """
+        client = self._client()
+        mlflow = _mlflow()
+        # Logging a model works with the process's tracking store only; dagster-mlflow sets it as well.
+        mlflow.set_tracking_uri(self._tracking_uri)
+        mlflow.set_registry_uri(self._registry_uri)
+        facts = {
+            "product": product.name,
+            "partition": f"{as_of:%Y-%m}",
+            "as_of": str(as_of),
+            "trained_through": str(trained.last_day),
+            _FINGERPRINT: fingerprint,
+            _THRESHOLD: repr(trained.threshold),
+            **tags,
+        }
+        with mlflow.start_run(
+            experiment_id=self._experiment(client, product.name),
+            run_name=f"{product.name} as of {as_of}",
+            nested=True,
+            parent_run_id=parent_run_id,
+            tags={_CHILD_TAG if name == _PARENT_TAG else name: value for name, value in facts.items()},
+        ) as run:
+            mlflow.log_params(_params(product, trained, data))
+            mlflow.log_input(
+                _dataset(product, data, fingerprint), context="training", tags=_days_and_rows(data)
+            )
+            model = _log_model(trained, facts)
+            figures: dict[str, float] = {
+                "training_rows": trained.rows,
+                "training_positives": trained.positives,
+            }
+            if holdout is not None:
+                probability = probabilities(trained.pipeline, product, holdout)
+                label = holdout[product.label].to_numpy(dtype=np.int64)
+                figures |= _holdout_metrics(product, trained.threshold, label, probability)
+                for name, figure in _plots(trained.threshold, label, probability).items():
+                    mlflow.log_figure(figure, f"plots/{name}.png")
+            mlflow.log_metrics(figures, model_id=model.model_id)
+            version = self._register(client, product, model, run.info.run_id, facts)
+        return _registered(version)
+
+    def load(self, product: Product, version: str) -> LoadedModel:
+        """A version's pipeline and threshold; kept in memory once loaded.
+
+        Raises:
+            RegistryError: the version wasn't registered by :meth:`log`, or its file holds more than
+                scikit-learn's and numpy's own types.
+        """
+        client = self._client()
+        found = client.get_model_version(product.name, version)
+        if not {_FINGERPRINT, _THRESHOLD} <= found.tags.keys():
+            raise RegistryError(
+                f"version {version} of {product.name} wasn't registered by this platform: it has no tags "
+                f"{_FINGERPRINT} and {_THRESHOLD}. Materialize {product.name}/model instead."
+            )
+        place = client.get_model_version_download_uri(product.name, version)
+        return LoadedModel(
+            pipeline=_read_pipeline(self._tracking_uri, f"{place}/{_MODEL_FILE}"),
+            threshold=float(found.tags[_THRESHOLD]),
+            fingerprint=found.tags[_FINGERPRINT],
+        )
+
+    def set_champion(self, product: Product, version: str | None) -> None:
+        """Point the alias ``champion`` at a version, or take it away."""
+        client = self._client()
+        if version is not None:
+            client.set_registered_model_alias(product.name, CHAMPION, version)
+        elif client.search_registered_models(f"name = '{product.name}'"):
+            client.delete_registered_model_alias(product.name, CHAMPION)
+
+    def run_url(self, ui_url: str, run_id: str) -> str:
+        """Where MLflow's UI shows a run."""
+        experiment = self._client().get_run(run_id).info.experiment_id
+        return f"{ui_url.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+
+    def _client(self) -> Any:
+        return _prepared_client(self._tracking_uri, self._registry_uri)
+
+    def _experiment(self, client: Any, name: str) -> str:
+        """The id of a product's experiment, which is created if need be."""
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            database = _sqlite_file(self._tracking_uri)
+            artifacts = database and (database.parent / "artifacts" / name).as_uri()
+            try:
+                return str(client.create_experiment(name, artifact_location=artifacts))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+                    raise
+                found = client.get_experiment_by_name(name)
+        return str(found.experiment_id)
+
+    def _register(
+        self, client: Any, product: Product, model: Any, run_id: str, tags: Mapping[str, str]
+    ) -> Any:
+        # mlflow.register_model does the same, but prints two lines for every model.
+        from mlflow.exceptions import MlflowException
+        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+        try:
+            client.create_registered_model(product.name, description=product.description)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
+                raise
+        version = client.create_model_version(
+            product.name, model.model_uri, run_id=run_id, tags=dict(tags), model_id=model.model_id
+        )
+        link = json.dumps([{"name": version.name, "version": version.version}])
+        client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: link})
+        return version
+
+
+def _registered(version: Any) -> RegisteredModel:
+    return RegisteredModel(
+        version=str(version.version),
+        run_id=version.run_id,
+        model_uri=f"models:/{version.name}/{version.version}",
+        fingerprint=version.tags[_FINGERPRINT],
+        threshold=float(version.tags[_THRESHOLD]),
+    )
+
+
+# -- the store -------------------------------------------------------------------------------------
+
+
+def _mlflow() -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    return import_module("mlflow")
+
+
+@lru_cache(maxsize=16)
+def _prepared_client(tracking_uri: str, registry_uri: str) -> Any:
+    """A client of stores that exist and have this MLflow's tables."""
+    mlflow = _mlflow()
+    for uri in {tracking_uri, registry_uri}:
+        database = _sqlite_file(uri)
+        if database is not None:
+            _prepare_sqlite(uri, database)
+    return mlflow.MlflowClient(tracking_uri, registry_uri)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store; None for any other store."""
+    from sqlalchemy.engine import make_url
+
+    if not uri.startswith("sqlite:"):
+        return None
+    name = make_url(uri).database
+    return Path(name).absolute() if name and name != ":memory:" else None
+
+
+def _prepare_sqlite(uri: str, database: Path) -> None:
+    """Create or upgrade the tables, by one process at a time: MLflow's migrations have no lock."""
+    from mlflow.db import upgrade
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    with FileLock(f"{database}.lock"):
+        upgrade.callback(uri)  # the command `mlflow db upgrade`
+        connection = sqlite3.connect(database, timeout=60)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        finally:
+            connection.close()
+
+
+# -- the pipeline's file ---------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=32)
+def _read_pipeline(tracking_uri: str, file_uri: str) -> Any:
+    import skops.io
+
+    mlflow = _mlflow()
+    with TemporaryDirectory(prefix="ml-platform-") as folder:
+        file = mlflow.artifacts.download_artifacts(
+            artifact_uri=file_uri, dst_path=folder, tracking_uri=tracking_uri
+        )
+        return skops.io.load(file, trusted=_trusted(skops.io.get_untrusted_types(file=file), file_uri))
+
+
+def _trusted(types: list[str], origin: str) -> list[str]:
+    """Of the types that skops doesn't know, those that a scikit-learn pipeline may hold: all, or it fails.
+
+    MLflow's own loader would trust whatever types the model's own files name.
+    """
+    wrong = [name for name in types if name != "numpy.dtype" and not _is_sklearn_class(name)]
+    if wrong:
+        raise RegistryError(
+            f"{origin} holds {', '.join(wrong)}; accepted are only classes of scikit-learn and numpy"
+        )
+    return types
+
+
+def _is_sklearn_class(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    if module.partition(".")[0] != "sklearn":
+        return False
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except ImportError:
+        return False
+    # What sklearn's modules have imported from elsewhere doesn't count.
+    return isinstance(found, type) and found.__module__.partition(".")[0] == "sklearn"
+
+
+# -- what a run shows ------------------------------------------------------------------------------
+
+
+def _log_model(trained: TrainedModel, facts: Mapping[str, str]) -> Any:
+    import skops.io
+    from mlflow import sklearn
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+
+    inputs = [
+        ColSpec("double" if dtype.kind == "f" else "string", name, required=False)
+        for name, dtype in trained.example.dtypes.items()
+    ]
+    # One column per class; the second is the probability of 1.
+    outputs = [TensorSpec(np.dtype("float64"), (-1, 2))]
+    unknown = skops.io.get_untrusted_types(data=skops.io.dumps(trained.pipeline))
+    return sklearn.log_model(
+        trained.pipeline,
+        name="model",
+        serialization_format=sklearn.SERIALIZATION_FORMAT_SKOPS,
+        skops_trusted_types=_trusted(unknown, "the pipeline"),
+        pyfunc_predict_fn="predict_proba",
+        signature=ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs)),
+        input_example=trained.example,
+        pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
+        tags=dict(facts),
+    )
+
+
+def _params(product: Product, trained: TrainedModel, data: DataUsed) -> dict[str, Any]:
+    model = product.model
+    estimator = trained.pipeline.named_steps["estimator"].get_params(deep=False)
+    return {
+        "estimator": model.estimator.class_,
+        **{f"estimator.{name}": value for name, value in estimator.items()},
+        "numeric_features": ", ".join(model.features.numeric),
+        "categorical_features": ", ".join(model.features.categorical),
+        "first_day": data.first_day,
+        "last_day": data.last_day,
+        "training_days": trained.days,
+        "decision_threshold": trained.threshold,
+        "decision_threshold_rule": "tuned" if model.decision_threshold == "tuned" else "fixed",
+    }
+
+
+def _dataset(product: Product, data: DataUsed, fingerprint: str) -> Any:
+    from mlflow.data.delta_dataset_source import DeltaDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    # The version is a string, since MLflow drops the integer 0.
+    source = DeltaDatasetSource(path=data.table_path, delta_table_version=data.delta_version)
+    return MetaDataset(source, name=f"{product.name}/mrds", digest=fingerprint[:32])
+
+
+def _days_and_rows(data: DataUsed) -> dict[str, str]:
+    return {
+        "delta_version": data.delta_version,
+        "first_day": str(data.first_day),
+        "last_day": str(data.last_day),
+        "rows": str(data.rows),
+        "rows_available": str(data.rows_available),
+    }
+
+
+def _holdout_metrics(
+    product: Product, threshold: float, label: Integers, probability: Floats
+) -> dict[str, float]:
+    decision = probability >= threshold
+    metric = product.evaluation.metric
+    figures = metrics.summary(label, probability, decision)
+    figures[metric] = metrics.score(metric, label, probability, decision)
+    return {f"holdout_{name}": value for name, value in figures.items() if value is not None}
+
+
+def _plots(threshold: float, label: Integers, probability: Floats) -> dict[str, Any]:
+    """Matplotlib figures, drawn without pyplot: it costs a second, and keeps every figure it made."""
+    return {
+        "confusion_matrix": _confusion_matrix(threshold, label, probability),
+        "calibration": _calibration(label, probability),
+    }
+
+
+def _confusion_matrix(threshold: float, label: Integers, probability: Floats) -> Any:
+    from matplotlib.figure import Figure
+
+    counts = np.bincount(2 * label + (probability >= threshold), minlength=4).reshape(2, 2)
+    figure = Figure(figsize=(4.5, 4), dpi=90, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues")
+    for (row, column), count in np.ndenumerate(counts):
+        dark = count > counts.max() / 2
+        axes.text(column, row, f"{count:,}", ha="center", va="center", color="white" if dark else "black")
+    axes.set(
+        title=f"Held-out entities, decided at {threshold:.3f}",
+        xlabel="predicted",
+        ylabel="actual",
+        xticks=[0, 1],
+        yticks=[0, 1],
+    )
+    return figure
+
+
+def _calibration(label: Integers, probability: Floats) -> Any:
+    """Share of positives against mean probability, in ten bins of equally many rows."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4), dpi=90, layout="constrained")
+    axes = figure.subplots()
+    order = np.argsort(probability, kind="stable")
+    bins = [rows for rows in np.array_split(order, 10) if len(rows)]
+    axes.plot([0, 1], [0, 1], "--", color="grey", label="perfect")
+    axes.plot([probability[b].mean() for b in bins], [label[b].mean() for b in bins], "o-", label="model")
+    axes.set(
+        title="Calibration on held-out entities",
+        xlabel="mean probability",
+        ylabel="share of positives",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
+    axes.legend(loc="upper left")
+    return figure

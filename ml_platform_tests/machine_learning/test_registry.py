@@ -1,0 +1,339 @@
+import os
+import sqlite3
+import subprocess
+import sys
+import uuid
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from ml_platform.machine_learning import registry as module
+from ml_platform.machine_learning.registry import DataUsed, Registry, RegistryError
+from ml_platform.machine_learning.training import probabilities, train
+from ml_platform_tests.machine_learning.test_training import FLIGHTS, contract, labelled_rows
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+AS_OF = date(2013, 2, 1)
+DATA = DataUsed("0", date(2013, 1, 1), date(2013, 1, 31), 1200, 1300, "/tables/flights/mrds")
+HOLDOUT = labelled_rows(aircraft=30, days=10, seed=9)
+
+
+class Untrusted:
+    """Stands for any class that is neither scikit-learn's nor numpy's."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture(scope="module")
+def registry(folder):
+    found = Registry(f"sqlite:///{folder}/mlflow.db")
+    found.prepare(FLIGHTS.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def client(registry):
+    import mlflow
+
+    return mlflow.MlflowClient(registry._tracking_uri)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train(FLIGHTS, labelled_rows())
+
+
+@pytest.fixture(scope="module")
+def logged(registry, trained):
+    """One model, logged with all there is to log."""
+    return log(registry, trained, fingerprint="the fingerprint")
+
+
+def log(registry, trained, product=FLIGHTS, **changes):
+    arguments = {
+        "as_of": AS_OF,
+        "fingerprint": uuid.uuid4().hex,
+        "holdout": HOLDOUT,
+        "data": DATA,
+        "tags": {"partition": "2013-02", "dagster_run_id": "run-1", "code_version": "1"},
+    }
+    return registry.log(product, trained, **arguments | changes)
+
+
+def artifacts(client, model):
+    return [path for place in places(client, model) for path in place.rglob("*") if path.is_file()]
+
+
+def places(client, model):
+    """Where a run and its model have their files."""
+    run = client.get_run(model.run_id)
+    place = client.get_model_version_download_uri(FLIGHTS.name, model.version)
+    return [Path(uri.removeprefix("file://")) for uri in (run.info.artifact_uri, place)]
+
+
+# -- what is logged --------------------------------------------------------------------------------
+
+
+def test_the_holdouts_metrics_are_logged(client, trained, logged):
+    found = client.get_run(logged.run_id).data.metrics
+    label = HOLDOUT["late"]
+    probability = probabilities(trained.pipeline, FLIGHTS, HOLDOUT)
+    assert found["holdout_f1"] == pytest.approx(f1_score(label, probability >= trained.threshold))
+    assert found["holdout_roc_auc"] == pytest.approx(roc_auc_score(label, probability))
+    assert found["holdout_average_precision"] == pytest.approx(average_precision_score(label, probability))
+    assert found["holdout_brier_score"] == pytest.approx(np.mean((probability - label) ** 2))
+    assert found["training_rows"] == 1200
+    assert {"holdout_precision", "holdout_recall", "holdout_log_loss"} <= found.keys()
+
+
+def test_the_contracts_metric_is_logged_whatever_it_is(registry, client, trained):
+    model = log(registry, trained, contract(metric="balanced_accuracy"))
+    assert "holdout_balanced_accuracy" in client.get_run(model.run_id).data.metrics
+
+
+def test_parameters_and_tags_are_logged(client, trained, logged):
+    run = client.get_run(logged.run_id).data
+    assert run.params["estimator"] == "sklearn.linear_model.LogisticRegression"
+    assert run.params["estimator.max_iter"] == "200"
+    assert run.params["numeric_features"] == "dep_delay, hour, distance"
+    assert run.params["decision_threshold"] == str(trained.threshold)
+    version = client.get_model_version(FLIGHTS.name, logged.version)
+    assert version.tags == {
+        "product": "flights",
+        "partition": "2013-02",
+        "as_of": "2013-02-01",
+        "trained_through": "2013-01-20",
+        "fingerprint": "the fingerprint",
+        "threshold": str(trained.threshold),
+        "dagster_run_id": "run-1",
+        "code_version": "1",
+    }
+    assert version.run_id == logged.run_id
+    assert run.tags["as_of"] == "2013-02-01"
+
+
+def test_dagster_mlflow_does_not_take_a_models_run_for_its_own(client, logged):
+    # It resumes the newest run of the experiment with the tag `dagster_run_id`.
+    experiment = client.get_experiment_by_name(FLIGHTS.name).experiment_id
+    assert not client.search_runs([experiment], "tags.dagster_run_id = 'run-1'")
+    assert client.get_run(logged.run_id).data.tags["dagster.run_id"] == "run-1"
+
+
+def test_the_data_is_a_dataset_input_with_version_and_days(client, logged):
+    (found,) = client.get_run(logged.run_id).inputs.dataset_inputs
+    assert found.dataset.name == "flights/mrds"
+    assert found.dataset.source == '{"path": "/tables/flights/mrds", "delta_table_version": "0"}'
+    tags = {tag.key: tag.value for tag in found.tags}
+    assert (tags["first_day"], tags["last_day"]) == ("2013-01-01", "2013-01-31")
+    assert (tags["rows"], tags["rows_available"]) == ("1200", "1300")
+
+
+def test_plots_are_logged_and_nothing_is_pickled(client, logged):
+    files = {path.name for path in artifacts(client, logged)}
+    assert {"confusion_matrix.png", "calibration.png", "model.skops", "input_example.json"} <= files
+    assert not [name for name in files if name.endswith((".pkl", ".pickle", ".joblib"))]
+
+
+def test_requirements_are_pinned(client, logged):
+    (file,) = (path for path in artifacts(client, logged) if path.name == "requirements.txt")
+    lines = file.read_text().split()
+    assert {line.partition("==")[0] for line in lines} >= {"scikit-learn", "skops", "numpy", "pandas"}
+    assert all("==" in line for line in lines)
+
+
+def test_artifacts_lie_beside_the_store(folder, client, logged):
+    assert all(place.is_relative_to(folder / "artifacts" / "flights") for place in places(client, logged))
+
+
+def test_the_models_own_prediction_is_the_probability(registry, trained, logged):
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(logged.model_uri)
+    example = trained.example.assign(carrier=None, dep_delay=np.nan)
+    scored = np.asarray(model.predict(example))
+    np.testing.assert_array_equal(scored[:, 1], probabilities(trained.pipeline, FLIGHTS, example))
+    assert [column.required for column in model.metadata.signature.inputs.inputs] == [False] * 5
+    assert model.metadata.signature.outputs.inputs[0].shape == (-1, 2)
+
+
+def test_a_model_without_a_holdout_is_logged_without_its_metrics(registry, client, trained):
+    model = log(registry, trained, holdout=None)
+    found = client.get_run(model.run_id).data.metrics
+    assert found.keys() == {"training_rows", "training_positives"}
+
+
+def test_a_holdout_of_one_class_has_the_metrics_that_exist(registry, client, trained):
+    model = log(registry, trained, holdout=HOLDOUT.assign(late=0))
+    found = client.get_run(model.run_id).data.metrics
+    assert "holdout_log_loss" in found
+    assert "holdout_f1" not in found
+
+
+def test_the_holdout_does_not_touch_the_threshold(registry, trained):
+    without = log(registry, trained, holdout=None)
+    with_inverted = log(registry, trained, holdout=HOLDOUT.assign(late=1 - HOLDOUT["late"]))
+    assert without.threshold == with_inverted.threshold == trained.threshold
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_a_model_is_a_finished_run_nested_under_the_parent(registry, client, trained, active):
+    """The parent may be this process's active run, or another process's."""
+    import mlflow
+
+    mlflow.set_tracking_uri(registry._tracking_uri)
+    experiment = client.get_experiment_by_name(FLIGHTS.name).experiment_id
+    parent = client.create_run(experiment).info.run_id
+    if active:
+        mlflow.set_experiment(FLIGHTS.name)
+        mlflow.start_run(parent)
+    try:
+        model = log(registry, trained, parent_run_id=parent)
+        assert (mlflow.active_run() is not None) == active
+    finally:
+        mlflow.end_run()
+    run = client.get_run(model.run_id)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.info.status == "FINISHED"
+
+
+def test_a_run_that_raises_ends_failed_and_registers_nothing(registry, client, trained, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no plots today")
+
+    monkeypatch.setattr(module, "_plots", broken)
+    with pytest.raises(RuntimeError, match="no plots today"):
+        log(registry, trained, fingerprint="broken")
+    assert registry.find(FLIGHTS, "broken") is None
+    experiment = client.get_experiment_by_name(FLIGHTS.name).experiment_id
+    (run,) = client.search_runs([experiment], "tags.fingerprint = 'broken'")
+    assert run.info.status == "FAILED"
+
+
+def test_a_link_opens_the_run(registry, client, logged):
+    experiment = client.get_run(logged.run_id).info.experiment_id
+    expected = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{logged.run_id}"
+    assert registry.run_url("http://127.0.0.1:5000/", logged.run_id) == expected
+
+
+# -- finding and loading ---------------------------------------------------------------------------
+
+
+def test_a_model_is_found_by_its_fingerprint(registry, logged):
+    assert registry.find(FLIGHTS, "the fingerprint") == logged
+    assert registry.find(FLIGHTS, "another") is None
+
+
+def test_nothing_is_found_of_a_product_without_models(registry):
+    assert registry.find(FLIGHTS.model_copy(update={"name": "unheard_of"}), "the fingerprint") is None
+
+
+def test_of_equal_fingerprints_the_newest_version_is_found(registry, trained):
+    versions = [log(registry, trained, fingerprint="twice").version for _ in range(2)]
+    found = registry.find(FLIGHTS, "twice")
+    assert found is not None
+    assert found.version == max(versions, key=int)
+
+
+def test_a_loaded_model_scores_as_the_trained_one(registry, trained, logged):
+    loaded = registry.load(FLIGHTS, logged.version)
+    assert (loaded.threshold, loaded.fingerprint) == (trained.threshold, "the fingerprint")
+    np.testing.assert_array_equal(
+        probabilities(loaded.pipeline, FLIGHTS, HOLDOUT), probabilities(trained.pipeline, FLIGHTS, HOLDOUT)
+    )
+    assert registry.load(FLIGHTS, logged.version).pipeline is loaded.pipeline
+
+
+@pytest.mark.parametrize(
+    ("class_", "params"),
+    [
+        ("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}),
+        ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 5}),
+    ],
+)
+def test_trees_can_be_kept_as_well(registry, class_, params):
+    product = contract(class_, params)
+    rows = labelled_rows(aircraft=20, days=10)
+    model = train(product, rows)
+    loaded = registry.load(product, log(registry, model, product).version)
+    np.testing.assert_array_equal(
+        probabilities(loaded.pipeline, product, rows), probabilities(model.pipeline, product, rows)
+    )
+
+
+def test_a_file_with_foreign_types_is_not_loaded(registry, client, trained):
+    model = log(registry, trained)
+    (file,) = (path for path in artifacts(client, model) if path.name == "model.skops")
+    skops.io.dump([trained.pipeline, Untrusted()], file)
+    with pytest.raises(RegistryError, match="Untrusted; accepted are only classes of scikit-learn"):
+        registry.load(FLIGHTS, model.version)
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        ("sklearn.tree._tree.Tree", True),
+        ("sklearn.utils._testing.check_output", False),  # a function, and subprocess's
+        ("sklearn.no_such_module.Tree", False),
+        ("sklearn.tree._tree.NoSuchClass", False),
+        ("os.system", False),
+        ("sklearnx.Model", False),
+    ],
+)
+def test_only_scikit_learns_own_classes_are_trusted(name, accepted):
+    assert module._is_sklearn_class(name) == accepted
+
+
+def test_a_version_from_elsewhere_is_named(registry, client, logged):
+    source = client.get_model_version(FLIGHTS.name, logged.version).source
+    stranger = client.create_model_version(FLIGHTS.name, source)
+    with pytest.raises(RegistryError, match=f"version {stranger.version} of flights"):
+        registry.load(FLIGHTS, str(stranger.version))
+
+
+# -- the champion ----------------------------------------------------------------------------------
+
+
+def test_the_alias_moves_and_goes(registry, client, trained):
+    first, second = log(registry, trained), log(registry, trained)
+    for model in (first, second):
+        registry.set_champion(FLIGHTS, model.version)
+        assert str(client.get_model_version_by_alias("flights", "champion").version) == model.version
+    registry.set_champion(FLIGHTS, None)
+    registry.set_champion(FLIGHTS, None)
+    assert "champion" not in client.get_registered_model("flights").aliases
+
+
+def test_a_product_without_models_has_no_champion_to_take_away(registry):
+    registry.set_champion(FLIGHTS.model_copy(update={"name": "unheard_of"}), None)
+
+
+# -- the store -------------------------------------------------------------------------------------
+
+
+def test_two_processes_can_prepare_a_new_store_at_once(tmp_path):
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    code = (
+        "import sys; from ml_platform.machine_learning.registry import Registry; "
+        "Registry(sys.argv[1]).prepare('flights')"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, uri], stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    with sqlite3.connect(tmp_path / "new" / "mlflow.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        names = connection.execute("SELECT name FROM experiments").fetchall()
+    assert sorted(names) == [("Default",), ("flights",)]
