@@ -23,7 +23,13 @@ CHECKOUT = Path(__file__).parents[1]
 
 def settings_in(home: Path, **values: object) -> Settings:
     """Settings of a platform in ``home`` that shares the checkout's cache of jars."""
-    conf = {"spark.jars.ivy": str(CHECKOUT / "var" / "ivy"), "spark.sql.shuffle.partitions": "2"}
+    conf = {
+        "spark.jars.ivy": str(CHECKOUT / "var" / "ivy"),
+        "spark.sql.shuffle.partitions": "2",
+        # Compiling a query takes longer than running it over a few rows.
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    }
     return Settings(home=home, spark_driver_memory="2g", spark_conf=conf, **values)  # type: ignore[arg-type]
 
 

@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from ml_platform.engine import local
@@ -136,3 +137,45 @@ class Platform:
 def days(first: str, last: str) -> list[date]:
     start, end = D(first), D(last)
     return [start + timedelta(days=n) for n in range((end - start).days + 1)]
+
+
+def visits(
+    day: date, *, seed: int = 0, rows: int = 150, customers: int = 400, shifted: bool = False
+) -> pd.DataFrame:
+    """A day of visits whose ``bought`` follows ``spend`` and ``channel``, the same for the same arguments.
+
+    ``shifted`` turns the effect of ``spend`` round.
+    """
+    draw = np.random.default_rng([seed, day.toordinal()])
+    spend = draw.gamma(2.0, 20.0, rows).round(2)
+    channel = draw.choice(["web", "app"], rows)
+    effect = (40.0 - spend) if shifted else (spend - 40.0)
+    chance = 1 / (1 + np.exp(-(effect / 6 + np.where(channel == "app", 0.8, -0.8))))
+    return pd.DataFrame(
+        {
+            "visit": day.toordinal() * 100_000 + np.arange(rows),
+            "day": day.isoformat(),
+            "customer": [f"c{n:04d}" for n in draw.integers(0, customers, rows)],
+            "spend": spend,
+            "pages": draw.integers(1, 9, rows),
+            "channel": channel,
+            "bought": (draw.random(rows) < chance).astype(int),
+        }
+    )
+
+
+def deliver_visits(platform: Platform, chosen: Iterable[date], **options: Any) -> dict[date, pd.DataFrame]:
+    """Deliver days of :func:`visits`, the rows the next morning and the labels the morning after."""
+    delivered = {}
+    for day in chosen:
+        frame = visits(day, **options)
+        rows = frame.drop(columns="bought").to_csv(index=False)
+        labels = frame[["visit", "day", "bought"]].to_csv(index=False)
+        platform.deliver(day, f"{day + timedelta(days=1)}T0600_visits.csv", rows)
+        platform.deliver(day, f"{day + timedelta(days=2)}T0600_labels.csv", labels)
+        delivered[day] = frame
+    return delivered
+
+
+DATA_STEPS = ("ards", "mrds", "online_features")
+SCORING_STEPS = ("predictions", "model_performance")

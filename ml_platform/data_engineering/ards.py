@@ -130,14 +130,16 @@ def write(
 
         labels = _labels(product, usable) if any("label" in records[day] for day in days) else None
         files = {(file.day, file.number): file for delivery in deliveries for file in delivery.files}
-        quarantine = _quarantine(product, usable, labels, files)
-        tables.replace_days(spark, product.name, QUARANTINE, quarantine, days, run_id=run_id)
+        applied = _count_labels(labels) if labels is not None else {}
+        unfit = any("bad" in records[day] for day in days) or any(orphans for _, orphans in applied.values())
+        if unfit or tables.has_days(product.name, QUARANTINE, days):
+            quarantine = _quarantine(product, usable, labels, files)
+            tables.replace_days(spark, product.name, QUARANTINE, quarantine, days, run_id=run_id)
         version = tables.replace_days(
             spark, product.name, ARDS, _resolve(product, usable, len(days)), days, run_id=run_id
         )
 
         written = _count(spark, product, tables, days, quality or {})
-        applied = _count_labels(labels) if labels is not None else {}
         result = {day: ArdsDay(refusal=why) for day, why in refusals.items()}
         for day in days:
             kinds, now = records[day], written.get(day, {})

@@ -112,7 +112,7 @@ def _record(step: DailyStep, day: date, inputs: str, written: Written) -> DayRec
         day=day,
         outcome=written.outcome,
         reason=written.reason,
-        inputs=inputs,
+        inputs=written.inputs or inputs,
         contract=step.contract,
         code_version=step.code_version,
         fingerprint=written.fingerprint,

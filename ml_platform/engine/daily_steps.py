@@ -182,6 +182,7 @@ class Predictions(DailyStep):
         super().__init__(context)
         self._history = ModelHistory(context.tables, context.product)
         self._kept: dict[date, DayRecord] = {}
+        self._rows: dict[date, str] = {}
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         decisions = self._history.decisions()
@@ -195,6 +196,7 @@ class Predictions(DailyStep):
                 found[day] = Inputs(inputs.fingerprint, "no_model", reason)
             else:
                 found[day] = Inputs(f"{inputs.fingerprint}/{model.fingerprint}")
+        self._rows = {day: inputs.fingerprint.partition("/")[0] for day, inputs in found.items()}
         self._kept = {}
         if not self.context.request.rescore:
             known = self.context.ledger.latest(self.asset, set(days))
@@ -202,8 +204,7 @@ class Predictions(DailyStep):
         return found
 
     def keeps(self, record: DayRecord, inputs: Inputs) -> bool:
-        same_rows = record.inputs.partition("/")[0] == inputs.fingerprint.partition("/")[0]
-        return record.day in self._kept and same_rows
+        return record.day in self._kept and record.inputs.partition("/")[0] == self._rows[record.day]
 
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         context = self.context
@@ -231,6 +232,8 @@ class Predictions(DailyStep):
                 fingerprint=one.fingerprint,
                 counts=one.counts,
                 delta_version=one.delta_version,
+                # Rescoring must see that some rows were scored before the day's rows changed.
+                inputs=f"{self._rows[day]}/kept" if day in self._kept else None,
                 metadata={"model_as_of": str(models[day].as_of), "model_version": models[day].version},
             )
             for day, one in written.items()

@@ -91,13 +91,17 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Written:
-    """A day that was done: its outcome, what it holds, and what people should see of it."""
+    """A day that was done: its outcome, what it holds, and what people should see of it.
+
+    ``inputs`` is given when the day was not made from all of its inputs anew.
+    """
 
     outcome: Outcome
     reason: str = ""
     fingerprint: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
     delta_version: int | None = None
+    inputs: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
 

@@ -236,8 +236,9 @@ def _model(product: Product) -> dg.AssetsDefinition:
     def model(context: dg.AssetExecutionContext, config: ModelConfig) -> Iterator[Any]:
         window = context.partition_key_range
         months_ = [date.fromisoformat(key) for key in months.get_partition_keys_in_range(window)]
-        if config.as_of:
-            context.instance.add_run_tags(context.run_id, {"ml_platform/as_of": config.as_of})
+        as_of = _as_of(config.as_of)
+        if as_of:
+            context.instance.add_run_tags(context.run_id, {"ml_platform/as_of": as_of.isoformat()})
         runs: MlflowRuns = context.resources.mlflow
         with runs.parent(product) as parent_run_id:
             request = StepRequest(
@@ -246,7 +247,7 @@ def _model(product: Product) -> dg.AssetsDefinition:
                 days=tuple(months_),
                 run_id=context.run_id,
                 force=config.force,
-                as_of=_as_of(config.as_of),
+                as_of=as_of,
                 mlflow_parent_run_id=parent_run_id,
             )
             yield from report(context, _run(context, request, product), {})

@@ -15,9 +15,9 @@ import dagster as dg
 from ml_platform.data_engineering import landing
 from ml_platform.graph import partitions, processes
 from ml_platform.graph.assets import DAILY_ASSETS, MODEL, ModelConfig, asset_key
-from ml_platform.product import Product, add_months, fingerprint_of, month_of
+from ml_platform.product import DayRange, Product, fingerprint_of, month_of
 from ml_platform.settings import Settings
-from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 
 #: Delivered days, from the newest back, whose files are looked at on every tick.
@@ -27,7 +27,8 @@ GAP_DAYS = 7
 RUNS_A_TICK = 5
 #: Day of the month on which a model no longer waits for labels that should have come.
 OVERDUE_ON = 5
-NEWEST_DAYS = 3
+#: Evaluations for which a retrain was requested, kept in the cursor; only the newest days' can ask again.
+REMEMBERED_EVALUATIONS = 20
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -91,18 +92,22 @@ class Seen:
         return json.dumps({"first": str(self.first), "last": str(self.last), "stamps": stamps})
 
 
+def landed_days(product: Product, settings: Settings) -> list[date]:
+    """The delivered days of the product's history, ascending; a day that isn't over is not one yet."""
+    last = partitions.daily(product).get_last_partition_key()
+    if last is None:
+        return []
+    history = DayRange(product.start, date.fromisoformat(last))
+    return [day for day in landing.delivered_days(product, settings.landing_path) if day in history]
+
+
 def changed_days(product: Product, settings: Settings, seen: Seen) -> tuple[list[date], Seen]:
     """The delivered days that are new or have new files, and what has been seen then.
 
     Work is bounded: one listing of the days' names, and a look at the files of the newest only. Changes
     of older days that were seen before are for ``ml-platform backfill``.
     """
-    last = partitions.daily(product).get_last_partition_key()
-    delivered = [
-        day
-        for day in landing.delivered_days(product, settings.landing_path)
-        if product.start <= day and last is not None and day.isoformat() <= last
-    ]
+    delivered = landed_days(product, settings)
     watched = delivered[-WATCHED_DAYS:]
     stamps = {}
     for day in watched:
@@ -144,7 +149,8 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
     def landing_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         days, seen = changed_days(product, settings, Seen.read(context.cursor))
         if not days:
-            reason = f"nothing new; the newest delivered day is {seen.last}"
+            newest = f"the newest delivered day is {seen.last}" if seen.last else "nothing has been delivered"
+            reason = f"nothing new: {newest}"
             return dg.SensorResult(skip_reason=reason, cursor=context.cursor)
         requests = []
         for first, last in ranges(days):
@@ -187,12 +193,13 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
     )
     def retrain_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         from ml_platform.machine_learning import performance, retraining
-        from ml_platform.machine_learning.models import ModelHistory
 
         tables = Tables(settings.tables_root)
-        newest = landing.delivered_days(product, settings.landing_path)[-NEWEST_DAYS:]
+        newest = landed_days(product, settings)[-retraining.NEWEST_DAYS :]
         evaluations = performance.evaluations(tables, product)
-        attempts = [retraining.Attempt(model.as_of) for model in ModelHistory(tables, product).models()]
+        # The ledger has the trainings that were refused as well, which are attempts too.
+        attempts = [retraining.Attempt(as_of) for as_of in Ledger(tables, product.name).latest(MODEL)]
+        requested: list[str] = json.loads(context.cursor) if context.cursor else []
         busy = training_in_progress(context.instance, product)
         reasons = []
         for day in newest:
@@ -202,10 +209,11 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             row = performance.performance_row(evaluations[day])
             decision = retraining.decide(product, row, attempts, newest, in_progress=busy)
             reasons.append(decision.reason)
-            handled = f"{day}/{row.fingerprint}"
-            if decision.act and context.cursor != handled:
-                request = retrain_request(product, decision.month, decision.as_of, run_key=handled)
-                return dg.SensorResult(run_requests=[request], cursor=handled)
+            evaluation = f"{day}/{row.fingerprint}"
+            if decision.act and evaluation not in requested:
+                request = retrain_request(product, decision.month, decision.as_of, run_key=evaluation)
+                remembered = [*requested, evaluation][-REMEMBERED_EVALUATIONS:]
+                return dg.SensorResult(run_requests=[request], cursor=json.dumps(remembered))
             if decision.act:
                 reasons[-1] += " was requested before"
         reason = "; ".join(reasons) or "nothing has been delivered yet"
@@ -249,18 +257,25 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
     if month < product.first_month:
         return False, f"the first model is that of {product.first_month:%Y-%m}"
     ledger = Ledger(Tables(settings.tables_root), product.name)
-    if ledger.latest(MODEL, {month}):
+    done = ledger.latest(MODEL, {month}).get(month)
+    if done is not None and done.usable:
         return False, f"the model of {month:%Y-%m} has been trained"
+    if done is not None:
+        return False, f"the model of {month:%Y-%m} was {done.outcome}: {done.reason}"
     last = month - timedelta(days=1 + product.source.label_delay_days)
-    first = max(add_months(month, -1), product.start)
+    first = max(month_of(last), product.start)
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     known = ledger.latest("mrds", set(days))
-    waiting = [day for day in days if day not in known or not known[day].counts.get("labelled")]
+    waiting = [day for day in days if day not in known or not _labels_have_come(known[day])]
     if not waiting:
         return True, f"all labels before {month} that can be known have come"
     if today.day >= OVERDUE_ON:
         return True, f"overdue: {len(waiting)} days have no labels, the first is {waiting[0]}"
     return False, f"waiting for the labels of {len(waiting)} days, the first is {waiting[0]}"
+
+
+def _labels_have_come(record: DayRecord) -> bool:
+    return record.outcome == "empty" or bool(record.counts.get("labelled"))
 
 
 def _model_schedule(product: Product, settings: Settings) -> dg.ScheduleDefinition:

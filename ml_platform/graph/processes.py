@@ -12,10 +12,14 @@ PROCESS_TAG = "ml_platform/process"
 
 
 def mark(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Note in a run's tags that this process works on it."""
+    """Note in a run's tags that this process works on it.
+
+    The tag names the run too: a run that is executed again inherits its tags, this one included.
+    """
+    own = f"{_describe(os.getpid())}:{run_id}"
     run = instance.get_run_by_id(run_id)
-    if run is not None and PROCESS_TAG not in run.tags:
-        instance.add_run_tags(run_id, {PROCESS_TAG: _describe(os.getpid())})
+    if run is not None and run.tags.get(PROCESS_TAG) != own:
+        instance.add_run_tags(run_id, {PROCESS_TAG: own})
 
 
 def reap(instance: dg.DagsterInstance) -> list[str]:
@@ -26,9 +30,9 @@ def reap(instance: dg.DagsterInstance) -> list[str]:
     started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
     ended = []
     for run in started:
-        process = run.tags.get(PROCESS_TAG, "")
+        process, _, run_id = run.tags.get(PROCESS_TAG, "").rpartition(":")
         host, _, rest = process.partition(":")
-        if host != socket.gethostname() or not rest:
+        if run_id != run.run_id or host != socket.gethostname():
             continue
         pid = int(rest.partition(":")[0])
         if _describe(pid) != process:

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
 
 from ml_platform.engine.step import Check, DayResult, StepResult
 
@@ -23,25 +26,57 @@ def report(
     Raises:
         dagster.Failure: the run is of one partition, and that one can't be used.
     """
-    asset_key = context.asset_key
     checks = [spec.name for spec in context.assets_def.check_specs]
-    for day in result.days:
-        for evaluation in _evaluations(asset_key, day, checks):
-            context.log_event(evaluation)
-
     if len(result.days) == 1 and (failure := result.days[0].failure):
+        _settle(context, result, checks)
         raise dg.Failure(failure, metadata=_metadata(result.days[0].metadata), allow_retries=False)
 
     for day in result.days:
         context.add_asset_metadata(_metadata(day.metadata), partition_key=day.day.isoformat())
     yield dg.MaterializeResult(metadata=_metadata({**result.metadata, **metadata}))
+    _settle(context, result, checks)
     for name in checks:
         # The checks are settled by the events above, one a day; their outputs carry nothing.
-        yield dg.Output(None, output_name=f"{'__'.join(asset_key.path)}_{name}")
+        yield dg.Output(None, output_name=f"{'__'.join(context.asset_key.path)}_{name}")
+
+
+def _settle(context: dg.AssetExecutionContext, result: StepResult, checks: Sequence[str]) -> None:
+    """Log one evaluation a day and check.
+
+    Dagster takes an evaluation for outdated unless it names the newest materialization of its
+    partition, so this comes after the materialization.
+    """
+    if not checks:
+        return
+    targets = _newest_materializations(context, [day.day.isoformat() for day in result.days])
+    for day in result.days:
+        for evaluation in _evaluations(context.asset_key, day, checks, targets.get(day.day.isoformat())):
+            context.log_event(evaluation)
+
+
+def _newest_materializations(
+    context: dg.AssetExecutionContext, partitions: Sequence[str]
+) -> dict[str, AssetCheckEvaluationTargetMaterializationData]:
+    newest: dict[str, AssetCheckEvaluationTargetMaterializationData] = {}
+    records = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=list(partitions)),
+        limit=len(partitions),
+    ).records
+    for record in records:
+        newest.setdefault(
+            record.partition_key or "",
+            AssetCheckEvaluationTargetMaterializationData(
+                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+            ),
+        )
+    return newest
 
 
 def _evaluations(
-    asset_key: dg.AssetKey, day: DayResult, names: Sequence[str]
+    asset_key: dg.AssetKey,
+    day: DayResult,
+    names: Sequence[str],
+    target: AssetCheckEvaluationTargetMaterializationData | None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     found = {check.name: check for check in day.checks}
     for name in names:
@@ -54,6 +89,7 @@ def _evaluations(
             description=check.description or None,
             metadata=_metadata(check.metadata),
             partition=day.day.isoformat(),
+            target_materialization_data=target,
         )
 
 

@@ -42,6 +42,16 @@ class Tables:
 
         return int(DeltaTable(self.path(product, table), without_files=True).version())
 
+    def has_days(self, product: str, table: str, days: Iterable[date]) -> bool:
+        """Whether the table has a file of any of ``days``. Needs no Spark."""
+        from deltalake import DeltaTable
+
+        if not self.exists(product, table):
+            return False
+        partitions = DeltaTable(self.path(product, table)).partitions()
+        present = {partition[EVENT_DAY] for partition in partitions}
+        return any(day.isoformat() in present or day in present for day in days)
+
     def read(self, spark: SparkSession, product: str, table: str) -> DataFrame:
         """The whole table; filter it by ``event_day`` before use."""
         return spark.read.format("delta").load(self.path(product, table))
