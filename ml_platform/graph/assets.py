@@ -80,6 +80,7 @@ def _landing(product: Product) -> dg.AssetSpec:
         partitions_def=partitions.daily(product),
         kinds={"csv"},
         owners=list(product.owners) or None,
+        freshness_policy=_freshness(product),
         description=(
             f"The CSV files of one event day, as they were delivered: {product.description}\n\n"
             "Complete when the day's rows have come, and its labels "

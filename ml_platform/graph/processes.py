@@ -46,7 +46,9 @@ def reap(instance: dg.DagsterInstance) -> list[str]:
 def _describe(pid: int) -> str:
     """Host, process id and the process's start: a later process with the same id is another one."""
     try:
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A killed process whose parent hasn't taken note of it is a zombie, and still listed.
+        started = "gone" if facts[0] == "Z" else facts[19]
     except (FileNotFoundError, ProcessLookupError):
         started = "alive" if _is_alive(pid) else "gone"
     return f"{socket.gethostname()}:{pid}:{started}"

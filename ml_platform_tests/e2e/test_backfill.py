@@ -1,0 +1,148 @@
+"""Whole histories through Dagster runs on a persistent instance."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from ml_platform.backfill import Backfill, BackfillError
+from ml_platform.product import DayRange
+from ml_platform_tests.conftest import CHECKOUT, settings_in
+from ml_platform_tests.platform import SHOP, D, Platform, days, deliver_visits
+
+ALL = DayRange(D("2024-01-01"), D("2024-02-20"))
+ASSETS = ("ards", "mrds", "online_features", "model", "predictions", "model_performance")
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as made:
+        yield made
+
+
+def backfill(platform: Platform, instance: dg.DagsterInstance) -> Backfill:
+    return Backfill(platform.product, platform.settings, instance)
+
+
+def materialized(instance: dg.DagsterInstance, asset: str) -> set[str]:
+    return set(instance.get_materialized_partitions(dg.AssetKey(["shop", asset])))
+
+
+def test_a_backfill_is_three_runs_and_nothing_the_second_time(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    deliver_visits(platform, ALL)
+    bad = D("2024-02-10")
+    for path in platform.folder(bad).iterdir():
+        path.write_text("no,header\n")
+    reports = backfill(platform, instance).run(ALL)
+    assert [report.assets for report in reports] == [ASSETS[:3], ASSETS[3:4], ASSETS[4:]]
+    assert instance.get_runs_count() == 3
+    for asset in ASSETS:
+        expected = {"2024-02-01"} if asset == "model" else {str(day) for day in ALL}
+        assert materialized(instance, asset) == expected
+
+    key = dg.AssetKey(["shop", "ards"])
+    by_day = {
+        record.partition_key: record.asset_materialization.metadata
+        for record in instance.fetch_materializations(key, limit=100).records
+        if record.asset_materialization
+    }
+    good = by_day["2024-02-09"]
+    assert good["outcome"].value == "written"
+    assert good["delivered"].value == 300
+    assert good["rows"].value == 150
+    assert good["labels_applied"].value == 150
+    assert by_day[str(bad)]["outcome"].value == "refused"
+    checks = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(key, "data_quality"), limit=200
+    )
+    verdicts = {one.partition: one.status.value for one in checks if one.partition}
+    assert verdicts.pop(str(bad)) == "FAILED"
+    assert set(verdicts.values()) == {"SUCCEEDED"}
+    assert len(verdicts) == len(ALL) - 1
+
+    before = platform.fingerprints(*ASSETS)
+    assert backfill(platform, instance).run(ALL) == []
+    assert instance.get_runs_count() == 3
+
+    # Mending the day is one run over it for each stage that reads it, and the model stays.
+    deliver_visits(platform, [bad])
+    mended = backfill(platform, instance).run(DayRange(bad, bad))
+    assert [report.assets[0] for report in mended if report.assets != ("model",)] == ["ards", "predictions"]
+    after = platform.fingerprints("ards", "mrds", "predictions")
+    changed = {key for key in after if after[key] != before.get(key)}
+    assert changed == {(asset, bad) for asset in ("ards", "mrds", "predictions")}
+
+
+def test_a_run_of_just_a_missing_day_fails_and_says_why(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    day = D("2024-01-05")
+    with pytest.raises(BackfillError, match="2024-01-05 is missing: no rows have been delivered"):
+        backfill(platform, instance).run(DayRange(day, day))
+    (run,) = instance.get_runs()
+    assert run.status == dg.DagsterRunStatus.FAILURE
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_continued_and_ends_as_if_nothing_had_happened(
+    platform: Platform, spark: SparkSession, tmp_path: Path
+) -> None:
+    chosen = days("2024-01-01", "2024-02-15")
+    deliver_visits(platform, chosen)
+    contracts = tmp_path / "contracts"
+    contracts.mkdir()
+    (contracts / "shop.yaml").write_text(yaml.safe_dump(SHOP))
+    undisturbed = Platform(
+        settings_in(tmp_path / "undisturbed", landing=platform.settings.landing_path), spark
+    )
+    for step in ("ards", "mrds", "online_features"):
+        undisturbed.run(step, chosen)
+    undisturbed.run("model", "2024-02-01")
+    for step in ("predictions", "model_performance"):
+        undisturbed.run(step, chosen)
+
+    environment = os.environ | {
+        "ML_PLATFORM_HOME": str(platform.settings.home),
+        "ML_PLATFORM_PRODUCTS": str(contracts),
+        "ML_PLATFORM_CHUNK_DAYS": "10",
+        "ML_PLATFORM_SPARK_DRIVER_MEMORY": "1g",
+        "ML_PLATFORM_SPARK_CONF": '{"spark.jars.ivy": "%s"}' % (CHECKOUT / "var" / "ivy"),
+        "DAGSTER_HOME": str(tmp_path / "dagster"),
+    }
+    (tmp_path / "dagster").mkdir()
+    command = [str(Path(sys.executable).parent / "ml-platform"), "backfill", "shop"]
+    command += ["--from", "2024-01-01", "--to", "2024-02-15"]
+
+    for mark in ("ards: 20 of 46", "mrds: 10 of 46", "predictions: 10 of 15"):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if mark in line:
+                break
+        else:
+            pytest.fail(f"the backfill ended before {mark!r}")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "is up to date" in finished.stdout
+    assert platform.fingerprints(*ASSETS) == undisturbed.fingerprints(*ASSETS)
+    os.environ.pop("DAGSTER_HOME", None)
+    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        statuses = sorted(run.status.value for run in instance.get_runs())
+    assert statuses.count("FAILURE") == 3  # the killed ones, reaped
+    assert set(statuses) == {"FAILURE", "SUCCESS"}

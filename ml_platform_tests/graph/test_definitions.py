@@ -1,0 +1,333 @@
+"""The graph as it is drawn from contracts: what loads, what exists, and which days read which."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+import yaml
+
+import ml_platform
+from ml_platform.build import build_definitions
+from ml_platform.graph import partitions
+from ml_platform.graph.assets import DAILY_ASSETS
+from ml_platform.product import Product, add_months, load_products
+from ml_platform.settings import PACKAGE, Settings
+from ml_platform_tests.conftest import settings_in
+from ml_platform_tests.graph.stand_ins import Graph
+from ml_platform_tests.platform import SHOP, days, shop
+
+GROUPS = {
+    "landing": "data_engineering",
+    "ards": "data_engineering",
+    "mrds": "data_engineering",
+    "online_features": "data_engineering",
+    "model": "machine_learning",
+    "predictions": "machine_learning",
+    "model_performance": "machine_learning",
+}
+CHECKS = {
+    ("ards", "data_quality"),
+    ("mrds", "data_quality"),
+    ("model", "challenger_beats_champion"),
+    ("model_performance", "performance_above_threshold"),
+}
+#: What takes seconds to import, and a code location that only draws the graph doesn't need.
+SLOW_TO_IMPORT = [
+    "pyspark",
+    "mlflow",
+    "great_expectations",
+    "evidently",
+    "dagster_mlflow",
+    "dagster_azure",
+    "dagster_databricks",
+    "dagster_pyspark",
+]
+
+
+def fresh(
+    code: str, home: Path, products: Iterable[Path] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter with a platform of its own."""
+    own = {
+        "ML_PLATFORM_HOME": str(home),
+        "ML_PLATFORM_PRODUCTS": os.pathsep.join(map(str, products)),
+        **environment,
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ML_PLATFORM_")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=inherited | own,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def contract(folder: Path, name: str, **changes: Any) -> Path:
+    """Write the contract of ``shop`` under another name; changes are of its top level."""
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(copy.deepcopy(SHOP) | {"name": name} | changes))
+    return path
+
+
+# -- loading -----------------------------------------------------------------------------------------
+
+
+def test_both_products_load_in_a_fresh_interpreter_without_a_warning_or_a_slow_import(tmp_path: Path) -> None:
+    code = f"""
+import json, sys, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("default")
+    from ml_platform.definitions import defs
+    repository = defs.get_repository_def()
+ours = [str(one.message) for one in caught if "ml_platform" in one.filename]
+preview = [str(one.message) for one in caught if one.category.__module__.startswith("dagster")]
+print(json.dumps({{
+    "assets": [key.path for key in repository.asset_graph.get_all_asset_keys()],
+    "slow": [name for name in {SLOW_TO_IMPORT!r} if name in sys.modules],
+    "warnings": ours + preview,
+}}))
+"""
+    done = fresh(code, tmp_path)
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found["slow"] == []
+    assert found["warnings"] == []
+    expected = {(product, asset) for product in ("customers", "flights") for asset in GROUPS}
+    assert {tuple(path) for path in found["assets"]} == expected
+    assert list(tmp_path.iterdir()) == [], "loading the graph writes nothing"
+
+
+def test_every_asset_has_its_group_a_description_and_its_checks() -> None:
+    products, errors = load_products([PACKAGE / "products"])
+    assert errors == {}
+    assert set(products) == {"customers", "flights"}
+    definitions = build_definitions(Settings(home=Path("/nowhere")))
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    groups = {tuple(key.path): graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    assert groups == {(name, asset): group for name in products for asset, group in GROUPS.items()}
+    assert all(graph.get(key).description for key in graph.get_all_asset_keys())
+    checks = {(*key.asset_key.path, key.name) for key in graph.asset_check_keys}
+    assert checks == {(name, asset, check) for name in products for asset, check in CHECKS}
+
+
+def test_jobs_sensors_and_schedules_of_a_live_and_of_a_finished_product() -> None:
+    repository = build_definitions(Settings(home=Path("/nowhere"))).get_repository_def()
+    jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    assert jobs == {"customers_daily", "customers_model", "flights_daily", "flights_model"}
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        f"{name}_{sensor}_sensor" for name in ("customers", "flights") for sensor in ("landing", "retrain")
+    }
+    # The flights are history: no month's model will ever be due.
+    assert [schedule.name for schedule in repository.schedule_defs] == ["customers_model_schedule"]
+
+
+def test_whatever_starts_runs_by_itself_is_off_until_it_is_switched_on() -> None:
+    repository = build_definitions(Settings(home=Path("/nowhere"))).get_repository_def()
+    assert {sensor.default_status for sensor in repository.sensor_defs} == {dg.DefaultSensorStatus.STOPPED}
+    schedules = {schedule.default_status for schedule in repository.schedule_defs}
+    assert schedules == {dg.DefaultScheduleStatus.STOPPED}
+    graph = repository.asset_graph
+    assert all(graph.get(key).automation_condition is None for key in graph.get_all_asset_keys())
+
+
+def test_daily_assets_can_share_one_run_over_a_range(graph: Graph) -> None:
+    nodes = [graph.definitions.resolve_asset_graph().get(graph.key(asset)) for asset in DAILY_ASSETS]
+    assert len({node.partitions_def for node in nodes}) == 1
+    assert {node.backfill_policy for node in nodes} == {dg.BackfillPolicy.single_run()}
+    model = graph.definitions.resolve_asset_graph().get(graph.key("model"))
+    assert model.backfill_policy == dg.BackfillPolicy.single_run()
+
+
+@pytest.mark.parametrize(("end", "overdue"), [(None, True), ("2024-12-31", False)])
+def test_only_a_live_product_is_ever_overdue(
+    graph_of: Callable[..., Graph], end: str | None, overdue: bool
+) -> None:
+    graph = graph_of(product=shop(end=end))
+    nodes = graph.definitions.resolve_asset_graph()
+    for asset in ("landing", *DAILY_ASSETS):
+        assert (nodes.get(graph.key(asset)).freshness_policy is not None) is overdue, asset
+
+
+# -- contracts ---------------------------------------------------------------------------------------
+
+
+def test_a_contract_in_a_folder_of_ones_own_gives_a_full_graph(tmp_path: Path) -> None:
+    folder = tmp_path / "contracts"
+    folder.mkdir()
+    contract(folder, "bakery")
+    code = """
+from ml_platform.definitions import defs
+graph = defs.resolve_asset_graph()
+print(*sorted(key.path[1] for key in graph.get_all_asset_keys() if key.path[0] == "bakery"))
+print(*sorted(key.name for key in graph.asset_check_keys if key.asset_key.path[0] == "bakery"))
+print(*sorted({key.path[0] for key in graph.get_all_asset_keys()}))
+"""
+    done = fresh(code, tmp_path, [folder])
+    assert done.stderr == ""
+    assets, checks, products = done.stdout.splitlines()
+    assert assets.split() == sorted(GROUPS)
+    assert checks.split() == sorted(name for _, name in CHECKS)
+    assert products.split() == ["bakery", "customers", "flights"]
+
+
+def test_a_broken_contract_leaves_the_others_and_its_location_says_what_is_wrong(tmp_path: Path) -> None:
+    folder = tmp_path / "contracts"
+    folder.mkdir()
+    contract(folder, "bakery")
+    broken = contract(folder, "broken", retrain={"cooldown_weeks": 1})
+    code = """
+from ml_platform.definitions import defs
+print(*sorted({key.path[0] for key in defs.resolve_asset_graph().get_all_asset_keys()}))
+"""
+    done = fresh(code, tmp_path, [folder], ML_PLATFORM_OWN_PRODUCTS="false")
+    assert done.stderr == ""
+    assert done.stdout.split() == ["bakery"]
+
+    contracts = fresh("import ml_platform.contracts", tmp_path, [folder])
+    assert contracts.returncode != 0
+    error = contracts.stderr
+    assert f"{broken}: retrain.cooldown_weeks: unknown key" in error
+    assert "accepted are cooldown_days, training_months, training_days" in error
+    assert "bakery" not in error
+
+
+def test_the_location_of_contracts_is_empty_while_all_are_valid(tmp_path: Path) -> None:
+    code = """
+from ml_platform.contracts import defs
+print(list(defs.resolve_asset_graph().get_all_asset_keys()))
+"""
+    done = fresh(code, tmp_path)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# -- days and months ---------------------------------------------------------------------------------
+
+
+def upstream(product: Product, child: str, partition: str, parent: str) -> list[str]:
+    """The partitions of ``parent`` that a partition of ``child`` reads."""
+    definitions = build_definitions(Settings(home=Path("/nowhere")), products={product.name: product})
+    graph = definitions.resolve_asset_graph()
+    child_key, parent_key = dg.AssetKey([product.name, child]), dg.AssetKey([product.name, parent])
+    found = graph.get_parents_partitions(child_key, partition).parent_partitions
+    return sorted(str(one.partition_key) for one in found if one.asset_key == parent_key)
+
+
+def keys(first: str, last: str) -> list[str]:
+    return [str(day) for day in days(first, last)]
+
+
+@pytest.mark.parametrize(
+    ("months", "first"),
+    [(1, "2024-03-01"), (2, "2024-02-01"), (24, "2024-01-01")],  # before the start there is nothing
+)
+def test_a_model_reads_the_whole_months_before_its_own(months: int, first: str) -> None:
+    product = shop(model__training_months=months)
+    assert upstream(product, "model", "2024-04-01", "mrds") == keys(first, "2024-03-31")
+
+
+def test_a_model_reads_24_whole_months_of_a_long_history() -> None:
+    product = shop(start="2020-01-01", model__training_months=24, model__first_month="2020-02")
+    assert upstream(product, "model", "2024-04-01", "mrds") == keys("2022-04-01", "2024-03-31")
+
+
+def test_predictions_read_their_day_and_their_months_model() -> None:
+    assert upstream(shop(), "predictions", "2024-03-31", "model") == ["2024-03-01"]
+    assert upstream(shop(), "predictions", "2024-04-01", "model") == ["2024-04-01"]
+    assert upstream(shop(), "predictions", "2024-04-01", "mrds") == ["2024-04-01"]
+    assert upstream(shop(), "predictions", "2024-01-31", "model") == []  # the first model is February's
+
+
+@pytest.mark.parametrize(
+    ("delay", "first"),
+    # Ten evaluated days end the delay before the day; the day itself is there so that no backfill
+    # starts with an evaluation.
+    [(0, "2024-03-11"), (1, "2024-03-10"), (5, "2024-03-06")],
+)
+@pytest.mark.parametrize("parent", ["predictions", "mrds"])
+def test_an_evaluation_reads_its_window_and_its_own_day(parent: str, delay: int, first: str) -> None:
+    product = shop(source__label_delay_days=delay)
+    found = upstream(product, "model_performance", "2024-03-20", parent)
+    assert found == keys(first, "2024-03-20")
+
+
+def test_an_evaluation_near_the_start_reads_what_there_is() -> None:
+    found = upstream(shop(), "model_performance", "2024-01-03", "predictions")
+    assert found == keys("2024-01-01", "2024-01-03")
+
+
+def test_the_current_month_has_a_model_and_the_current_day_is_no_partition_yet() -> None:
+    product = shop(timezone="America/Chicago")
+    today = datetime.now(ZoneInfo("America/Chicago")).date()
+    months = partitions.monthly_models(product).get_partition_keys()
+    assert months[0] == "2024-02-01"
+    assert months[-1] == str(today.replace(day=1))
+    daily = partitions.daily(product).get_partition_keys()
+    assert daily[0] == "2024-01-01"
+    assert daily[-1] == str(today - timedelta(days=1))
+
+
+def test_a_finished_history_ends_with_its_last_day_and_month() -> None:
+    product = shop(end="2024-06-15")
+    assert partitions.daily(product).get_last_partition_key() == "2024-06-15"
+    months = partitions.monthly_models(product).get_partition_keys()
+    assert (months[0], months[-1]) == ("2024-02-01", "2024-06-01")
+    # The last month's model serves its days: every day of it has one to be scored with.
+    assert upstream(product, "predictions", "2024-06-15", "model") == ["2024-06-01"]
+
+
+def test_the_year_of_flights_has_365_days_and_eleven_models() -> None:
+    flights = load_products([PACKAGE / "products"])[0]["flights"]
+    assert partitions.daily(flights).get_partition_keys() == keys("2013-01-01", "2013-12-31")
+    expected = [str(add_months(date(2013, 2, 1), n)) for n in range(11)]
+    assert partitions.monthly_models(flights).get_partition_keys() == expected
+
+
+# -- who knows Dagster -------------------------------------------------------------------------------
+
+
+def imports(path: Path) -> set[str]:
+    """The packages that a file imports, at its top or inside a function."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_services_steps_and_storage_know_nothing_of_dagster() -> None:
+    package = Path(ml_platform.__file__).parent
+    knowing: Mapping[str, set[str]] = {
+        str(path.relative_to(package)): {name for name in imports(path) if name.startswith("dagster")}
+        for path in package.rglob("*.py")
+    }
+    allowed = {"build.py", "backfill.py", "contracts.py", "cli.py"}
+    strangers = [path for path, names in knowing.items() if names and not path.startswith("graph/")]
+    assert set(strangers) <= allowed
+    assert knowing["definitions.py"] == set()
+
+
+def test_a_graph_of_a_settings_folder_needs_no_environment(tmp_path: Path) -> None:
+    folder = tmp_path / "contracts"
+    folder.mkdir()
+    contract(folder, "bakery")
+    settings = settings_in(tmp_path / "home", products=(folder,), own_products=False)
+    found = build_definitions(settings).resolve_asset_graph().get_all_asset_keys()
+    assert {tuple(key.path) for key in found} == {("bakery", asset) for asset in GROUPS}

@@ -1,0 +1,144 @@
+"""Runs whose process is gone are ended; all others are left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ml_platform.graph import processes
+from ml_platform_tests.graph.stand_ins import Graph
+
+STARTED, FAILURE = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance that another process can open too."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+def started_run(instance: dg.DagsterInstance, tags: dict[str, str] | None = None) -> str:
+    run = dg.DagsterRun(job_name="shop_model", status=STARTED, tags=tags or {})
+    instance.add_run(run)
+    return run.run_id
+
+
+def status(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    return run.status
+
+
+def mark_elsewhere(instance: dg.DagsterInstance, run_id: str) -> subprocess.Popen[bytes]:
+    """Have another process mark a run, and stay; it says when it has."""
+    code = f"""
+import sys, time
+import dagster as dg
+from ml_platform.graph import processes
+with dg.DagsterInstance.from_config({instance.root_directory!r}) as instance:
+    processes.mark(instance, {run_id!r})
+    print("marked", flush=True)
+    time.sleep(120)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"marked\n"
+    return process
+
+
+def test_a_run_of_this_process_goes_on(instance: dg.DagsterInstance) -> None:
+    run_id = started_run(instance)
+    processes.mark(instance, run_id)
+    processes.mark(instance, run_id)  # each step of a run marks it
+    assert processes.reap(instance) == []
+    assert status(instance, run_id) == STARTED
+
+
+def test_a_killed_process_s_run_is_ended_as_failed_and_says_so(shared: dg.DagsterInstance) -> None:
+    run_id = started_run(shared)
+    process = mark_elsewhere(shared, run_id)
+    try:
+        assert processes.reap(shared) == [], "its process is alive"
+        assert status(shared, run_id) == STARTED
+    finally:
+        process.send_signal(signal.SIGKILL)
+        # Wait for its end and leave it a zombie, as a code server that is busy does.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert processes.reap(shared) == [run_id]
+    process.wait()
+    assert status(shared, run_id) == FAILURE
+    (event,) = [entry for entry in shared.all_logs(run_id) if entry.dagster_event]
+    assert event.dagster_event is not None
+    assert event.dagster_event.message == (
+        "The process of this run is gone; the next run continues its work."
+    )
+    assert processes.reap(shared) == [], "it is ended once"
+
+
+def test_a_later_process_with_the_same_id_is_another_one(instance: dg.DagsterInstance) -> None:
+    run_id = started_run(instance)
+    processes.mark(instance, run_id)
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    host, pid, _, marked = run.tags[processes.PROCESS_TAG].split(":")
+    assert (int(pid), marked) == (os.getpid(), run_id)
+    instance.add_run_tags(run_id, {processes.PROCESS_TAG: f"{host}:{pid}:1:{run_id}"})
+    assert processes.reap(instance) == [run_id]
+
+
+def test_a_run_of_another_host_is_left_alone(instance: dg.DagsterInstance) -> None:
+    run_id = started_run(instance)
+    instance.add_run_tags(run_id, {processes.PROCESS_TAG: f"elsewhere:{dead_process()}:1:{run_id}"})
+    assert processes.reap(instance) == []
+    assert status(instance, run_id) == STARTED
+
+
+def test_a_run_that_nobody_marked_is_left_alone(instance: dg.DagsterInstance) -> None:
+    run_id = started_run(instance)
+    assert processes.reap(instance) == []
+    assert status(instance, run_id) == STARTED
+
+
+def test_a_run_that_has_ended_stays_as_it_ended(graph: Graph) -> None:
+    result = graph.run(["ards"], "2024-03-01")
+    tag = graph.instance.get_run_by_id(result.run_id)
+    assert tag is not None
+    assert tag.tags[processes.PROCESS_TAG].endswith(f":{result.run_id}")
+    graph.instance.add_run_tags(
+        result.run_id, {processes.PROCESS_TAG: f"{socket.gethostname()}:{dead_process()}:1:{result.run_id}"}
+    )
+    assert processes.reap(graph.instance) == []
+    assert status(graph.instance, result.run_id) == dg.DagsterRunStatus.SUCCESS
+
+
+def test_a_run_that_is_executed_again_inherits_tags_but_not_its_parents_death(
+    instance: dg.DagsterInstance,
+) -> None:
+    """Dagster copies a run's tags to the run that repeats it, until that has marked itself."""
+    parent = started_run(instance)
+    instance.add_run_tags(
+        parent, {processes.PROCESS_TAG: f"{socket.gethostname()}:{dead_process()}:1:{parent}"}
+    )
+    tags = instance.get_run_by_id(parent)
+    assert tags is not None
+    again = started_run(instance, dict(tags.tags))
+    assert processes.reap(instance) == [parent]
+    processes.mark(instance, again)
+    assert processes.reap(instance) == []
+    assert status(instance, again) == STARTED
+
+
+def dead_process() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
