@@ -102,12 +102,12 @@ class Backfill:
 
     def _retrain_due(self, days: DayRange) -> Any:
         from ml_platform.machine_learning import performance, retraining
-        from ml_platform.machine_learning.models import ModelHistory
+        from ml_platform.storage.ledger import Ledger
         from ml_platform.storage.tables import Tables
 
         tables = Tables(self.settings.tables_root)
         rows = performance.evaluations(tables, self.product)
-        attempts = [retraining.Attempt(one.as_of) for one in ModelHistory(tables, self.product).models()]
+        attempts = [retraining.Attempt(as_of) for as_of in Ledger(tables, self.product.name).latest(MODEL)]
         inside = [performance.performance_row(row) for day, row in rows.items() if day in days]
         return retraining.first_retrain(self.product, inside, attempts)
 

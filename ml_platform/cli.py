@@ -182,9 +182,9 @@ def summary(name: ProductName) -> None:
         table.add_column(heading, justify="left" if heading == "month" else "right", no_wrap=True)
     for heading in ("model", "as of"):
         table.add_column(heading, no_wrap=True)
-    table.add_column(f"{metric}: challenger / champion", no_wrap=True)
-    table.add_column("promoted, and why", min_width=40)
-    table.add_column(f"{metric} of the month", justify="right", no_wrap=True)
+    table.add_column(f"{metric}: challenger / champion")
+    table.add_column("promoted, and why", ratio=1)
+    table.add_column(f"{metric} of the month", justify="right")
     for line in overview.months(product, settings):
         first = True
         for model in line.models or (None,):
@@ -197,7 +197,7 @@ def summary(name: ProductName) -> None:
                 told = [f"v{model.version}", str(model.as_of), model.comparison, f"{verdict}: {model.reason}"]
             table.add_row(*(facts if first else [""] * 4), *told, value if first else "")
             first = False
-    Console(width=max(console.width, 150)).print(table)
+    _print_wide(table)
     console.print(f"Tables     {settings.tables_root}/{name}", highlight=False, soft_wrap=True)
     console.print(f"Registry   {settings.tracking_uri}", highlight=False, soft_wrap=True)
     console.print(f"Reports    {settings.reports_path}", highlight=False, soft_wrap=True)
@@ -216,8 +216,8 @@ def history(name: ProductName) -> None:
     table = Table(title=f"Models of {name}", title_justify="left")
     for heading in ("as of", "kind", "version", "rows", "serves"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "rows" else "left")
-    table.add_column("why it was trained")
-    table.add_column("promoted, and why", min_width=40)
+    table.add_column("why it was trained", ratio=1)
+    table.add_column("promoted, and why", ratio=1)
     for model in overview.models(product, settings):
         rows = f"{model.rows:,}"
         if model.rows_available > model.rows:
@@ -232,7 +232,7 @@ def history(name: ProductName) -> None:
             escape(model.cause),
             escape(f"{verdict}: {model.reason}"),
         )
-    Console(width=max(console.width, 150)).print(table)
+    _print_wide(table)
 
 
 @app.command()
@@ -308,6 +308,11 @@ def rollback(
 
 
 # -- helpers -----------------------------------------------------------------------------------------
+
+
+def _print_wide(table: Table) -> None:
+    """Print a table for a wide window; in a file or a pipe it gets the width it needs."""
+    Console(width=max(console.width, 140)).print(table)
 
 
 def _fail(message: str) -> NoReturn:

@@ -13,8 +13,9 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
@@ -66,12 +67,10 @@ def split_history(
     _check_names(files)
     landing.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{product.name}-", dir=landing) as temporary:
-        parts = _Parts(product, Path(temporary))
+        parts = _Parts(Path(temporary), product.source.delimiter)
+        labels = _DailyFile(partial(labels_file, product), label_header(product))
         for path in files:
-            try:
-                _split_file(product, path, parts, labels_apart, progress)
-            except (OSError, EOFError, zlib.error, csv.Error) as error:
-                raise SplitError(f"{path}: can't be read: {error}") from error
+            _split_file(product, path, parts, labels, labels_apart, progress)
         parts.flush()
         if not parts.days:
             raise SplitError(f"no rows in {', '.join(str(path) for path in files) or 'no file'}")
@@ -110,6 +109,12 @@ def labels_file(product: Product, day: date, later_days: int = 0) -> str:
     return f"{day + timedelta(days=1 + product.source.label_delay_days + later_days)}{HOUR}_labels.csv"
 
 
+def label_header(product: Product) -> list[str]:
+    """The columns of a label file: key, event day and label."""
+    source = product.source
+    return list(dict.fromkeys((*source.key, source.event_day, source.label)))
+
+
 # -- reading ---------------------------------------------------------------------------------------
 
 
@@ -117,60 +122,66 @@ def _split_file(
     product: Product,
     path: Path,
     parts: _Parts,
+    labels: _DailyFile,
     labels_apart: bool,
     progress: Callable[[int], None] | None,
 ) -> None:
-    source = product.source
-    with _open(path) as stream:
-        records = _records(stream, source.delimiter)
-        _, header = next(records, (0, []))
-        problem = header_problem(product, tuple(header)) if header else "has no header"
-        if problem:
-            raise SplitError(f"{path}: {problem}")
+    source, stem = product.source, _stem(path)
+    records = _records(path, source.delimiter)
+    _, header = next(records, (1, []))
+    problem = header_problem(product, tuple(header)) if header else "the file is empty"
+    labels_only = set(header) == product.label_file_columns
+    if not labels_only and rows_file(product.start, stem) == labels_file(product, product.start):
+        problem = "its rows would get the name of the label files; rename it"
+    if problem:
+        raise SplitError(f"{path}: {problem}")
 
-        day_at = header.index(source.event_day)
-        label_at = header.index(source.label) if source.label in header else None
-        labels_only = set(header) == product.label_file_columns
-        apart = label_at is not None and (labels_apart or labels_only)
-        label_header = list(dict.fromkeys((*source.key, source.event_day, source.label)))
-        label_columns = [header.index(name) for name in label_header] if apart else []
-        kept = [at for at in range(len(header)) if not (apart and at == label_at)]
-        row_header = [header[at] for at in kept]
-        stem = _stem(path)
-        day_of = _DayReader(product)
+    day_at = header.index(source.event_day)
+    label_at = header.index(source.label) if source.label in header else None
+    apart = label_at is not None and (labels_apart or labels_only)
+    label_columns = [header.index(name) for name in labels.header] if apart else []
+    kept = [at for at in range(len(header)) if not (apart and at == label_at)]
+    rows = _DailyFile(lambda day: rows_file(day, stem), [header[at] for at in kept])
+    day_of = _DayReader(product)
 
-        for line, record in records:
-            text = record[day_at] if day_at < len(record) else None
-            try:
-                day = day_of(text)
-            except ValueError as error:
-                raise SplitError(f"{path}, line {line}: {source.event_day}: {error}") from error
-            parts.read += 1
-            if progress and parts.read % _PROGRESS_ROWS == 0:
-                progress(parts.read)
+    for line, record in records:
+        try:
+            day = day_of(record[day_at] if day_at < len(record) else None)
+        except ValueError as error:
+            raise SplitError(f"{path}, line {line}: {source.event_day}: {error}") from None
+        parts.read += 1
+        if progress and parts.read % _PROGRESS_ROWS == 0:
+            progress(parts.read)
 
-            if len(record) != len(header):
-                # It goes on whole, to be quarantined; so it must not look like a row without its label.
-                whole = [*record, ""] if len(record) == len(kept) else record
-                parts.write_row(day, rows_file(day, stem), row_header, whole)
-                continue
-            labelled = label_at is not None and record[label_at] not in source.null_values
-            parts.labels += labelled
-            if apart and labelled:
-                values = [record[at] for at in label_columns]
-                parts.write(day, labels_file(product, day), label_header, values)
-            if not labels_only:
-                parts.write_row(day, rows_file(day, stem), row_header, [record[at] for at in kept])
+        whole = len(record) == len(header)
+        labelled = whole and label_at is not None and record[label_at] not in source.null_values
+        parts.labels += labelled
+        if labels_only and not whole:
+            parts.write(labels, day, record)
+        elif apart and labelled:
+            parts.write(labels, day, [record[at] for at in label_columns])
+        if not labels_only:
+            parts.rows += 1
+            if whole:
+                values = [record[at] for at in kept]
+            else:
+                # It will be quarantined; a missing field must not make it a good row without its label.
+                values = [*record, ""] if len(record) == len(kept) else record
+            parts.write(rows, day, values)
 
 
-def _records(stream: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV with the line that each begins on; empty lines are none."""
-    reader = csv.reader(stream, delimiter=delimiter)
-    line = 1
-    for record in reader:
-        if record:
-            yield line, record
-        line = reader.line_num + 1
+def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV file with the line that each begins on; an empty line is none."""
+    try:
+        with _open(path) as stream:
+            reader = csv.reader(stream, delimiter=delimiter)
+            line = 1
+            for record in reader:
+                if record:
+                    yield line, record
+                line = reader.line_num + 1
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise SplitError(f"{path}: can't be read: {error}") from error
 
 
 def _open(path: Path) -> TextIO:
@@ -226,8 +237,6 @@ def _check_names(files: Sequence[Path]) -> None:
         other = seen.setdefault(_stem(path), path)
         if other is not path:
             raise SplitError(f"{other} and {path} would both become {_stem(path)}.csv; rename one")
-        if _stem(path) == "labels" and len(files) > 1:
-            raise SplitError(f"{path}: labels.csv is the name of the label files; rename it")
 
 
 def _stem(path: Path) -> str:
@@ -237,57 +246,61 @@ def _stem(path: Path) -> str:
 # -- writing ---------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
+class _DailyFile:
+    """A file that every day has one of: its name on a day, and its header."""
+
+    name: Callable[[date], str]
+    header: list[str]
+
+
 class _Parts:
-    """The deliveries as they grow in a temporary folder.
+    """The deliveries as they grow in a temporary folder, and what has been counted on the way.
 
     Rows wait in memory until there are many, and are then appended to their files one file after
     another: however many days a history has, one file is open at a time.
     """
 
-    product: Product
-    folder: Path
-    days: set[date] = field(default_factory=set)
-    read: int = 0
-    rows: int = 0
-    labels: int = 0
-    _headers: dict[tuple[date, str], list[str]] = field(default_factory=dict)
-    _buffers: dict[tuple[date, str], io.StringIO] = field(default_factory=dict)
-    _buffered: int = 0
+    def __init__(self, folder: Path, delimiter: str) -> None:
+        self.days: set[date] = set()
+        self.read = self.rows = self.labels = 0
+        self._folder = folder
+        self._delimiter = delimiter
+        self._started: set[tuple[_DailyFile, date]] = set()
+        self._waiting: dict[tuple[_DailyFile, date], io.StringIO] = {}
+        self._waiting_characters = 0
 
-    def write_row(self, day: date, name: str, header: list[str], values: list[str]) -> None:
-        self.rows += 1
-        self.write(day, name, header, values)
-
-    def write(self, day: date, name: str, header: list[str], values: list[str]) -> None:
-        file = (day, name)
-        buffer = self._buffers.get(file)
-        if buffer is None:
-            buffer = self._buffers[file] = io.StringIO()
-            self.days.add(day)
-            first = self._headers.setdefault(file, [])
-            if not first:
-                first.extend(header)
-                self._append(buffer, header)
-            elif first != header:
-                raise SplitError(f"rows and labels would both become {name}; rename the file")
-        self._append(buffer, values)
-        if self._buffered > BUFFERED_CHARACTERS:
+    def write(self, file: _DailyFile, day: date, values: list[str]) -> None:
+        """Add a row to a day's file; a new one gets its header first."""
+        buffer = self._waiting.get((file, day)) or self._open(file, day)
+        self._waiting_characters += self._write_line(buffer, values)
+        if self._waiting_characters > BUFFERED_CHARACTERS:
             self.flush()
 
     def flush(self) -> None:
-        for (day, name), buffer in self._buffers.items():
-            path = self.folder / day.isoformat() / name
+        for (file, day), buffer in self._waiting.items():
+            path = self._folder / day.isoformat() / file.name(day)
             path.parent.mkdir(exist_ok=True)
-            with path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                file.write(buffer.getvalue())
-        self._buffers.clear()
-        self._buffered = 0
+            with path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+                stream.write(buffer.getvalue())
+        self._waiting.clear()
+        self._waiting_characters = 0
 
-    def _append(self, buffer: io.StringIO, values: list[str]) -> None:
-        before = buffer.tell()
-        csv.writer(buffer, delimiter=self.product.source.delimiter, lineterminator="\n").writerow(values)
-        self._buffered += buffer.tell() - before
+    def _open(self, file: _DailyFile, day: date) -> io.StringIO:
+        buffer = self._waiting[file, day] = io.StringIO(newline="")
+        if (file, day) not in self._started:
+            self._started.add((file, day))
+            self.days.add(day)
+            self._write_line(buffer, file.header)
+        return buffer
+
+    def _write_line(self, buffer: io.StringIO, values: list[str]) -> int:
+        # Before Python 3.13 the writer doesn't see that a carriage return needs quotes.
+        if "\r" in "".join(values):
+            writer = csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        else:
+            writer = csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n")
+        return int(writer.writerow(values))
 
 
 def _check_targets(prepared: Path, target: Path, days: Sequence[date]) -> None:

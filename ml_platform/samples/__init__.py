@@ -1,0 +1,29 @@
+"""Sample data: the real flights of 2013, and customers who are generated.
+
+``SAMPLES`` has, for each product with a sample, the function that lands it: called with the product, the
+landing folder and the days, and with ``progress`` and the sample's own options by name. What a sample
+needs is imported only when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_platform.product import DayRange, Product
+
+
+def _flights(product: Product, landing: Path, days: DayRange, **options: Any) -> object:
+    from ml_platform.samples import flights
+
+    return flights.land(product, landing, days, **options)
+
+
+def _customers(product: Product, landing: Path, days: DayRange, **options: Any) -> object:
+    from ml_platform.samples import customers
+
+    return customers.land(product, landing, days, **options)
+
+
+SAMPLES: dict[str, Callable[..., object]] = {"flights": _flights, "customers": _customers}

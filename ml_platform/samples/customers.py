@@ -1,0 +1,381 @@
+"""Generated customers, whose every day follows from (seed, day) alone, and whose truth is known.
+
+A customer has a hidden propensity, drawn from their number. On a day some customers interact, and their
+features that day reflect the propensity; whether they respond is then drawn with
+:func:`true_probability` of the *aggregated* features of the MRDS (minimum of Feature1, maximum of
+Feature2, sum of Feature3, last Feature4), so that no model of the MRDS can do better than that
+probability with the best threshold: :func:`bayes_f1`, about 0.75. The noise is that of the draw.
+
+Three things change on known days (see :data:`COVARIATE_SHIFT`, :data:`PRIOR_SHIFT`,
+:data:`CONCEPT_SHIFT`), and the deliveries have the flaws of real ones in known shares (:class:`Flaws`),
+counted by :class:`DayAccount`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ml_platform.data_engineering.splitting import label_header, labels_file, publish, rows_file
+from ml_platform.product import DayRange, Product
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COVARIATE_SHIFT = date(2022, 6, 1)
+"""From this day on, for good: Feature2 is higher and "Unknown" is more frequent. How the label depends
+on the features stays the same."""
+
+PRIOR_SHIFT = DayRange(date(2022, 9, 15), date(2022, 10, 31))
+"""On these days only a part of the responders (``RESPONDERS_KEPT``) interact at all: fewer positives,
+while the features of responders, and those of the others, are distributed as before."""
+
+CONCEPT_SHIFT = date(2022, 11, 10)
+"""From this day on, for good: the label depends on the features in another way, while these are
+distributed as before. A model of earlier days becomes about as good as a guess, until it is trained again."""
+
+CUSTOMERS_PER_ROW = 2.5
+SECOND_ROW = 0.05
+RESPONDERS_KEPT = 0.6
+WEEKDAY_VOLUME = (1.10, 1.05, 1.00, 1.05, 1.15, 0.90, 0.75)
+LATE_LABEL_DAYS = 2
+CORRECTION_HOUR = "T0900"
+
+LEVELS = ("Low", "Medium", "High", "Unknown")
+BAD_KINDS = (
+    "unparseable value",
+    "missing required value",
+    "value not allowed",
+    "wrong number of fields",
+    "date outside the delivery's day",
+)
+
+_STATES = ("CA", "FL", "GA", "IL", "MI", "NC", "NY", "OH", "PA", "TX")
+_BLOCK = 250_000  # customers that are in memory at once: some 100,000 rows
+_IDS_A_DAY = 10**9
+_CUSTOMERS, _DAYS, _FLAWS = range(3)  # what a stream of random numbers is for
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """How the log odds of a response depend on the standardized features."""
+
+    intercept: float
+    feature1: float
+    feature2: float
+    feature3: float
+    levels: tuple[float, float, float, float]
+
+
+CONCEPT = Concept(-3.6, 2.4, 1.6, 1.2, (-1.5, 0.0, 2.0, 0.0))
+CONCEPT_AFTER_SHIFT = Concept(-3.6, -2.0, 2.0, 1.6, (1.5, 0.0, -1.0, 0.0))
+
+
+@dataclass(frozen=True)
+class Flaws:
+    """The shares of a day's rows that are delivered imperfectly; 0 switches a flaw off.
+
+    Exact duplicates are in the same file; corrections re-send a row whose Feature2 was wrong, in a second
+    file; late labels come ``LATE_LABEL_DAYS`` after the others. Bad rows, which have no labels, come in
+    addition, in equal shares of ``BAD_KINDS``.
+    """
+
+    duplicates: float = 0.005
+    corrections: float = 0.005
+    late_labels: float = 0.01
+    bad_rows: float = 0.002
+
+
+NO_FLAWS = Flaws(0, 0, 0, 0)
+
+
+@dataclass
+class DayAccount:
+    """What was written for an event day.
+
+    ``rows`` are good and distinct, the rows of the ARDS; ``customers`` the rows of the MRDS, of which
+    ``positives`` have a response. ``labels`` includes ``late_labels``.
+    """
+
+    day: date
+    customers: int = 0
+    positives: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    corrections: int = 0
+    labels: int = 0
+    late_labels: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def superseded(self) -> int:
+        return self.duplicates + self.corrections
+
+    @property
+    def delivered(self) -> int:
+        """All records of all files."""
+        return self.rows + self.superseded + self.labels + self.bad.total()
+
+
+def land(
+    product: Product,
+    landing: Path,
+    days: DayRange,
+    *,
+    rows_per_day: int = 2000,
+    seed: int = 0,
+    flaws: Flaws = Flaws(),  # noqa: B008 - immutable
+    progress: Callable[[int], None] | None = None,
+) -> list[DayAccount]:
+    """Write the deliveries of ``days``, the same ones whenever and with whatever other days.
+
+    Deliveries of the sample that exist are replaced.
+
+    Args:
+        rows_per_day: the mean; the rows of a day vary with the weekday and by chance.
+        flaws: what is wrong with the deliveries; the rows as corrected are the same with any.
+        progress: is called with the rows written so far.
+
+    Raises:
+        ValueError: the days lie outside the product's, or there are no rows to write.
+    """
+    if days.first < product.start or (product.end is not None and days.last > product.end):
+        raise ValueError(f"{days} goes beyond the days of {product.name}, which start on {product.start}")
+    if rows_per_day < 1 or seed < 0:
+        raise ValueError("rows_per_day must be 1 or more, and seed not negative")
+    accounts = []
+    written = 0
+    landing.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{product.name}-", dir=landing) as temporary:
+        for day in days:
+            prepared = Path(temporary) / day.isoformat()
+            prepared.mkdir()
+            delivery = _Delivery(product, day, prepared)
+            for block in _blocks(day, rows_per_day, seed):
+                delivery.add(block, flaws, _generator(seed, _FLAWS, day, block.number))
+                if progress:
+                    progress(written + delivery.account.rows)
+            delivery.close()
+            written += delivery.account.rows
+            accounts.append(delivery.account)
+            target = landing / product.name / day.isoformat()
+            for name in delivery.names - {path.name for path in prepared.iterdir()}:
+                (target / name).unlink(missing_ok=True)
+            publish(prepared, target)
+    return accounts
+
+
+def true_probability(
+    day: date, feature1: ArrayLike, feature2: ArrayLike, feature3: ArrayLike, feature4: ArrayLike
+) -> Floats:
+    """P(response) of rows of the MRDS of ``day``; a null Feature4 is Unknown, as in the contract."""
+    names = np.asarray(feature4, dtype=object)
+    level = np.full(names.shape, LEVELS.index("Unknown"))
+    for code, name in enumerate(LEVELS):
+        level[names == name] = code
+    numbers = (np.asarray(values, dtype=np.float64) for values in (feature1, feature2, feature3))
+    return _probability(day, *numbers, level)
+
+
+def bayes_f1(days: DayRange, *, rows_per_day: int = 2000, seed: int = 0) -> float:
+    """The greatest F1 that any rule can be expected to reach on the MRDS of ``days``.
+
+    It knows :func:`true_probability`, and decides 1 above the one threshold that is best for these days.
+    """
+    found = [block.probability for day in days for block in _blocks(day, rows_per_day, seed)]
+    descending = np.sort(np.concatenate(found))[::-1]
+    decided = np.arange(1, len(descending) + 1)
+    return float(np.max(2 * np.cumsum(descending) / (decided + descending.sum())))
+
+
+# -- the truth -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some of the customers who interact on a day: their rows, and what is true of each customer.
+
+    The first ``len(label)`` rows are one of each customer, the others the second rows that some have.
+    """
+
+    number: int
+    customer: Integers
+    state: Integers
+    feature1: Floats
+    feature2: Floats
+    feature3: Floats
+    feature4: Integers
+    blank: NDArray[np.bool_]
+    row_label: Integers
+    label: Integers
+    probability: Floats
+
+
+def _blocks(day: date, rows_per_day: int, seed: int) -> Iterator[_Block]:
+    population = max(round(CUSTOMERS_PER_ROW * rows_per_day), 1)
+    rate = rows_per_day * WEEKDAY_VOLUME[day.weekday()] / (1 + SECOND_ROW) / population
+    for number, first in enumerate(range(0, population, _BLOCK)):
+        yield _block(day, number, min(_BLOCK, population - first), rate, seed)
+
+
+def _block(day: date, number: int, size: int, rate: float, seed: int) -> _Block:
+    customers = _generator(seed, _CUSTOMERS, None, number)
+    propensity = customers.standard_normal(_BLOCK)[:size]
+    activity = customers.uniform(0.5, 1.5, _BLOCK)[:size]
+    state = customers.integers(len(_STATES), size=_BLOCK)[:size]
+
+    rng = _generator(seed, _DAYS, day, number)
+    active = np.flatnonzero(rng.random(size) < rate * activity)
+    twice = np.flatnonzero(rng.random(len(active)) < SECOND_ROW)
+    of_row = np.concatenate([active, active[twice]])
+    feature1, feature2, feature3, level = _features(day, propensity[of_row], rng)
+
+    count = len(active)
+    minimum, maximum, total, last = (
+        values[:count].copy() for values in (feature1, feature2, feature3, level)
+    )
+    minimum[twice] = np.minimum(minimum[twice], feature1[count:])
+    maximum[twice] = np.maximum(maximum[twice], feature2[count:])
+    total[twice] += feature3[count:]
+    last[twice] = level[count:]
+    probability = _probability(day, minimum, maximum, total, last, prior_shift=False)
+    label = (rng.random(count) < probability).astype(np.int64)
+
+    stays = rng.random(count) < np.where(label == 1, _responders_kept(day), 1.0)
+    row_stays = np.concatenate([stays, stays[twice]])
+    return _Block(
+        number=number,
+        customer=(number * _BLOCK + 1 + of_row)[row_stays],
+        state=state[of_row][row_stays],
+        feature1=feature1[row_stays],
+        feature2=feature2[row_stays],
+        feature3=feature3[row_stays],
+        feature4=level[row_stays],
+        blank=(rng.random(len(of_row)) < 0.5)[row_stays],
+        row_label=np.concatenate([label, label[twice]])[row_stays],
+        label=label[stays],
+        probability=_probability(day, minimum, maximum, total, last)[stays],
+    )
+
+
+def _features(
+    day: date, propensity: Floats, rng: np.random.Generator
+) -> tuple[Floats, Floats, Floats, Integers]:
+    """The features of rows of customers with these propensities, as precise as they are written."""
+    rows = len(propensity)
+    shifted = day >= COVARIATE_SHIFT
+    feature1 = 0.7 * propensity + 0.7 * rng.standard_normal(rows)
+    feature2 = 50 + 10 * (0.2 * propensity + rng.standard_normal(rows) + (0.6 if shifted else 0.0))
+    feature3 = rng.gamma(4.0, 5.0, rows)
+    level = np.searchsorted([-0.5, 0.8], 0.5 * propensity + rng.standard_normal(rows))
+    level[rng.random(rows) < (0.15 if shifted else 0.05)] = LEVELS.index("Unknown")
+    return np.round(feature1, 4), np.round(feature2, 2), np.round(feature3, 2), level
+
+
+def _probability(
+    day: date,
+    feature1: Floats,
+    feature2: Floats,
+    feature3: Floats,
+    level: Integers,
+    *,
+    prior_shift: bool = True,
+) -> Floats:
+    concept = CONCEPT if day < CONCEPT_SHIFT else CONCEPT_AFTER_SHIFT
+    log_odds = (
+        concept.intercept
+        + concept.feature1 * feature1
+        + concept.feature2 * (feature2 - 50) / 10
+        + concept.feature3 * (feature3 - 20) / 10
+        + np.asarray(concept.levels)[level]
+    )
+    if prior_shift:
+        # Taking a share of one class away multiplies the odds by what is left of it.
+        log_odds = log_odds + np.log(_responders_kept(day))
+    return 1 / (1 + np.exp(-log_odds))
+
+
+def _responders_kept(day: date) -> float:
+    return RESPONDERS_KEPT if day in PRIOR_SHIFT else 1.0
+
+
+def _generator(seed: int, purpose: int, day: date | None, block: int) -> np.random.Generator:
+    """The random numbers for one purpose, day and block, independent of all others."""
+    counter = [0, block, day.toordinal() if day else 0, 0]
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=counter))
+
+
+# -- the deliveries --------------------------------------------------------------------------------
+
+
+class _Delivery:
+    """The files of one event day as they grow, and the account of them."""
+
+    def __init__(self, product: Product, day: date, folder: Path) -> None:
+        columns = [name for name in product.source.columns if name != product.label]
+        names = {
+            "rows": rows_file(day, "interactions"),
+            "corrections": rows_file(day, "corrections", CORRECTION_HOUR),
+            "labels": labels_file(product, day),
+            "late_labels": labels_file(product, day, LATE_LABEL_DAYS),
+        }
+        self.account = DayAccount(day)
+        self.names = set(names.values())
+        self._files = {
+            kind: _CsvFile(
+                folder / name,
+                label_header(product) if "labels" in kind else columns,
+                product.source.delimiter,
+            )
+            for kind, name in names.items()
+        }
+        # A header alone says that nobody interacted; without the file the day would be missing.
+        self._files["rows"].open()
+        self._next_id = day.toordinal() * _IDS_A_DAY
+
+    def add(self, block: _Block, flaws: Flaws, rng: np.random.Generator) -> None:
+        rows = len(block.customer)
+        table = _table(block, self.account.day, self._next_id)
+        duplicated = np.flatnonzero(rng.random(rows) < flaws.duplicates)
+        corrected = np.flatnonzero(rng.random(rows) < flaws.corrections)
+        late = rng.random(rows) < flaws.late_labels
+        order = rng.permutation(np.concatenate([np.arange(rows), duplicated]))
+        bad_at = np.sort(rng.integers(len(order) + 1, size=rng.binomial(rows, flaws.bad_rows)))
+        kinds = rng.integers(len(BAD_KINDS), size=len(bad_at))
+        bad = [
+            _bad_line(BAD_KINDS[kind], self.account.day, self._next_id + rows + n)
+            for n, kind in enumerate(kinds)
+        ]
+        self._next_id += rows + len(bad)
+
+        wrong = block.feature2.copy()
+        wrong[corrected] = np.round(wrong[corrected] * 10, 2)  # the decimal point was left out
+        self._files["rows"].write(_with(table, "Feature2", wrong).take(order), bad_at, bad)
+        self._files["corrections"].write(table.take(corrected))
+        self._files["labels"].write(table.filter(~late))
+        self._files["late_labels"].write(table.filter(late))
+
+        account = self.account
+        account.customers += len(block.label)
+        account.positives += int(block.label.sum())
+        account.rows += rows
+        account.duplicates += len(duplicated)
+        account.corrections += len(corrected)
+        account.labels += rows
+        account.late_labels += int(late.sum())
+        account.bad.update(BAD_KINDS[kind] for kind in kinds)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
