@@ -13,8 +13,9 @@ counted by :class:`DayAccount`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -50,6 +51,7 @@ LATE_LABEL_DAYS = 2
 CORRECTION_HOUR = "T0900"
 
 LEVELS = ("Low", "Medium", "High", "Unknown")
+UNKNOWN = LEVELS.index("Unknown")
 BAD_KINDS = (
     "unparseable value",
     "missing required value",
@@ -78,8 +80,8 @@ class Concept:
     levels: tuple[float, float, float, float]
 
 
-CONCEPT = Concept(-3.6, 2.4, 1.6, 1.2, (-1.5, 0.0, 2.0, 0.0))
-CONCEPT_AFTER_SHIFT = Concept(-3.6, -2.0, 2.0, 1.6, (1.5, 0.0, -1.0, 0.0))
+CONCEPT = Concept(-2.5, 2.0, 1.2, 1.0, (-1.2, 0.0, 1.6, 0.0))
+CONCEPT_AFTER_SHIFT = Concept(-3.0, -1.5, 1.6, 1.3, (1.2, 0.0, -0.6, 0.0))
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def land(
     *,
     rows_per_day: int = 2000,
     seed: int = 0,
-    flaws: Flaws = Flaws(),  # noqa: B008 - immutable
+    flaws: Flaws = Flaws(),
     progress: Callable[[int], None] | None = None,
 ) -> list[DayAccount]:
     """Write the deliveries of ``days``, the same ones whenever and with whatever other days.
@@ -181,11 +183,16 @@ def true_probability(
 ) -> Floats:
     """P(response) of rows of the MRDS of ``day``; a null Feature4 is Unknown, as in the contract."""
     names = np.asarray(feature4, dtype=object)
-    level = np.full(names.shape, LEVELS.index("Unknown"))
+    level = np.full(names.shape, UNKNOWN)
     for code, name in enumerate(LEVELS):
         level[names == name] = code
-    numbers = (np.asarray(values, dtype=np.float64) for values in (feature1, feature2, feature3))
-    return _probability(day, *numbers, level)
+    features = _Features(
+        np.asarray(feature1, dtype=np.float64),
+        np.asarray(feature2, dtype=np.float64),
+        np.asarray(feature3, dtype=np.float64),
+        level,
+    )
+    return _sigmoid(_log_odds(day, features) + _prior_shift(day))
 
 
 def bayes_f1(days: DayRange, *, rows_per_day: int = 2000, seed: int = 0) -> float:
@@ -203,20 +210,29 @@ def bayes_f1(days: DayRange, *, rows_per_day: int = 2000, seed: int = 0) -> floa
 
 
 @dataclass(frozen=True)
+class _Features:
+    """Feature1 to Feature4 of rows, or of customers; Feature4 as its place in ``LEVELS``."""
+
+    feature1: Floats
+    feature2: Floats
+    feature3: Floats
+    level: Integers
+
+    def __getitem__(self, rows: Any) -> _Features:
+        return _Features(self.feature1[rows], self.feature2[rows], self.feature3[rows], self.level[rows])
+
+
+@dataclass(frozen=True)
 class _Block:
     """Some of the customers who interact on a day: their rows, and what is true of each customer.
 
-    The first ``len(label)`` rows are one of each customer, the others the second rows that some have.
+    ``label`` and ``probability`` have one value a customer, all else one a row.
     """
 
     number: int
     customer: Integers
     state: Integers
-    feature1: Floats
-    feature2: Floats
-    feature3: Floats
-    feature4: Integers
-    blank: NDArray[np.bool_]
+    features: _Features
     row_label: Integers
     label: Integers
     probability: Floats
@@ -231,79 +247,82 @@ def _blocks(day: date, rows_per_day: int, seed: int) -> Iterator[_Block]:
 
 def _block(day: date, number: int, size: int, rate: float, seed: int) -> _Block:
     customers = _generator(seed, _CUSTOMERS, None, number)
-    propensity = customers.standard_normal(_BLOCK)[:size]
-    activity = customers.uniform(0.5, 1.5, _BLOCK)[:size]
-    state = customers.integers(len(_STATES), size=_BLOCK)[:size]
+    propensity = customers.standard_normal(size)
+    activity = customers.uniform(0.5, 1.5, size)
+    state = customers.integers(len(_STATES), size=size)
 
     rng = _generator(seed, _DAYS, day, number)
     active = np.flatnonzero(rng.random(size) < rate * activity)
-    twice = np.flatnonzero(rng.random(len(active)) < SECOND_ROW)
-    of_row = np.concatenate([active, active[twice]])
-    feature1, feature2, feature3, level = _features(day, propensity[of_row], rng)
-
     count = len(active)
-    minimum, maximum, total, last = (
-        values[:count].copy() for values in (feature1, feature2, feature3, level)
-    )
-    minimum[twice] = np.minimum(minimum[twice], feature1[count:])
-    maximum[twice] = np.maximum(maximum[twice], feature2[count:])
-    total[twice] += feature3[count:]
-    last[twice] = level[count:]
-    probability = _probability(day, minimum, maximum, total, last, prior_shift=False)
-    label = (rng.random(count) < probability).astype(np.int64)
+    twice = np.flatnonzero(rng.random(count) < SECOND_ROW)
+    # One row of each customer, then the second rows that some have.
+    of_customer = np.concatenate([np.arange(count), twice])
+    features = _features(day, propensity[active[of_customer]], rng)
+    log_odds = _log_odds(day, _aggregate(features[:count], twice, features[count:]))
+    label = (rng.random(count) < _sigmoid(log_odds)).astype(np.int64)
 
     stays = rng.random(count) < np.where(label == 1, _responders_kept(day), 1.0)
-    row_stays = np.concatenate([stays, stays[twice]])
+    row_stays = stays[of_customer]
+    of_block = active[of_customer][row_stays]
     return _Block(
         number=number,
-        customer=(number * _BLOCK + 1 + of_row)[row_stays],
-        state=state[of_row][row_stays],
-        feature1=feature1[row_stays],
-        feature2=feature2[row_stays],
-        feature3=feature3[row_stays],
-        feature4=level[row_stays],
-        blank=(rng.random(len(of_row)) < 0.5)[row_stays],
-        row_label=np.concatenate([label, label[twice]])[row_stays],
+        customer=number * _BLOCK + 1 + of_block,
+        state=state[of_block],
+        features=features[row_stays],
+        row_label=label[of_customer][row_stays],
         label=label[stays],
-        probability=_probability(day, minimum, maximum, total, last)[stays],
+        probability=_sigmoid(log_odds + _prior_shift(day))[stays],
     )
 
 
-def _features(
-    day: date, propensity: Floats, rng: np.random.Generator
-) -> tuple[Floats, Floats, Floats, Integers]:
+def _features(day: date, propensity: Floats, rng: np.random.Generator) -> _Features:
     """The features of rows of customers with these propensities, as precise as they are written."""
     rows = len(propensity)
     shifted = day >= COVARIATE_SHIFT
     feature1 = 0.7 * propensity + 0.7 * rng.standard_normal(rows)
-    feature2 = 50 + 10 * (0.2 * propensity + rng.standard_normal(rows) + (0.6 if shifted else 0.0))
+    feature2 = 50 + 10 * (0.2 * propensity + rng.standard_normal(rows)) + (6 if shifted else 0)
     feature3 = rng.gamma(4.0, 5.0, rows)
     level = np.searchsorted([-0.5, 0.8], 0.5 * propensity + rng.standard_normal(rows))
-    level[rng.random(rows) < (0.15 if shifted else 0.05)] = LEVELS.index("Unknown")
-    return np.round(feature1, 4), np.round(feature2, 2), np.round(feature3, 2), level
+    level[rng.random(rows) < (0.15 if shifted else 0.05)] = UNKNOWN
+    return _Features(np.round(feature1, 4), np.round(feature2, 2), np.round(feature3, 2), level)
 
 
-def _probability(
-    day: date,
-    feature1: Floats,
-    feature2: Floats,
-    feature3: Floats,
-    level: Integers,
-    *,
-    prior_shift: bool = True,
-) -> Floats:
-    concept = CONCEPT if day < CONCEPT_SHIFT else CONCEPT_AFTER_SHIFT
-    log_odds = (
-        concept.intercept
-        + concept.feature1 * feature1
-        + concept.feature2 * (feature2 - 50) / 10
-        + concept.feature3 * (feature3 - 20) / 10
-        + np.asarray(concept.levels)[level]
+def _aggregate(first: _Features, twice: Integers, second: _Features) -> _Features:
+    """The features of the MRDS, where the customers at ``twice`` have a second row."""
+    minimum, maximum, total, last = (
+        first.feature1.copy(),
+        first.feature2.copy(),
+        first.feature3.copy(),
+        first.level.copy(),
     )
-    if prior_shift:
-        # Taking a share of one class away multiplies the odds by what is left of it.
-        log_odds = log_odds + np.log(_responders_kept(day))
-    return 1 / (1 + np.exp(-log_odds))
+    minimum[twice] = np.minimum(minimum[twice], second.feature1)
+    maximum[twice] = np.maximum(maximum[twice], second.feature2)
+    total[twice] += second.feature3
+    last[twice] = second.level
+    return _Features(minimum, maximum, total, last)
+
+
+def _log_odds(day: date, features: _Features) -> Floats:
+    """Of a response, among all who would interact without a prior shift."""
+    concept = CONCEPT if day < CONCEPT_SHIFT else CONCEPT_AFTER_SHIFT
+    found: Floats = (
+        concept.intercept
+        + concept.feature1 * features.feature1
+        + concept.feature2 * (features.feature2 - 50) / 10
+        + concept.feature3 * (features.feature3 - 20) / 10
+        + np.asarray(concept.levels)[features.level]
+    )
+    return found
+
+
+def _prior_shift(day: date) -> float:
+    """What the prior shift adds to the log odds: the odds are multiplied by what is left of one class."""
+    return math.log(_responders_kept(day))
+
+
+def _sigmoid(log_odds: Floats) -> Floats:
+    found: Floats = 1 / (1 + np.exp(-log_odds))
+    return found
 
 
 def _responders_kept(day: date) -> float:
@@ -354,14 +373,17 @@ class _Delivery:
         bad_at = np.sort(rng.integers(len(order) + 1, size=rng.binomial(rows, flaws.bad_rows)))
         kinds = rng.integers(len(BAD_KINDS), size=len(bad_at))
         bad = [
-            _bad_line(BAD_KINDS[kind], self.account.day, self._next_id + rows + n)
+            _bad_line(
+                BAD_KINDS[kind], self.account.day, self._next_id + rows + n, self._files["rows"].columns
+            )
             for n, kind in enumerate(kinds)
         ]
         self._next_id += rows + len(bad)
 
-        wrong = block.feature2.copy()
+        wrong = block.features.feature2.copy()
         wrong[corrected] = np.round(wrong[corrected] * 10, 2)  # the decimal point was left out
-        self._files["rows"].write(_with(table, "Feature2", wrong).take(order), bad_at, bad)
+        first = table.set_column(table.column_names.index("Feature2"), "Feature2", [wrong])
+        self._files["rows"].write(first.take(order), bad_at.tolist(), bad)
         self._files["corrections"].write(table.take(corrected))
         self._files["labels"].write(table.filter(~late))
         self._files["late_labels"].write(table.filter(late))
@@ -379,3 +401,96 @@ class _Delivery:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
+
+
+class _CsvFile:
+    """A CSV file that is there once something has been written to it, or it has been opened."""
+
+    def __init__(self, path: Path, columns: list[str], delimiter: str) -> None:
+        self.columns = columns
+        self._path = path
+        self._delimiter = delimiter
+        self._sink: IO[bytes] | None = None
+
+    def open(self) -> IO[bytes]:
+        if self._sink is None:
+            self._sink = self._path.open("wb")
+            self._write_line(self._sink, self.columns)
+        return self._sink
+
+    def write(self, table: pa.Table, at: Sequence[int] = (), lines: Sequence[list[str]] = ()) -> None:
+        """Write the rows of ``table``, and before its rows number ``at`` (ascending) the ``lines``."""
+        if not table.num_rows and not lines:
+            return
+        sink = self.open()
+        chosen = table.select(self.columns)
+        begin = 0
+        for end, line in zip(at, lines, strict=True):
+            self._write_rows(sink, chosen.slice(begin, end - begin))
+            self._write_line(sink, line)
+            begin = end
+        self._write_rows(sink, chosen.slice(begin))
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+
+    def _write_rows(self, sink: IO[bytes], table: pa.Table) -> None:
+        from pyarrow import csv
+
+        if table.num_rows:
+            # No value needs quotes; without being told so, Arrow puts them around every text.
+            options = csv.WriteOptions(
+                include_header=False, delimiter=self._delimiter, quoting_style="none", batch_size=50_000
+            )
+            csv.write_csv(table, sink, options)
+
+    def _write_line(self, sink: IO[bytes], values: list[str]) -> None:
+        sink.write((self._delimiter.join(values) + "\n").encode())
+
+
+def _table(block: _Block, day: date, first_id: int) -> pa.Table:
+    """The good rows of a block, as they are in the end."""
+    import pyarrow as pa
+
+    rows = len(block.customer)
+    # Every other Unknown is an empty field, which the contract fills.
+    level = block.features.level + ((block.features.level == UNKNOWN) & (np.arange(rows) % 2 == 0))
+    return pa.table(
+        {
+            "ID": np.arange(first_id, first_id + rows),
+            "Date": pa.repeat(pa.scalar(day), rows),
+            "CustomerNumber": block.customer,
+            "CustomerState": pa.array(_STATES).take(pa.array(block.state)),
+            "Feature1": block.features.feature1,
+            "Feature2": block.features.feature2,
+            "Feature3": block.features.feature3,
+            "Feature4": pa.array([*LEVELS, None]).take(pa.array(level)),
+            "Target": block.row_label,
+        }
+    )
+
+
+def _bad_line(kind: str, day: date, row_id: int, columns: list[str]) -> list[str]:
+    """The fields of a row that can't get into the ARDS, for this reason only."""
+    fields = {
+        "ID": str(row_id),
+        "Date": day.isoformat(),
+        "CustomerNumber": "1",
+        "CustomerState": _STATES[0],
+        "Feature1": "0.5",
+        "Feature2": "50.0",
+        "Feature3": "20.0",
+        "Feature4": LEVELS[0],
+    }
+    match kind:
+        case "unparseable value":
+            fields["Feature1"] = "n/a"
+        case "missing required value":
+            fields["Feature3"] = ""
+        case "value not allowed":
+            fields["Feature4"] = "Extreme"
+        case "date outside the delivery's day":
+            fields["Date"] = (day - timedelta(days=1)).isoformat()
+    values = [fields[name] for name in columns]
+    return values[:-1] if kind == "wrong number of fields" else values
