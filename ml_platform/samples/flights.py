@@ -56,8 +56,8 @@ def write_history(path: Path, first: date, last: date) -> int:
     import pandas as pd
 
     # As text: numbers stay as they are written in the source, whether a column has gaps or not.
-    flights = pd.read_csv(_source(), dtype=str, keep_default_na=False)
-    flights = flights.replace("NA", "")
+    columns = ["year", "month", "day", "arr_delay", *COLUMNS[1:-1]]
+    flights = pd.read_csv(_source(), usecols=columns, dtype=str, keep_default_na=False).replace("NA", "")
     flights["date"] = (
         flights["year"] + "-" + flights["month"].str.zfill(2) + "-" + flights["day"].str.zfill(2)
     )
