@@ -131,9 +131,10 @@ def write(
         labels = _labels(product, usable) if any("label" in records[day] for day in days) else None
         files = {(file.day, file.number): file for delivery in deliveries for file in delivery.files}
         applied = _count_labels(labels) if labels is not None else {}
-        unfit = any("bad" in records[day] for day in days) or any(orphans for _, orphans in applied.values())
+        has_orphans = any(orphans for _, orphans in applied.values())
+        unfit = has_orphans or any("bad" in records[day] for day in days)
         if unfit or tables.has_days(product.name, QUARANTINE, days):
-            quarantine = _quarantine(product, usable, labels, files)
+            quarantine = _quarantine(product, usable, labels if has_orphans else None, files)
             tables.replace_days(spark, product.name, QUARANTINE, quarantine, days, run_id=run_id)
         version = tables.replace_days(
             spark, product.name, ARDS, _resolve(product, usable, len(days)), days, run_id=run_id

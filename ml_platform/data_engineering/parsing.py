@@ -7,12 +7,13 @@ value is accepted by both or by neither. What a day's records add up to is :mod:
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -91,14 +92,15 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
     """
     done = 0
     try:
-        for columns, count in _read_fast(file, product.source):
-            batch = _convert(file, product, _Records(done, count, columns))
-            if batch is None:
-                break
-            yield batch
-            done += count
-        else:
-            return
+        with contextlib.closing(_read_fast(file, product.source)) as blocks:
+            for columns, count in blocks:
+                batch = _convert(file, product, _Records(done, count, columns))
+                if batch is None:
+                    break
+                yield batch
+                done += count
+            else:
+                return
     except (pa.ArrowInvalid, OSError):
         pass  # whatever it is, the exact tokenizer can say where it is
     try:
@@ -130,13 +132,14 @@ def locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[
 # -- reading fast ------------------------------------------------------------------------------------
 
 
-def _read_fast(file: DeliveryFile, source: Source) -> Iterator[tuple[dict[str, pa.Array], int]]:
+def _read_fast(file: DeliveryFile, source: Source) -> Generator[tuple[dict[str, pa.Array], int], None, None]:
     """The columns of a file as strings, block by block."""
     stream: Any = pa.OSFile(file.path)
     if file.path.endswith(".gz"):
         stream = pa.CompressedInputStream(stream, "gzip")
-    with stream:
-        reader = arrow_csv.open_csv(
+    with (
+        stream,
+        arrow_csv.open_csv(
             stream,
             read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
             parse_options=arrow_csv.ParseOptions(delimiter=source.delimiter, newlines_in_values=True),
@@ -145,7 +148,8 @@ def _read_fast(file: DeliveryFile, source: Source) -> Iterator[tuple[dict[str, p
                 null_values=list(source.null_values),
                 strings_can_be_null=True,
             ),
-        )
+        ) as reader,
+    ):
         if tuple(reader.schema.names) != file.header:
             raise pa.ArrowInvalid("the header is not the one that was read before")
         for batch in reader:

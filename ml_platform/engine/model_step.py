@@ -109,6 +109,7 @@ def run_model(context: StepContext) -> StepResult:
     step = _ModelStep(context)
     for one in todo:
         step.train(one)
+        step.decide()
         context.log(f"model: as of {one.as_of} ({todo.index(one) + 1} of {len(todo)})")
     decisions = {one.as_of: one for one in step.decide()}
     plans = plan(context)
@@ -131,6 +132,7 @@ class _ModelStep:
         self.registry = registry.Registry(context.settings.tracking_uri)
         self.trained = 0
         self.reused = 0
+        self._held_out: tuple[date, pd.DataFrame] | None = None
         self._contract = self.product.hash_of(*CONTRACT_SECTIONS)
 
     def train(self, plan: Plan) -> None:
@@ -185,7 +187,7 @@ class _ModelStep:
         context, product = self.context, self.product
         frame = slice_.collect()
         trained = training.train(product, frame)
-        holdout = self._holdout(plan.as_of).collect()
+        holdout = self._holdout(plan.as_of)
         return self.registry.log(
             product,
             trained,
@@ -209,11 +211,16 @@ class _ModelStep:
             parent_run_id=context.request.mlflow_parent_run_id,
         )
 
-    def _holdout(self, as_of: date) -> asof.Slice:
-        """The labelled rows of the held-out entities, of the last days before the as-of date."""
+    def _holdout(self, as_of: date) -> pd.DataFrame:
+        """The labelled rows of the held-out entities, of the last days before the as-of date.
+
+        At most ``evaluation.maximum_rows``; those of the last as-of date asked for are kept.
+        """
+        if self._held_out is not None and self._held_out[0] == as_of:
+            return self._held_out[1]
         context, product = self.context, self.product
         days = days_between(as_of - timedelta(days=product.model.holdout_days), as_of - timedelta(days=1))
-        return asof.labelled(
+        frame = asof.labelled(
             context.spark,
             product,
             context.tables,
@@ -221,7 +228,9 @@ class _ModelStep:
             as_of,
             held_out=True,
             maximum_rows=product.evaluation.maximum_rows,
-        )
+        ).collect()
+        self._held_out = (as_of, frame)
+        return frame
 
     def decide(self) -> list[Decision]:
         """Fold all models into decisions, and point MLflow's alias at the champion."""
@@ -246,7 +255,7 @@ class _ModelStep:
         return decisions
 
     def _compare(self, challenger: ModelRecord, before: ModelRecord | None) -> Comparison:
-        frame = self._holdout(challenger.as_of).collect()
+        frame = self._holdout(challenger.as_of)
 
         label = frame[self.product.label].to_numpy(dtype="int64")
         clusters = frame["_cluster"].to_numpy(dtype="int64")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from ml_platform.settings import Settings
 
 DELTA = "io.delta:delta-spark_4.1_2.13:4.4.0"
+_JARS = ("delta-spark_4.1_2.13", "delta-storage", "delta-kernel-api", "delta-kernel-defaults")
+_LOGGING = Path(__file__).with_name("log4j2.properties")
 
 #: Delta's dependencies that Spark ships already; resolving them again fails on a half-filled Maven cache.
 _SHIPPED_WITH_SPARK = (
@@ -37,9 +40,7 @@ def spark_conf(settings: Settings) -> dict[str, str]:
     return {
         "spark.master": settings.spark_master,
         "spark.app.name": "ml_platform",
-        "spark.jars.packages": DELTA,
-        "spark.jars.excludes": ",".join(_SHIPPED_WITH_SPARK),
-        "spark.jars.ivy": str(settings.ivy_cache),
+        **_delta_jars(Path(settings.spark_conf.get("spark.jars.ivy", settings.ivy_cache))),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",
@@ -50,10 +51,24 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.driver.memory": settings.spark_driver_memory,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
         **settings.spark_conf,
+    }
+
+
+def _delta_jars(cache: Path) -> dict[str, str]:
+    """Delta's jars: those of the cache, or on the very first start from Maven Central into it."""
+    version = DELTA.rpartition(":")[2]
+    jars = [cache / "jars" / f"io.delta_{name}-{version}.jar" for name in _JARS]
+    if all(jar.exists() for jar in jars):
+        return {"spark.jars": ",".join(str(jar) for jar in jars)}
+    return {
+        "spark.jars.packages": DELTA,
+        "spark.jars.excludes": ",".join(_SHIPPED_WITH_SPARK),
+        "spark.jars.ivy": str(cache),
     }
 
 

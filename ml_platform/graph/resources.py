@@ -6,6 +6,7 @@ Spark and MLflow are imported when a step needs them, so that loading the graph 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,7 +49,6 @@ class LocalStepRunner:
 
         prepare_environment()
         session: SparkSession = LazyPySparkResource(spark_config=spark_conf(self._settings)).spark_session
-        session.sparkContext.setLogLevel("ERROR")
         return session
 
 
@@ -63,7 +63,6 @@ class MlflowRuns:
     def parent(self, product: Product) -> Iterator[str]:
         """Hold the Dagster run's MLflow run open, and end it with the status the work had."""
         import mlflow
-        from dagster_mlflow import mlflow_tracking
 
         from ml_platform.machine_learning.registry import Registry
 
@@ -73,8 +72,11 @@ class MlflowRuns:
             "mlflow_tracking_uri": self._settings.tracking_uri,
             "extra_tags": {"product": product.name},
         }
-        resource = mlflow_tracking.resource_fn(self._init_context.replace_config(config))
-        next(resource)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            from dagster_mlflow import mlflow_tracking
+
+            next(mlflow_tracking.resource_fn(self._init_context.replace_config(config)))
         run = mlflow.active_run()
         assert run is not None, "the resource has started or resumed the run"
         try:
