@@ -1,0 +1,107 @@
+"""The commands as a newcomer would use them; what they compute is tested where it lives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ml_platform.cli import app
+from ml_platform_tests.platform import SHOP
+
+COMMANDS = ("check", "land", "sample", "backfill", "summary", "history", "rollback", "ui")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    contracts = tmp_path / "contracts"
+    contracts.mkdir()
+    (contracts / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ML_PLATFORM_PRODUCTS", str(contracts))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "dagster").mkdir()
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_each_command_with_an_example(command: str) -> None:
+    code, output = run(command, "--help")
+    assert code == 0
+    assert f"ml-platform {command}" in output.split("Example:")[1]
+
+
+def test_check_says_in_words_what_graph_a_contract_gives(home: Path) -> None:
+    code, output = run("check", str(home / "contracts" / "shop.yaml"))
+    assert code == 0
+    assert "is valid" in output
+    assert "shop/mrds, daily: one row per customer and day: sum of spend" in output
+    assert "monthly from 2024-02" in output
+
+
+def test_check_refuses_a_broken_contract_with_its_key(home: Path) -> None:
+    path = home / "contracts" / "shop.yaml"
+    path.write_text(path.read_text().replace("order_by", "sort_by"))
+    code, output = run("check", str(path))
+    assert code == 1
+    assert "mrds.sort_by: unknown key; accepted are entity, order_by, aggregate" in output.replace("\n", " ")
+
+
+def test_land_splits_a_history_into_deliveries(home: Path) -> None:
+    history = home / "history.csv"
+    history.write_text(
+        "visit,day,customer,spend,pages,channel,bought\n"
+        "1,2024-01-01,ann,1.5,3,web,1\n"
+        "2,2024-01-02,bob,2.5,4,app,\n"
+    )
+    code, output = run("land", "shop", str(history))
+    assert code == 0, output
+    landing = home / "home" / "landing" / "shop"
+    assert sorted(str(path.relative_to(landing)) for path in landing.rglob("*.csv")) == [
+        "2024-01-01/2024-01-02T0600_history.csv",
+        "2024-01-01/2024-01-03T0600_labels.csv",
+        "2024-01-02/2024-01-03T0600_history.csv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("history", "shoe"), "unknown product 'shoe'; there are customers, flights, shop"),
+        (("sample", "shop", "--from", "2024-01-01", "--to", "2024-01-02"), "there is no sample of 'shop'"),
+        (("backfill", "shop", "--from", "2024-01-02", "--to", "2024-01-01"), "lies before the first day"),
+        (("backfill", "shop", "--from", "2023-01-02", "--to", "2024-01-01"), "goes beyond the days of shop"),
+        (
+            ("backfill", "shop", "--from", "2024-01-01", "--to", "2024-01-01", "--select", "model,scores"),
+            "unknown asset scores; accepted are ards, mrds",
+        ),
+        (("rollback", "shop", "--reason", "no"), "no promotion that could be taken back"),
+    ],
+)
+def test_a_wrong_request_says_what_is_accepted(home: Path, arguments: tuple[str, ...], expected: str) -> None:
+    code, output = run(*arguments)
+    assert code == 1
+    assert expected in output.replace("\n", " ")
+
+
+def test_a_backfill_of_a_missing_day_fails_with_what_to_do(home: Path) -> None:
+    code, output = run("backfill", "shop", "--from", "2024-01-01", "--to", "2024-01-01")
+    assert code == 1
+    assert "2024-01-01 is missing" in output
+    assert "deliver the day" in output
+
+
+def test_history_and_summary_of_a_new_product_are_empty_tables(home: Path) -> None:
+    for command in ("history", "summary"):
+        code, output = run(command, "shop")
+        assert code == 0
+        assert "shop" in output
