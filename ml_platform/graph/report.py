@@ -12,8 +12,6 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 
 from ml_platform.engine.step import Check, DayResult, StepResult
 
-Severities = Mapping[str, dg.AssetCheckSeverity]
-
 #: Outcomes under which nothing could be checked, but which are no defect of the asset's own.
 _NOT_TO_BLAME = frozenset({"held_back", "no_model"})
 

@@ -66,7 +66,9 @@ class MlflowRuns:
 
         from ml_platform.machine_learning.registry import Registry
 
-        Registry(self._settings.tracking_uri).prepare(product.name)
+        registry = Registry(self._settings.tracking_uri)
+        registry.prepare(product.name)
+        registry.end_orphans(product.name, self._is_over)
         config = {
             "experiment_name": product.name,
             "mlflow_tracking_uri": self._settings.tracking_uri,
@@ -85,6 +87,12 @@ class MlflowRuns:
             mlflow.end_run("FAILED")
             raise
         mlflow.end_run("FINISHED")
+
+    def _is_over(self, dagster_run_id: str) -> bool:
+        """Whether a Dagster run has ended, or isn't known any more."""
+        instance = self._init_context.instance
+        run = instance.get_run_by_id(dagster_run_id) if instance else None
+        return run is None or run.is_finished
 
 
 def mlflow_runs(settings: Settings) -> dg.ResourceDefinition:

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -90,6 +90,18 @@ class Registry:
         client = self._client()
         if product is not None:
             self._experiment(client, product)
+
+    def end_orphans(self, product: str, is_over: Callable[[str], bool]) -> None:
+        """End the product's MLflow runs that are still open although their Dagster run is over.
+
+        A killed process can't end its MLflow runs; they would show as running for ever.
+        """
+        client = self._client()
+        experiment = self._experiment(client, product)
+        for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
+            dagster_run_id = run.data.tags.get(_PARENT_TAG) or run.data.tags.get(_CHILD_TAG)
+            if dagster_run_id and is_over(dagster_run_id):
+                client.set_terminated(run.info.run_id, "KILLED")
 
     def find(self, product: Product, fingerprint: str) -> RegisteredModel | None:
         """The newest version with this training fingerprint."""

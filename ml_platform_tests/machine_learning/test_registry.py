@@ -337,3 +337,31 @@ def test_two_processes_can_prepare_a_new_store_at_once(tmp_path):
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         names = connection.execute("SELECT name FROM experiments").fetchall()
     assert sorted(names) == [("Default",), ("flights",)]
+
+
+def test_runs_that_a_killed_process_left_open_are_ended(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    registry = Registry(uri)
+    registry.prepare("shop")
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("shop")
+    assert experiment is not None
+    ids = {
+        name: client.create_run(experiment.experiment_id, tags=tags).info.run_id
+        for name, tags in {
+            "parent of a dead run": {"dagster_run_id": "dead"},
+            "model of a dead run": {"dagster.run_id": "dead"},
+            "parent of a live run": {"dagster_run_id": "live"},
+            "made by hand": {},
+        }.items()
+    }
+    registry.end_orphans("shop", lambda run_id: run_id == "dead")
+    statuses = {name: client.get_run(run_id).info.status for name, run_id in ids.items()}
+    assert statuses == {
+        "parent of a dead run": "KILLED",
+        "model of a dead run": "KILLED",
+        "parent of a live run": "RUNNING",
+        "made by hand": "RUNNING",
+    }
