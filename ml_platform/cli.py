@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ml_platform.product import ContractError, DayRange, Product, load_product, load_products
-from ml_platform.settings import PACKAGE, Settings
+from ml_platform.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -245,6 +242,7 @@ def ui(
     Example: `ml-platform ui --port 3000`
     """
     from ml_platform.machine_learning.registry import Registry
+    from ml_platform.ui import HOST, serve
 
     settings = Settings()
     products, _ = load_products(settings.product_folders)
@@ -253,36 +251,12 @@ def ui(
         registry.prepare(name)
     with _instance(settings):
         pass  # makes its folder and configuration
-    here, there = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{mlflow_port}"
-    environment = os.environ | {"ML_PLATFORM_MLFLOW_UI_URL": there, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    workspace = PACKAGE.parent / "workspace.yaml"
-    commands = [
-        ["dagster", "dev", "-h", "127.0.0.1", "-p", str(port), "-w", str(workspace)],
-        [
-            *("mlflow", "server", "--backend-store-uri", settings.tracking_uri),
-            *("--host", "127.0.0.1", "--port", str(mlflow_port)),
-        ],
-    ]
-    console.print(f"Dagster is opening on {here}, MLflow on {there}; stop both with Ctrl-C")
-    folder = Path(sys.executable).parent
-    servers = [
-        subprocess.Popen([str(folder / command[0]), *command[1:]], env=environment)  # noqa: S603
-        for command in commands
-    ]
-
-    def stop(*_: object) -> None:
-        for server in servers:
-            server.terminate()
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        servers[0].wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        stop()
-        for server in servers:
-            server.wait(timeout=30)
+    console.print(
+        f"Dagster is opening on http://{HOST}:{port}, MLflow on http://{HOST}:{mlflow_port}; "
+        "stop both with Ctrl-C",
+        soft_wrap=True,
+    )
+    serve(settings, port, mlflow_port)
 
 
 @app.command()
@@ -362,6 +336,8 @@ def _instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 _LOCAL_INSTANCE = """\
 telemetry:
+  enabled: false
+nux:
   enabled: false
 run_monitoring:
   enabled: true

@@ -13,7 +13,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
 
 from ml_platform.settings import Settings
-from ml_platform_tests.platform import Platform
+from ml_platform_tests.small_platform import Platform
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from ml_platform.cli import app
-from ml_platform_tests.platform import SHOP
+from ml_platform_tests.small_platform import SHOP
 
 COMMANDS = ("check", "land", "sample", "backfill", "summary", "history", "rollback", "ui")
 

@@ -20,7 +20,7 @@ from ml_platform.product import (
     parse_product,
 )
 from ml_platform.settings import Settings
-from ml_platform_tests.platform import SHOP, shop
+from ml_platform_tests.small_platform import SHOP, shop
 
 
 def broken(path: str, value: Any, *, delete: bool = False) -> str:

@@ -30,8 +30,10 @@ def report(
         raise dg.Failure(failure, metadata=_metadata(result.days[0].metadata), allow_retries=False)
 
     for day in result.days:
-        context.add_asset_metadata(_metadata(day.metadata), partition_key=day.day.isoformat())
-    yield dg.MaterializeResult(metadata=_metadata({**result.metadata, **metadata}))
+        # The day's own facts stand first; what holds for the whole run comes after them.
+        facts = _metadata({**day.metadata, **result.metadata})
+        context.add_asset_metadata(facts, partition_key=day.day.isoformat())
+    yield dg.MaterializeResult(metadata=_metadata(metadata))
     _settle(context, result, checks)
     for name in checks:
         # The checks are settled by the events above, one a day; their outputs carry nothing.

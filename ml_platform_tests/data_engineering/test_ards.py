@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from ml_platform.product import DayRange, load_product
 from ml_platform.samples import customers
 from ml_platform.settings import PACKAGE
-from ml_platform_tests.platform import D, Platform, days
+from ml_platform_tests.small_platform import D, Platform, days
 
 HEADER = "visit,day,customer,spend,pages,channel\n"
 

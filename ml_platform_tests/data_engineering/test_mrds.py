@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from ml_platform.data_engineering import mrds
 from ml_platform.product import Product
-from ml_platform_tests.platform import shop
+from ml_platform_tests.small_platform import shop
 
 NAMES = ("min", "max", "sum", "mean", "count", "first", "last")
 

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 from ml_platform.storage.online import OnlineStore
-from ml_platform_tests.platform import DATA_STEPS, D, Platform, days, deliver_visits
+from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, days, deliver_visits
 
 HEADER = "visit,day,customer,spend,pages,channel\n"
 

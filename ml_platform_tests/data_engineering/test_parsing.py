@@ -15,7 +15,7 @@ import pytest
 from ml_platform.data_engineering import parsing
 from ml_platform.data_engineering.parsing import DeliveryFile, UnreadableFile, locate, parse_file, read_header
 from ml_platform.product import Product
-from ml_platform_tests.platform import D, shop
+from ml_platform_tests.small_platform import D, shop
 
 DAY = D("2024-01-01")
 HEADER = "visit,day,customer,spend,pages,channel\n"

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from ml_platform.backfill import Backfill, BackfillError
 from ml_platform.product import DayRange
 from ml_platform_tests.conftest import CHECKOUT, settings_in
-from ml_platform_tests.platform import SHOP, D, Platform, days, deliver_visits
+from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits
 
 ALL = DayRange(D("2024-01-01"), D("2024-02-20"))
 ASSETS = ("ards", "mrds", "online_features", "model", "predictions", "model_performance")

@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from ml_platform_tests.platform import DATA_STEPS, D, Platform, days, deliver_visits, shop
+from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, days, deliver_visits, shop
 
 HEADER = "visit,day,customer,spend,pages,channel\n"
 

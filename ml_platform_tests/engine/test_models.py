@@ -17,7 +17,15 @@ from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.models import ModelHistory
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.platform import DATA_STEPS, SCORING_STEPS, D, Platform, days, deliver_visits, shop
+from ml_platform_tests.small_platform import (
+    DATA_STEPS,
+    SCORING_STEPS,
+    D,
+    Platform,
+    days,
+    deliver_visits,
+    shop,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -19,7 +19,7 @@ from ml_platform.mlops.validation import CHECK as QUALITY_CHECK
 from ml_platform.product import Product
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Outcome
-from ml_platform_tests.platform import D, shop
+from ml_platform_tests.small_platform import D, shop
 
 CHECKS = {
     "ards": QUALITY_CHECK,

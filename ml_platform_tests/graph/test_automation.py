@@ -23,7 +23,7 @@ from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.graph.stand_ins import Graph, requested_range
 from ml_platform_tests.graph.test_processes import dead_process
-from ml_platform_tests.platform import D, days, shop
+from ml_platform_tests.small_platform import D, days, shop
 
 # -- deliveries --------------------------------------------------------------------------------------
 

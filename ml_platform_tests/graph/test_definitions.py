@@ -26,7 +26,7 @@ from ml_platform.product import Product, add_months, load_products
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.graph.stand_ins import Graph
-from ml_platform_tests.platform import SHOP, days, shop
+from ml_platform_tests.small_platform import SHOP, days, shop
 
 GROUPS = {
     "landing": "data_engineering",

@@ -15,7 +15,7 @@ from ml_platform.product import Product
 from ml_platform.storage.ledger import Outcome
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.graph.stand_ins import CHECKS, QUIET, FakeRunner, Graph, failure_of
-from ml_platform_tests.platform import D
+from ml_platform_tests.small_platform import D
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

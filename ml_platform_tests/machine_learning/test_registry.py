@@ -43,7 +43,8 @@ def registry(folder):
 def client(registry):
     import mlflow
 
-    return mlflow.MlflowClient(registry._tracking_uri)
+    # Without it the client would ask the registry that another test has set for the whole process.
+    return mlflow.MlflowClient(registry._tracking_uri, registry._tracking_uri)
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +346,7 @@ def test_runs_that_a_killed_process_left_open_are_ended(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     registry = Registry(uri)
     registry.prepare("shop")
-    client = MlflowClient(uri)
+    client = MlflowClient(uri, uri)
     experiment = client.get_experiment_by_name("shop")
     assert experiment is not None
     ids = {

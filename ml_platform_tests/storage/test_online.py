@@ -10,7 +10,7 @@ import pytest
 
 from ml_platform.product import Product
 from ml_platform.storage.online import OnlineStore, OnlineStoreError
-from ml_platform_tests.platform import shop
+from ml_platform_tests.small_platform import shop
 
 MONDAY, TUESDAY = date(2024, 1, 1), date(2024, 1, 2)
 

@@ -1,0 +1,164 @@
+"""A person opens the UI, finds the graph, materializes one day by clicking, and sees what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.sync_api import Page, expect, sync_playwright
+
+from ml_platform_tests.conftest import CHECKOUT, settings_in
+from ml_platform_tests.small_platform import SHOP, days, visits
+
+pytestmark = pytest.mark.slow
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+DAY = "2024-01-03"
+
+
+@dataclass
+class Servers:
+    dagster: str
+    mlflow: str
+    process: subprocess.Popen[str]
+    log: Path
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def locations(base: str) -> dict[str, str]:
+    """The code locations and what they loaded as, once the server answers."""
+    entry = "name locationOrLoadError { __typename }"
+    query = f"{{ workspaceOrError {{ ... on Workspace {{ locationEntries {{ {entry} }} }} }} }}"
+    request = urllib.request.Request(
+        f"{base}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return {}
+    return {e["name"]: e["locationOrLoadError"]["__typename"] for e in entries if e["locationOrLoadError"]}
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    """The UI over a platform of its own, in which a week of ``shop`` has been delivered."""
+    home, contracts = tmp_path / "home", tmp_path / "contracts"
+    contracts.mkdir()
+    (contracts / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
+    landing = settings_in(home).landing_path / "shop"
+    for day in days("2024-01-01", "2024-01-07"):
+        (landing / str(day)).mkdir(parents=True)
+        frame = visits(day, rows=40)
+        frame.drop(columns="bought").to_csv(landing / str(day) / "rows.csv", index=False)
+        frame[["visit", "day", "bought"]].to_csv(landing / str(day) / "z_labels.csv", index=False)
+    environment = os.environ | {
+        "ML_PLATFORM_HOME": str(home),
+        "ML_PLATFORM_PRODUCTS": str(contracts),
+        "ML_PLATFORM_SPARK_DRIVER_MEMORY": "1g",
+        "ML_PLATFORM_SPARK_CONF": json.dumps({"spark.jars.ivy": str(CHECKOUT / "var" / "ivy")}),
+        "DAGSTER_HOME": str(tmp_path / "dagster"),
+    }
+    (tmp_path / "dagster").mkdir()
+    port, mlflow_port = free_port(), free_port()
+    command = [str(Path(sys.executable).parent / "ml-platform"), "ui"]
+    command += ["--port", str(port), "--mlflow-port", str(mlflow_port)]
+    log = tmp_path / "ui.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
+    found = Servers(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{mlflow_port}", process, log)
+    try:
+        deadline = time.monotonic() + 120
+        while locations(found.dagster).keys() != {"ml_platform", "contracts"}:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        yield found
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    if not CHROMIUM.exists():
+        pytest.skip("the browser test needs Debian's package chromium: scripts/install_chromium.sh")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        page.screenshot(path=str(tmp_path / "last.png"))
+        browser.close()
+
+
+def test_one_day_is_materialized_by_clicking(servers: Servers, page: Page) -> None:
+    assert set(locations(servers.dagster).values()) == {"RepositoryLocation"}
+
+    page.goto(f"{servers.dagster}/locations/ml_platform/jobs/shop_daily")
+    for group, assets in {
+        "data_engineering": ("ards", "mrds", "online_features"),
+        "machine_learning": ("predictions", "model_performance"),
+    }.items():
+        page.get_by_text(group, exact=True).first.click()
+        for asset in assets:
+            expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+
+    page.get_by_role("button", name="Materialize all").click()
+    # Dagster asks whether to go on without the model, which no day of this week has.
+    page.get_by_role("button", name="Confirm").click()
+    partitions = page.get_by_placeholder(re.compile("^ex: 2024-01-01"))
+    partitions.fill(DAY)
+    partitions.press("Enter")
+    expect(page.get_by_text("1 partition", exact=True)).to_be_visible()
+    page.get_by_role("button", name=re.compile("^Launch")).click()
+
+    page.goto(f"{servers.dagster}/runs")
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=240_000)
+
+    page.goto(f"{servers.dagster}/assets/shop/ards?view=partitions&partition={DAY}")
+    for name, value in {
+        "outcome": "written",
+        "delivered": "80",
+        "rows": "40",
+        "labels_applied": "40",
+    }.items():
+        row = page.get_by_role("row").filter(has_text=re.compile(f"^{name}"))
+        expect(row.first).to_contain_text(value)
+    page.goto(f"{servers.dagster}/assets/shop/ards?view=checks")
+    expect(page.get_by_text("data_quality").first).to_be_visible()
+    expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
+
+    with urllib.request.urlopen(servers.mlflow, timeout=30) as answer:
+        assert b"MLflow" in answer.read()
+
+    servers.process.send_signal(signal.SIGTERM)
+    servers.process.wait(timeout=60)
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(servers.dagster, timeout=5)
+    log = servers.log.read_text()
+    for line in log.splitlines():
+        assert "Warning" not in line or "/site-packages/" in line, line
