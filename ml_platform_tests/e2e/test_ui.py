@@ -67,7 +67,9 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
     """The UI over a platform of its own, in which a week of ``shop`` has been delivered."""
     home, contracts = tmp_path / "home", tmp_path / "contracts"
     contracts.mkdir()
-    (contracts / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
+    # A history that has ended shows all its days; of one that goes on the UI offers the last ninety.
+    contract = {**SHOP, "end": "2024-02-10"}
+    (contracts / "shop.yaml").write_text(yaml.safe_dump(contract, sort_keys=False))
     landing = settings_in(home).landing_path / "shop"
     for day in days("2024-01-01", "2024-01-07"):
         (landing / str(day)).mkdir(parents=True)
