@@ -5,7 +5,7 @@ BIN := .venv/bin
 FROM ?= 2013-01-01
 TO ?= 2013-12-31
 
-.PHONY: help setup demo ui test test-slow lint format lock clean
+.PHONY: help setup demo ui test test-slow test-browser lint format lock clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,9 +24,12 @@ ui: setup  ## open Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0
 test: setup  ## run all tests but the slow ones
 	$(BIN)/python -m pytest
 
-test-slow: setup  ## run the slow tests: browser, kills, the year of flights
-	scripts/install_chromium.sh
+test-slow: setup  ## run the slow tests: killed runs, a concept shift over months
 	$(BIN)/python -m pytest -m slow
+
+test-browser: setup  ## click through the UI in a real browser
+	scripts/install_chromium.sh
+	$(BIN)/python -m pytest -m browser
 
 lint: setup  ## format check, lint, types and layers
 	$(BIN)/ruff format --check .

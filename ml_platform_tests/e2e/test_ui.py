@@ -23,7 +23,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from ml_platform_tests.conftest import CHECKOUT, settings_in
 from ml_platform_tests.small_platform import SHOP, days, visits
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.browser
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -139,7 +139,7 @@ def test_one_day_is_materialized_by_clicking(servers: Servers, page: Page) -> No
     page.get_by_role("button", name=re.compile("^Launch")).click()
 
     page.goto(f"{servers.dagster}/runs")
-    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=240_000)
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=400_000)
 
     page.goto(f"{servers.dagster}/assets/shop/ards?view=partitions&partition={DAY}")
     for name, value in {
