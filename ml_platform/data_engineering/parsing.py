@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import reduce
 from typing import Any
 
 import pyarrow as pa
@@ -27,11 +28,12 @@ from ml_platform.product import LABEL_KNOWN_ON, Column, Product, Source
 BLOCK_BYTES = 8 << 20
 BATCH_RECORDS = 50_000
 
-#: A record that goes on for longer has a quote that was never closed.
+#: A record that goes on to further lines for longer has a quote that was never closed.
 RECORD_LINES = 1000
 RECORD_CHARACTERS = 1 << 20
 
 _SHOWN = 100
+_NO_LIMIT = 2**31 - 1  # of the csv module, which would reject a long field whether quoted or not
 
 _TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -133,14 +135,21 @@ def locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[
 
 
 def _read_fast(file: DeliveryFile, source: Source) -> Generator[tuple[dict[str, pa.Array], int], None, None]:
-    """The columns of a file as strings, block by block."""
+    """The columns of a file as strings, block by block.
+
+    Raises:
+        pa.ArrowInvalid: the exact tokenizer would, or might, see other records than Arrow does. None of
+            the blocks before have such a record.
+    """
+    if not source.delimiter.isascii():
+        raise pa.ArrowInvalid("Arrow knows only delimiters of one byte")
     stream: Any = pa.OSFile(file.path)
     if file.path.endswith(".gz"):
         stream = pa.CompressedInputStream(stream, "gzip")
     with (
         stream,
         arrow_csv.open_csv(
-            stream,
+            pa.PythonFile(_StreamForArrow(stream), mode="r"),
             read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
             parse_options=arrow_csv.ParseOptions(delimiter=source.delimiter, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
@@ -152,8 +161,73 @@ def _read_fast(file: DeliveryFile, source: Source) -> Generator[tuple[dict[str, 
     ):
         if tuple(reader.schema.names) != file.header:
             raise pa.ArrowInvalid("the header is not the one that was read before")
+        # Arrow closes an open quote at the end of the file by itself, so the last block waits for it.
+        waiting: pa.RecordBatch | None = None
         for batch in reader:
-            yield dict(zip(batch.schema.names, batch.columns, strict=True)), len(batch)
+            if _has_endless_record(batch):
+                raise pa.ArrowInvalid("a record goes on for too long")
+            if waiting is not None:
+                yield _named_columns(waiting), len(waiting)
+            waiting = batch
+        if waiting is not None:
+            if _may_end_in_open_quote(waiting):
+                raise pa.ArrowInvalid("a quote may be open at the end of the file")
+            yield _named_columns(waiting), len(waiting)
+
+
+def _named_columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+    return dict(zip(batch.schema.names, batch.columns, strict=True))
+
+
+class _StreamForArrow:
+    r"""A stream of bytes, cut and ended so that Arrow reads quoted line breaks as they are.
+
+    It always ends in a line break, so that a quote left open shows as one in its value. No block but the
+    last ends in ``\r``: Arrow drops a ``\n`` at the head of the block after it, even inside quotes.
+    """
+
+    closed = False
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._held = b""
+        self._last = b"\n"
+
+    def read(self, size: int) -> bytes:
+        more = self._stream.read(size - len(self._held))
+        block: bytes = self._held + more
+        self._held = b""
+        if not block and self._last not in (b"\r", b"\n"):
+            block = b"\n"
+        elif more and len(block) > 1 and block.endswith(b"\r"):
+            self._held, block = b"\r", block[:-1]
+        self._last = block[-1:] or self._last
+        return block
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _may_end_in_open_quote(batch: pa.RecordBatch) -> bool:
+    last = batch.columns[-1][-1].as_py() if len(batch) else None
+    return last is not None and last.endswith(("\n", "\r"))
+
+
+def _has_endless_record(batch: pa.RecordBatch) -> bool:
+    """Whether a record may be too long for the exact tokenizer, which counts quotes and delimiters too."""
+    lengths = [pc.fill_null(pc.binary_length(column), 0) for column in batch.columns]
+    shortest = min(RECORD_LINES, RECORD_CHARACTERS // 4)
+    if sum(pc.max(length).as_py() or 0 for length in lengths) < shortest:
+        return False
+    breaks = [
+        pc.fill_null(pc.add(pc.count_substring(column, "\n"), pc.count_substring(column, "\r")), 0)
+        for column in batch.columns
+    ]
+    total_breaks, total_length = reduce(pc.add, breaks), reduce(pc.add, lengths)
+    long = pc.or_(
+        pc.greater_equal(total_breaks, RECORD_LINES), pc.greater(total_length, RECORD_CHARACTERS // 4)
+    )
+    return bool(pc.any(pc.and_(long, pc.greater(total_breaks, 0))).as_py())
 
 
 # -- reading exactly ---------------------------------------------------------------------------------
@@ -200,13 +274,16 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
     tokens = _tokenize(file.path, source)
     if tuple(next(tokens, _Record(1, "", [], None)).fields) != file.header:
         raise UnreadableFile("the file changed while it was read")
+    size = 0
     for number, record in enumerate(tokens):
         if number < skip:
             continue
         records.append(record)
-        if len(records) == BATCH_RECORDS:
+        size += len(record.raw)
+        if len(records) == BATCH_RECORDS or size >= BLOCK_BYTES:
             yield batch(first)
             first += len(records)
+            size = 0
             records.clear()
     if records:
         yield batch(first)
@@ -217,7 +294,7 @@ def _tokenize(path: str, source: Source) -> Iterator[_Record]:
 
     Blank lines are no records. A quote that is never closed makes only its own line a bad record.
     """
-    csv.field_size_limit(RECORD_CHARACTERS)
+    csv.field_size_limit(_NO_LIMIT)
     try:
         with _open(path) as text:
             lines = _Lines(text)
@@ -261,18 +338,15 @@ def _next_record(lines: _Lines, source: Source) -> _Record | None:
     def feed() -> Iterator[str]:
         nonlocal unclosed
         size = 0
-        while True:
+        # Only a field whose quote is open asks for a second line.
+        while len(taken) < RECORD_LINES and size <= RECORD_CHARACTERS:
             line = lines.next()
             if line is None:
-                # Only a field whose quote is open asks for more than there is.
-                unclosed = bool(taken)
-                return
+                break
             taken.append(line)
             size += len(line)
-            if len(taken) > RECORD_LINES or size > RECORD_CHARACTERS:
-                unclosed = True
-                return
             yield line
+        unclosed = bool(taken)
 
     first_line = lines.number + 1
     try:
@@ -415,7 +489,9 @@ def _cast(text: pa.Array, declared: Column, source: Source) -> tuple[pa.Array, l
         case "double":
             return _cast_doubles(trimmed, source)
         case "date" if declared.format is None:
-            return _cast_some(trimmed, _TYPES["date"], trimmed)
+            # Arrow knows a year 0, Python and Spark do not.
+            year_zero = pc.starts_with(trimmed, "0000")
+            return _cast_some(_null_where(year_zero, trimmed), _TYPES["date"], trimmed)
         case _:
             return _cast_distinct(trimmed, declared)
 
@@ -431,8 +507,11 @@ def _cast_doubles(text: pa.Array, source: Source) -> tuple[pa.Array, list[int]]:
 
 def _without(text: pa.Array, forbidden: str) -> pa.Array:
     """Null where a text has a character that Arrow would read as part of a number, and people don't."""
-    has = pc.match_substring(text, forbidden, ignore_case=True)
-    return pc.if_else(has, pa.scalar(None, pa.string()), text)
+    return _null_where(pc.match_substring(text, forbidden, ignore_case=True), text)
+
+
+def _null_where(unwanted: pa.Array, text: pa.Array) -> pa.Array:
+    return pc.if_else(unwanted, pa.scalar(None, pa.string()), text)
 
 
 def _cast_some(written: pa.Array, type_: pa.DataType, text: pa.Array) -> tuple[pa.Array, list[int]]:
@@ -470,11 +549,11 @@ def _parse(text: str, declared: Column) -> Any:
             moment = datetime.strptime(text, declared.format)  # noqa: DTZ007 - see below
         else:
             moment = datetime.fromisoformat(text)
-    except ValueError:
+        if declared.type == "date":
+            return moment.date()
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):  # an overflow: in UTC it lies before year 1 or after 9999
         return None
-    if declared.type == "date":
-        return moment.date()
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _unreadable(file: DeliveryFile, product: Product, reason: str) -> pa.RecordBatch:

@@ -288,3 +288,139 @@ def test_dates_before_1970_and_far_ahead_are_dates(tmp_path: Path) -> None:
     )
     rows = parse(tmp_path, HEADER.strip() + ",born\n1,2024-01-01,ann,1,3,web,1904-02-29\n", product)
     assert rows[0]["born"] == date(1904, 2, 29)
+
+
+# -- what the two ways of reading could see differently: free text in the last column shows it ----------
+
+NOTES = "visit,day,channel,spend,pages,customer\n"
+
+
+def note(n: int, text: str) -> str:
+    return f"{n},2024-01-01,web,1,3,{text}\n"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("after", "visits"), [("\n" + note(2, "bob") + note(3, "eve"), [0, 2, 3]), ("\n", [0]), ("", [0])]
+)
+def test_a_quote_left_open_in_the_last_column_swallows_nothing(
+    tmp_path: Path, name: str, after: str, visits: list[int]
+) -> None:
+    rows = parse(tmp_path, NOTES + note(0, "ann") + '1,2024-01-01,web,1,3,"ann' + after, name=name)
+    assert reasons(rows) == {3: "quote opened and never closed"}
+    assert [row["visit"] for row in rows if row["_kind"] == "row"] == visits
+
+
+def test_a_quoted_field_that_ends_the_file_with_a_newline_is_a_value(tmp_path: Path) -> None:
+    rows = parse(tmp_path, NOTES + note(0, '"ann\n"') + note(1, '"bob\r\n"').rstrip())
+    assert [(row["_kind"], row["customer"]) for row in rows] == [("row", "ann\n"), ("row", "bob\r\n")]
+
+
+@pytest.mark.parametrize("later", ["", "bad\n"])
+def test_a_quote_over_too_many_lines_is_never_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str
+) -> None:
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", 100_000)
+    allowed, too_long = '"' + "x\n" * 999 + '"', '"' + "x\n" * 1000 + '"'
+    many = "".join(note(n, "bob") for n in range(5, 5005))
+    rows = parse(tmp_path, NOTES + note(0, allowed) + note(1, too_long) + many + later)
+    assert rows[0]["customer"] == "x\n" * 999
+    assert [row["visit"] for row in rows if row["_kind"] == "row"] == [0, *range(5, 5005)]
+    # Lines 2 to 1001 are the first record, 1002 opens the quote, 1003 to 2001 stand alone, 2002 has a quote.
+    found = reasons(rows)
+    assert found[1002] == found[2002] == "quote opened and never closed"
+    assert {found[line] for line in range(1003, 2002)} == {"wrong number of fields: 1, expected 6"}
+    assert len(found) == 1001 + bool(later)
+    assert [row["_record"] for row in rows] == list(range(len(rows)))
+
+
+@pytest.mark.parametrize("later", ["", "bad\n"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_long_line_is_no_open_quote(tmp_path: Path, later: str, quote: str) -> None:
+    long = "x" * (2 << 20)
+    rows = parse(tmp_path, NOTES + note(0, quote + long + quote) + later)
+    assert (rows[0]["_kind"], rows[0]["customer"]) == ("row", long)
+    assert len(rows) == 1 + bool(later)
+
+
+@pytest.mark.parametrize("size", range(60, 130))
+def test_quoted_line_breaks_survive_wherever_a_block_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", size)
+    texts = [f"{n}\r\nb\nc\rd" for n in range(20)]
+    rows = parse(tmp_path, NOTES + "".join(note(n, f'"{text}"') for n, text in enumerate(texts)))
+    assert [row["customer"] for row in rows] == texts
+
+
+def test_a_delimiter_may_be_any_character(tmp_path: Path) -> None:
+    rows = parse(tmp_path, (NOTES + note(1, "ann")).replace(",", "§"), shop(source__delimiter="§"))
+    assert (rows[0]["visit"], rows[0]["customer"]) == (1, "ann")
+
+
+def test_moments_beyond_the_calendar_are_blamed(tmp_path: Path) -> None:
+    columns = {name: one.model_dump(exclude_none=True) for name, one in shop().source.columns.items()}
+    moment = {"type": "timestamp", "nullable": True}
+    product = shop(source__columns={**columns, "at": moment, "born": {**moment, "type": "date"}})
+    line = note(1, "ann").strip()
+    header = NOTES.strip() + ",at,born\n"
+    times = ["0001-01-01T00:00+02:00", "9999-12-31T23:00-05:00"]
+    rows = parse(
+        tmp_path, header + "".join(f"{line},{at},\n" for at in times) + f"{line},,0000-01-01\n", product
+    )
+    assert reasons(rows) == {
+        2: f"unparseable value in at: '{times[0]}' is not a timestamp",
+        3: f"unparseable value in at: '{times[1]}' is not a timestamp",
+        4: "unparseable value in born: '0000-01-01' is not a date",
+    }
+    assert reasons(parse(tmp_path, HEADER + "1,0000-01-01,ann,1,3,web\n")) == {
+        2: "unparseable value in day: '0000-01-01' is not a date"
+    }
+
+
+def test_exact_batches_are_small_when_records_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", 10_000)
+    path = tmp_path / "a.csv"
+    path.write_text(NOTES + "bad\n" + "".join(note(n, "x" * 1000) for n in range(100)))
+    product = shop()
+    batches = [batch.num_rows for batch in parse_file(delivered(path, product), product)]
+    assert sum(batches) == 101
+    assert max(batches) <= 11
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_both_tokenizers_see_the_same_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    draw = random.Random(seed)
+    texts = ["", "z", '"a,b"', '"l\nm"', '"l\r\nm"', '""', '"x""y"', ' "s"', 'mid"dle']
+    noise = ['"', '""', ",", "\n", "\r\n", "\r", " ", "é", "\x00"]
+    share = draw.choice([0, 0.02, 0.2])
+    text = NOTES
+    for n in range(draw.randrange(60)):
+        line = note(n, draw.choice(texts)).rstrip("\n")
+        if draw.random() < share:
+            place = draw.randrange(len(line) + 1)
+            line = line[:place] + draw.choice(noise) + line[place:]
+        text += line + draw.choice(["\n", "\n", "\r\n", "\n\n"])
+    text = text if draw.random() < 0.7 else text.rstrip("\r\n")
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", draw.choice([150, 1000, 8 << 20]))
+    monkeypatch.setattr(parsing, "BATCH_RECORDS", draw.choice([3, 7, 50_000]))
+    monkeypatch.setattr(parsing, "RECORD_LINES", draw.choice([3, 1000]))
+
+    either = parse(tmp_path, text)
+
+    def never_fast(*_: object) -> Any:
+        raise pa.ArrowInvalid("not in this test")
+
+    monkeypatch.setattr(parsing, "_read_fast", never_fast)
+    assert either == parse(tmp_path, text)
+    if share == 0:
+        # the csv module, on its own, over the whole text
+        expected = [fields for fields in csv.reader(text.splitlines(keepends=True)) if fields][1:]
+        assert [row["customer"] for row in either if row["_kind"] == "row"] == [
+            fields[-1] for fields in expected if fields[-1]
+        ]
+        assert len(either) == len(expected)
