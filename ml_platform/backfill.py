@@ -24,7 +24,7 @@ from ml_platform.graph.resources import LocalStepRunner
 from ml_platform.product import DayRange, Product, add_months, month_of
 from ml_platform.settings import Settings
 
-_BEFORE_MODELS: tuple[StepName, ...] = ("ards", "mrds", "online_features")
+_BEFORE_MODELS: tuple[StepName, ...] = ("ards", "mrds", "online_features", "validation_report")
 _AFTER_MODELS: tuple[StepName, ...] = ("predictions", "model_performance")
 ASSETS: tuple[StepName, ...] = (*_BEFORE_MODELS, MODEL, *_AFTER_MODELS)
 

@@ -281,6 +281,41 @@ def rollback(
     console.print(f"The promotion as of {taken.as_of} is taken back; {after}.")
 
 
+@app.command()
+def accept(
+    name: ProductName,
+    day: Annotated[datetime, typer.Argument(formats=_DAY, help="The blocked event day.")],
+    reason: Annotated[str, typer.Option(help="Why; it is shown wherever the day is shown.")],
+) -> None:
+    """Use a blocked day as it is, until its data changes.
+
+    Example: `ml-platform accept flights 2013-02-08 --reason "snowstorm, confirmed by the carrier"`
+    """
+    from ml_platform.engine.acceptance import accept as accept_day
+    from ml_platform.graph.report import report_verdict
+    from ml_platform.storage.ledger import Ledger
+    from ml_platform.storage.tables import Tables
+
+    settings, product = _product(name)
+    ledger = Ledger(Tables(settings.tables_root), name)
+    try:
+        accepted = accept_day(ledger, day.date(), reason=reason, by=getpass.getuser())
+    except (LookupError, ValueError) as error:
+        _fail(str(error))
+    with _instance(settings) as instance:
+        for record in accepted:
+            report_verdict(instance, product, record)
+    for record in accepted:
+        console.print(
+            f"{record.asset} of {record.day} is accepted: {escape(record.details['checks'][0]['description'])}"
+        )
+    console.print(
+        f"Now: ml-platform backfill {name} --from {day.date()} --to {day.date()}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 # -- helpers -----------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ days and months. Reading files, Spark and Dagster do not belong here; importing 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import json
@@ -33,11 +34,58 @@ ColumnType = Literal["string", "integer", "long", "double", "boolean", "date", "
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
 Metric = Literal["f1", "precision", "recall", "accuracy", "balanced_accuracy", "roc_auc", "average_precision"]
 
+Severity = Literal["error", "warning"]
+DataSet = Literal["ards", "mrds"]
+#: What a day of data is held against; each has a severity of its own.
+Rule = Literal[
+    "columns",
+    "type",
+    "minimum_rows",
+    "unique",
+    "not_null",
+    "null_share",
+    "allowed",
+    "range",
+    "aggregation",
+    "rows_of_weekday",
+    "quarantined_share",
+    "superseded_share",
+    "labelled_share",
+    "nulls_of_history",
+    "mean_of_history",
+    "spread_of_history",
+    "values_of_history",
+]
+
 NUMERIC_TYPES: frozenset[str] = frozenset({"integer", "long", "double"})
 AGGREGATIONS_OF_NUMBERS: frozenset[str] = frozenset({"sum", "mean"})
 EVENT_DAY = "event_day"
 LABEL_KNOWN_ON = "label_known_on"
 RESERVED_COLUMNS: frozenset[str] = frozenset({EVENT_DAY, LABEL_KNOWN_ON})
+#: Expectations of the library that a day of a Delta table can't be held against, and why.
+UNSUPPORTED_EXPECTATIONS: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            "expect_column_values_to_match_like_pattern",
+            "expect_column_values_to_match_like_pattern_list",
+            "expect_column_values_to_not_match_like_pattern",
+            "expect_column_values_to_not_match_like_pattern_list",
+            "expect_query_results_to_match_comparison",
+            "expect_table_row_count_to_equal_other_table",
+            "unexpected_rows_expectation",
+        ),
+        "it works on SQL databases only",
+    ),
+    **dict.fromkeys(
+        ("expect_column_values_to_be_increasing", "expect_column_values_to_be_decreasing"),
+        "the rows of a table have no order",
+    ),
+    **dict.fromkeys(
+        ("expect_column_type_to_be", "expect_column_values_to_be_of_type"),
+        "the types are those of source.columns, and are always checked",
+    ),
+    "expect_column_values_to_be_dateutil_parseable": "declare the column as a date or timestamp",
+}
 
 
 class ContractError(Exception):
@@ -126,6 +174,7 @@ class Column(_Section):
     format: str | None = Field(
         default=None, description="strptime format of a date or timestamp; ISO 8601 without one"
     )
+    sensitive: bool = Field(default=False, description="its values are masked in reports, checks and alerts")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -309,11 +358,102 @@ class Retrain(_Section):
     )
 
 
+class Limits(_Section):
+    """A least and a greatest value, both allowed; at least one is given."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.minimum is None and self.maximum is None:
+            raise ValueError("minimum or maximum is needed")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        return self
+
+
+class QuarantinedShare(_Section):
+    """From which share of unusable records a day is worth a warning, and from which it is an error."""
+
+    warning: float = Field(default=0.05, ge=0, le=1)
+    error: float = Field(default=0.25, ge=0, le=1)
+
+
+class History(_Section):
+    """What a day's columns are held against: the days before it.
+
+    A figure deviates when it lies more than ``deviation`` robust standard deviations from the median of
+    the last ``days`` days, of which at least ``minimum_days`` are there.
+    """
+
+    days: int = Field(default=28, ge=3, le=366)
+    minimum_days: int = Field(default=7, ge=3)
+    deviation: float = Field(default=6.0, gt=0)
+
+
+class CustomExpectation(_Section):
+    """Any expectation of Great Expectations, by its name and arguments."""
+
+    type: str
+    kwargs: dict[str, Any] = {}
+    on: DataSet = "ards"
+    severity: Severity = "error"
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        # A contract that adds none doesn't pay for the import, which takes seconds.
+        from great_expectations.exceptions import ExpectationNotFoundError
+        from great_expectations.expectations import registry
+
+        if self.type in UNSUPPORTED_EXPECTATIONS:
+            raise ValueError(
+                f"type: {self.type!r} is not for this data: {UNSUPPORTED_EXPECTATIONS[self.type]}"
+            )
+        try:
+            expectation = registry.get_expectation_impl(self.type)
+        except ExpectationNotFoundError as error:
+            known = sorted({*registry.list_registered_expectation_implementations()})
+            near = difflib.get_close_matches(self.type, known, n=3, cutoff=0.5)
+            raise ValueError(
+                f"type: Great Expectations knows no {self.type!r}; "
+                f"near it are {_listed(near) or 'none; names look like expect_column_mean_to_be_between'}"
+            ) from error
+        try:
+            expectation(**self.kwargs)
+        except ValueError as error:  # the library's models are pydantic's, of the version before
+            problems = [
+                f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
+                for one in getattr(error, "errors", list)()
+            ]
+            raise ValueError(f"kwargs of {self.type}: {'; '.join(problems) or error}") from error
+        return self
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that the arguments name."""
+        named = [self.kwargs[key] for key in ("column", "column_A", "column_B") if key in self.kwargs]
+        return [*named, *self.kwargs.get("column_list", ())]
+
+
 class Validation(_Section):
     """What every day of the data must fulfil."""
 
     minimum_rows: int = Field(default=1, ge=0)
     not_null: tuple[str, ...] = ()
+    maximum_null_share: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    ranges: dict[str, Limits] = {}
+    rows_of_weekday: Limits = Field(
+        default=Limits(minimum=0.6, maximum=1.7),
+        description="rows as a multiple of the median of the last four same weekdays",
+    )
+    quarantined_share: QuarantinedShare = QuarantinedShare()
+    maximum_superseded_share: float = Field(default=0.2, ge=0, le=1)
+    minimum_labelled_share: float = Field(default=0.5, ge=0, le=1)
+    history: History = History()
+    severity: dict[Rule, Severity] = {}
+    expectations: tuple[CustomExpectation, ...] = ()
 
 
 class Drift(_Section):
@@ -353,6 +493,8 @@ class Product(_Section):
             "mrds.order_by": self.mrds.order_by,
             "mrds.aggregate": tuple(self.mrds.aggregate),
             "validation.not_null": self.validation.not_null,
+            "validation.maximum_null_share": tuple(self.validation.maximum_null_share),
+            "validation.ranges": tuple(self.validation.ranges),
         }.items():
             for name in names:
                 if name not in columns:
@@ -400,6 +542,18 @@ class Product(_Section):
             raise ValueError("model.features: at least one feature is needed")
         if len(set(self.model.features.all)) < len(self.model.features.all):
             raise ValueError("model.features: a feature is listed twice")
+        for name in self.validation.ranges:
+            type_ = columns[name].type
+            if type_ not in NUMERIC_TYPES:
+                raise ValueError(f"validation.ranges.{name}: a range is for numbers, not for a {type_}")
+        for position, added in enumerate(self.validation.expectations):
+            available = self.data_set_columns(added.on)
+            for name in added.columns:
+                if name not in available:
+                    raise ValueError(
+                        f"validation.expectations.{position}: {name!r} is no column of the "
+                        f"{added.on.upper()}; its columns are {_listed(available)}"
+                    )
         if self.first_month <= month_of(self.start):
             raise ValueError(
                 f"model.first_month: no whole month lies between {self.start} and "
@@ -439,6 +593,16 @@ class Product(_Section):
         """Every aggregated column of the MRDS but the label: what scoring and the online store see."""
         return tuple(name for name in self.mrds.aggregate if name != self.source.label)
 
+    def data_set_columns(self, data_set: DataSet) -> tuple[str, ...]:
+        """The columns of the ARDS or the MRDS, in no order that matters."""
+        own = self.source.columns if data_set == "ards" else (*self.mrds.entity, *self.mrds.aggregate)
+        return tuple(dict.fromkeys((*own, EVENT_DAY, LABEL_KNOWN_ON)))
+
+    @cached_property
+    def sensitive(self) -> frozenset[str]:
+        """The columns whose values nobody but the tables may show."""
+        return frozenset(name for name, declared in self.source.columns.items() if declared.sensitive)
+
     def mrds_type(self, name: str) -> ColumnType:
         """The type of a column of the MRDS."""
         declared = self.source.columns[name].type
@@ -454,7 +618,9 @@ class Product(_Section):
 
     def hash_of(self, *sections: str) -> str:
         """A hash of the named sections (dotted paths), so that a change elsewhere changes nothing."""
-        content = self.model_dump(mode="json", by_alias=True)
+        content = self.model_dump(
+            mode="json", by_alias=True, exclude={"source": {"columns": {"__all__": {"sensitive"}}}}
+        )
         chosen: dict[str, Any] = {}
         for section in sections:
             value: Any = content

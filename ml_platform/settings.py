@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     )
     spark_driver_memory: str = "3g"
     spark_conf: dict[str, str] = Field(default={}, description="further Spark settings, as JSON")
+    validation_rows_in_memory: int = Field(
+        default=500_000, ge=1, description="rows of a day that are validated in memory; more, by Spark"
+    )
     chunk_days: int = Field(default=128, ge=1, description="days a step commits at once")
 
     @field_validator("home", "landing")

@@ -67,7 +67,7 @@ class ArdsDay:
     labelled: int = 0
     fingerprint: str = ""
     delta_version: int | None = None
-    quality: dict[str, int] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -101,13 +101,13 @@ def write(
     deliveries: Sequence[Delivery],
     *,
     run_id: str,
-    quality: Mapping[str, Column] | None = None,
+    statistics: Mapping[str, Column] | None = None,
 ) -> dict[date, ArdsDay]:
     """Write the ARDS and the quarantine of some days, each table in one commit.
 
     Args:
         deliveries: readable ones, of different days; these days are replaced, and no others.
-        quality: aggregates over a day's rows, computed in the pass that counts what was written.
+        statistics: aggregates over a day's rows, computed in the pass that counts what was written.
 
     Returns:
         One result a day. A day with a file that can't be read to its end comes back with a
@@ -140,7 +140,7 @@ def write(
             spark, product.name, ARDS, _resolve(product, usable, len(days)), days, run_id=run_id
         )
 
-        written = _count(spark, product, tables, days, quality or {})
+        written = _count(spark, product, tables, days, statistics or {})
         result = {day: ArdsDay(refusal=why) for day, why in refusals.items()}
         for day in days:
             kinds, now = records[day], written.get(day, {})
@@ -155,7 +155,7 @@ def write(
                 labelled=now.get("_labelled", 0),
                 fingerprint=now.get("_fingerprint", "empty"),
                 delta_version=version,
-                quality={name: now.get(name, 0) or 0 for name in quality or {}},
+                statistics={name: now.get(name) for name in statistics or {}},
             )
         return result
     finally:
@@ -283,7 +283,7 @@ def _count(
     product: Product,
     tables: Tables,
     days: Sequence[date],
-    quality: Mapping[str, Column],
+    statistics: Mapping[str, Column],
 ) -> dict[date, dict[str, Any]]:
     """Counts and fingerprint of each day, read back from the table."""
     rows = tables.read_days(spark, product.name, ARDS, days)
@@ -291,6 +291,6 @@ def _count(
         F.count(F.lit(1)).alias("_rows"),
         F.count(column(product.label)).alias("_labelled"),
         content_hash(columns(product)).alias("_fingerprint"),
-        *[aggregate.alias(name) for name, aggregate in quality.items()],
+        *[aggregate.alias(name) for name, aggregate in statistics.items()],
     )
     return {row[EVENT_DAY]: row.asDict() for row in counted.collect()}

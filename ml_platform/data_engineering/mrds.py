@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -35,7 +36,7 @@ class MrdsDay:
     fingerprint: str = "empty"
     features_fingerprint: str = "empty"
     delta_version: int | None = None
-    quality: dict[str, int] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -59,7 +60,7 @@ def write(
     days: Sequence[date],
     *,
     run_id: str,
-    quality: Mapping[str, Column] | None = None,
+    statistics: Mapping[str, Column] | None = None,
 ) -> dict[date, MrdsDay]:
     """Write the MRDS of ``days`` from the ARDS, in one commit, and read back what was written."""
     ards = tables.read_days(spark, product.name, ARDS, days)
@@ -75,7 +76,7 @@ def write(
             F.sum(column(product.label)).alias("_positives"),
             content_hash(columns(product)).alias("_fingerprint"),
             content_hash(feature_columns(product)).alias("_features_fingerprint"),
-            *[value.alias(name) for name, value in (quality or {}).items()],
+            *[value.alias(name) for name, value in (statistics or {}).items()],
         )
     )
     found = {row[EVENT_DAY]: row.asDict() for row in counted.collect()}
@@ -92,7 +93,7 @@ def write(
             fingerprint=row["_fingerprint"],
             features_fingerprint=row["_features_fingerprint"],
             delta_version=version,
-            quality={name: row[name] or 0 for name in quality or {}},
+            statistics={name: row[name] for name in statistics or {}},
         )
     return result
 

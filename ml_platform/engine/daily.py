@@ -6,7 +6,7 @@ Every daily step goes through :func:`run_days`; what it reads and writes is the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import ClassVar
 
@@ -41,6 +41,14 @@ class DailyStep(ABC):
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         """Do these days, each table in one commit."""
 
+    def outdated_verdicts(self, records: Mapping[date, DayRecord]) -> list[date]:
+        """The days whose content stands, and whose verdict must be given again. Needs no Spark."""
+        return []
+
+    def judge_again(self, records: Mapping[date, DayRecord]) -> dict[date, Written]:
+        """The days with the verdict they get now, and their content as it is."""
+        raise NotImplementedError(f"{self.asset} gives no verdicts")
+
     def keeps(self, record: DayRecord, inputs: Inputs) -> bool:
         """Whether a day that was done before stays as it is although its inputs have changed."""
         return False
@@ -55,6 +63,17 @@ def pending(step: DailyStep, days: Sequence[date], *, force: bool = False) -> di
     inputs = step.inputs(days)
     known = step.context.ledger.latest(step.asset, set(days))
     return {day: inputs[day] for day in days if force or not _up_to_date(step, known.get(day), inputs[day])}
+
+
+def is_pending(step: DailyStep, days: Sequence[date], *, force: bool = False) -> bool:
+    """Whether any day is to be done or judged again. Needs no Spark."""
+    todo = pending(step, days, force=force)
+    return bool(todo) or bool(step.outdated_verdicts(_settled(step, days, todo)))
+
+
+def _settled(step: DailyStep, days: Sequence[date], todo: Collection[date]) -> dict[date, DayRecord]:
+    """What the ledger has of the days that need not be done."""
+    return step.context.ledger.latest(step.asset, {day for day in days if day not in todo})
 
 
 def _up_to_date(step: DailyStep, record: DayRecord | None, inputs: Inputs) -> bool:
@@ -89,11 +108,27 @@ def run_days(step: DailyStep, days: Sequence[date], *, force: bool = False) -> S
             [_record(step, day, todo[day].fingerprint, written[day]) for day in chunk if day in written]
         )
         context.log(f"{step.asset}: {start + len(chunk)} of {len(doable)} days, to {chunk[-1]}")
+    judged = _judge_again(step, days, todo)
     known = context.ledger.latest(step.asset, set(days))
     return StepResult(
-        days=[result_of(known[day], up_to_date=day not in todo) for day in days],
-        metadata={"days_done": len(doable), "days_up_to_date": len(days) - len(todo)},
+        days=[result_of(known[day], up_to_date=day not in todo and day not in judged) for day in days],
+        metadata={"days_done": len(doable), "days_up_to_date": len(days) - len(todo)}
+        | ({"days_judged_again": len(judged)} if judged else {}),
     )
+
+
+def _judge_again(step: DailyStep, days: Sequence[date], todo: Collection[date]) -> list[date]:
+    """Give days that stand as they are a new verdict, where what they are held against has changed."""
+    settled = _settled(step, days, todo)
+    outdated = step.outdated_verdicts(settled)
+    if not outdated:
+        return []
+    judged = step.judge_again({day: settled[day] for day in outdated})
+    step.context.ledger.record(
+        [_record(step, day, settled[day].inputs, written) for day, written in judged.items()]
+    )
+    step.context.log(f"{step.asset}: {len(judged)} days judged again")
+    return list(judged)
 
 
 def _record_outcomes(step: DailyStep, outcomes: dict[date, Inputs]) -> None:
@@ -122,7 +157,10 @@ def _record(step: DailyStep, day: date, inputs: str, written: Written) -> DayRec
         details={
             "metadata": written.metadata,
             "checks": [check.model_dump(mode="json") for check in written.checks],
+            **written.details,
         },
+        accepted_by=written.accepted[0] if written.accepted else None,
+        accepted_reason=written.accepted[1] if written.accepted else None,
     )
 
 

@@ -10,127 +10,21 @@ from dataclasses import asdict
 from datetime import date
 from typing import Any
 
-from ml_platform.data_engineering import ards, landing, mrds, online_features
+from ml_platform.data_engineering import online_features
 from ml_platform.engine.context import StepContext, days_between, left_out
 from ml_platform.engine.daily import DailyStep, from_same_day
+from ml_platform.engine.data_steps import FEATURES_FINGERPRINT, Ards, Mrds
+from ml_platform.engine.report_steps import ValidationReport
 from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning import evaluation, performance, scoring
 from ml_platform.machine_learning.models import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
-from ml_platform.mlops import validation
 from ml_platform.product import fingerprint_of
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.online import OnlineStore
 
-FEATURES_FINGERPRINT = "features_fingerprint"
 PERFORMANCE_CHECK = "performance_above_threshold"
-
-
-def _quality_check(quality: validation.Quality) -> Check:
-    return Check(
-        name=validation.CHECK,
-        passed=quality.passed,
-        description=quality.summary,
-        metadata={"expectations": quality.expectations},
-    )
-
-
-class Ards(DailyStep):
-    """Deliveries to typed rows."""
-
-    asset = "ards"
-    contract_sections = ("source", "validation")
-    code_version = ards.CODE_VERSION
-
-    def __init__(self, context: StepContext) -> None:
-        super().__init__(context)
-        self._deliveries: dict[date, landing.Delivery] = {}
-
-    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
-        product, folder = self.context.product, self.context.settings.landing_path
-        self._deliveries = landing.scan(product, folder, days)
-        found = {}
-        for day in days:
-            delivery = self._deliveries.get(day)
-            if delivery is None:
-                place = folder / product.name / day.isoformat()
-                found[day] = Inputs("", "missing", f"no rows have been delivered to {place}")
-            elif delivery.refusal:
-                found[day] = Inputs(delivery.stamp, "refused", delivery.refusal)
-            else:
-                found[day] = Inputs(delivery.stamp)
-        return found
-
-    def write(self, days: Sequence[date]) -> dict[date, Written]:
-        context = self.context
-        product = context.product
-        written = ards.write(
-            context.spark,
-            product,
-            context.tables,
-            [self._deliveries[day] for day in days],
-            run_id=context.request.run_id,
-            quality=validation.aggregates(product, "ards"),
-        )
-        return {day: self._written(one) for day, one in written.items()}
-
-    def _written(self, day: ards.ArdsDay) -> Written:
-        if day.refusal:
-            return Written("refused", day.refusal)
-        quality = validation.judge(self.context.product, "ards", day.rows, day.quality)
-        outcome, reason = _outcome(day.rows, quality)
-        return Written(
-            outcome,
-            reason,
-            fingerprint=day.fingerprint,
-            counts=day.counts,
-            delta_version=day.delta_version,
-            checks=(_quality_check(quality),),
-        )
-
-
-def _outcome(rows: int, quality: validation.Quality) -> tuple[Any, str]:
-    if rows == 0:
-        return "empty", "the delivery has no usable rows"
-    return ("written", "") if quality.passed else ("blocked", quality.summary)
-
-
-class Mrds(DailyStep):
-    """ARDS to one row per entity and day."""
-
-    asset = "mrds"
-    contract_sections = ("source", "mrds", "validation")
-    code_version = mrds.CODE_VERSION
-
-    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
-        return from_same_day(self.context, "ards", days)
-
-    def write(self, days: Sequence[date]) -> dict[date, Written]:
-        context = self.context
-        product = context.product
-        written = mrds.write(
-            context.spark,
-            product,
-            context.tables,
-            days,
-            run_id=context.request.run_id,
-            quality=validation.aggregates(product, "mrds"),
-        )
-        results = {}
-        for day, one in written.items():
-            quality = validation.judge(product, "mrds", one.rows, one.quality)
-            outcome, reason = _outcome(one.rows, quality)
-            results[day] = Written(
-                outcome,
-                reason,
-                fingerprint=one.fingerprint,
-                counts=one.counts,
-                delta_version=one.delta_version,
-                metadata={FEATURES_FINGERPRINT: one.features_fingerprint},
-                checks=(_quality_check(quality),),
-            )
-        return results
 
 
 class OnlineFeatures(DailyStep):
@@ -361,5 +255,5 @@ class Performance(DailyStep):
 
 
 DAILY_STEPS: dict[str, type[DailyStep]] = {
-    step.asset: step for step in (Ards, Mrds, OnlineFeatures, Predictions, Performance)
+    step.asset: step for step in (Ards, Mrds, OnlineFeatures, Predictions, Performance, ValidationReport)
 }

@@ -45,4 +45,4 @@ def is_pending(context: StepContext) -> bool:
     if request.step == model_step.MODEL:
         return bool(model_step.pending(context))
     step = daily_steps.DAILY_STEPS[request.step](context)
-    return bool(daily.pending(step, sorted(request.days), force=request.force))
+    return daily.is_pending(step, sorted(request.days), force=request.force)

@@ -12,16 +12,24 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ml_platform.mlops import validation
+from ml_platform.mlops.validation import Quality
 from ml_platform.storage.ledger import DayRecord, Outcome
 
-StepName = Literal["ards", "mrds", "online_features", "model", "predictions", "model_performance"]
+StepName = Literal[
+    "ards", "mrds", "online_features", "model", "predictions", "model_performance", "validation_report"
+]
+
+#: How many days a validation report looks back on, its own included.
+REPORT_DAYS = 30
+QUALITY_CHECK = validation.CHECK
 
 #: Outcomes with which a run of just that day ends as a failure, with what to do about it.
 FAILING_OUTCOMES: dict[str, str] = {
     "missing": "deliver the day, then materialize it again",
     "empty": "if rows were expected, deliver them and materialize the day again",
     "refused": "mend the delivery, then materialize the day again",
-    "blocked": "mend the data, then materialize the day again",
+    "blocked": "mend the data and materialize the day again, or accept it (ml-platform accept)",
     "held_back": "mend the day above it, then materialize both again",
 }
 
@@ -93,7 +101,8 @@ class Inputs:
 class Written:
     """A day that was done: its outcome, what it holds, and what people should see of it.
 
-    ``inputs`` is given when the day was not made from all of its inputs anew.
+    ``inputs`` is given when the day was not made from all of its inputs anew. ``details`` is what later
+    runs need to know of the day, and ``accepted`` who accepted its failed verdict, and why.
     """
 
     outcome: Outcome
@@ -104,6 +113,8 @@ class Written:
     inputs: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+    accepted: tuple[str, str] | None = None
 
 
 def result_of(record: DayRecord, *, day: date | None = None, up_to_date: bool = False) -> DayResult:
@@ -116,6 +127,8 @@ def result_of(record: DayRecord, *, day: date | None = None, up_to_date: bool = 
         metadata["delta_version"] = record.delta_version
     if record.fingerprint:
         metadata["fingerprint"] = record.fingerprint
+    if record.accepted_by:
+        metadata |= {"accepted_by": record.accepted_by, "accepted_reason": record.accepted_reason}
     return DayResult(
         day=day or record.day,
         outcome=record.outcome,
@@ -123,5 +136,19 @@ def result_of(record: DayRecord, *, day: date | None = None, up_to_date: bool = 
         up_to_date=up_to_date,
         fingerprint=record.fingerprint,
         metadata=metadata | record.details.get("metadata", {}),
-        checks=[Check(**check) for check in record.details.get("checks", [])],
+        checks=[_check_of(record, check) for check in record.details.get("checks", [])],
     )
+
+
+def quality_of(record: DayRecord) -> Quality | None:
+    """The verdict that a day was given, with all its expectations."""
+    plain = record.details.get("quality")
+    return None if plain is None else Quality.of(plain)
+
+
+def _check_of(record: DayRecord, plain: dict[str, Any]) -> Check:
+    check = Check(**plain)
+    quality = quality_of(record) if check.name == QUALITY_CHECK else None
+    if quality is None:
+        return check
+    return check.model_copy(update={"metadata": {"expectations": quality.table, **check.metadata}})

@@ -11,15 +11,24 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.engine.step import PermanentError, StepName, StepRequest
+from ml_platform.engine.step import QUALITY_CHECK as QUALITY
+from ml_platform.engine.step import PermanentError, StepName, StepRequest, StepResult
 from ml_platform.graph import partitions, processes
-from ml_platform.graph.report import report
+from ml_platform.graph.report import dagster_metadata, report
 from ml_platform.graph.resources import MlflowRuns, StepRunner
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 
-ENGINEERING, LEARNING = "data_engineering", "machine_learning"
-DAILY_ASSETS: tuple[StepName, ...] = ("ards", "mrds", "online_features", "predictions", "model_performance")
+ENGINEERING, LEARNING, OPERATIONS = "data_engineering", "machine_learning", "mlops"
+DAILY_ASSETS: tuple[StepName, ...] = (
+    "ards",
+    "mrds",
+    "online_features",
+    "validation_report",
+    "predictions",
+    "model_performance",
+)
 MODEL: StepName = "model"
+VALIDATION_REPORT: StepName = "validation_report"
 
 #: Changes when a step makes something else of the same inputs; shown in the UI.
 CODE_VERSION = "1"
@@ -107,7 +116,7 @@ def _shells(product: Product) -> list[_Shell]:
             ),
             kinds=frozenset({"spark", "deltalake"}),
             deps=[same_day("landing")],
-            checks=["data_quality"],
+            checks=[QUALITY],
             columns=_ards_columns(product),
         ),
         _Shell(
@@ -119,7 +128,7 @@ def _shells(product: Product) -> list[_Shell]:
             ),
             kinds=frozenset({"spark", "deltalake"}),
             deps=[same_day("ards")],
-            checks=["data_quality"],
+            checks=[QUALITY],
             columns=_mrds_columns(product),
         ),
         _Shell(
@@ -131,6 +140,20 @@ def _shells(product: Product) -> list[_Shell]:
             ),
             kinds=frozenset({"sql"}),
             deps=[same_day("mrds")],
+        ),
+        _Shell(
+            step=VALIDATION_REPORT,
+            group=OPERATIONS,
+            description=(
+                "A page for people, and its JSON: the verdicts over the day's ARDS and MRDS, each "
+                "expectation with what was observed and the last 30 days, and what was quarantined. "
+                "There is one for a blocked or refused day too; `report` in the metadata leads to it."
+            ),
+            kinds=frozenset({"greatexpectations"}),
+            deps=[
+                dg.AssetDep(asset_key(product, asset), partition_mapping=partitions.report_window())
+                for asset in ("ards", "mrds")
+            ],
         ),
         _Shell(
             step="predictions",
@@ -182,7 +205,10 @@ def _daily_asset(product: Product, shell: _Shell) -> dg.AssetsDefinition:
             rescore=getattr(config, "rescore", False),
         )
         metadata = {"dagster/column_schema": shell.columns} if shell.columns else {}
-        yield from report(context, _run(context, request, product), metadata)
+        result = _run(context, request, product)
+        if len(result.days) == 1 and result.days[0].failure and QUALITY in shell.checks:
+            _report_on_failure(context, request, product, result)
+        yield from report(context, result, metadata)
 
     materialize.__annotations__["config"] = shell.config
     return dg.asset(
@@ -256,13 +282,32 @@ def _model(product: Product) -> dg.AssetsDefinition:
     return model
 
 
-def _run(context: dg.AssetExecutionContext, request: StepRequest, product: Product) -> Any:
+def _run(context: dg.AssetExecutionContext, request: StepRequest, product: Product) -> StepResult:
     processes.mark(context.instance, context.run_id)
     runner: StepRunner = context.resources.step_runner
     try:
         return runner.run(request, product, context.log.info)
     except PermanentError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _report_on_failure(
+    context: dg.AssetExecutionContext, request: StepRequest, product: Product, result: StepResult
+) -> None:
+    """Make the day's validation report before its run fails, and name it in the failure.
+
+    The failure keeps Dagster from running the report's own asset, on the very day it is needed.
+    """
+    made = _run(context, request.model_copy(update={"step": VALIDATION_REPORT, "force": True}), product)
+    (day,) = made.days
+    result.days[0].metadata |= {name: day.metadata[name] for name in ("report",) if name in day.metadata}
+    context.log_event(
+        dg.AssetMaterialization(
+            asset_key(product, VALIDATION_REPORT),
+            partition=day.day.isoformat(),
+            metadata=dagster_metadata(day.metadata),
+        )
+    )
 
 
 def _as_of(text: str | None) -> date | None:
@@ -282,7 +327,10 @@ def _days(first: str, last: str) -> tuple[date, ...]:
 
 
 _CHECKS = {
-    "data_quality": "Enough rows, no nulls where the contract wants none, and only allowed values.",
+    QUALITY: (
+        "The day fulfils what the contract expects: schema, completeness, validity, uniqueness, volume and "
+        "timeliness, by Great Expectations. A failed error blocks the day; a warning doesn't."
+    ),
     "challenger_beats_champion": "The new model is better on held-out entities than the champion before it.",
     "performance_above_threshold": "The metric over the window is not below the contract's threshold.",
 }

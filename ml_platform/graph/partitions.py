@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import dagster as dg
 
+from ml_platform.engine.step import REPORT_DAYS
 from ml_platform.product import Product, add_months, month_of
 
 SINGLE_RUN = dg.BackfillPolicy.single_run()
@@ -48,6 +49,13 @@ def evaluation_window(product: Product) -> dg.TimeWindowPartitionMapping:
     """From a day to the days evaluated on it, and itself, so that a backfill never starts with it."""
     days = product.evaluation.window_days - 1 + product.source.label_delay_days
     return dg.TimeWindowPartitionMapping(start_offset=-days, allow_nonexistent_upstream_partitions=True)
+
+
+def report_window() -> dg.TimeWindowPartitionMapping:
+    """From a day to the days its validation report shows."""
+    return dg.TimeWindowPartitionMapping(
+        start_offset=1 - REPORT_DAYS, allow_nonexistent_upstream_partitions=True
+    )
 
 
 def key_of(day: date) -> str:

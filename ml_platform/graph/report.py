@@ -10,7 +10,9 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 
-from ml_platform.engine.step import Check, DayResult, StepResult
+from ml_platform.engine.step import Check, DayResult, StepResult, result_of
+from ml_platform.product import Product
+from ml_platform.storage.ledger import DayRecord
 
 #: Outcomes under which nothing could be checked, but which are no defect of the asset's own.
 _NOT_TO_BLAME = frozenset({"held_back", "no_model"})
@@ -27,17 +29,25 @@ def report(
     checks = [spec.name for spec in context.assets_def.check_specs]
     if len(result.days) == 1 and (failure := result.days[0].failure):
         _settle(context, result, checks)
-        raise dg.Failure(failure, metadata=_metadata(result.days[0].metadata), allow_retries=False)
+        raise dg.Failure(failure, metadata=dagster_metadata(result.days[0].metadata), allow_retries=False)
 
     for day in result.days:
         # The day's own facts stand first; what holds for the whole run comes after them.
-        facts = _metadata({**day.metadata, **result.metadata})
+        facts = dagster_metadata({**day.metadata, **result.metadata})
         context.add_asset_metadata(facts, partition_key=day.day.isoformat())
-    yield dg.MaterializeResult(metadata=_metadata(metadata))
+    yield dg.MaterializeResult(metadata=dagster_metadata(metadata))
     _settle(context, result, checks)
     for name in checks:
         # The checks are settled by the events above, one a day; their outputs carry nothing.
         yield dg.Output(None, output_name=f"{'__'.join(context.asset_key.path)}_{name}")
+
+
+def report_verdict(instance: dg.DagsterInstance, product: Product, record: DayRecord) -> None:
+    """Show the verdict that the ledger has of a day now, outside of any run."""
+    day = result_of(record)
+    key = dg.AssetKey([product.name, record.asset])
+    for evaluation in _evaluations(key, day, [check.name for check in day.checks], None):
+        instance.report_runless_asset_event(evaluation)
 
 
 def _settle(context: dg.AssetExecutionContext, result: StepResult, checks: Sequence[str]) -> None:
@@ -87,7 +97,7 @@ def _evaluations(
             passed=check.passed,
             severity=dg.AssetCheckSeverity[check.severity],
             description=check.description or None,
-            metadata=_metadata(check.metadata),
+            metadata=dagster_metadata(check.metadata),
             partition=day.day.isoformat(),
             target_materialization_data=target,
         )
@@ -98,12 +108,13 @@ def _unchecked(name: str, day: DayResult) -> Check:
     return Check(name=name, passed=False, severity=severity, description=f"{day.outcome}: {day.reason}")
 
 
-def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+def dagster_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values as Dagster shows them best: addresses as links, lists of rows as tables."""
     return {name: _value(value) for name, value in values.items() if value is not None}
 
 
 def _value(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
+    if isinstance(value, str) and value.startswith(("http://", "https://", "file://")):
         return dg.MetadataValue.url(value)
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return dg.MetadataValue.table([dg.TableRecord(record) for record in value])

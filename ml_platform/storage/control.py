@@ -27,16 +27,21 @@ class ControlTable:
 
     def read(self) -> list[dict[str, Any]]:
         """All rows; none if the table doesn't exist yet."""
+        rows: list[dict[str, Any]] = self.scan().to_pylist()
+        return rows
+
+    def scan(self, where: Any = None) -> pa.Table:
+        """The rows that fulfil an Arrow expression, as Arrow has them; all without one."""
         from deltalake import DeltaTable
 
         if not self.tables.exists(self.product, self.name):
-            return []
-        table = DeltaTable(self.tables.path(self.product, self.name)).to_pyarrow_table()
+            return self.schema.empty_table()
+        dataset = DeltaTable(self.tables.path(self.product, self.name)).to_pyarrow_dataset()
+        table = dataset.to_table(filter=where)
         missing = [field for field in self.schema if field.name not in table.column_names]
         for field in missing:
             table = table.append_column(field, pa.nulls(len(table), field.type))
-        rows: list[dict[str, Any]] = table.select(self.schema.names).to_pylist()
-        return rows
+        return table.select(self.schema.names)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows in one commit."""

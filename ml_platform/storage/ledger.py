@@ -14,6 +14,7 @@ from datetime import date
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ml_platform.storage.control import ControlTable
 from ml_platform.storage.tables import Tables
@@ -85,14 +86,28 @@ class Ledger:
 
     def latest(self, asset: str, days: Collection[date] | None = None) -> dict[date, DayRecord]:
         """The newest record of each day of an asset, by day; only ``days`` if given."""
-        newest: dict[date, dict[str, Any]] = {}
-        for row in self._table.read():
-            if row["asset"] != asset or (days is not None and row["day"] not in days):
-                continue
-            known = newest.get(row["day"])
-            if known is None or row["recorded_at"] >= known["recorded_at"]:
-                newest[row["day"]] = row
-        return {day: _decode(newest[day]) for day in sorted(newest)}
+        where = pc.field("asset") == asset
+        if days is not None:
+            if not days:
+                return {}
+            where = where & pc.field("day").isin(pa.array(sorted(set(days)), pa.date32()))
+        return self._newest(where)
+
+    def between(self, asset: str, first: date, last: date) -> dict[date, DayRecord]:
+        """The newest record of each day of an asset from ``first`` to ``last``, by day."""
+        day = pc.field("day")
+        return self._newest((pc.field("asset") == asset) & (day >= first) & (day <= last))
+
+    def _newest(self, where: pc.Expression) -> dict[date, DayRecord]:
+        table = self._table.scan(where)
+        newest: dict[date, int] = {}
+        stamps = table.column("recorded_at").to_pylist()
+        for row, day in enumerate(table.column("day").to_pylist()):
+            known = newest.get(day)
+            if known is None or stamps[row] >= stamps[known]:
+                newest[day] = row
+        rows = table.take(pa.array([newest[day] for day in sorted(newest)], pa.int64())).to_pylist()
+        return {row["day"]: _decode(row) for row in rows}
 
     def record(self, records: Sequence[DayRecord]) -> None:
         """Append records, in one commit."""

@@ -79,7 +79,7 @@ def test_a_day_that_fails_its_quality_is_blocked_in_later_runs_too(platform: Pla
     strict.deliver("2024-01-01", "a.csv", HEADER + "1,2024-01-01,ann,1,1,web\n")
     (blocked,) = strict.run("ards", "2024-01-01").days
     assert blocked.outcome == "blocked"
-    assert blocked.checks[0].description == "rows: 1, expected at least 2"
+    assert blocked.checks[0].description == "there are enough rows: 1, expected at least 2"
     assert len(strict.rows("ards")) == 1  # it was written, so that people can look at it
     (again,) = strict.run("ards", "2024-01-01").days
     assert (again.outcome, again.up_to_date) == ("blocked", True)
@@ -121,7 +121,9 @@ def test_only_the_days_that_changed_are_done_again(platform: Platform) -> None:
     version = platform.tables.version("shop", "ards")
     platform.deliver("2024-01-02", "z.csv", HEADER + "99,2024-01-02,zoe,1,1,web\n")
     result = platform.run("ards", chosen)
-    assert [day.up_to_date for day in result.days] == [True, False, True, True]
+    assert [day.up_to_date for day in result.days] == [True, False, True, False]
+    # The last day is held against the labels of the second, so it was judged again, and not written.
+    assert result.metadata == {"days_done": 1, "days_up_to_date": 3, "days_judged_again": 1}
     assert platform.tables.version("shop", "ards") == version + 1
 
 

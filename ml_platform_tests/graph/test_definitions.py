@@ -36,6 +36,7 @@ GROUPS = {
     "model": "machine_learning",
     "predictions": "machine_learning",
     "model_performance": "machine_learning",
+    "validation_report": "mlops",
 }
 CHECKS = {
     ("ards", "data_quality"),

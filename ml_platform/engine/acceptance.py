@@ -1,0 +1,50 @@
+"""A person takes a blocked day as it is: its failed verdict stays, and the day may be used.
+
+The ledger keeps who and why. It holds for the content that was there and for what failed then; a new
+delivery, or another failed expectation, blocks the day again (:mod:`.data_steps`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+
+from ml_platform.engine.data_steps import quality_check
+from ml_platform.engine.step import quality_of
+from ml_platform.storage.ledger import DayRecord, Ledger
+
+VALIDATED = ("ards", "mrds")
+
+
+def accept(ledger: Ledger, day: date, *, reason: str, by: str) -> list[DayRecord]:
+    """Accept what is blocked of ``day``; returns the records of it, as they are now.
+
+    Raises:
+        LookupError: nothing of the day is blocked; says what became of it.
+        ValueError: no reason is given.
+    """
+    if not reason.strip():
+        raise ValueError("an acceptance needs a reason, which is kept with the day")
+    known = {asset: ledger.latest(asset, {day}).get(day) for asset in VALIDATED}
+    blocked = [record for record in known.values() if record is not None and record.outcome == "blocked"]
+    if not blocked:
+        outcomes = [f"{asset} is {record.outcome}" for asset, record in known.items() if record]
+        found = ", ".join(outcomes) or "nothing has been materialized"
+        raise LookupError(f"there is nothing to accept on {day}: {found}")
+    accepted = [_accepted(record, reason.strip(), by) for record in blocked]
+    ledger.record(accepted)
+    return accepted
+
+
+def _accepted(record: DayRecord, reason: str, by: str) -> DayRecord:
+    quality = quality_of(record)
+    assert quality is not None, "what is blocked was judged"
+    check = quality_check(quality, (by, reason))
+    return replace(
+        record,
+        outcome="written",
+        reason="",
+        accepted_by=by,
+        accepted_reason=reason,
+        details=record.details | {"checks": [check.model_dump(mode="json")]},
+    )

@@ -1,0 +1,341 @@
+"""What a day is held against from outside its own rows: the days before it, and what became of its delivery.
+
+Each such fact is a figure with the bounds it should keep to, worked out from profiles and counts alone:
+no Spark, and no look at a later day. Days count whatever their verdict was, so that a verdict never
+depends on another one; the medians are what keeps a bad day from setting the norm.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+from ml_platform.mlops.expectations import MASK, RULES, Dimension, number, severity_of
+from ml_platform.mlops.profiles import ColumnProfile, Profile
+from ml_platform.product import Product, Rule, Severity
+
+_WEEKS = 4
+_WEEKS_NEEDED = 2
+#: From median absolute deviation to standard deviation, for normally distributed figures.
+_MAD_TO_SIGMA = 1.4826
+#: A spread may be that many times as small or as great as usual, and a column have that share of its values.
+_SPREAD = 10.0
+_SHARE_OF_VALUES = 0.5
+
+
+@dataclass(frozen=True)
+class DayFacts:
+    """A day's counts (as the ledger has them) and profile."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    profile: Profile = field(default_factory=Profile)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One figure of a day. ``score`` is what ``minimum`` and ``maximum`` bound: None is not judged.
+
+    ``value`` is the figure that people plot: a mean, a share, a number of rows.
+    """
+
+    name: str
+    rule: Rule
+    words: str
+    severity: Severity
+    score: float | None
+    minimum: float | None
+    maximum: float | None
+    value: float | None
+    observed: str
+    expected: str
+
+    @property
+    def dimension(self) -> Dimension:
+        return RULES[self.rule][0]
+
+
+def window(product: Product, day: date) -> tuple[date, date]:
+    """The first and the last day whose facts :func:`facts` may look at for ``day``, itself included."""
+    back = max(product.validation.history.days, 7 * _WEEKS, product.source.label_delay_days + 1)
+    return day - timedelta(days=back), day
+
+
+def facts(product: Product, day: date, known: Mapping[date, DayFacts]) -> list[Fact]:
+    """The facts of ``day``, in a fixed order; the same ones for every day of a product.
+
+    Args:
+        known: the days that have rows, by day; ``day`` is one of them.
+    """
+    today = known[day]
+    return [
+        _rows_of_weekday(product, day, known),
+        *_shares(product, today.counts),
+        _labels(product, day, known),
+        *_columns(product, day, known),
+    ]
+
+
+def _rows_of_weekday(product: Product, day: date, known: Mapping[date, DayFacts]) -> Fact:
+    limits = product.validation.rows_of_weekday
+    past = [known[one].profile.rows for n in range(1, _WEEKS + 1) if (one := day - timedelta(7 * n)) in known]
+    past = [rows for rows in past if rows]
+    rows = known[day].profile.rows
+    weekday = f"{day:%A}s"
+    score = rows / statistics.median(past) if len(past) >= _WEEKS_NEEDED else None
+    observed = f"{rows:,} rows"
+    expected = f"at least {_WEEKS_NEEDED} of the last {_WEEKS} {weekday} to compare with"
+    if score is not None:
+        median = statistics.median(past)
+        observed = f"{rows:,} rows, {score:.2f} times the median of the last {weekday}"
+        expected = " to ".join(
+            number(round(limit * median)) for limit in (limits.minimum, limits.maximum) if limit is not None
+        )
+    return Fact(
+        name="rows_of_weekday",
+        rule="rows_of_weekday",
+        words="rows are as many as on this weekday before",
+        severity=severity_of(product, "rows_of_weekday"),
+        score=score,
+        minimum=limits.minimum,
+        maximum=limits.maximum,
+        value=rows,
+        observed=observed,
+        expected=expected,
+    )
+
+
+def _shares(product: Product, counts: Mapping[str, int]) -> Iterator[Fact]:
+    rules = product.validation
+    delivered = counts.get("delivered", 0)
+    quarantined, superseded = counts.get("quarantined", 0), counts.get("superseded", 0)
+    levels: list[tuple[Severity, float]] = [
+        ("warning", rules.quarantined_share.warning),
+        ("error", rules.quarantined_share.error),
+    ]
+    override = rules.severity.get("quarantined_share")
+    for severity, limit in levels:
+        yield _share(
+            product,
+            f"quarantined_share_{severity}",
+            "quarantined_share",
+            f"few records are unusable ({severity} level)",
+            quarantined,
+            delivered,
+            limit,
+            severity=override or severity,
+        )
+    yield _share(
+        product,
+        "superseded_share",
+        "superseded_share",
+        "few records repeat others of the day",
+        superseded,
+        delivered,
+        rules.maximum_superseded_share,
+        severity=severity_of(product, "superseded_share"),
+    )
+
+
+def _share(
+    product: Product,
+    name: str,
+    rule: Rule,
+    words: str,
+    part: int,
+    whole: int,
+    limit: float,
+    *,
+    severity: Severity,
+) -> Fact:
+    share = part / whole if whole else None
+    observed = f"{part:,} of {whole:,} records" + (f" ({share:.2%})" if share is not None else "")
+    return Fact(
+        name=name,
+        rule=rule,
+        words=words,
+        severity=severity,
+        score=share,
+        minimum=None,
+        maximum=limit,
+        value=share,
+        observed=observed,
+        expected=f"at most {limit:.2%}",
+    )
+
+
+def _labels(product: Product, day: date, known: Mapping[date, DayFacts]) -> Fact:
+    """The labels that must have come when the day's own rows do: those due a whole day earlier."""
+    due = day - timedelta(days=product.source.label_delay_days + 1)
+    minimum = product.validation.minimum_labelled_share
+    before = known.get(due)
+    share, observed = None, f"no rows of {due}"
+    if before is not None and before.profile.rows:
+        labelled = before.counts.get("labelled", 0)
+        share = labelled / before.profile.rows
+        observed = f"{labelled:,} of {before.profile.rows:,} rows of {due} ({share:.2%})"
+    return Fact(
+        name="labelled_share",
+        rule="labelled_share",
+        words=f"the labels of {product.source.label_delay_days + 1} days before have come",
+        severity=severity_of(product, "labelled_share"),
+        score=share,
+        minimum=minimum,
+        maximum=None,
+        value=share,
+        observed=observed,
+        expected=f"at least {minimum:.2%}",
+    )
+
+
+# -- columns against the days before -----------------------------------------------------------------
+
+
+def _columns(product: Product, day: date, known: Mapping[date, DayFacts]) -> Iterator[Fact]:
+    rules = product.validation.history
+    past = [
+        known[one].profile
+        for n in range(1, rules.days + 1)
+        if (one := day - timedelta(days=n)) in known and known[one].profile.rows
+    ]
+    today = known[day].profile
+    for name, now in today.columns.items():
+        before = [one.columns[name] for one in past if name in one.columns]
+        yield _nulls(product, name, today, past)
+        if now.values is not None:
+            yield _values(product, name, now, before)
+        else:
+            yield from _figures(product, name, today, before)
+
+
+def _nulls(product: Product, name: str, today: Profile, past: list[Profile]) -> Fact:
+    def share(one: Profile) -> float | None:
+        return one.columns[name].nulls / one.rows if one.rows and name in one.columns else None
+
+    now = share(today)
+    usual = [value for one in past if (value := share(one)) is not None]
+    middle = statistics.median(usual) if usual else 0.0
+    # A share drawn anew every day varies like this, even if it never did in a short history.
+    chance = math.sqrt(max(middle, 1 / today.rows) / today.rows) if today.rows else 0.0
+    score = _deviation(product, now, usual, floor=chance)
+    return _history_fact(
+        product,
+        "nulls_of_history",
+        name,
+        words=f"{name} is not null more often than before",
+        score=score,
+        minimum=None,
+        maximum=product.validation.history.deviation,
+        value=now,
+        observed="none" if now is None else f"{now:.2%}",
+        usual=f"about {middle:.2%}",
+    )
+
+
+def _figures(product: Product, name: str, today: Profile, before: list[ColumnProfile]) -> Iterator[Fact]:
+    now = today.columns[name]
+    means = [one.mean for one in before if one.mean is not None]
+    spreads = [one.stddev for one in before if one.stddev is not None]
+    spread = statistics.median(spreads) if spreads else 0.0
+    present = today.rows - now.nulls
+    floor = spread / math.sqrt(present) if present > 0 else 0.0
+    limit = product.validation.history.deviation
+    yield _history_fact(
+        product,
+        "mean_of_history",
+        name,
+        words=f"the mean of {name} is as before",
+        score=_deviation(product, now.mean, means, floor=floor),
+        minimum=-limit,
+        maximum=limit,
+        value=now.mean,
+        observed=_figure(now.mean),
+        usual=f"about {_figure(statistics.median(means))}" if means else "",
+    )
+    enough = len(spreads) >= product.validation.history.minimum_days and spread > 0
+    yield _history_fact(
+        product,
+        "spread_of_history",
+        name,
+        words=f"{name} varies as before",
+        score=(now.stddev or 0.0) / spread if enough else None,
+        minimum=1 / _SPREAD,
+        maximum=_SPREAD,
+        value=now.stddev,
+        observed=f"standard deviation {_figure(now.stddev)}",
+        usual=f"{_figure(spread / _SPREAD)} to {_figure(spread * _SPREAD)}" if enough else "",
+    )
+
+
+def _values(product: Product, name: str, now: ColumnProfile, before: list[ColumnProfile]) -> Fact:
+    usual = [one.values for one in before if one.values is not None]
+    middle = statistics.median(usual) if usual else 0
+    # What has always been constant can't become constant.
+    enough = len(usual) >= product.validation.history.minimum_days and middle > 1
+    return _history_fact(
+        product,
+        "values_of_history",
+        name,
+        words=f"{name} has as many different values as before",
+        score=(now.values or 0) / middle if enough else None,
+        minimum=_SHARE_OF_VALUES,
+        maximum=None,
+        value=now.values,
+        observed=f"{now.values or 0:,} values",
+        usual=f"at least {number(math.ceil(_SHARE_OF_VALUES * middle))}" if enough else "",
+        mask=False,
+    )
+
+
+def _history_fact(
+    product: Product,
+    rule: Rule,
+    column: str,
+    *,
+    words: str,
+    score: float | None,
+    minimum: float | None,
+    maximum: float | None,
+    value: float | None,
+    observed: str,
+    usual: str,
+    mask: bool = True,
+) -> Fact:
+    rules = product.validation.history
+    masked = mask and rule != "nulls_of_history" and column in product.sensitive
+    if score is None:
+        expected = f"at least {rules.minimum_days} days with values to compare with"
+    else:
+        expected = MASK if masked else usual
+    return Fact(
+        name=f"{rule} {column}",
+        rule=rule,
+        words=words,
+        severity=severity_of(product, rule),
+        score=score,
+        minimum=minimum,
+        maximum=maximum,
+        value=None if masked else value,
+        observed=MASK if masked else observed,
+        expected=expected,
+    )
+
+
+def _deviation(product: Product, now: float | None, usual: list[float], *, floor: float) -> float | None:
+    """How many robust standard deviations ``now`` lies from the median of ``usual``, with its sign.
+
+    The standard deviation is 1.4826 times the median absolute deviation (Rousseeuw and Croux, 1993), and
+    never less than ``floor``. None if there is too little to compare with.
+    """
+    if now is None or len(usual) < product.validation.history.minimum_days:
+        return None
+    middle = statistics.median(usual)
+    mad = statistics.median(abs(value - middle) for value in usual)
+    sigma = max(_MAD_TO_SIGMA * mad, floor, abs(middle) * 1e-6)
+    return (now - middle) / sigma if sigma > 0 else (0.0 if now == middle else math.copysign(math.inf, now))
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else number(value)

@@ -1,0 +1,105 @@
+"""A day's profile: how many rows, and the plain statistics of each column.
+
+It is counted in the pass that reads back what was written, so it costs no Spark job of its own. Later
+days are held against the profiles of the days before them (:mod:`.history`), and the MRDS of a day
+against that of its ARDS (:mod:`.expectations`). What a profile means for the day is not decided here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from ml_platform.product import NUMERIC_TYPES, DataSet, Product
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column
+
+#: Stored figures keep as many digits: a mean over doubles depends on the order of the rows after that.
+_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """The statistics of one column over a day; figures of numbers are over finite values.
+
+    ``values`` is how many different ones a column that holds no numbers has, approximately (±5 %).
+    """
+
+    nulls: int = 0
+    mean: float | None = None
+    stddev: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    values: int | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The rows of a day, and its columns by name."""
+
+    rows: int = 0
+    columns: Mapping[str, ColumnProfile] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, without what is unknown."""
+        columns = {
+            name: {key: value for key, value in asdict(one).items() if value is not None}
+            for name, one in self.columns.items()
+        }
+        return {"rows": self.rows, "columns": columns}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Self:
+        """The profile that :meth:`plain` made; an empty one of nothing."""
+        columns = {name: ColumnProfile(**values) for name, values in plain.get("columns", {}).items()}
+        return cls(plain.get("rows", 0), columns)
+
+
+def aggregates(product: Product, data_set: DataSet) -> dict[str, Column]:
+    """The aggregates over a day's rows that :func:`profile` reads, by name."""
+    from pyspark.sql import functions as F
+
+    from ml_platform.storage.tables import column
+
+    found: dict[str, Column] = {}
+    for name, type_ in profiled(product, data_set).items():
+        value = column(name)
+        found[f"nulls {name}"] = F.sum(value.isNull().cast("bigint"))
+        if type_ in NUMERIC_TYPES:
+            number = value.cast("double")
+            finite = F.when(~F.isnan(number) & (F.abs(number) != F.lit(math.inf)), number)
+            found[f"mean {name}"] = F.avg(finite)
+            found[f"stddev {name}"] = F.stddev_pop(finite)
+            found[f"minimum {name}"] = F.min(finite)
+            found[f"maximum {name}"] = F.max(finite)
+        elif data_set == "ards":
+            found[f"values {name}"] = F.approx_count_distinct(value)
+    return found
+
+
+def profile(product: Product, data_set: DataSet, rows: int, found: Mapping[str, Any]) -> Profile:
+    """The profile of a day with ``rows`` rows, from the values of :func:`aggregates`."""
+    columns = {}
+    for name in profiled(product, data_set):
+        figures = {
+            key: _rounded(found.get(f"{key} {name}"))
+            for key in ("mean", "stddev", "minimum", "maximum", "values")
+        }
+        columns[name] = ColumnProfile(nulls=found.get(f"nulls {name}") or 0, **figures)
+    return Profile(rows, columns)
+
+
+def profiled(product: Product, data_set: DataSet) -> dict[str, str]:
+    """The columns of a data set that tell something, with their types: neither keys nor the label."""
+    source = product.source
+    if data_set == "ards":
+        left_out = {*product.ards_key, *product.entity, product.label}
+        return {name: one.type for name, one in source.columns.items() if name not in left_out}
+    return {name: product.mrds_type(name) for name in product.features}
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
