@@ -242,8 +242,13 @@ def ui(
     Example: `ml-platform ui --port 3000`
     """
     from ml_platform.machine_learning.registry import Registry
-    from ml_platform.ui import HOST, serve
+    from ml_platform.ui import HOST, ServerError, require_free, serve
 
+    try:
+        require_free(port, "--port")
+        require_free(mlflow_port, "--mlflow-port")
+    except ServerError as error:
+        _fail(str(error))
     settings = Settings()
     products, _ = load_products(settings.product_folders)
     registry = Registry(settings.tracking_uri)
@@ -256,7 +261,10 @@ def ui(
         "stop both with Ctrl-C",
         soft_wrap=True,
     )
-    serve(settings, port, mlflow_port)
+    try:
+        serve(settings, port, mlflow_port)
+    except ServerError as error:
+        _fail(str(error))
 
 
 @app.command()
@@ -306,9 +314,8 @@ def accept(
         for record in accepted:
             report_verdict(instance, product, record)
     for record in accepted:
-        console.print(
-            f"{record.asset} of {record.day} is accepted: {escape(record.details['checks'][0]['description'])}"
-        )
+        told = escape(record.details["checks"][0]["description"])
+        console.print(f"{record.asset} of {record.day}: {told}", highlight=False, soft_wrap=True)
     console.print(
         f"Now: ml-platform backfill {name} --from {day.date()} --to {day.date()}",
         highlight=False,

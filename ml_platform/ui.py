@@ -5,45 +5,64 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ml_platform.settings import PACKAGE, Settings
 
 HOST = "127.0.0.1"
 _PATIENCE = 15.0
 
+#: Of `dagster dev`, which names another tool, and of MLflow's web server: nothing of ours.
+_IGNORED_WARNINGS = "ignore::FutureWarning:click.core,ignore::UserWarning:mlflow.server.fastapi_app"
+
+
+class ServerError(Exception):
+    """A server couldn't start, or ended by itself; the message says which, and what to do."""
+
 
 def serve(settings: Settings, port: int, mlflow_port: int) -> None:
-    """Run both servers on loopback until one ends or this process is interrupted.
+    """Run both servers on loopback until this process is interrupted, or its terminal is closed.
 
     Each server is the head of a process group, so that none of the processes it started outlives it.
+
+    Raises:
+        ServerError: a server ended by itself; the other is stopped then.
     """
     environment = os.environ | {
         "ML_PLATFORM_MLFLOW_UI_URL": f"http://{HOST}:{mlflow_port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Of `dagster dev`, which names another tool, and of MLflow's web server: nothing of ours.
-        "PYTHONWARNINGS": "ignore::FutureWarning:click.core,ignore::DeprecationWarning:mlflow.server",
+        # A person looks at runs: no queue of jobs, which would be seven more processes.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _IGNORED_WARNINGS])),
     }
     workspace = PACKAGE.parent / "workspace.yaml"
     commands = [
         ["dagster", "dev", "-h", HOST, "-p", str(port), "-w", str(workspace)],
         [
             *("mlflow", "server", "--backend-store-uri", settings.tracking_uri),
-            *("--host", HOST, "--port", str(mlflow_port)),
+            *("--registry-store-uri", settings.tracking_uri),
+            # Of several workers a busy machine kills those that don't answer within five seconds.
+            *("--host", HOST, "--port", str(mlflow_port), "--workers", "1"),
         ],
     ]
     folder = Path(sys.executable).parent
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     servers: list[subprocess.Popen[bytes]] = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         for command in commands:
             words = [str(folder / command[0]), *command[1:]]
             servers.append(subprocess.Popen(words, env=environment, start_new_session=True))  # noqa: S603
-        while all(server.poll() is None for server in servers):
+        while True:
+            for command, server in zip(commands, servers, strict=True):
+                if server.poll() is not None:
+                    raise ServerError(f"{command[0]} has ended by itself; its last words stand above")
             time.sleep(0.5)
     except KeyboardInterrupt:
         pass
@@ -51,14 +70,38 @@ def serve(settings: Settings, port: int, mlflow_port: int) -> None:
         _stop(servers)
 
 
+def require_free(port: int, option: str) -> None:
+    """Make sure that nothing listens on a port yet.
+
+    Raises:
+        ServerError: something does.
+    """
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError as error:
+            raise ServerError(
+                f"port {port} is in use, perhaps by another `ml-platform ui`; choose another with {option}"
+            ) from error
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def _stop(servers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask every process of the groups to end, and end those that don't."""
+    """Ask every process of the groups to end, and end those that don't; a second Ctrl-C doesn't wait."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for server in servers:
+            _signal_group(server, signal.SIGINT)
+        deadline = time.monotonic() + _PATIENCE
+        for server in servers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=max(deadline - time.monotonic(), 0.1))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     for server in servers:
-        _signal_group(server, signal.SIGINT)
-    deadline = time.monotonic() + _PATIENCE
-    for server in servers:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=max(deadline - time.monotonic(), 0.1))
         _signal_group(server, signal.SIGKILL)
         server.wait()
 

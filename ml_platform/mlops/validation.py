@@ -152,8 +152,8 @@ def validate(
             found[day] = _by_spark(rows.where(on_days([day])), suite, key, sensitive)
     # The table has one schema, which all days share.
     of_schema: dict[str, Result] = {}
-    for suite in suites.values():
-        new = [one for one in suite if one.of_schema and one.words not in of_schema]
+    for whole in suites.values():
+        new = [one for one in whole if one.of_schema and one.words not in of_schema]
         if new:
             results = evaluate(new, rows, key, sensitive)
             of_schema |= {one.words: result for one, result in zip(new, results, strict=True)}
