@@ -22,6 +22,7 @@ ui: setup  ## open Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0
 	$(BIN)/ml-platform ui
 
 test: setup  ## run all tests but the slow ones
+	scripts/install_azurite.sh
 	$(BIN)/python -m pytest
 
 test-slow: setup  ## run the slow tests: killed runs, a concept shift over months

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PACKAGE = Path(__file__).parent
@@ -36,6 +36,15 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = None
     mlflow_ui_url: str = "http://127.0.0.1:5000"
     online_store_url: str | None = None
+    report_targets: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="where reports go, separated by spaces; a folder of the home without any"
+    )
+    blob_account_url: str | None = Field(
+        default=None, description="the storage account of azblob:// targets, https://….blob.core.windows.net"
+    )
+    blob_credential: SecretStr | None = Field(
+        default=None, description="an account key or a SAS token; without it, Azure's default credential"
+    )
     spark_master: str = Field(
         default="local[*]", validation_alias=AliasChoices("ML_PLATFORM_SPARK_MASTER", "SPARK_MASTER")
     )
@@ -57,6 +66,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
+
+    @field_validator("report_targets", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        return tuple(value.split()) if isinstance(value, str) else value
 
     @property
     def product_folders(self) -> list[Path]:

@@ -14,12 +14,12 @@ from typing import Any
 
 from ml_platform.engine.context import days_between
 from ml_platform.engine.daily import DailyStep
+from ml_platform.engine.report_targets import report_store
 from ml_platform.engine.step import REPORT_DAYS, Inputs, Written, quality_of
 from ml_platform.mlops import quarantine, validation_report
 from ml_platform.mlops.validation_report import DataSetDay
 from ml_platform.product import fingerprint_of
 from ml_platform.storage.ledger import DayRecord
-from ml_platform.storage.reports import report_store
 
 VALIDATED = ("ards", "mrds")
 
@@ -32,7 +32,7 @@ class ValidationReport(DailyStep):
 
     @property
     def code_version(self) -> str:
-        targets = fingerprint_of(str(self.context.settings.reports_path))
+        targets = fingerprint_of(self.context.settings.report_targets)
         return f"{validation_report.CODE_VERSION}/{targets}"
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:

@@ -241,27 +241,48 @@ def evaluate(
     """One result per expectation, in order, of a day's rows in pandas or in Spark."""
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    configurations = [
-        ExpectationConfiguration(type=one.type, kwargs=dict(one.kwargs), meta={"position": position})
+    expectations = {
+        position: ExpectationConfiguration(
+            type=one.type, kwargs=dict(one.kwargs), meta={"position": position}
+        ).to_domain_obj()
+        for position, one in enumerate(suite)
+    }
+    # Which rows fail takes a search of its own for each expectation: only for those that have any.
+    strict = [one for one in expectations.values() if _counts_rows(one)]
+    holding = {position for position, one in _run(rows, strict, key, "BOOLEAN_ONLY").items() if one.success}
+    rest = [one for position, one in expectations.items() if position not in holding]
+    found = _run(rows, rest, key, "SUMMARY")
+    return [
+        _holds(one) if position in holding else _result(one, found[position], key, sensitive)
         for position, one in enumerate(suite)
     ]
-    found = _run(rows, [one.to_domain_obj() for one in configurations], key)
-    return [_result(one, found[position], key, sensitive) for position, one in enumerate(suite)]
 
 
-def _run(
-    rows: Any, expectations: Sequence[Any], key: Sequence[str], *, complete: bool = False
-) -> dict[int, Any]:
+def _counts_rows(expectation: Any) -> bool:
+    """Whether it holds just if no row fails it."""
+    from great_expectations.expectations import expectation as library
+
+    of_rows = (
+        library.ColumnMapExpectation,
+        library.ColumnPairMapExpectation,
+        library.MulticolumnMapExpectation,
+    )
+    return isinstance(expectation, of_rows) and expectation.mostly == 1
+
+
+def _run(rows: Any, expectations: Sequence[Any], key: Sequence[str], detail: str) -> dict[int, Any]:
     """The library's results by the position of the expectation."""
     import great_expectations as gx
 
+    if not expectations:
+        return {}
     batch = _batch_definition("pandas" if _is_pandas(rows) else "spark").get_batch(
         batch_parameters={"dataframe": rows}
     )
     outcome = batch.validate(
         gx.ExpectationSuite(name="day", expectations=list(expectations)),
         result_format={
-            "result_format": "COMPLETE" if complete else "SUMMARY",
+            "result_format": detail,
             "partial_unexpected_count": EXAMPLES,
             "unexpected_index_column_names": list(key),
         },
@@ -288,6 +309,19 @@ def _batch_definition(engine: str) -> Any:
         else context.data_sources.add_spark(engine, persist=False)
     )
     return source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("day")
+
+
+def _holds(one: Expectation) -> Result:
+    """The result of an expectation that no row fails."""
+    return Result(
+        expectation=one.words,
+        dimension=one.dimension,
+        severity=one.severity,
+        passed=True,
+        observed=one.expected if one.is_type else "none",
+        expected=one.expected,
+        value=None if one.is_type else 0.0,
+    )
 
 
 def _result(one: Expectation, found: Any, key: Sequence[str], sensitive: frozenset[str]) -> Result:
@@ -384,7 +418,7 @@ def judge_facts(days: Mapping[date, Sequence[Fact]]) -> dict[date, list[Result]]
             type="expect_column_values_to_be_between", kwargs=kwargs, meta={"position": position}
         )
         expectations.append(configuration.to_domain_obj())
-    found = _run(frame, expectations, [EVENT_DAY], complete=True)
+    found = _run(frame, expectations, [EVENT_DAY], "COMPLETE")
     failed = {
         name: {entry[EVENT_DAY] for entry in found[position].result.get("unexpected_index_list") or []}
         for position, name in enumerate(names)

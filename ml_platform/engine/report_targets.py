@@ -1,0 +1,94 @@
+"""The report targets that a deployment's settings name, with the clients that reach them.
+
+Azure's client comes from ``dagster-azure``'s resource, Databricks' from its SDK; both are imported when the
+first report is written. Forms of a target:
+
+- ``file:///srv/reports`` or a path: a folder;
+- ``azblob://container/prefix``: Azure Blob storage, of the account in the settings;
+- ``/Volumes/catalog/schema/volume/…`` or ``dbfs:/…``: a workspace, with the SDK's own authentication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ml_platform.engine.step import PermanentError
+from ml_platform.settings import Settings
+from ml_platform.storage.reports import BlobTarget, DatabricksTarget, FolderTarget, ReportStore, ReportTarget
+
+
+def report_store(settings: Settings) -> ReportStore:
+    """The store of the settings' targets; a folder in the platform's home if there are none.
+
+    Raises:
+        PermanentError: a target can't be understood, or lacks a setting.
+    """
+    if not settings.report_targets:
+        return ReportStore([FolderTarget("folder", settings.reports_path)])
+    return ReportStore([_target(settings, address) for address in settings.report_targets])
+
+
+def _target(settings: Settings, address: str) -> ReportTarget:
+    if address.startswith("azblob://"):
+        parts = urlsplit(address)
+        if not parts.netloc:
+            raise PermanentError(
+                f"the report target {address!r} names no container: azblob://container/prefix"
+            )
+        return BlobTarget(address, parts.netloc, parts.path, _blob_service(settings, address))
+    if address.startswith(("/Volumes/", "dbfs:/")):
+        mounted = Path(address if address.startswith("/") else f"/dbfs{address.removeprefix('dbfs:')}")
+        # On a cluster both are folders; elsewhere they are reached through the workspace.
+        if len(mounted.parts) > 2 and Path(*mounted.parts[:3]).is_dir():
+            return FolderTarget(address, mounted)
+        return DatabricksTarget(address, address, _workspace)
+    parts = urlsplit(address)
+    if parts.scheme in ("", "file"):
+        return FolderTarget(address, Path(unquote(parts.path)).expanduser().absolute())
+    raise PermanentError(
+        f"the report target {parts.scheme}://… is of an unknown kind; accepted are file:///folder, "
+        "azblob://container/prefix, /Volumes/catalog/schema/volume/… and dbfs:/…"
+    )
+
+
+def _blob_service(settings: Settings, address: str) -> Callable[[], Any]:
+    account = settings.blob_account_url
+    if account is None:
+        raise PermanentError(
+            f"the report target {address} needs ML_PLATFORM_BLOB_ACCOUNT_URL, "
+            "like https://account.blob.core.windows.net"
+        )
+
+    def connect() -> Any:
+        from azure.storage.blob import BlobServiceClient
+        from dagster_azure.blob import (
+            AzureBlobStorageDefaultCredential,
+            AzureBlobStorageKeyCredential,
+            AzureBlobStorageResource,
+            AzureBlobStorageSASTokenCredential,
+        )
+
+        secret = settings.blob_credential.get_secret_value() if settings.blob_credential else None
+        credential: Any = AzureBlobStorageDefaultCredential()
+        if secret:
+            is_token = "sig=" in secret
+            credential = (
+                AzureBlobStorageSASTokenCredential(token=secret)
+                if is_token
+                else AzureBlobStorageKeyCredential(key=secret)
+            )
+        resource = AzureBlobStorageResource(account_url=account, credential=credential)
+        with resource.get_client() as client:
+            # The report store tries again itself, sooner than the library would, and with an end.
+            return BlobServiceClient(client.url, client.credential, retry_total=0, connection_timeout=10)
+
+    return connect
+
+
+def _workspace() -> Any:
+    from databricks.sdk import WorkspaceClient
+
+    return WorkspaceClient()
