@@ -19,16 +19,16 @@ from ml_platform.engine import local
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepName, StepRequest
 from ml_platform.graph import processes
-from ml_platform.graph.assets import DAILY_ASSETS, MODEL, asset_key
+from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, asset_key
 from ml_platform.graph.resources import LocalStepRunner
 from ml_platform.product import DayRange, Product, add_months, month_of
 from ml_platform.settings import Settings
 
 _BEFORE_MODELS: tuple[StepName, ...] = ("ards", "mrds", "online_features", "validation_report")
 _AFTER_MODELS: tuple[StepName, ...] = ("predictions", "model_performance")
-ASSETS: tuple[StepName, ...] = (*_BEFORE_MODELS, MODEL, *_AFTER_MODELS)
+ASSETS: tuple[StepName, ...] = (*_BEFORE_MODELS, MODEL, *_AFTER_MODELS, DRIFT_REPORT)
 
-assert set(ASSETS) == {*DAILY_ASSETS, MODEL}
+assert set(ASSETS) == {*DAILY_ASSETS, MODEL, DRIFT_REPORT}
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Backfill:
         if MODEL in self.select:
             self._stage((MODEL,), self._months(days))
         self._stage(after, list(days))
+        self._measure_drift(days)
         return self.reports
 
     def run_with_retraining(self, days: DayRange) -> list[RunReport]:
@@ -98,7 +99,12 @@ class Backfill:
                 self.progress(decision.reason)
                 self._stage((MODEL,), [decision.month], as_of=decision.as_of)
                 start = decision.as_of
+        self._measure_drift(days)
         return self.reports
+
+    def _measure_drift(self, days: DayRange) -> None:
+        if DRIFT_REPORT in self.select:
+            self._stage((DRIFT_REPORT,), list(_whole_months_of(days)))
 
     def _retrain_due(self, days: DayRange) -> Any:
         from ml_platform.machine_learning import performance, retraining
@@ -186,6 +192,12 @@ def _months_of(days: DayRange) -> Iterator[date]:
     while month <= days.last:
         yield month
         month = add_months(month, 1)
+
+
+def _whole_months_of(days: DayRange) -> Iterator[date]:
+    for month in _months_of(days):
+        if month >= days.first and add_months(month, 1) - timedelta(days=1) <= days.last:
+            yield month
 
 
 def _why(event: dg.DagsterEvent) -> str:

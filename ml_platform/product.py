@@ -457,11 +457,20 @@ class Validation(_Section):
 
 
 class Drift(_Section):
-    """When a column counts as drifted."""
+    """When a column counts as drifted, and a month with it."""
 
-    method: Literal["psi"] = "psi"
+    method: Literal["psi", "jensenshannon", "hellinger", "kl_div"] = "psi"
     threshold: float = Field(default=0.15, gt=0)
-    minimum_rows: int = Field(default=1000, ge=1)
+    thresholds: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, description="of single columns")
+    against: tuple[Literal["month_before", "training"], ...] = ("month_before", "training")
+    minimum_rows: int = Field(default=1000, ge=1, description="values of a column in each window")
+    maximum_rows: int = Field(
+        default=100_000, ge=1000, description="rows of a window that are compared; above it, a sample"
+    )
+    maximum_null_change: float = Field(default=0.05, ge=0, le=1)
+    maximum_share: float = Field(default=0.0, ge=0, le=1, description="of drifted columns, that is no drift")
+    severity: Severity = "warning"
+    retrain: bool = Field(default=False, description="whether drift alone trains the model again")
 
 
 class Product(_Section):

@@ -14,6 +14,7 @@ from ml_platform.data_engineering import online_features
 from ml_platform.engine.context import StepContext, days_between, left_out
 from ml_platform.engine.daily import DailyStep, from_same_day
 from ml_platform.engine.data_steps import FEATURES_FINGERPRINT, Ards, Mrds
+from ml_platform.engine.drift_step import DriftReport
 from ml_platform.engine.report_steps import ValidationReport
 from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning import evaluation, performance, scoring
@@ -255,5 +256,6 @@ class Performance(DailyStep):
 
 
 DAILY_STEPS: dict[str, type[DailyStep]] = {
-    step.asset: step for step in (Ards, Mrds, OnlineFeatures, Predictions, Performance, ValidationReport)
+    step.asset: step
+    for step in (Ards, Mrds, OnlineFeatures, Predictions, Performance, ValidationReport, DriftReport)
 }

@@ -17,7 +17,14 @@ from ml_platform.mlops.validation import Quality
 from ml_platform.storage.ledger import DayRecord, Outcome
 
 StepName = Literal[
-    "ards", "mrds", "online_features", "model", "predictions", "model_performance", "validation_report"
+    "ards",
+    "mrds",
+    "online_features",
+    "model",
+    "predictions",
+    "model_performance",
+    "validation_report",
+    "drift_report",
 ]
 
 #: How many days a validation report looks back on, its own included.

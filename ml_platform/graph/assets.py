@@ -29,6 +29,8 @@ DAILY_ASSETS: tuple[StepName, ...] = (
 )
 MODEL: StepName = "model"
 VALIDATION_REPORT: StepName = "validation_report"
+DRIFT_REPORT: StepName = "drift_report"
+NO_DRIFT = "no_drift"
 
 #: Changes when a step makes something else of the same inputs; shown in the UI.
 CODE_VERSION = "1"
@@ -79,7 +81,12 @@ def asset_key(product: Product, asset: str) -> dg.AssetKey:
 
 def build_assets(product: Product) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Every asset of a product, with the checks that belong to it."""
-    return [_landing(product), *[_daily_asset(product, shell) for shell in _shells(product)], _model(product)]
+    return [
+        _landing(product),
+        *[_daily_asset(product, shell) for shell in _shells(product)],
+        _model(product),
+        _drift_report(product),
+    ]
 
 
 def _landing(product: Product) -> dg.AssetSpec:
@@ -282,6 +289,48 @@ def _model(product: Product) -> dg.AssetsDefinition:
     return model
 
 
+def _drift_report(product: Product) -> dg.AssetsDefinition:
+    key = asset_key(product, DRIFT_REPORT)
+    months = partitions.monthly_drift(product)
+
+    @dg.asset(
+        key=key,
+        group_name=OPERATIONS,
+        description=(
+            "How far the month's columns, labels and predictions lie from those of the month before, and "
+            f"from the training data of the model that served it: {product.drift.method} of each column, "
+            "by Evidently, and the changes of nulls, range and categories.\n\n"
+            "Complete when the month is over and its labels have come. `report` in the metadata leads to "
+            "the page."
+        ),
+        partitions_def=months,
+        backfill_policy=partitions.SINGLE_RUN,
+        deps=[
+            dg.AssetDep(asset_key(product, asset), partition_mapping=partitions.this_and_the_month_before())
+            for asset in ("ards", "predictions")
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(NO_DRIFT, asset=key, partitions_def=months, description=_CHECKS[NO_DRIFT])
+        ],
+        kinds={"evidently"},
+        owners=list(product.owners) or None,
+        code_version=CODE_VERSION,
+        required_resource_keys={"step_runner"},
+    )
+    def drift_report(context: dg.AssetExecutionContext, config: DailyConfig) -> Iterator[Any]:
+        keys = months.get_partition_keys_in_range(context.partition_key_range)
+        request = StepRequest(
+            step=DRIFT_REPORT,
+            product=product.name,
+            days=tuple(date.fromisoformat(key) for key in keys),
+            run_id=context.run_id,
+            force=config.force,
+        )
+        yield from report(context, _run(context, request, product), {})
+
+    return drift_report
+
+
 def _run(context: dg.AssetExecutionContext, request: StepRequest, product: Product) -> StepResult:
     processes.mark(context.instance, context.run_id)
     runner: StepRunner = context.resources.step_runner
@@ -332,6 +381,7 @@ _CHECKS = {
         "timeliness, by Great Expectations. A failed error blocks the day; a warning doesn't."
     ),
     "challenger_beats_champion": "The new model is better on held-out entities than the champion before it.",
+    NO_DRIFT: "No column has drifted from the month before, or from the model's training data.",
     "performance_above_threshold": "The metric over the window is not below the contract's threshold.",
 }
 

@@ -14,8 +14,8 @@ import dagster as dg
 
 from ml_platform.data_engineering import landing
 from ml_platform.graph import partitions, processes
-from ml_platform.graph.assets import DAILY_ASSETS, MODEL, ModelConfig, asset_key
-from ml_platform.product import DayRange, Product, fingerprint_of, month_of
+from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, ModelConfig, asset_key
+from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
@@ -55,6 +55,11 @@ def jobs(product: Product) -> list[Any]:
             selection=[asset_key(product, MODEL)],
             description="Trains a month's model, or a retrain as of a later day of the month.",
         ),
+        dg.define_asset_job(
+            f"{product.name}_drift",
+            selection=[asset_key(product, DRIFT_REPORT)],
+            description="Measures the drift of a month that is over.",
+        ),
     ]
 
 
@@ -65,7 +70,7 @@ def sensors(product: Product, settings: Settings) -> list[dg.SensorDefinition]:
 
 def schedules(product: Product, settings: Settings) -> list[dg.ScheduleDefinition]:
     """The schedules of a product; a finished history needs none."""
-    return [] if product.end else [_model_schedule(product, settings)]
+    return [] if product.end else [_model_schedule(product, settings), _drift_schedule(product)]
 
 
 # -- deliveries --------------------------------------------------------------------------------------
@@ -295,3 +300,26 @@ def _model_schedule(product: Product, settings: Settings) -> dg.ScheduleDefiniti
         return dg.RunRequest(run_key=month, partition_key=month, tags={"ml_platform/reason": reason[:250]})
 
     return model_schedule
+
+
+# -- the month's drift -------------------------------------------------------------------------------
+
+
+def _drift_schedule(product: Product) -> dg.ScheduleDefinition:
+    # The labels of the month's last day come so many days after it, in the morning.
+    day = min(3 + product.source.label_delay_days, 28)
+
+    @dg.schedule(
+        name=f"{product.name}_drift_schedule",
+        job_name=f"{product.name}_drift",
+        cron_schedule=f"0 9 {day} * *",
+        execution_timezone=product.timezone,
+        description="Measures the drift of the month before, when its labels have come.",
+    )
+    def drift_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        month = add_months(month_of(context.scheduled_execution_time.date()), -1)
+        if month < product.start:
+            return dg.SkipReason(f"{month:%Y-%m} is no whole month of the product")
+        return dg.RunRequest(run_key=month.isoformat(), partition_key=month.isoformat())
+
+    return drift_schedule

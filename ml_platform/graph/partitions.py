@@ -31,6 +31,22 @@ def monthly_models(product: Product) -> dg.MonthlyPartitionsDefinition:
     )
 
 
+def monthly_drift(product: Product) -> dg.MonthlyPartitionsDefinition:
+    """The whole months of the product's history; a month can be measured when it is over."""
+    whole = month_of(product.start) if product.start.day == 1 else add_months(product.start, 1)
+    end = month_of(product.end + timedelta(days=1)) if product.end else None
+    return dg.MonthlyPartitionsDefinition(
+        start_date=whole.isoformat(),
+        end_date=end.isoformat() if end else None,
+        timezone=product.timezone,
+    )
+
+
+def this_and_the_month_before() -> dg.TimeWindowPartitionMapping:
+    """From a month to its days and those of the month before."""
+    return dg.TimeWindowPartitionMapping(start_offset=-1, allow_nonexistent_upstream_partitions=True)
+
+
 def months_before(product: Product) -> dg.TimeWindowPartitionMapping:
     """From a month to the days of the whole months a model learns from."""
     return dg.TimeWindowPartitionMapping(

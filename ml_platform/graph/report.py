@@ -109,13 +109,15 @@ def _unchecked(name: str, day: DayResult) -> Check:
 
 
 def dagster_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values as Dagster shows them best: addresses as links, lists of rows as tables."""
+    """Plain values as Dagster shows them best: addresses as links, markdown and lists of rows as tables."""
     return {name: _value(value) for name, value in values.items() if value is not None}
 
 
 def _value(value: Any) -> Any:
     if isinstance(value, str) and value.startswith(("http://", "https://", "file://")):
         return dg.MetadataValue.url(value)
+    if isinstance(value, str) and value.startswith("| "):
+        return dg.MetadataValue.md(value)
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return dg.MetadataValue.table([dg.TableRecord(record) for record in value])
     return value

@@ -5,23 +5,19 @@ It words and draws verdicts that were given elsewhere; it judges nothing.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from ml_platform.mlops import plots
+from ml_platform.mlops.pages import template
 from ml_platform.mlops.quarantine import LISTED, Unusable
 from ml_platform.mlops.validation import Quality, Result
 from ml_platform.product import Product
-
-if TYPE_CHECKING:
-    import jinja2
 
 CODE_VERSION = "1"
 HTML, JSON, QUARANTINE_CSV = "report.html", "report.json", "quarantine.csv"
@@ -161,7 +157,7 @@ def _page(
                 "strip": Markup(_strip(by_asset[one.asset], day)),  # noqa: S704 - drawn and escaped by plots
             }
         )
-    return _template().render(
+    return template("validation_report.html").render(
         product=product,
         day=day,
         verdict=verdict,
@@ -211,18 +207,3 @@ def _strip(history: Sequence[DataSetDay], day: date) -> str:
     kinds = [known[one].verdict if one in known else "unknown" for one in days]
     labels = [f"{one} {_HEADLINES.get(kind, 'not attempted')}" for one, kind in zip(days, kinds, strict=True)]
     return plots.strip(kinds, labels)
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ml_platform.mlops"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["count"] = lambda value: f"{value:,}"
-    return environment.get_template("validation_report.html")

@@ -1,0 +1,298 @@
+"""The monthly drift report: the month's ARDS and predictions against earlier windows.
+
+Compared are the ARDS's columns that are neither keys nor dates, the label where it has come, and the
+predicted probability. The references are the month before, and the days that the model serving at the
+month's end was trained on; of these the probability is what that model gives its own training rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from ml_platform.data_engineering.ards import ARDS
+from ml_platform.data_engineering.mrds import MRDS
+from ml_platform.engine.context import StepContext, days_between, left_out
+from ml_platform.engine.daily import DailyStep
+from ml_platform.engine.report_targets import report_store
+from ml_platform.engine.step import Check, Inputs, Written
+from ml_platform.machine_learning import training
+from ml_platform.machine_learning.asof import entity_hash
+from ml_platform.machine_learning.models import ModelHistory, ModelRecord
+from ml_platform.machine_learning.promotion import serving
+from ml_platform.machine_learning.registry import Registry
+from ml_platform.machine_learning.scoring import PREDICTIONS
+from ml_platform.mlops import drift, drift_report
+from ml_platform.mlops.drift import PREDICTION, Column, Comparison, Kind, Summary, Window
+from ml_platform.mlops.drift_report import MonthDrift
+from ml_platform.mlops.profiles import profiled
+from ml_platform.product import NUMERIC_TYPES, Product, add_months, fingerprint_of
+from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.tables import column
+
+_STEPS = 1_000_000
+_PROBABILITY = "probability"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The windows of a month."""
+
+    month: date
+    days: list[date]
+    before: list[date]
+    model: ModelRecord | None
+    training: list[date]
+    left_out: list[str]
+
+
+class DriftReport(DailyStep):
+    """Months of the ARDS and the predictions, to a report and a check. Its days are months' first days."""
+
+    asset = "drift_report"
+    contract_sections = ("source", "mrds", "model.features", "drift", "description")
+
+    @property
+    def code_version(self) -> str:
+        targets = fingerprint_of(self.context.settings.report_targets)
+        return f"{drift_report.CODE_VERSION}/{targets}"
+
+    def __init__(self, context: StepContext) -> None:
+        super().__init__(context)
+        self._windows: dict[tuple[date, ...], Window] = {}
+
+    # -- what a month is made from -------------------------------------------------------------------
+
+    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        found = {}
+        for month in days:
+            plan = self._plan(month)
+            if not any(day in self._known[ARDS] for day in _days_of(month)):
+                reason = "nothing of the month has been materialized"
+                found[month] = Inputs("", "missing", reason)
+                continue
+            content = [
+                [asset, str(day), record.outcome, record.fingerprint]
+                for asset in (ARDS, PREDICTIONS)
+                for day in (*_days_of(month), *plan.before, *plan.training)
+                if (record := self._known[asset].get(day)) is not None
+            ]
+            inputs = fingerprint_of([content, plan.model.fingerprint if plan.model else None])
+            found[month] = Inputs(inputs)
+            if not plan.days:
+                found[month] = Inputs(inputs, "held_back", "no day of the month can be used")
+        return found
+
+    @cached_property
+    def _known(self) -> dict[str, dict[date, DayRecord]]:
+        return {asset: self.context.ledger.latest(asset) for asset in (ARDS, PREDICTIONS)}
+
+    @cached_property
+    def _models(self) -> dict[str, ModelRecord]:
+        return {one.fingerprint: one for one in self._history.models()}
+
+    @cached_property
+    def _history(self) -> ModelHistory:
+        return ModelHistory(self.context.tables, self.context.product)
+
+    def _plan(self, month: date) -> _Plan:
+        rules = self.context.product.drift
+        last = add_months(month, 1) - timedelta(days=1)
+        decision = serving(self._history.decisions(), last)
+        model = self._models.get(decision.fingerprint) if decision else None
+        known = {day: record for day in _days_of(month) if (record := self._known[ARDS].get(day))}
+        before = self._usable(_days_of(add_months(month, -1))) if "month_before" in rules.against else []
+        learned = []
+        if model is not None and "training" in rules.against:
+            learned = self._usable(days_between(model.first_day, model.last_day))
+        return _Plan(month, self._usable(_days_of(month)), before, model, learned, left_out(known))
+
+    def _usable(self, days: Sequence[date]) -> list[date]:
+        known = self._known[ARDS]
+        return [day for day in days if day in known and known[day].usable and known[day].counts.get("rows")]
+
+    # -- measuring -----------------------------------------------------------------------------------
+
+    def write(self, days: Sequence[date]) -> dict[date, Written]:
+        product = self.context.product
+        months, files = {}, {}
+        for position, month in enumerate(days, start=1):
+            found = self._measure(self._plan(month))
+            months[month] = found
+            files[month] = drift_report.build(product, found)
+            self.context.log(f"drift_report: {month:%Y-%m} ({position} of {len(days)} months)")
+        paths = {month: f"{product.name}/{self.asset}/{month}" for month in days}
+        store = report_store(self.context.settings)
+        links = store.publish_many({paths[month]: files[month] for month in days})
+        return {
+            month: _written(product, found, files[month], links[paths[month]])
+            for month, found in months.items()
+        }
+
+    def _measure(self, plan: _Plan) -> MonthDrift:
+        product = self.context.product
+        current = self._window(f"{plan.month:%Y-%m}", plan.days)
+        comparisons: list[Comparison] = []
+        columns = measured_columns(product)
+        if plan.before:
+            before = self._window(f"{add_months(plan.month, -1):%Y-%m}", plan.before)
+            comparisons.append(drift.compare(product, columns, current, before))
+        if plan.training and plan.model is not None:
+            name = f"the training data of the model as of {plan.model.as_of}"
+            learned = self._training_window(name, plan.training, plan.model)
+            comparisons.append(drift.compare(product, columns, current, learned))
+        rows = sum(self._known[ARDS][day].counts["rows"] for day in plan.days)
+        return MonthDrift(
+            month=plan.month,
+            model=f"v{plan.model.version}" if plan.model else None,
+            rows=rows,
+            left_out=plan.left_out,
+            comparisons=comparisons,
+            sampled=rows > product.drift.maximum_rows,
+        )
+
+    def _window(self, name: str, days: Sequence[date]) -> Window:
+        """The ARDS and the predictions of some days; a window that another month needs too is kept."""
+        if tuple(days) not in self._windows:
+            window = self._ards(name, days)
+            scored = [
+                day
+                for day in days
+                if day in self._known[PREDICTIONS] and self._known[PREDICTIONS][day].usable
+            ]
+            if scored:
+                table = self.context.tables.read_days(
+                    self.context.spark, self.context.product.name, PREDICTIONS, scored
+                )
+                window = self._with_predictions(window, self._sampled(table, PREDICTIONS, scored))
+            self._windows[tuple(days)] = window
+        return self._windows[tuple(days)]
+
+    def _training_window(self, name: str, days: Sequence[date], model: ModelRecord) -> Window:
+        key = (model.as_of, *days)
+        if key not in self._windows:
+            context, product = self.context, self.context.product
+            pipeline = Registry(context.settings.tracking_uri).load(product, model.version).pipeline
+            mrds = context.tables.read_days(context.spark, product.name, MRDS, days)
+            rows = self._sampled(mrds, ARDS, days).select(*[column(one) for one in product.features])
+            scores = pd.Series(training.probabilities(pipeline, product, rows.toPandas()))
+            found = self._ards(name, days)
+            sample = dict(found.sample) | {PREDICTION: scores}
+            summaries = dict(found.summaries) | {PREDICTION: _summary_of(scores)}
+            self._windows[key] = Window(name, sample, summaries)
+        return self._windows[key]
+
+    def _ards(self, name: str, days: Sequence[date]) -> Window:
+        """The days' ARDS: exact counts and ranges of all rows, values of at most the contract's maximum."""
+        context, product = self.context, self.context.product
+        columns = [one for one in measured_columns(product) if one.role != "prediction"]
+        rows = context.tables.read_days(context.spark, product.name, ARDS, days)
+        facts = rows.agg(F.count(F.lit(1)).alias("rows"), *_aggregates(columns)).collect()[0].asDict()
+        sample = self._sampled(rows, ARDS, days).select(*[column(one.name) for one in columns]).toPandas()
+        summaries = {one.name: _summary(one, facts) for one in columns}
+        return Window(name, {one.name: sample[one.name] for one in columns}, summaries)
+
+    def _with_predictions(self, window: Window, rows: DataFrame) -> Window:
+        scores = rows.select(_PROBABILITY).toPandas()[_PROBABILITY]
+        return Window(
+            window.name,
+            dict(window.sample) | {PREDICTION: scores},
+            dict(window.summaries) | {PREDICTION: _summary_of(scores)},
+        )
+
+    def _sampled(self, rows: DataFrame, asset: str, days: Sequence[date]) -> DataFrame:
+        """At most about the contract's maximum of rows, by hash of the entity: the same on every run."""
+        product = self.context.product
+        known = self._known[asset]
+        size = sum(known[day].counts.get("rows", 0) for day in days if day in known)
+        if size <= product.drift.maximum_rows:
+            return rows
+        share = int(_STEPS * product.drift.maximum_rows / size)
+        return rows.where(entity_hash(product, "drift", _STEPS) < share)
+
+
+def measured_columns(product: Product) -> list[Column]:
+    """What is compared: the ARDS's columns that are neither keys nor dates, the label, the probability."""
+    kinds: dict[str, Kind] = {}
+    for name, type_ in profiled(product, "ards").items():
+        if type_ in NUMERIC_TYPES:
+            kinds[name] = "numeric"
+        elif type_ in ("string", "boolean"):
+            kinds[name] = "categorical"
+    features = [Column(name, kind, "feature") for name, kind in kinds.items()]
+    return [
+        *features,
+        Column(product.label, "categorical", "label"),
+        Column(PREDICTION, "numeric", "prediction"),
+    ]
+
+
+def _days_of(month: date) -> list[date]:
+    return days_between(month, add_months(month, 1) - timedelta(days=1))
+
+
+def _aggregates(columns: Sequence[Column]) -> list[Any]:
+    found = []
+    for one in columns:
+        value = column(one.name)
+        if one.kind == "numeric":
+            number = value.cast("double")
+            value = F.when(~F.isnan(number) & (F.abs(number) != F.lit(float("inf"))), number)
+            found += [F.min(value).alias(f"minimum {one.name}"), F.max(value).alias(f"maximum {one.name}")]
+        found.append(F.count(value).alias(f"values {one.name}"))
+    return found
+
+
+def _summary(one: Column, facts: Mapping[str, Any]) -> Summary:
+    rows, values = facts["rows"], facts[f"values {one.name}"]
+    if one.role == "label":
+        rows = values  # a label that hasn't come is no null
+    return Summary(rows, rows - values, facts.get(f"minimum {one.name}"), facts.get(f"maximum {one.name}"))
+
+
+def _summary_of(scores: pd.Series) -> Summary:
+    if scores.empty:
+        return Summary()
+    return Summary(len(scores), int(scores.isna().sum()), float(scores.min()), float(scores.max()))
+
+
+def _written(
+    product: Product, month: MonthDrift, files: Mapping[str, bytes], links: Mapping[str, str]
+) -> Written:
+    content = json.loads(files[drift_report.JSON])
+    del content["model"]  # a version number is a label
+    exceeding = drift_report.exceeds(product, month)
+    check = Check(
+        name=drift.CHECK,
+        passed=not exceeding,
+        severity="ERROR" if product.drift.severity == "error" else "WARN",
+        description=drift_report.summary(product, month),
+        metadata=_figures(month) | {"columns": drift_report.table(month)},
+    )
+    first, *others = links.items()
+    metadata: dict[str, Any] = {"verdict": "drifted" if exceeding else "no drift", "report": first[1]}
+    metadata |= {f"report on {target}": link for target, link in others}
+    metadata |= {"rows": month.rows, "drifted": len(month.drifted), "measured": month.measured}
+    metadata |= _figures(month) | {"columns": drift_report.table(month)}
+    if month.left_out:
+        metadata["left_out"] = ", ".join(month.left_out)
+    return Written("written", fingerprint=fingerprint_of(content), metadata=metadata, checks=(check,))
+
+
+def _figures(month: MonthDrift) -> dict[str, float]:
+    """One number per column and reference, under names that stay the same over the months."""
+    figures: dict[str, float] = {}
+    for comparison in month.comparisons:
+        against = "training" if comparison.reference.startswith("the training") else "month before"
+        for one in comparison.columns:
+            if one.score is not None:
+                figures[f"{one.column} vs {against}"] = round(one.score, 6)
+    return figures
