@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.graph import assets, automation, resources
+from ml_platform.graph import alerts, assets, automation, resources
 from ml_platform.product import Product, load_products
 from ml_platform.settings import Settings
 
@@ -51,5 +51,5 @@ def _graph(product: Product, settings: Settings) -> dg.Definitions:
         assets=assets.build_assets(product),
         jobs=automation.jobs(product),
         schedules=automation.schedules(product, settings),
-        sensors=automation.sensors(product, settings),
+        sensors=[*automation.sensors(product, settings), alerts.alert_sensor(product, settings)],
     )

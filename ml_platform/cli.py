@@ -6,24 +6,22 @@ Words and tables for people; what is done lies in the modules that the commands 
 from __future__ import annotations
 
 import getpass
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ml_platform import alerts_cli
 from ml_platform.product import ContractError, DayRange, Product, load_product, load_products
 from ml_platform.settings import Settings
-
-if TYPE_CHECKING:
-    import dagster as dg
+from ml_platform.shell import fail, instance_of, product_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Batch machine learning in production as one Dagster asset graph.",
 )
+app.add_typer(alerts_cli.app, name="alerts")
 console = Console()
 
 _DAY = ["%Y-%m-%d"]
@@ -50,7 +49,7 @@ def check(
     try:
         product = load_product(contract)
     except ContractError as error:
-        _fail(str(error))
+        fail(str(error))
     console.print(f"[green]{escape(str(contract))} is valid.[/green]")
     for line in _in_words(product):
         console.print(f"  {escape(line)}")
@@ -70,14 +69,14 @@ def land(
     """
     from ml_platform.data_engineering.splitting import SplitError, split_history
 
-    settings, product = _product(name)
+    settings, product = product_of(name)
     with _progress("rows read") as progress:
         try:
             summary = split_history(
                 product, files, settings.landing_path, labels_apart=labels_apart, progress=progress
             )
         except SplitError as error:
-            _fail(str(error))
+            fail(str(error))
     console.print(
         f"{summary.rows:,} rows and {summary.labels:,} labels of {summary.days:,} days, "
         f"{summary.first} to {summary.last}, lie in {settings.landing_path / product.name}"
@@ -99,16 +98,16 @@ def sample(
     """
     from ml_platform.samples import SAMPLES
 
-    settings, product = _product(name)
+    settings, product = product_of(name)
     if name not in SAMPLES:
-        _fail(f"there is no sample of {name!r}; there are samples of {', '.join(SAMPLES)}")
+        fail(f"there is no sample of {name!r}; there are samples of {', '.join(SAMPLES)}")
     days = _days(first, last)
     options = {} if rows_per_day is None else {"rows_per_day": rows_per_day}
     with _progress("rows written") as progress:
         try:
             SAMPLES[name](product, settings.landing_path, days, progress=progress, **options)
         except (TypeError, ValueError) as error:
-            _fail(str(error))
+            fail(str(error))
     console.print(f"The deliveries of {days} lie in {settings.landing_path / product.name}")
 
 
@@ -131,20 +130,20 @@ def backfill(
     """
     from ml_platform.backfill import ASSETS, Backfill, BackfillError
 
-    settings, product = _product(name)
+    settings, product = product_of(name)
     days = _days(first, last)
     chosen = tuple(part.strip() for part in select.split(",")) if select else ASSETS
     unknown = [asset for asset in chosen if asset not in ASSETS]
     if unknown:
-        _fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(ASSETS)}")
+        fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(ASSETS)}")
     if days.first < product.start or (product.end and days.last > product.end):
-        _fail(f"{days} goes beyond the days of {name}, {product.start} to {product.end or 'yesterday'}")
+        fail(f"{days} goes beyond the days of {name}, {product.start} to {product.end or 'yesterday'}")
     began = time.monotonic()
 
     def say(message: str) -> None:
         console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}", highlight=False)
 
-    with _instance(settings) as instance:
+    with instance_of(settings) as instance:
         work = Backfill(
             product,
             settings,
@@ -157,7 +156,7 @@ def backfill(
         try:
             reports = work.run_with_retraining(days) if with_retraining else work.run(days)
         except BackfillError as error:
-            _fail(str(error))
+            fail(str(error))
     if not reports:
         say(f"{name} is up to date over {days}: nothing to do")
     else:
@@ -172,7 +171,7 @@ def summary(name: ProductName) -> None:
     """
     from ml_platform import overview
 
-    settings, product = _product(name)
+    settings, product = product_of(name)
     metric = product.evaluation.metric
     table = Table(title=f"{name} by month", title_justify="left")
     for heading in ("month", "delivered", "ARDS", "quarantined"):
@@ -209,7 +208,7 @@ def history(name: ProductName) -> None:
     """
     from ml_platform import overview
 
-    settings, product = _product(name)
+    settings, product = product_of(name)
     table = Table(title=f"Models of {name}", title_justify="left")
     for heading in ("as of", "kind", "version", "rows", "serves"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "rows" else "left")
@@ -248,13 +247,13 @@ def ui(
         require_free(port, "--port")
         require_free(mlflow_port, "--mlflow-port")
     except ServerError as error:
-        _fail(str(error))
+        fail(str(error))
     settings = Settings()
     products, _ = load_products(settings.product_folders)
     registry = Registry(settings.tracking_uri)
     for name in products:
         registry.prepare(name)
-    with _instance(settings):
+    with instance_of(settings):
         pass  # makes its folder and configuration
     console.print(
         f"Dagster is opening on http://{HOST}:{port}, MLflow on http://{HOST}:{mlflow_port}; "
@@ -264,7 +263,7 @@ def ui(
     try:
         serve(settings, port, mlflow_port)
     except ServerError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @app.command()
@@ -280,11 +279,11 @@ def rollback(
     """
     from ml_platform.backfill import roll_back
 
-    settings, product = _product(name)
+    settings, product = product_of(name)
     try:
         taken, now = roll_back(product, settings, reason=reason, by=getpass.getuser())
     except LookupError as error:
-        _fail(str(error))
+        fail(str(error))
     after = f"the model as of {now.as_of} serves again" if now else "no model serves any more"
     console.print(f"The promotion as of {taken.as_of} is taken back; {after}.")
 
@@ -304,13 +303,13 @@ def accept(
     from ml_platform.storage.ledger import Ledger
     from ml_platform.storage.tables import Tables
 
-    settings, product = _product(name)
+    settings, product = product_of(name)
     ledger = Ledger(Tables(settings.tables_root), name)
     try:
         accepted = accept_day(ledger, day.date(), reason=reason, by=getpass.getuser())
     except (LookupError, ValueError) as error:
-        _fail(str(error))
-    with _instance(settings) as instance:
+        fail(str(error))
+    with instance_of(settings) as instance:
         for record in accepted:
             report_verdict(instance, product, record)
     for record in accepted:
@@ -331,62 +330,17 @@ def _print_wide(table: Table) -> None:
     Console(width=max(console.width, 140)).print(table)
 
 
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
-
-
-def _product(name: str) -> tuple[Settings, Product]:
-    settings = Settings()
-    products, errors = load_products(settings.product_folders)
-    if name not in products:
-        broken = [str(error) for path, error in errors.items() if path.stem == name]
-        _fail("\n".join(broken) or f"unknown product {name!r}; there are {', '.join(products)}")
-    return settings, products[name]
-
-
 def _days(first: datetime, last: datetime) -> DayRange:
     try:
         return DayRange(first.date(), last.date())
     except ValueError as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @contextmanager
 def _progress(unit: str) -> Iterator[Callable[[int], None]]:
     with console.status(f"0 {unit}") as status:
         yield lambda count: status.update(f"{count:,} {unit}")
-
-
-@contextmanager
-def _instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The persistent Dagster instance: of ``DAGSTER_HOME``, or in the platform's home."""
-    import dagster as dg
-
-    if "DAGSTER_HOME" not in os.environ:
-        home = settings.home / "dagster"
-        home.mkdir(parents=True, exist_ok=True)
-        os.environ["DAGSTER_HOME"] = str(home)
-    configuration = Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml"
-    if not configuration.exists():
-        configuration.write_text(_LOCAL_INSTANCE)
-    # One transaction for the materializations of many days, not one a day.
-    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "200")
-    with dg.DagsterInstance.get() as instance:
-        yield instance
-
-
-_LOCAL_INSTANCE = """\
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-run_monitoring:
-  enabled: true
-concurrency:
-  runs:
-    max_concurrent_runs: 2
-"""
 
 
 def _in_words(product: Product) -> list[str]:

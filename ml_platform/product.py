@@ -473,6 +473,14 @@ class Drift(_Section):
     retrain: bool = Field(default=False, description="whether drift alone trains the model again")
 
 
+class Alerts(_Section):
+    """What people are told of, and when something counts as overdue."""
+
+    severity: Severity = "warning"
+    due_hour: int = Field(default=10, ge=0, le=23, description="by then a day's rows and labels are there")
+    materialized_within_hours: float = Field(default=3.0, gt=0)
+
+
 class Product(_Section):
     """One ML use case, as its contract describes it."""
 
@@ -490,6 +498,7 @@ class Product(_Section):
     retrain: Retrain = Retrain()
     validation: Validation = Validation()
     drift: Drift = Drift()
+    alerts: Alerts = Alerts()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

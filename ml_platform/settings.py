@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PACKAGE = Path(__file__).parent
@@ -19,6 +19,18 @@ def _default_home() -> Path:
     """``var`` in the checkout that holds this package, or in the working directory when installed."""
     checkout = PACKAGE.parent
     return (checkout if (checkout / "workspace.yaml").exists() else Path.cwd()) / "var"
+
+
+class AlertChannel(BaseModel):
+    """Where alerts go, an address of ``apprise``, and which: without a filter, all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    url: SecretStr
+    products: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+    severity: Literal["error", "warning"] = "warning"
 
 
 class Settings(BaseSettings):
@@ -36,6 +48,13 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = None
     mlflow_ui_url: str = "http://127.0.0.1:5000"
     online_store_url: str | None = None
+    dagster_ui_url: str = "http://127.0.0.1:3000"
+    alert_urls: SecretStr | None = Field(
+        default=None, description="where alerts go: addresses of apprise, separated by spaces"
+    )
+    alert_channels: tuple[AlertChannel, ...] = Field(
+        default=(), description="channels with a name and filters, as JSON"
+    )
     report_targets: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="where reports go, separated by spaces; a folder of the home without any"
     )

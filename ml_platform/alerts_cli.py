@@ -1,0 +1,65 @@
+"""The commands ``ml-platform alerts …``: what is wrong now, and whether messages arrive."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ml_platform.shell import fail, instance_of, product_of
+
+app = typer.Typer(no_args_is_help=True, help="What is wrong with a product, and who is told.")
+console = Console()
+ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="The name of a product.")]
+
+
+@app.command()
+def show(name: ProductName) -> None:
+    """Show what is wrong with a product now.
+
+    Example: `ml-platform alerts show flights`
+    """
+    from ml_platform.graph.alerts import findings
+
+    settings, product = product_of(name)
+    with instance_of(settings) as instance:
+        wrong, _ = findings(product, settings, instance)
+    if not wrong:
+        console.print(f"Nothing is wrong with {name}.")
+        return
+    table = Table(title=f"{name}: {len(wrong)} findings", title_justify="left")
+    for heading in ("severity", "asset", "partition", "what"):
+        table.add_column(heading, no_wrap=heading != "what")
+    table.add_column("found", ratio=1)
+    for one in sorted(wrong, key=lambda one: (one.severity, one.asset, one.partition)):
+        table.add_row(one.severity, one.asset, one.partition, one.subject, escape(one.what))
+    Console(width=max(console.width, 140)).print(table)
+
+
+@app.command()
+def test(name: ProductName) -> None:
+    """Send a test message to every channel that a product's news goes to.
+
+    Example: `ml-platform alerts test flights`
+    """
+    from ml_platform.mlops import channels
+    from ml_platform.mlops.alerts import Message
+
+    settings, product = product_of(name)
+    message = Message(
+        f"[{name}] test", f"This is a test of the alerts of {name}: {product.description}", "well"
+    )
+    try:
+        wanted = [one for one in channels.configured(settings) if channels.wants(one, product)]
+        if not wanted:
+            fail("no channel wants this product's news; ML_PLATFORM_ALERT_URLS sets one")
+        refused = [one.name for one in wanted if not channels.send(one, message)]
+    except channels.ChannelError as error:
+        fail(str(error))
+    for one in wanted:
+        console.print(f"{one.name}: {'took no message' if one.name in refused else 'sent'}", highlight=False)
+    if refused:
+        raise typer.Exit(1)

@@ -1,0 +1,66 @@
+"""What every command of the shell needs: the settings, a product by name, Dagster's instance, an end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ml_platform.product import Product, load_products
+from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, and end the command."""
+    Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def product_of(name: str) -> tuple[Settings, Product]:
+    """The settings, and a product of theirs; ends the command if there is none."""
+    settings = Settings()
+    products, errors = load_products(settings.product_folders)
+    if name not in products:
+        broken = [str(error) for path, error in errors.items() if path.stem == name]
+        fail("\n".join(broken) or f"unknown product {name!r}; there are {', '.join(products)}")
+    return settings, products[name]
+
+
+@contextmanager
+def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The persistent Dagster instance: of ``DAGSTER_HOME``, or in the platform's home."""
+    import dagster as dg
+
+    if "DAGSTER_HOME" not in os.environ:
+        home = settings.home / "dagster"
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ["DAGSTER_HOME"] = str(home)
+    configuration = Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml"
+    if not configuration.exists():
+        configuration.write_text(_LOCAL_INSTANCE)
+    # One transaction for the materializations of many days, not one a day.
+    os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "200")
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+_LOCAL_INSTANCE = """\
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+run_monitoring:
+  enabled: true
+concurrency:
+  runs:
+    max_concurrent_runs: 2
+"""

@@ -1,0 +1,191 @@
+"""What is wrong by the ledger, what of it is news, and the words of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+import pytest
+
+from ml_platform.mlops import alerts
+from ml_platform.mlops.alerts import Finding, Links, News, Told
+from ml_platform.storage.ledger import DayRecord, Outcome
+from ml_platform_tests.small_platform import D, days, shop
+
+LINKS = Links("http://dagster.example:3000/")
+
+
+def record(
+    asset: str, day: str, outcome: Outcome = "written", *, checks: Sequence[dict[str, Any]] = (), **more: Any
+) -> DayRecord:
+    details = {"checks": list(checks), "metadata": more.pop("metadata", {})}
+    return DayRecord(
+        asset, D(day), outcome, inputs="i", contract="c", code_version="1", details=details, **more
+    )
+
+
+def check(passed: bool, description: str = "", *, name: str = "data_quality", severity: str = "ERROR") -> Any:
+    return {"name": name, "passed": passed, "severity": severity, "description": description, "metadata": {}}
+
+
+def of(*records: DayRecord) -> tuple[list[Finding], dict[str, str]]:
+    by_asset: dict[str, dict[date, DayRecord]] = {}
+    for one in records:
+        by_asset.setdefault(one.asset, {})[one.day] = one
+    return alerts.of_records(by_asset)
+
+
+def finding(key: str, severity: Any = "error", **values: Any) -> Finding:
+    given = {
+        "asset": "ards",
+        "partition": "2024-01-03",
+        "subject": "data_quality",
+        "what": "3 nulls",
+    } | values
+    return Finding(key=key, kind="check", severity=severity, **given)
+
+
+# -- findings ----------------------------------------------------------------------------------------
+
+
+def test_each_thing_that_is_wrong_is_found_once() -> None:
+    wrong, _ = of(
+        record("ards", "2024-01-01", "refused", reason="a.csv: missing columns: pages"),
+        record("mrds", "2024-01-01", "held_back", reason="ards is refused"),
+        record("ards", "2024-01-02", "blocked", reason="3 nulls", checks=[check(False, "3 nulls")]),
+        record("ards", "2024-01-03", checks=[check(False, "few rows", severity="WARN")]),
+        record("ards", "2024-01-04", checks=[check(True, "all hold")]),
+        record("ards", "2024-01-05", "missing", reason="nothing delivered"),
+        record("ards", "2024-01-06", "empty", reason="no usable rows"),
+        record("predictions", "2024-01-06", "no_model", reason="no model yet"),
+    )
+    assert [(one.asset, one.partition, one.subject, one.severity, one.what) for one in wrong] == [
+        ("ards", "2024-01-01", "refused", "error", "a.csv: missing columns: pages"),
+        ("ards", "2024-01-02", "data_quality", "error", "3 nulls"),
+        ("ards", "2024-01-03", "data_quality", "warning", "few rows"),
+        ("ards", "2024-01-05", "missing", "error", "nothing delivered"),
+        ("ards", "2024-01-06", "empty", "warning", "no usable rows"),
+    ]
+
+
+def test_a_check_over_a_window_is_one_finding_since_its_first_failing_day() -> None:
+    def performance(day: str, passed: bool) -> DayRecord:
+        verdict = check(passed, f"f1 on {day}", name="performance_above_threshold")
+        return record("model_performance", day, checks=[verdict])
+
+    wrong, well = of(
+        performance("2024-01-01", False),
+        performance("2024-01-02", True),
+        performance("2024-01-03", False),
+        performance("2024-01-04", False),
+    )
+    (one,) = wrong
+    assert (one.partition, one.since, one.what) == ("2024-01-04", "2024-01-03", "f1 on 2024-01-04")
+    assert one.key not in well
+    wrong, well = of(performance("2024-01-04", False), performance("2024-01-05", True))
+    assert wrong == []
+    assert one.key in well
+
+
+def test_an_accepted_day_is_well_and_says_who_and_why() -> None:
+    blocked = record("ards", "2024-01-02", "blocked", checks=[check(False, "3 nulls")])
+    (one,), _ = of(blocked)
+    accepted = record(
+        "ards",
+        "2024-01-02",
+        checks=[check(False, "accepted by ann", severity="WARN")],
+        accepted_by="ann",
+        accepted_reason="a holiday",
+    )
+    wrong, well = of(accepted)
+    assert wrong == []
+    assert well[one.key] == "accepted by ann: a holiday"
+
+
+def test_a_refused_day_that_is_mended_is_well() -> None:
+    (one,), _ = of(record("ards", "2024-01-02", "refused", reason="a.csv"))
+    wrong, well = of(record("ards", "2024-01-02", checks=[check(True)], counts={"rows": 1200}))
+    assert wrong == []
+    assert well[one.key] == "written, 1,200 rows"
+
+
+# -- news --------------------------------------------------------------------------------------------
+
+
+def test_the_same_news_is_told_once_and_again_when_it_is_well() -> None:
+    told = Told()
+    first = told.news([finding("a")], {})
+    assert [one.key for one in first.wrong] == ["a"]
+    told = told.after([finding("a")])
+    assert not told.news([finding("a", what="4 nulls")], {})
+    well = told.news([], {"a": "written, 9 rows"})
+    assert [(one.key, one.what) for one in well.well] == [("a", "written, 9 rows")]
+    told = told.after([])
+    assert not told.news([], {"a": "written, 9 rows"})
+    assert told.news([finding("a")], {}).wrong, "it broke again"
+
+
+def test_a_warning_that_becomes_an_error_is_news_and_the_other_way_round_is_not() -> None:
+    warned = Told().after([finding("a", "warning")])
+    assert warned.news([finding("a", "error")], {}).wrong
+    failed = Told().after([finding("a", "error")])
+    assert not failed.news([finding("a", "warning")], {})
+
+
+def test_what_moves_out_of_sight_is_neither_wrong_nor_well() -> None:
+    told = Told().after([finding("run/of/last/week")])
+    assert not told.news([], {})
+
+
+def test_what_a_channel_remembers_is_bounded() -> None:
+    many = [finding(str(n)) for n in range(alerts.REMEMBERED + 10)]
+    known = Told().after(many).findings
+    assert len(known) == alerts.REMEMBERED
+    assert str(alerts.REMEMBERED + 9) in known
+
+
+# -- words -------------------------------------------------------------------------------------------
+
+
+def test_a_message_says_what_where_since_when_and_where_to_look() -> None:
+    wrong = finding("a", what="customer is never null: 3 of 100 rows", run_id="abc", report="file:///r.html")
+    overdue = finding(
+        "b", asset="landing", subject="delivery overdue", what="no rows", since="2024-01-04 10:00"
+    )
+    well = finding("c", "warning", partition="2024-01-01", what="accepted by ann: fine", since="2024-01-01")
+    told = alerts.message(shop(), News((wrong, overdue), (well,)), LINKS)
+    assert told.title == "[shop] 2 errors, 1 well again"
+    assert told.severity == "error"
+    assert told.body.splitlines() == [
+        "Errors:",
+        "- ards 2024-01-03, data_quality: customer is never null: 3 of 100 rows",
+        "  run: http://dagster.example:3000/runs/abc; report: file:///r.html",
+        "- landing 2024-01-03, delivery overdue: no rows",
+        "  since 2024-01-04 10:00",
+        "",
+        "Well again:",
+        "- ards 2024-01-01, data_quality: accepted by ann: fine",
+        "  was wrong since 2024-01-01",
+        "",
+        "All of shop: http://dagster.example:3000/asset-groups?asset-selection=key%3A%22shop%2F*%22",
+    ]
+
+
+def test_a_backfill_of_the_past_is_one_digest() -> None:
+    many = [
+        finding(f"k{day}", partition=str(day), what=f"nulls on {day}")
+        for day in days("2023-01-01", "2023-12-31")
+    ]
+    told = alerts.message(shop(), News(tuple(many)), LINKS)
+    assert told.title == "[shop] 365 errors"
+    assert "365 days from 2023-01-01 to 2023-12-31; the newest of them:" in told.body
+    assert told.body.count("nulls on") == alerts.LISTED
+    assert "nulls on 2023-12-31" in told.body
+    assert len(told.body) < 2000
+
+
+@pytest.mark.parametrize(("severity", "kept"), [("warning", ["a", "b"]), ("error", ["a"])])
+def test_a_severity_leaves_out_what_is_less(severity: Any, kept: list[str]) -> None:
+    both = [finding("a", "error"), finding("b", "warning")]
+    assert [one.key for one in alerts.at_least(both, severity)] == kept
