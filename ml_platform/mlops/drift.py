@@ -32,6 +32,8 @@ CLIPPED = (0.001, 0.999)
 #: Categories of the reference that are compared one by one; the others count as one.
 CATEGORIES = 30
 OTHERS = "(others)"
+#: Numbers with at most so many values are compared value by value, as the library does.
+FEW_VALUES = 20
 LISTED = 10
 
 
@@ -128,7 +130,7 @@ def compare(product: Product, columns: Sequence[Column], current: Window, refere
     known = [one for one in columns if one.name in current.summaries]
     fit = [one for one in known if _unfit(product, one, current, reference) is None]
     prepared = {one.name: _prepared(one, current, reference) for one in fit}
-    scores, html = _measure(product, fit, prepared) if fit else ({}, None)
+    scores, html = _measure(product, prepared) if fit else ({}, None)
     found = [_column(product, one, current, reference, scores.get(one.name)) for one in known]
     return Comparison(reference.name, tuple(found), html)
 
@@ -152,22 +154,34 @@ def _unfit(
 # -- guards ------------------------------------------------------------------------------------------
 
 
-def _prepared(column: Column, current: Window, reference: Window) -> tuple[pd.Series, pd.Series]:
+@dataclass(frozen=True)
+class _Pair:
     """The two samples of a column as they are compared: without nulls, of one type, without outliers."""
+
+    kind: Kind
+    now: pd.Series
+    before: pd.Series
+
+
+def _prepared(column: Column, current: Window, reference: Window) -> _Pair:
     now, before = current.sample[column.name].dropna(), reference.sample[column.name].dropna()
     if column.kind == "numeric":
         now, before = now.astype("float64"), before.astype("float64")
         low, high = (float(before.quantile(share)) for share in CLIPPED)
-        return now.clip(low, high), before.clip(low, high)
+        # Of a number with few values a clip or bins would hide a new one: each value is a category.
+        if low < high and before.nunique() > FEW_VALUES:
+            return _Pair("numeric", now.clip(low, high), before.clip(low, high))
     now, before = now.astype(str), before.astype(str)
     frequent = set(before.value_counts().index[:CATEGORIES])
     # What is new, or too rare to be compared by itself, is one category of its own.
-    return now.where(now.isin(frequent), OTHERS), before.where(before.isin(frequent), OTHERS)
+    return _Pair(
+        "categorical",
+        now.where(now.isin(frequent), OTHERS),
+        before.where(before.isin(frequent), OTHERS),
+    )
 
 
-def _measure(
-    product: Product, columns: Sequence[Column], prepared: Mapping[str, tuple[pd.Series, pd.Series]]
-) -> tuple[dict[str, float], bytes]:
+def _measure(product: Product, prepared: Mapping[str, _Pair]) -> tuple[dict[str, float], bytes]:
     """The scores by column, and the library's page."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     import pandas as pd
@@ -179,16 +193,16 @@ def _measure(
         from evidently.presets import DataDriftPreset
 
         definition = DataDefinition(
-            numerical_columns=[one.name for one in columns if one.kind == "numeric"],
-            categorical_columns=[one.name for one in columns if one.kind == "categorical"],
+            numerical_columns=[name for name, pair in prepared.items() if pair.kind == "numeric"],
+            categorical_columns=[name for name, pair in prepared.items() if pair.kind == "categorical"],
         )
 
-        def data(side: int) -> Any:
+        def data(samples: Mapping[str, pd.Series]) -> Any:
             # The columns have lengths of their own; what is padded with nulls is left out by the library.
-            series = {name: pair[side].reset_index(drop=True) for name, pair in prepared.items()}
-            return Dataset.from_pandas(pd.DataFrame(series), data_definition=definition)
+            aligned = {name: sample.reset_index(drop=True) for name, sample in samples.items()}
+            return Dataset.from_pandas(pd.DataFrame(aligned), data_definition=definition)
 
-        names = [one.name for one in columns]
+        names = list(prepared)
         thresholds = {name: threshold_of(product, name) for name in names}
         usual = [name for name in names if thresholds[name] == product.drift.threshold]
         method = product.drift.method
@@ -201,7 +215,10 @@ def _measure(
             if name not in usual
         ]
         # The current window comes first.
-        snapshot = Report(metrics).run(data(0), data(1))
+        snapshot = Report(metrics).run(
+            data({name: pair.now for name, pair in prepared.items()}),
+            data({name: pair.before for name, pair in prepared.items()}),
+        )
     scores = {
         one["config"]["column"]: float(one["value"])
         for one in snapshot.dict()["metrics"]
