@@ -13,7 +13,7 @@ from typing import Any
 from ml_platform.data_engineering import ards, landing, mrds, online_features
 from ml_platform.engine.context import StepContext, days_between, left_out
 from ml_platform.engine.daily import DailyStep, from_same_day
-from ml_platform.engine.step import Check, Inputs, Written
+from ml_platform.engine.step import Check, Inputs, PermanentError, Written
 from ml_platform.machine_learning import evaluation, performance, scoring
 from ml_platform.machine_learning.models import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import serving
@@ -21,7 +21,7 @@ from ml_platform.machine_learning.registry import Registry
 from ml_platform.mlops import validation
 from ml_platform.product import fingerprint_of
 from ml_platform.storage.ledger import DayRecord
-from ml_platform.storage.online import OnlineStore
+from ml_platform.storage.online import OnlineStore, OnlineStoreError
 
 FEATURES_FINGERPRINT = "features_fingerprint"
 PERFORMANCE_CHECK = "performance_above_threshold"
@@ -145,16 +145,34 @@ class OnlineFeatures(DailyStep):
 
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         context = self.context
-        store = OnlineStore(context.settings.online_url)
         records = context.ledger.latest("mrds")
         usable = [day for day, record in records.items() if record.usable]
-        done = online_features.publish(context.spark, context.product, context.tables, store, days, usable)
+        try:
+            store = OnlineStore(context.settings.online_url)
+            done = online_features.publish(
+                context.spark,
+                context.product,
+                context.tables,
+                store,
+                days,
+                usable,
+                rows=sum(records[day].counts["rows"] for day in days),
+                log=context.log,
+            )
+        except OnlineStoreError as error:
+            if error.temporary:
+                raise
+            raise PermanentError(str(error)) from error
+        merged = done.merged
         metadata = {
-            "entities_published": done.published,
-            "entities_older_and_kept": done.older,
-            "entities_withdrawn": done.withdrawn,
-            "entities_in_store": done.entities,
-            "newest_day": str(done.newest_day),
+            "entities_published": merged.published,
+            "entities_older_and_kept": merged.older,
+            "entities_withdrawn": merged.withdrawn,
+            "entities_forgotten": merged.forgotten,
+            "entities_in_store": merged.entities,
+            "newest_day": str(merged.newest_day),
+            "rows_per_second": round(done.rows_per_second),
+            "rows_compared": done.compared,
         }
         results = {}
         for day in days:
