@@ -239,16 +239,18 @@ class PostgreSql(Dialect):
 
     def lookup(self, features: sa.Table, names: Sequence[str], entity: Sequence[str], size: int) -> Lookup:
         """One array a column of the key, so that one prepared statement serves any number of keys."""
-        arrays = [
-            sa.bindparam(f"k{n}", type_=postgresql.ARRAY(features.c[name].type))
-            for n, name in enumerate(entity)
+        # A bound array has no collation of its own; the key's counts.
+        types = [
+            sa.Text() if isinstance(features.c[name].type, sa.Text) else features.c[name].type
+            for name in entity
         ]
+        arrays = [sa.bindparam(f"k{n}", type_=postgresql.ARRAY(type_)) for n, type_ in enumerate(types)]
         query = sa.select(*[features.c[name] for name in names])
         if len(entity) == 1:
             query = query.where(features.c[entity[0]] == sa.any_(arrays[0]))
         else:
-            columns = [sa.column(f"k{n}", features.c[name].type) for n, name in enumerate(entity)]
-            wanted = sa.func.unnest(*arrays).table_valued(*columns, name="wanted")
+            columns = [sa.column(f"k{n}", type_) for n, type_ in enumerate(types)]
+            wanted = sa.func.unnest(*arrays).table_valued(*columns, name="wanted").render_derived()
             same = [features.c[name] == wanted.c[f"k{n}"] for n, name in enumerate(entity)]
             query = query.join(wanted, sa.and_(*same))
         order = [array.key for array in arrays]

@@ -13,11 +13,12 @@ from urllib.parse import quote, quote_plus
 
 import sqlalchemy as sa
 
-Kind = Literal["away", "credentials", "locked", "full", "cut", "missing", "other"]
+Kind = Literal["away", "credentials", "file", "locked", "full", "cut", "missing", "other"]
 
 _ADVICE: dict[Kind, str] = {
     "away": "the store can't be reached; see that it runs and that the address is right",
     "credentials": "the store refuses these credentials; mend them in ML_PLATFORM_ONLINE_STORE_URL",
+    "file": "the file can't be used; see its path, its permissions, and whether it is a SQLite database",
     "locked": "another session holds the table; end it, or publish again when it is done",
     "full": "the store has no room left; make room, then publish again",
     "cut": "the connection broke; nothing of the publication is visible, publish again",
@@ -73,7 +74,8 @@ class Address:
     def scrub(self, text: str) -> str:
         """``text`` without the address's secrets, in whatever way they are written."""
         for secret in self._secrets():
-            for written in {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)}:
+            forms = {quote(secret, safe=""), quote(secret), quote(secret, safe=" +"), quote_plus(secret)}
+            for written in {secret} | forms:
                 text = text.replace(written, "***")
         return text
 
@@ -119,8 +121,8 @@ def _of_sqlite(error: BaseException) -> Kind:
         return "locked"
     if code == "SQLITE_FULL":
         return "full"
-    if code.startswith("SQLITE_CANTOPEN"):
-        return "away"
+    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return "file"
     if code == "SQLITE_ERROR" and str(error).startswith(("no such table", "no such column")):
         return "missing"
     return "other"

@@ -128,7 +128,10 @@ class FeatureTables:
         for column in self.features.c:
             if column.name not in stored:
                 self._add(connection, column)
-        return [name for name in stored if name not in self.features.c]
+        unused = [name for name in stored if name not in self.features.c]
+        for name in unused:
+            self.features.append_column(sa.Column(_quoted(name), stored[name]["type"]))
+        return unused
 
     def _refuse_changes(self, stored: dict[str, Any], key: Sequence[str]) -> None:
         table, product = self.features.name, self.product

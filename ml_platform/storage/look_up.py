@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ml_platform.storage.dialects import Key, Lookup
-from ml_platform.storage.failures import Address, OnlineStoreError, is_missing, online_store_error
+from ml_platform.storage.failures import Address, OnlineStoreError, is_missing, translated
 from ml_platform.storage.feature_tables import FeatureTables
 
 Convert = Callable[[Any], Any]
@@ -71,13 +71,13 @@ class FeatureReader:
             keys = [_converted(key, self._to_database) for key in keys]
         if lookup.fixed:
             keys += keys[-1:] * (lookup.size - len(keys))
-        dialect = self._engine.dialect
-        try:
-            rows = self._execute(lookup.sql, lookup.bind(keys))
-        except (sa.exc.SQLAlchemyError, dialect.loaded_dbapi.Error) as error:
-            if is_missing(error, dialect.name):
-                return self._of_older_table(keys)
-            raise online_store_error(error, dialect.name, self._address) from None
+        with translated(self._engine, self._address):
+            try:
+                rows = self._execute(lookup.sql, lookup.bind(keys))
+            except self._engine.dialect.loaded_dbapi.Error as error:
+                if not is_missing(error, self._engine.dialect.name):
+                    raise
+                rows = self._of_older_table(keys)
         if self._from_database:
             return [_converted(row, self._from_database) for row in rows]
         return rows
@@ -123,8 +123,7 @@ class FeatureReader:
         names = [name for name in self._names if name in stored]
         lookup = tables.dialect.lookup(tables.features, names, tables.entity, len(keys))
         rows = [dict(zip(names, row, strict=True)) for row in self._execute(lookup.sql, lookup.bind(keys))]
-        full = [tuple([row.get(name) for name in self._names]) for row in rows]
-        return [_converted(row, self._from_database) for row in full]
+        return [tuple([row.get(name) for name in self._names]) for row in rows]
 
 
 def _given(converters: Sequence[Convert | None]) -> list[tuple[int, Convert]]:

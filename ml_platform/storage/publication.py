@@ -74,7 +74,8 @@ class Publication:
         self._days = tuple(sorted(set(days)))
         self._translated = translated
         self._staging, self._gone = tables.staging(), tables.gone()
-        self._staged = self._withdrawn = 0
+        self._staged = 0
+        self._withdrawn: int | None = None
         self._sample: list[dict[str, Any]] = []
         self._cleared: list[str] = []
 
@@ -130,10 +131,9 @@ class Publication:
         """
         statements, connection = self._statements, self._connection
         with self._translated():
-            find = statements.find_gone(self._gone, self._staging, self._days, self._version)
-            self._withdrawn = self._change(find)
+            count = self._withdrawn = self._find_gone()
             connection.commit()
-        for first in range(1, self._withdrawn + 1, GONE_AT_ONCE):
+        for first in range(1, count + 1, GONE_AT_ONCE):
             with self._translated():
                 query = statements.gone_rows(self._gone, first, first + GONE_AT_ONCE - 1)
                 rows = [tuple(row) for row in connection.execute(query)]
@@ -150,8 +150,12 @@ class Publication:
                 self._connection.commit()
         return count
 
+    def _find_gone(self) -> int:
+        find = self._statements.find_gone(self._gone, self._staging, self._days, self._version)
+        return self._change(find)
+
     def merge(self) -> Merged:
-        """Merge what was staged, in one transaction.
+        """Merge what was staged, in one transaction; withdrawn entities without an earlier row go.
 
         Raises:
             PublicationOvertaken: a newer publication of one of the days came first.
@@ -161,8 +165,10 @@ class Publication:
         connection = self._connection
         with self._translated():
             self._tables.dialect.begin(connection, self._tables.product.name)
+            if self._withdrawn is None:
+                self._withdrawn = self._find_gone()
             self._refuse_if_overtaken()
-            merged = self._merge()
+            merged = self._merge(self._withdrawn)
             connection.commit()
             return merged
 
@@ -180,9 +186,9 @@ class Publication:
         if self._connection.scalar(query):
             raise PublicationOvertaken(f"{product}: another publication of these days came first")
 
-    def _merge(self) -> Merged:
+    def _merge(self, withdrawn: int) -> Merged:
         connection, statements, staging = self._connection, self._statements, self._staging
-        if self._withdrawn:
+        if withdrawn:
             connection.execute(statements.withdraw(staging, self._days, self._version))
         forgotten = int(connection.scalar(statements.staged_forgotten(staging)) or 0)
         published = self._change(statements.merge(staging, self._version, self._cleared))
@@ -203,7 +209,7 @@ class Publication:
             published=published,
             older=max(arrived - published, 0),
             forgotten=forgotten,
-            withdrawn=self._withdrawn,
+            withdrawn=withdrawn,
             entities=entities,
             newest_day=newest,
             number=number,

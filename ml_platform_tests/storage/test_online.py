@@ -50,8 +50,8 @@ def test_an_older_day_never_overwrites_a_newer_one(store: OnlineStore) -> None:
     product = shop()
     first = publish(store, product, [row("a", TUESDAY, 2.0), row("b", MONDAY, 1.0)])
     assert (first.published, first.older, first.entities, first.newest_day) == (2, 0, 2, TUESDAY)
-    second = publish(store, product, [row("a", MONDAY, 1.0)])
-    assert (second.published, second.older, second.entities, second.newest_day) == (0, 1, 2, TUESDAY)
+    second = publish(store, product, [row("a", MONDAY, 1.0), row("b", MONDAY, 1.0)])
+    assert (second.published, second.older, second.entities, second.newest_day) == (1, 1, 2, TUESDAY)
     found = store.get(product, [["a"], ["b"], ["nobody"]])
     assert [one["spend"] if one else None for one in found] == [2.0, 1.0, None]
 
