@@ -12,13 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ml_platform import online_cli
+from ml_platform.console import ProductName, console
+from ml_platform.console import fail as _fail
+from ml_platform.console import product_named as _product
 from ml_platform.product import ContractError, DayRange, Product, load_product, load_products
 from ml_platform.settings import Settings
 
@@ -31,10 +35,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Batch machine learning in production as one Dagster asset graph.",
 )
-console = Console()
+app.add_typer(online_cli.app, name="online")
 
 _DAY = ["%Y-%m-%d"]
-ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="The name of a product.")]
 FirstDay = Annotated[datetime, typer.Option("--from", formats=_DAY, help="First event day.")]
 LastDay = Annotated[datetime, typer.Option("--to", formats=_DAY, help="Last event day.")]
 
@@ -287,20 +290,6 @@ def rollback(
 def _print_wide(table: Table) -> None:
     """Print a table for a wide window; in a file or a pipe it gets the width it needs."""
     Console(width=max(console.width, 140)).print(table)
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
-
-
-def _product(name: str) -> tuple[Settings, Product]:
-    settings = Settings()
-    products, errors = load_products(settings.product_folders)
-    if name not in products:
-        broken = [str(error) for path, error in errors.items() if path.stem == name]
-        _fail("\n".join(broken) or f"unknown product {name!r}; there are {', '.join(products)}")
-    return settings, products[name]
 
 
 def _days(first: datetime, last: datetime) -> DayRange:

@@ -42,7 +42,10 @@ _TYPES: dict[ColumnType, Type] = {
 
 @dataclass(frozen=True)
 class Lookup:
-    """A compiled query for ``size`` keys; ``bind`` makes its parameters of as many (``fixed``), or of fewer."""
+    """A compiled query for ``size`` keys; ``bind`` makes its parameters.
+
+    A ``fixed`` one takes exactly that many keys, another one up to that many.
+    """
 
     sql: str
     size: int
@@ -87,17 +90,17 @@ class Dialect(ABC):
     def staging_name(self, name: str) -> str:
         return name
 
-    def hold(self, connection: sa.Connection, names: Sequence[str]) -> None:
+    def hold(self, connection: sa.Connection, names: Sequence[str]) -> None:  # noqa: B027 - not all need it
         """Remove the staging of dead sessions, and mark ``names`` as those of this one."""
 
-    def discard(self, connection: sa.Connection, tables: Sequence[sa.Table]) -> None:
+    def discard(self, connection: sa.Connection, tables: Sequence[sa.Table]) -> None:  # noqa: B027 - not all need it
         """Remove the session's staging, unless it goes with the session."""
 
     @abstractmethod
     def load(self, connection: sa.Connection, staging: sa.Table, rows: pa.RecordBatch) -> None:
         """Append rows, in the staging table's columns and order."""
 
-    def settle(self, connection: sa.Connection, staging: sa.Table, entity: Sequence[str]) -> None:
+    def settle(self, connection: sa.Connection, staging: sa.Table, entity: Sequence[str]) -> None:  # noqa: B027 - not all need it
         """Prepare a loaded staging table for being joined."""
 
     # -- statements --------------------------------------------------------------------------------
@@ -151,7 +154,7 @@ class Sqlite(Dialect):
     """An embedded file. Readers go on beside the one writer (write-ahead log)."""
 
     driver_has_types = False
-    sql = sqlite.dialect()  # type: ignore[assignment]
+    sql = sqlite.dialect()
 
     def engine_options(self) -> dict[str, Any]:
         return {"connect_args": {"timeout": self.lock_timeout}}
@@ -177,7 +180,8 @@ class Sqlite(Dialect):
             return found
 
         statement = str(sa.insert(staging).compile(dialect=self.sql))
-        cursor = connection.connection.cursor()
+        # The driver takes rows as they come; a list of them would be a second copy.
+        cursor: Any = connection.connection.cursor()
         cursor.executemany(statement, zip(*[values(column) for column in rows.columns], strict=True))
         cursor.close()
 
@@ -197,7 +201,7 @@ class PostgreSql(Dialect):
     """PostgreSQL, by way of psycopg."""
 
     longest_name = 63
-    sql = psycopg.dialect()  # type: ignore[assignment]
+    sql = psycopg.dialect()  # type: ignore[no-untyped-call]
 
     def engine_options(self) -> dict[str, Any]:
         return {"connect_args": {"connect_timeout": 10}}
@@ -265,6 +269,13 @@ class PostgreSql(Dialect):
         return (10_000,)
 
 
+def _sql_server(paramstyle: str) -> sa.Dialect:
+    """SQLAlchemy's dialect as it is when connected to any version that is in support."""
+    dialect: sa.Dialect = mssqlpython.dialect(paramstyle=paramstyle)  # type: ignore[no-untyped-call]
+    dialect.server_version_info = (15, 0)
+    return dialect
+
+
 class SqlServer(Dialect):
     """Azure SQL Server, by way of mssql-python.
 
@@ -274,15 +285,15 @@ class SqlServer(Dialect):
 
     longest_name = 128
     staging_prefixes = ()
-    sql = mssqlpython.dialect(paramstyle="pyformat")  # type: ignore[assignment]
-    _named: ClassVar[Any] = mssqlpython.dialect(paramstyle="named")
+    sql = _sql_server("pyformat")
+    _named: ClassVar[sa.Dialect] = _sql_server("named")
     _COLLATION: ClassVar[str] = "Latin1_General_100_BIN2"
     _KEY_BYTES: ClassVar[int] = 900
 
     LOCK: ClassVar[str] = (
         "SET NOCOUNT ON; DECLARE @result INT; "
         "EXEC @result = sp_getapplock @Resource = :name, @LockMode = 'Exclusive', @LockOwner = :owner, "
-        "@LockTimeout = :wait; SELECT @result"
+        "@LockTimeout = :wait; SELECT @result; SET NOCOUNT OFF"
     )
 
     def feature_type(self, type_: ColumnType) -> Type:
@@ -292,7 +303,7 @@ class SqlServer(Dialect):
             case "double":
                 return sa.Float(53)
             case "timestamp":
-                return mssql.DATETIME2(6)
+                return mssql.DATETIME2(6)  # type: ignore[no-untyped-call]
             case _:
                 return super().feature_type(type_)
 
@@ -337,9 +348,9 @@ class SqlServer(Dialect):
         connection.commit()
 
     def load(self, connection: sa.Connection, staging: sa.Table, rows: pa.RecordBatch) -> None:
-        cursor = connection.connection.cursor()
+        cursor: Any = connection.connection.cursor()
         name = self.sql.identifier_preparer.format_table(staging)
-        cursor.bulkcopy_arrow(  # type: ignore[attr-defined]
+        cursor.bulkcopy_arrow(
             name, rows, column_mappings=list(rows.schema.names), keep_nulls=True, table_lock=True, timeout=0
         )
         cursor.close()
@@ -349,7 +360,7 @@ class SqlServer(Dialect):
     ) -> sa.Executable:
         # SQLAlchemy has no MERGE. It escapes this text for the driver, so the names must not be yet.
         compiled = source.compile(dialect=self._named)
-        quote = self._named.identifier_preparer.quote
+        quote = self._named.identifier_preparer.quote_identifier
 
         def pair(name: str) -> tuple[str, str]:
             return f"target.{quote(name)}", f"source.{quote(name)}"

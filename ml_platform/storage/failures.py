@@ -40,7 +40,7 @@ class OnlineStoreError(Exception):
         self.temporary = temporary
 
 
-class PublicationOvertaken(OnlineStoreError):
+class PublicationOvertakenError(OnlineStoreError):
     """A newer publication of the same days came first; publishing again from the newest MRDS mends it."""
 
     def __init__(self, message: str) -> None:

@@ -62,7 +62,7 @@ class FeatureTables:
 
     @cached_property
     def days(self) -> sa.Table:
-        """The published days. ``publication`` counts every change of the features, publications and others."""
+        """The published days; ``publication`` numbers the changes of the features, of whatever kind."""
         return self._table(
             "features_days",
             sa.Column(_quoted(EVENT_DAY), sa.Date, primary_key=True),

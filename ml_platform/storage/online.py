@@ -17,15 +17,16 @@ import sqlalchemy as sa
 
 from ml_platform.product import EVENT_DAY, Product
 from ml_platform.storage.dialects import DIALECTS, VERSION
-from ml_platform.storage.failures import Address, OnlineStoreError, PublicationOvertaken, translated
+from ml_platform.storage.failures import Address, OnlineStoreError, PublicationOvertakenError, translated
 from ml_platform.storage.feature_tables import FeatureTables
 from ml_platform.storage.look_up import FeatureReader
 from ml_platform.storage.publication import Merged, Publication
 from ml_platform.storage.statements import Statements
 
-__all__ = ["Merged", "OnlineStore", "OnlineStoreError", "Publication", "PublicationOvertaken"]
+__all__ = ["Merged", "OnlineStore", "OnlineStoreError", "Publication", "PublicationOvertakenError"]
 
-_KEYS_CHANGED_AT_ONCE = 200
+#: SQL Server takes 2,100 values a statement.
+_VALUES_AT_ONCE = 2_000
 _MOST_CONNECTIONS = 40
 
 
@@ -245,8 +246,10 @@ class OnlineStore:
 
 def _chunks(keys: Sequence[Sequence[Any]]) -> Iterator[list[tuple[Any, ...]]]:
     distinct = list(dict.fromkeys(tuple(key) for key in keys))
-    for start in range(0, len(distinct), _KEYS_CHANGED_AT_ONCE):
-        yield distinct[start : start + _KEYS_CHANGED_AT_ONCE]
+    # A tombstone has a value a column of the key, and the reason.
+    size = min(200, _VALUES_AT_ONCE // (len(distinct[0]) + 1)) if distinct else 1
+    for start in range(0, len(distinct), size):
+        yield distinct[start : start + size]
 
 
 def _differs(product: Product, how: str) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from ml_platform.product import EVENT_DAY
 from ml_platform.storage.dialects import VERSION, Key
-from ml_platform.storage.failures import OnlineStoreError, PublicationOvertaken
+from ml_platform.storage.failures import OnlineStoreError, PublicationOvertakenError
 from ml_platform.storage.feature_tables import PUBLICATION, FeatureTables
 from ml_platform.storage.statements import Statements
 
@@ -158,7 +158,7 @@ class Publication:
         """Merge what was staged, in one transaction; withdrawn entities without an earlier row go.
 
         Raises:
-            PublicationOvertaken: a newer publication of one of the days came first.
+            PublicationOvertakenError: a newer publication of one of the days came first.
             OnlineStoreError: the database failed, or holds something else than was staged.
                 In all cases nothing is changed.
         """
@@ -177,14 +177,14 @@ class Publication:
         days = set(self._days)
         for day, version in self._connection.execute(statements.published_versions()):
             if day in days and version > self._version:
-                raise PublicationOvertaken(
+                raise PublicationOvertakenError(
                     f"{product}: {day} is published from version {version} of the MRDS already, and this is "
                     f"version {self._version}. If the MRDS was made anew, drop the tables "
                     f"{self._tables.features.name} and {self._tables.days.name}, and publish all days again"
                 )
         query = statements.gone_since(self._gone, self._staging, self._days, self._version)
         if self._connection.scalar(query):
-            raise PublicationOvertaken(f"{product}: another publication of these days came first")
+            raise PublicationOvertakenError(f"{product}: another publication of these days came first")
 
     def _merge(self, withdrawn: int) -> Merged:
         connection, statements, staging = self._connection, self._statements, self._staging

@@ -101,7 +101,7 @@ class Statements:
             {name: sa.bindparam(name, type_=columns[name].type) for name in (EVENT_DAY, VERSION, PUBLICATION)}
         )
 
-    def totals(self) -> sa.Select[Any]:
+    def totals(self) -> sa.Select[int, Any]:
         """The number of entities, and their newest day."""
         count, newest = sa.func.count(), sa.func.max(self.features.c[EVENT_DAY])
         return sa.select(count, newest).select_from(self.features)

@@ -16,7 +16,7 @@ from ml_platform.storage.online import OnlineStore, OnlineStoreError
 from ml_platform_tests import postgres
 from ml_platform_tests.conftest import CHECKOUT, drop_tables
 from ml_platform_tests.small_platform import shop
-from ml_platform_tests.storage.rows import MONDAY, TUESDAY, batches, publish, row, spends
+from ml_platform_tests.storage.rows import MONDAY, TUESDAY, publish, row, spends
 
 SECRETS = (postgres.PASSWORD, quote(postgres.PASSWORD, safe=" +"), quote(postgres.PASSWORD, safe=""))
 
@@ -88,7 +88,8 @@ def test_a_killed_publication_leaves_no_staging(kind: str, sqlite_url: str, pg: 
     url = sqlite_url if kind == "sqlite" else pg
     program = (
         "import sys\n"
-        "from ml_platform_tests.storage.test_online_faults import *\n"
+        "from ml_platform_tests.storage.rows import *\n"
+        "from ml_platform_tests.small_platform import shop\n"
         "with OnlineStore(sys.argv[1]).publication(shop(), version=1, days=[MONDAY]) as publication:\n"
         "    publication.stage(batches([row('a', MONDAY, 1.0)]))\n"
         "    print('staged', flush=True)\n"
