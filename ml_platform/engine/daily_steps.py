@@ -24,6 +24,8 @@ from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.online import OnlineStore, OnlineStoreError
 
 FEATURES_FINGERPRINT = "features_fingerprint"
+#: Seconds that a publication waits for another one's merge, which takes a minute for millions of entities.
+LOCK_TIMEOUT = 300.0
 PERFORMANCE_CHECK = "performance_above_threshold"
 
 
@@ -148,7 +150,7 @@ class OnlineFeatures(DailyStep):
         records = context.ledger.latest("mrds")
         usable = [day for day, record in records.items() if record.usable]
         try:
-            store = OnlineStore(context.settings.online_url)
+            store = OnlineStore(context.settings.online_url, lock_timeout=LOCK_TIMEOUT)
             done = online_features.publish(
                 context.spark,
                 context.product,

@@ -13,19 +13,20 @@ from urllib.parse import quote, quote_plus
 
 import sqlalchemy as sa
 
-Kind = Literal["away", "credentials", "file", "locked", "full", "cut", "missing", "other"]
+Kind = Literal["away", "credentials", "file", "busy", "locked", "full", "cut", "missing", "other"]
 
 _ADVICE: dict[Kind, str] = {
     "away": "the store can't be reached; see that it runs and that the address is right",
     "credentials": "the store refuses these credentials; mend them in ML_PLATFORM_ONLINE_STORE_URL",
     "file": "the file can't be used; see its path, its permissions, and whether it is a SQLite database",
+    "busy": "all connections are in use",
     "locked": "another session holds the table; end it, or publish again when it is done",
     "full": "the store has no room left; make room, then publish again",
     "cut": "the connection broke; nothing of the publication is visible, publish again",
     "missing": "the table or a column of it is not there; publish the product first",
     "other": "the database refuses the statement",
 }
-_TEMPORARY: frozenset[Kind] = frozenset({"away", "locked", "cut"})
+_TEMPORARY: frozenset[Kind] = frozenset({"away", "busy", "locked", "cut"})
 _SECRET_PARAMETERS = ("password", "passwd", "pwd", "secret", "token", "key")
 
 
@@ -100,10 +101,12 @@ def translated(engine: sa.Engine, address: Address) -> Iterator[None]:
 def online_store_error(error: Exception, dialect: str, address: Address) -> OnlineStoreError:
     """What ``error`` of a driver means for people."""
     cause = getattr(error, "orig", None) or error
-    kind = _KINDS[dialect](cause) if dialect in _KINDS else "other"
+    kind = "busy" if isinstance(error, sa.exc.TimeoutError) else _KINDS[dialect](cause)
     if kind == "other" and getattr(error, "connection_invalidated", False):
         kind = "cut"
-    said = address.scrub(" ".join(str(cause).split()))
+    # PostgreSQL's further lines quote the values of rows.
+    primary = getattr(getattr(cause, "diag", None), "message_primary", None)
+    said = address.scrub(" ".join((primary or str(cause)).split()))
     return OnlineStoreError(
         f"the online store {address}: {_ADVICE[kind]} ({type(cause).__name__}: {said})",
         temporary=kind in _TEMPORARY,

@@ -7,13 +7,14 @@ entities to forget; and the staging of a publication. What is done with them is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from ml_platform.product import EVENT_DAY, Product
-from ml_platform.storage.dialects import PUBLISHED_AT, VERSION, Dialect
+from ml_platform.storage.dialects import PUBLISHED_AT, VERSION, Dialect, Key
 from ml_platform.storage.failures import OnlineStoreError
 
 if TYPE_CHECKING:
@@ -106,6 +107,23 @@ class FeatureTables:
             "timestamp": pa.timestamp("us"),
         }
         return pa.schema([(name, types[self._type(name)]) for name in self.values])
+
+    def key(self, values: Sequence[Any]) -> Key:
+        """An entity's key as the store compares it: times in UTC without a zone.
+
+        Raises:
+            OnlineStoreError: another number of values than the entity has columns.
+        """
+        if isinstance(values, str) or len(values) != len(self.entity):
+            raise OnlineStoreError(
+                f"{self.product.name}: a key is a sequence of {', '.join(self.entity)}, not {values!r}"
+            )
+        if any(isinstance(value, datetime) and value.tzinfo for value in values):
+            return tuple(
+                value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value
+                for value in values
+            )
+        return tuple(values)
 
     def prepare(self, connection: sa.Connection) -> list[str]:
         """Create what is missing, inside the caller's transaction, and add the contract's new columns.

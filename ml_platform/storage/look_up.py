@@ -7,13 +7,12 @@ straight from the driver. What may be asked, and of which product, is :mod:`.onl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from ml_platform.storage.dialects import Key, Lookup
-from ml_platform.storage.failures import Address, OnlineStoreError, is_missing, translated
+from ml_platform.storage.failures import Address, is_missing, translated
 from ml_platform.storage.feature_tables import FeatureTables
 
 Convert = Callable[[Any], Any]
@@ -33,7 +32,7 @@ class FeatureReader:
 
     def get(self, keys: Sequence[Sequence[Any]]) -> list[dict[str, Any] | None]:
         """The stored row of each key; see :meth:`.OnlineStore.get`."""
-        wanted = [self._key(key) for key in keys]
+        wanted = [self._tables.key(key) for key in keys]
         distinct = list(dict.fromkeys(wanted))
         width = len(self._tables.entity)
         found: dict[Key, dict[str, Any]] = {}
@@ -52,18 +51,6 @@ class FeatureReader:
             _given([type_.result_processor(dialect, None) for type_ in types]),
             _given([type_.bind_processor(dialect) for type_ in types[: len(tables.entity)]]),
         )
-
-    def _key(self, key: Sequence[Any]) -> Key:
-        if isinstance(key, str) or len(key) != len(self._tables.entity):
-            raise OnlineStoreError(
-                f"{self._tables.product.name}: a key is a sequence of {', '.join(self._tables.entity)}"
-            )
-        if any(isinstance(value, datetime) and value.tzinfo for value in key):
-            return tuple(
-                value.astimezone(UTC).replace(tzinfo=None) if isinstance(value, datetime) else value
-                for value in key
-            )
-        return tuple(key)
 
     def _look_up(self, keys: list[Key]) -> list[tuple[Any, ...]]:
         lookup = self._lookup(len(keys))

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ml_platform.product import EVENT_DAY, Product
-from ml_platform.storage.dialects import DIALECTS, VERSION
+from ml_platform.storage.dialects import DIALECTS, VERSION, Key
 from ml_platform.storage.failures import Address, OnlineStoreError, PublicationOvertakenError, translated
 from ml_platform.storage.feature_tables import FeatureTables
 from ml_platform.storage.look_up import FeatureReader
@@ -195,7 +195,7 @@ class OnlineStore:
             raise OnlineStoreError("forgetting needs a reason; it is kept with the key")
         statements, deleted = self._statements(product), 0
         with self._changing_features(product) as connection:
-            for chunk in _chunks(keys):
+            for chunk in self._chunks(product, keys):
                 known = {tuple(row) for row in connection.execute(statements.known_tombstones(chunk))}
                 if new := [key for key in chunk if key not in known]:
                     connection.execute(statements.add_tombstones(new, reason))
@@ -208,8 +208,13 @@ class OnlineStore:
         statements = self._statements(product)
         with self._changing_features(product) as connection:
             return sum(
-                connection.execute(statements.delete_tombstones(chunk)).rowcount for chunk in _chunks(keys)
+                connection.execute(statements.delete_tombstones(chunk)).rowcount
+                for chunk in self._chunks(product, keys)
             )
+
+    def _chunks(self, product: Product, keys: Sequence[Sequence[Any]]) -> Iterator[list[Key]]:
+        tables = FeatureTables(product, self._dialect)
+        return in_chunks([tables.key(key) for key in keys])
 
     # -- connections ---------------------------------------------------------------------------------
 
@@ -244,8 +249,9 @@ class OnlineStore:
             connection.commit()
 
 
-def _chunks(keys: Sequence[Sequence[Any]]) -> Iterator[list[tuple[Any, ...]]]:
-    distinct = list(dict.fromkeys(tuple(key) for key in keys))
+def in_chunks(keys: Sequence[Key]) -> Iterator[list[Key]]:
+    """The distinct keys, as many at a time as a statement takes."""
+    distinct = list(dict.fromkeys(keys))
     # A tombstone has a value a column of the key, and the reason.
     size = min(200, _VALUES_AT_ONCE // (len(distinct[0]) + 1)) if distinct else 1
     for start in range(0, len(distinct), size):

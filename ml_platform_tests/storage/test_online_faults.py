@@ -226,3 +226,28 @@ def test_another_kind_of_store_is_refused_without_its_password(url: str) -> None
     with pytest.raises(OnlineStoreError, match="accepted are sqlite:///<file>") as caught:
         OnlineStore(url)
     assert "secret" not in str(caught.value)
+
+
+def test_an_error_does_not_quote_the_rows(pg: str) -> None:
+    store, product = OnlineStore(pg), shop()
+    publish(store, product, [row("a", MONDAY, 1.0)])
+    execute(pg, "ALTER TABLE shop_features ADD CHECK (spend < 1000)")
+    with pytest.raises(OnlineStoreError, match="violates check constraint") as caught:
+        publish(store, product, [row("Ann Miller", TUESDAY, 9173.0)])
+    assert "Ann" not in str(caught.value)
+    assert "9173" not in str(caught.value)
+    assert not caught.value.temporary
+
+
+def test_more_readers_than_connections_are_told_apart_from_a_broken_store(sqlite_url: str) -> None:
+    store, product = OnlineStore(sqlite_url, pool_size=1), shop()
+    publish(store, product, [row("a", MONDAY, 1.0)])
+    pool = store._reader.pool
+    pool._timeout = 0.01  # type: ignore[attr-defined]
+    held = [store._reader.connect() for _ in range(40)]
+    with pytest.raises(OnlineStoreError, match="all connections are in use") as caught:
+        store.get(product, [["a"]])
+    assert caught.value.temporary
+    for connection in held:
+        connection.close()
+    assert store.get(product, [["a"]])[0] is not None

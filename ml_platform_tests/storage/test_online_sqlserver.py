@@ -17,7 +17,7 @@ from sqlalchemy.dialects.mssql import mssqlpython
 
 from ml_platform.storage.dialects import SqlServer
 from ml_platform.storage.feature_tables import FeatureTables
-from ml_platform.storage.online import _chunks
+from ml_platform.storage.online import in_chunks
 from ml_platform.storage.statements import Statements
 from ml_platform_tests.small_platform import shop
 from ml_platform_tests.storage.rows import MONDAY, THURSDAY, TUESDAY
@@ -114,7 +114,7 @@ def test_no_statement_binds_more_than_2100_values() -> None:
         assert sizes[0] == 1
         assert max(sizes) * columns <= 2_100
         keys = [(n,) * columns for n in range(5_000)]
-        chunks = list(_chunks(keys))
+        chunks = list(in_chunks(keys))
         assert [key for chunk in chunks for key in chunk] == keys
         assert max(map(len, chunks)) * (columns + 1) <= 2_100
 
