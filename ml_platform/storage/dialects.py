@@ -6,6 +6,7 @@ Everything the databases agree on is in :mod:`.statements`, and what is done wit
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -163,7 +164,9 @@ class Sqlite(Dialect):
         return {"sqlite_with_rowid": False}
 
     def begin(self, connection: sa.Connection, product: str) -> None:
-        connection.exec_driver_sql("PRAGMA journal_mode = WAL").close()
+        # Another session may be at work, or switching the file's mode itself; the next one switches it then.
+        with contextlib.suppress(sa.exc.OperationalError):
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL").close()
         connection.exec_driver_sql("PRAGMA journal_size_limit = 67108864").close()
         connection.exec_driver_sql("PRAGMA cache_size = -65536")
         # SQLite must take its write lock now: a read lock can't be upgraded beside another writer.
