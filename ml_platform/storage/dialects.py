@@ -168,7 +168,8 @@ class Sqlite(Dialect):
         with contextlib.suppress(sa.exc.OperationalError):
             connection.exec_driver_sql("PRAGMA journal_mode = WAL").close()
         connection.exec_driver_sql("PRAGMA journal_size_limit = 67108864").close()
-        connection.exec_driver_sql("PRAGMA cache_size = -65536")
+        for place in ("main", "temp"):
+            connection.exec_driver_sql(f"PRAGMA {place}.cache_size = -65536")
         # SQLite must take its write lock now: a read lock can't be upgraded beside another writer.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
@@ -245,7 +246,12 @@ class PostgreSql(Dialect):
         return _upsert(self, postgresql.insert(features), features, source, entity, cleared)
 
     def lookup(self, features: sa.Table, names: Sequence[str], entity: Sequence[str], size: int) -> Lookup:
-        """One array a column of the key, so that one prepared statement serves any number of keys."""
+        """One array a column of the key, so that one prepared statement serves any number of keys.
+
+        For a single key the driver takes longer to make an array than the database to find the row.
+        """
+        if size == 1:
+            return super().lookup(features, names, entity, size)
         # A bound array has no collation of its own; the key's counts.
         types = [
             sa.Text() if isinstance(features.c[name].type, sa.Text) else features.c[name].type
@@ -269,7 +275,7 @@ class PostgreSql(Dialect):
         )
 
     def lookup_sizes(self, columns: int) -> Sequence[int]:
-        return (10_000,)
+        return (1, 10_000)
 
 
 def _sql_server(paramstyle: str) -> sa.Dialect:

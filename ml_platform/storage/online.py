@@ -62,6 +62,9 @@ class OnlineStore:
                 poolclass=sa.QueuePool,
                 pool_size=pool_size,
                 max_overflow=max(0, _MOST_CONNECTIONS - pool_size),
+                pool_use_lifo=True,
+                # Without transactions there is nothing to reset.
+                pool_reset_on_return=None,
                 isolation_level="AUTOCOMMIT",
                 **options,
             )
