@@ -5,6 +5,7 @@ Each says what a day is made from, has its service do the work, and words the re
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
@@ -149,18 +150,19 @@ class OnlineFeatures(DailyStep):
         context = self.context
         records = context.ledger.latest("mrds")
         usable = [day for day, record in records.items() if record.usable]
+        url = context.settings.online_url
         try:
-            store = OnlineStore(context.settings.online_url, lock_timeout=LOCK_TIMEOUT)
-            done = online_features.publish(
-                context.spark,
-                context.product,
-                context.tables,
-                store,
-                days,
-                usable,
-                rows=sum(records[day].counts["rows"] for day in days),
-                log=context.log,
-            )
+            with contextlib.closing(OnlineStore(url, lock_timeout=LOCK_TIMEOUT)) as store:
+                done = online_features.publish(
+                    context.spark,
+                    context.product,
+                    context.tables,
+                    store,
+                    days,
+                    usable,
+                    rows=sum(records[day].counts["rows"] for day in days),
+                    log=context.log,
+                )
         except OnlineStoreError as error:
             if error.temporary:
                 raise

@@ -135,6 +135,8 @@ class FeatureTables:
             OnlineStoreError: the stored table can't hold the contract's features; nothing is changed.
         """
         inspector = sa.inspect(connection)
+        if inspector.has_table(self.forgotten.name):
+            self._refuse_other_tombstones(connection, inspector)
         for table in (self.days, self.forgotten):
             table.create(connection, checkfirst=True)
         if not inspector.has_table(self.features.name):
@@ -173,6 +175,22 @@ class FeatureTables:
                 f"{'; '.join(problems)}. Drop the tables {table} and {self.days.name}, then materialize "
                 "the days of online_features again with force"
             )
+
+    def _refuse_other_tombstones(self, connection: sa.Connection, inspector: sa.Inspector) -> None:
+        """Entities are forgotten by their keys: those of another entity can't be told from this one's."""
+        name = self.forgotten.name
+        key = inspector.get_pk_constraint(name)["constrained_columns"]
+        stored = {one["name"]: self._written(one["type"]) for one in inspector.get_columns(name)}
+        wanted = {one: self._written(self.forgotten.c[one].type) for one in self.entity}
+        if {one: stored[one] for one in key} == wanted:
+            return
+        if connection.scalar(sa.select(sa.func.count()).select_from(sa.table(self.forgotten.name))):
+            raise OnlineStoreError(
+                f"the table {name} keeps entities to forget by {', '.join(key)}, and the contract of "
+                f"{self.product.name} has another entity ({', '.join(self.entity)}): note its rows, drop it, "
+                "and forget these entities by their new keys before you publish"
+            )
+        self.forgotten.drop(connection)
 
     def _written(self, type_: Any) -> str:
         return str(type_.compile(self.dialect.sql)).partition(" COLLATE")[0].upper()

@@ -72,6 +72,8 @@ class Publication:
         self._statements = Statements(tables)
         self._version = version
         self._days = tuple(sorted(set(days)))
+        if not self._days:
+            raise ValueError("a publication is of one day or more")
         self._translated = translated
         self._staging, self._gone = tables.staging(), tables.gone()
         self._staged = 0
@@ -200,10 +202,9 @@ class Publication:
                 f"changes the table {self._tables.features.name}"
             )
         number = int(connection.scalar(statements.last_publication()) or 0) + 1
-        if self._days:
-            connection.execute(statements.clear_days(self._days))
-            records = [{EVENT_DAY: d, VERSION: self._version, PUBLICATION: number} for d in self._days]
-            connection.execute(statements.record_days(), records)
+        connection.execute(statements.clear_days(self._days))
+        records = [{EVENT_DAY: d, VERSION: self._version, PUBLICATION: number} for d in self._days]
+        connection.execute(statements.record_days(), records)
         entities, newest = connection.execute(statements.totals()).one()
         return Merged(
             published=published,

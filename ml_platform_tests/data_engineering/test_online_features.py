@@ -57,7 +57,8 @@ def test_backfilling_an_old_day_keeps_newer_features(platform: Platform) -> None
     assert stored(platform) == expected
 
 
-def test_days_in_any_order_give_the_same_store(platform: Platform) -> None:
+def test_days_in_any_order_give_the_same_store(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online_features, "ROWS_OF_A_PARTITION", 15)
     chosen = days("2024-01-01", "2024-01-05")
     deliver_visits(platform, chosen, rows=40, customers=30)
     for step in ("ards", "mrds"):

@@ -405,6 +405,28 @@ def test_a_contract_that_does_not_fit_is_refused_with_what_to_do(
     assert spends(store, shop()) == [("a", MONDAY, 1.0)]
 
 
+def test_tombstones_of_another_entity_are_not_lost_silently(store: OnlineStore, online_url: str) -> None:
+    by_visit = shop(
+        mrds__entity=["visit"],
+        mrds__aggregate={"spend": "sum", "pages": "max", "channel": "last", "bought": "last"},
+    )
+    store.forget(shop(), [["a"]], reason="asked")
+    engine = sa.create_engine(online_url, poolclass=sa.NullPool)
+
+    def drop(*names: str) -> None:
+        with engine.begin() as connection:
+            for name in names:
+                sa.Table(name, sa.MetaData()).drop(connection)
+
+    drop("shop_features", "shop_features_days")
+    with pytest.raises(OnlineStoreError, match="keeps entities to forget by customer, and"):
+        store.forget(by_visit, [[1]], reason="asked")
+    assert store.unforget(shop(), [["a"]]) == 1
+    drop("shop_features", "shop_features_days")
+    assert store.forget(by_visit, [[1]], reason="asked") == 0
+    assert store.unforget(by_visit, [[1]]) == 1
+
+
 def test_a_feature_with_a_name_of_the_stores_own_is_refused(store: OnlineStore) -> None:
     columns = {
         "visit": {"type": "long"},
