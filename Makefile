@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 FROM ?= 2013-01-01
 TO ?= 2013-12-31
+ONLINE_TESTS := ml_platform_tests/storage/test_online.py ml_platform_tests/data_engineering/test_online_features.py
 
-.PHONY: help setup demo ui test test-slow test-browser lint format lock clean
+.PHONY: help setup demo ui test test-online test-slow test-browser lint format lock clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -23,7 +24,12 @@ ui: setup  ## open Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0
 
 test: setup  ## run all tests but the slow ones
 	scripts/install_azurite.sh
+	scripts/install_postgresql.sh
 	$(BIN)/python -m pytest
+
+test-online: setup  ## run the online store's tests against a database: make test-online URL=...
+	@test -n "$$URL" || { echo 'name a database: make test-online URL=mssql+mssqlpython://...' >&2; exit 1; }
+	@ML_PLATFORM_TEST_ONLINE_URL="$$URL" $(BIN)/python -m pytest $(ONLINE_TESTS)
 
 test-slow: setup  ## run the slow tests: killed runs, a concept shift over months
 	$(BIN)/python -m pytest -m slow

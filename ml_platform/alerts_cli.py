@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ml_platform.shell import fail, instance_of, product_of
+from ml_platform.console import ProductName, console, fail, instance_of, product_named
 
 app = typer.Typer(no_args_is_help=True, help="What is wrong with a product, and who is told.")
-console = Console()
-ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="The name of a product.")]
 
 
 @app.command()
@@ -24,7 +20,7 @@ def show(name: ProductName) -> None:
     """
     from ml_platform.graph.alerts import findings
 
-    settings, product = product_of(name)
+    settings, product = product_named(name)
     with instance_of(settings) as instance:
         wrong, _ = findings(product, settings, instance)
     if not wrong:
@@ -48,7 +44,7 @@ def test(name: ProductName) -> None:
     from ml_platform.mlops import channels
     from ml_platform.mlops.alerts import Message
 
-    settings, product = product_of(name)
+    settings, product = product_named(name)
     message = Message(
         f"[{name}] test", f"This is a test of the alerts of {name}: {product.description}", "well"
     )

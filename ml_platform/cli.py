@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ml_platform import alerts_cli
+from ml_platform import alerts_cli, online_cli
+from ml_platform.console import ProductName, console, fail, instance_of, product_named
 from ml_platform.product import ContractError, DayRange, Product, load_product, load_products
 from ml_platform.settings import Settings
-from ml_platform.shell import fail, instance_of, product_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,10 +30,9 @@ app = typer.Typer(
     help="Batch machine learning in production as one Dagster asset graph.",
 )
 app.add_typer(alerts_cli.app, name="alerts")
-console = Console()
+app.add_typer(online_cli.app, name="online")
 
 _DAY = ["%Y-%m-%d"]
-ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="The name of a product.")]
 FirstDay = Annotated[datetime, typer.Option("--from", formats=_DAY, help="First event day.")]
 LastDay = Annotated[datetime, typer.Option("--to", formats=_DAY, help="Last event day.")]
 
@@ -69,7 +68,7 @@ def land(
     """
     from ml_platform.data_engineering.splitting import SplitError, split_history
 
-    settings, product = product_of(name)
+    settings, product = product_named(name)
     with _progress("rows read") as progress:
         try:
             summary = split_history(
@@ -98,7 +97,7 @@ def sample(
     """
     from ml_platform.samples import SAMPLES
 
-    settings, product = product_of(name)
+    settings, product = product_named(name)
     if name not in SAMPLES:
         fail(f"there is no sample of {name!r}; there are samples of {', '.join(SAMPLES)}")
     days = _days(first, last)
@@ -130,7 +129,7 @@ def backfill(
     """
     from ml_platform.backfill import ASSETS, Backfill, BackfillError
 
-    settings, product = product_of(name)
+    settings, product = product_named(name)
     days = _days(first, last)
     chosen = tuple(part.strip() for part in select.split(",")) if select else ASSETS
     unknown = [asset for asset in chosen if asset not in ASSETS]
@@ -171,7 +170,7 @@ def summary(name: ProductName) -> None:
     """
     from ml_platform import overview
 
-    settings, product = product_of(name)
+    settings, product = product_named(name)
     metric = product.evaluation.metric
     table = Table(title=f"{name} by month", title_justify="left")
     for heading in ("month", "delivered", "ARDS", "quarantined"):
@@ -208,7 +207,7 @@ def history(name: ProductName) -> None:
     """
     from ml_platform import overview
 
-    settings, product = product_of(name)
+    settings, product = product_named(name)
     table = Table(title=f"Models of {name}", title_justify="left")
     for heading in ("as of", "kind", "version", "rows", "serves"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "rows" else "left")
@@ -279,7 +278,7 @@ def rollback(
     """
     from ml_platform.backfill import roll_back
 
-    settings, product = product_of(name)
+    settings, product = product_named(name)
     try:
         taken, now = roll_back(product, settings, reason=reason, by=getpass.getuser())
     except LookupError as error:
@@ -303,7 +302,7 @@ def accept(
     from ml_platform.storage.ledger import Ledger
     from ml_platform.storage.tables import Tables
 
-    settings, product = product_of(name)
+    settings, product = product_named(name)
     ledger = Ledger(Tables(settings.tables_root), name)
     try:
         accepted = accept_day(ledger, day.date(), reason=reason, by=getpass.getuser())

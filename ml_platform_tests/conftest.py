@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
 
 from ml_platform.settings import Settings
-from ml_platform_tests.small_platform import Platform
+from ml_platform_tests import postgres
+from ml_platform_tests.small_platform import Platform, shop
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+#: The tests of the online store run against this address alone, if it is given.
+ONLINE_URL = os.environ.get("ML_PLATFORM_TEST_ONLINE_URL")
 CHECKOUT = Path(__file__).parents[1]
 
 
@@ -47,3 +51,34 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 def platform(tmp_path: Path, spark: SparkSession) -> Platform:
     """An empty platform with the small product ``shop``."""
     return Platform(settings_in(tmp_path / "home"), spark)
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """The address of the test run's PostgreSQL server."""
+    with postgres.postgresql() as port:
+        url = sa.URL.create(
+            "postgresql+psycopg", postgres.USER, postgres.PASSWORD, "127.0.0.1", port, "postgres"
+        )
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["given"] if ONLINE_URL else ["sqlite", "postgresql"])
+def online_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of an online store without tables of the product ``shop``, of each kind there is."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'online' / 'features.db'}"
+        return
+    url = ONLINE_URL or request.getfixturevalue("postgresql_url")
+    drop_tables(url)
+    yield url
+    drop_tables(url)
+
+
+def drop_tables(url: str) -> None:
+    """Remove the online tables of the product ``shop``."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for name in sa.inspect(connection).get_table_names():
+            if name.startswith(f"{shop().name}_features"):
+                sa.Table(name, sa.MetaData()).drop(connection)

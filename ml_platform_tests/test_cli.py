@@ -11,7 +11,18 @@ from typer.testing import CliRunner
 from ml_platform.cli import app
 from ml_platform_tests.small_platform import SHOP
 
-COMMANDS = ("check", "land", "sample", "backfill", "summary", "history", "rollback", "ui")
+COMMANDS = (
+    "check",
+    "land",
+    "sample",
+    "backfill",
+    "summary",
+    "history",
+    "rollback",
+    "ui",
+    "online forget",
+    "online unforget",
+)
 
 
 @pytest.fixture
@@ -35,7 +46,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_each_command_with_an_example(command: str) -> None:
-    code, output = run(command, "--help")
+    code, output = run(*command.split(), "--help")
     assert code == 0
     assert f"ml-platform {command}" in output.split("Example:")[1]
 

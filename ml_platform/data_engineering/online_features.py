@@ -1,35 +1,43 @@
 """The online features: each entity's newest row of the MRDS, in a SQL table for look-ups.
 
-Decides which rows go there; how a database stores them is :mod:`ml_platform.storage.online`'s business.
+Decides which rows go there, and when a publication is tried again; how a database stores them is
+:mod:`ml_platform.storage.online`'s business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import tenacity
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
 from ml_platform.product import EVENT_DAY, Product
-from ml_platform.storage.online import OnlineStore
+from ml_platform.storage.online import Merged, OnlineStore, OnlineStoreError, Publication
 from ml_platform.storage.tables import Tables, column
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 CODE_VERSION = "1"
+#: The driver holds one partition of rows at a time.
+ROWS_OF_A_PARTITION = 250_000
+ATTEMPTS = 5
+WAIT = tenacity.wait_exponential_jitter(initial=1, max=30)
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a publication did: entities brought up to date, those that had newer rows, those gone."""
+    """What a publication did; ``compared`` sampled rows were read back and are as they were published."""
 
-    published: int
-    older: int
-    withdrawn: int
-    entities: int
-    newest_day: date | None
+    merged: Merged
+    compared: int
+    rows_per_second: float
 
 
 def publish(
@@ -39,41 +47,106 @@ def publish(
     store: OnlineStore,
     days: Sequence[date],
     usable_days: Sequence[date],
+    *,
+    rows: int,
+    log: Callable[[str], None] = lambda _: None,
+    wait: tenacity.wait.WaitBaseT = WAIT,
 ) -> Published:
-    """Bring the store up to date with ``days`` of the MRDS.
+    """Bring the store up to date with ``days`` of the MRDS, and read back that it is.
 
     An entity whose stored row is of one of ``days`` but no longer in the MRDS falls back to its newest
-    earlier row among ``usable_days``, or goes.
+    earlier row among ``usable_days``, or goes. A failure that may pass is tried again, from the start: a
+    publication that fails has changed nothing.
+
+    Args:
+        rows: about how many rows the days have.
+
+    Raises:
+        OnlineStoreError: the store can't take the features, or reads back something else.
     """
-    version = tables.version(product.name, MRDS)
-    newest = _newest(product, tables.read_days(spark, product.name, MRDS, days))
-    with store.publication(product) as publication:
-        staged = publication.stage(_rows(newest), version)
-        withdrawn = publication.withdraw(days)
-        if withdrawn:
-            gone = spark.createDataFrame(withdrawn, _entity_schema(product, newest))
-            rest = tables.read_days(spark, product.name, MRDS, [d for d in usable_days if d not in set(days)])
-            fallen_back = _newest(product, rest.join(gone, list(product.entity), "left_semi"))
-            publication.stage(_rows(fallen_back), version)
-        published = publication.merge()
-    return Published(
-        published, max(staged - published, 0), len(withdrawn), store.count(product), store.newest_day(product)
+
+    def again(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log(f"online_features: attempt {state.attempt_number} of {ATTEMPTS} failed: {error}")
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, OnlineStoreError) and e.temporary),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=wait,
+        before_sleep=again,
+        reraise=True,
     )
+    return retrying(_publish, spark, product, tables, store, days, usable_days, rows)
 
 
-def _newest(product: Product, rows: DataFrame) -> DataFrame:
-    """Each entity's newest row."""
-    names = feature_columns(product)
+def _publish(
+    spark: SparkSession,
+    product: Product,
+    tables: Tables,
+    store: OnlineStore,
+    days: Sequence[date],
+    usable_days: Sequence[date],
+    rows: int,
+) -> Published:
+    began = time.monotonic()
+    version = tables.version(product.name, MRDS)
+
+    def read(chosen: Sequence[date]) -> DataFrame:
+        known = [column(name).isNotNull() for name in product.entity]
+        found = tables.read_days(spark, product.name, MRDS, chosen, version=version)
+        for condition in known:
+            found = found.where(condition)
+        return found
+
+    earlier = [day for day in usable_days if day < max(days) and day not in set(days)]
+    with store.publication(product, version=version, days=days) as publication:
+        newest = _newest(product, read(days), days=len(days), partitions=1 + rows // ROWS_OF_A_PARTITION)
+        staged = publication.stage(arrow_batches(newest))
+        _fall_back(spark, product, publication, read(earlier))
+        merged = publication.merge()
+    compared = store.read_back(product, merged)
+    return Published(merged, compared, staged / max(time.monotonic() - began, 1e-9))
+
+
+def _fall_back(spark: SparkSession, product: Product, publication: Publication, earlier: DataFrame) -> None:
+    """Stage the newest earlier rows of entities that the days no longer have."""
+    before = "_before"
+    names = list(dict.fromkeys((*product.entity, EVENT_DAY)))
+    for rows in publication.withdrawn():
+        gone = spark.createDataFrame(rows, earlier.select(*[column(name) for name in names]).schema)
+        gone = gone.withColumnRenamed(EVENT_DAY, before)
+        rest = earlier.join(gone, list(product.entity)).where(F.col(EVENT_DAY) < F.col(before))
+        partitions = 1 + len(rows) // ROWS_OF_A_PARTITION
+        publication.stage_earlier(arrow_batches(_newest(product, rest, days=2, partitions=partitions)))
+
+
+def _newest(product: Product, rows: DataFrame, *, days: int, partitions: int) -> DataFrame:
+    """Each entity's newest row of ``rows``, which are of so many days, in so many partitions."""
+    names = list(dict.fromkeys(feature_columns(product)))
+    entity = [column(name) for name in product.entity]
+    rows = rows.select(*[column(name) for name in names])
+    if partitions > 1 or days > 1:
+        rows = rows.repartition(partitions, *entity)
+    if days == 1:
+        return rows
     values = F.struct(F.col(EVENT_DAY), *[column(name) for name in names if name != EVENT_DAY])
-    newest = rows.groupBy(*[column(name) for name in product.entity]).agg(F.max(values).alias("_newest"))
+    newest = rows.groupBy(*entity).agg(F.max(values).alias("_newest"))
     return newest.select(*[F.col("_newest").getField(name).alias(name) for name in names])
 
 
-def _rows(rows: DataFrame) -> Iterator[dict[str, Any]]:
-    """The rows, streamed a partition at a time."""
-    for row in rows.toLocalIterator(prefetchPartitions=True):
-        yield row.asDict()
+def arrow_batches(rows: DataFrame) -> Iterator[pa.RecordBatch]:
+    """The rows as Arrow batches, a partition at a time; works without a Spark context of one's own."""
+    import pyarrow as pa
 
+    def pack(batches: Iterator[Any]) -> Iterator[Any]:
+        import pyarrow as pa
 
-def _entity_schema(product: Product, rows: DataFrame) -> Any:
-    return rows.select(*[column(name) for name in product.entity]).schema
+        for batch in batches:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            yield pa.RecordBatch.from_arrays([pa.array([sink.getvalue().to_pybytes()])], names=["batch"])
+
+    for row in rows.mapInArrow(pack, "batch binary").toLocalIterator(prefetchPartitions=True):
+        with pa.ipc.open_stream(row["batch"]) as reader:
+            yield from reader

@@ -5,6 +5,7 @@ Each says what a day is made from, has its service do the work, and words the re
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
@@ -16,15 +17,17 @@ from ml_platform.engine.daily import DailyStep, from_same_day
 from ml_platform.engine.data_steps import FEATURES_FINGERPRINT, Ards, Mrds
 from ml_platform.engine.drift_step import DriftReport
 from ml_platform.engine.report_steps import ValidationReport
-from ml_platform.engine.step import Check, Inputs, Written
+from ml_platform.engine.step import Check, Inputs, PermanentError, Written
 from ml_platform.machine_learning import evaluation, performance, scoring
 from ml_platform.machine_learning.models import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.product import fingerprint_of
 from ml_platform.storage.ledger import DayRecord
-from ml_platform.storage.online import OnlineStore
+from ml_platform.storage.online import OnlineStore, OnlineStoreError
 
+#: Seconds that a publication waits for another one's merge, which takes a minute for millions of entities.
+LOCK_TIMEOUT = 300.0
 PERFORMANCE_CHECK = "performance_above_threshold"
 
 
@@ -40,16 +43,35 @@ class OnlineFeatures(DailyStep):
 
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         context = self.context
-        store = OnlineStore(context.settings.online_url)
         records = context.ledger.latest("mrds")
         usable = [day for day, record in records.items() if record.usable]
-        done = online_features.publish(context.spark, context.product, context.tables, store, days, usable)
+        url = context.settings.online_url
+        try:
+            with contextlib.closing(OnlineStore(url, lock_timeout=LOCK_TIMEOUT)) as store:
+                done = online_features.publish(
+                    context.spark,
+                    context.product,
+                    context.tables,
+                    store,
+                    days,
+                    usable,
+                    rows=sum(records[day].counts["rows"] for day in days),
+                    log=context.log,
+                )
+        except OnlineStoreError as error:
+            if error.temporary:
+                raise
+            raise PermanentError(str(error)) from error
+        merged = done.merged
         metadata = {
-            "entities_published": done.published,
-            "entities_older_and_kept": done.older,
-            "entities_withdrawn": done.withdrawn,
-            "entities_in_store": done.entities,
-            "newest_day": str(done.newest_day),
+            "entities_published": merged.published,
+            "entities_older_and_kept": merged.older,
+            "entities_withdrawn": merged.withdrawn,
+            "entities_forgotten": merged.forgotten,
+            "entities_in_store": merged.entities,
+            "newest_day": str(merged.newest_day),
+            "rows_per_second": round(done.rows_per_second),
+            "rows_compared": done.compared,
         }
         results = {}
         for day in days:

@@ -1,180 +1,268 @@
-"""The online store: a SQL table per product with each entity's newest features.
+"""The online store: a SQL table per product with each entity's newest features, for look-ups.
 
-One row per entity; a newer event day replaces an older one, never the other way round. Embedded SQLite
-is the store here; every statement is SQLAlchemy Core, and what differs between databases stays in
-:meth:`Publication.merge`.
+One URL chooses the database: embedded SQLite, PostgreSQL, or Azure SQL Server. A newer event day replaces
+an older one, never the other way round; of one day the newer version of the MRDS counts. What a publication
+does is in :mod:`.publication`, what databases do differently in :mod:`.dialects`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
 
 from ml_platform.product import EVENT_DAY, Product
+from ml_platform.storage.dialects import DIALECTS, VERSION, Key
+from ml_platform.storage.failures import Address, OnlineStoreError, PublicationOvertakenError, translated
+from ml_platform.storage.feature_tables import FeatureTables
+from ml_platform.storage.look_up import FeatureReader
+from ml_platform.storage.publication import Merged, Publication
+from ml_platform.storage.statements import Statements
 
-BATCH = 10_000
-_TYPES: dict[str, type[sa.types.TypeEngine[Any]]] = {
-    "string": sa.String,
-    "integer": sa.Integer,
-    "long": sa.BigInteger,
-    "double": sa.Double,
-    "boolean": sa.Boolean,
-    "date": sa.Date,
-    "timestamp": sa.DateTime,
-}
+__all__ = ["Merged", "OnlineStore", "OnlineStoreError", "Publication", "PublicationOvertakenError"]
 
-
-class OnlineStoreError(Exception):
-    """The store can't take or give the features; the message says what to do."""
+#: SQL Server takes 2,100 values a statement.
+_VALUES_AT_ONCE = 2_000
+_MOST_CONNECTIONS = 40
 
 
 class OnlineStore:
-    """The features of all products in one database."""
+    """The features of all products in one database. Threads may share it."""
 
-    def __init__(self, url: str) -> None:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() != "sqlite":
+    def __init__(self, url: str, *, lock_timeout: float = 60.0, pool_size: int = 10) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: ``sqlite:///<file>``, ``postgresql+psycopg://…`` or ``mssql+mssqlpython://…``.
+            lock_timeout: seconds that a change waits for another one to end.
+            pool_size: connections that are kept open for look-ups; under load there are up to 40.
+
+        Raises:
+            OnlineStoreError: the address is of no database that can be used here.
+        """
+        self._address = Address(url)
+        parsed = self._address.url
+        backend = parsed.get_backend_name()
+        if backend not in DIALECTS or (backend == "sqlite" and parsed.database in (None, "", ":memory:")):
             raise OnlineStoreError(
-                f"the online store {parsed.render_as_string()} is of a kind this version can't write; "
-                "accepted are sqlite:///<file> addresses"
+                f"the online store can't be {self._address}; accepted are sqlite:///<file>, "
+                "postgresql+psycopg://… and mssql+mssqlpython://…"
             )
-        if parsed.database:
+        self._dialect = DIALECTS[backend](lock_timeout)
+        options = {**self._dialect.engine_options(), "hide_parameters": True}
+        try:
+            # A publication has a connection to itself, and its staging goes with it.
+            self._writer = sa.create_engine(parsed, poolclass=sa.NullPool, **options)
+            self._reader = sa.create_engine(
+                parsed,
+                poolclass=sa.QueuePool,
+                pool_size=pool_size,
+                max_overflow=max(0, _MOST_CONNECTIONS - pool_size),
+                pool_use_lifo=True,
+                # Without transactions there is nothing to reset.
+                pool_reset_on_return=None,
+                isolation_level="AUTOCOMMIT",
+                **options,
+            )
+        except (sa.exc.ArgumentError, ImportError) as error:
+            raise OnlineStoreError(
+                f"the online store {self._address} needs a driver that isn't there "
+                f"({self._address.scrub(str(error))}); accepted are postgresql+psycopg://…, and "
+                "mssql+mssqlpython://… with ml-platform[sqlserver] installed"
+            ) from None
+        if backend == "sqlite" and parsed.database and not parsed.database.startswith("file:"):
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        self._engine = sa.create_engine(parsed, connect_args={"timeout": 60})
+        self._readers: dict[str, tuple[Product, FeatureReader]] = {}
+
+    def __repr__(self) -> str:
+        return f"OnlineStore({str(self._address)!r})"
+
+    def close(self) -> None:
+        """Close the connections that are kept for look-ups."""
+        self._reader.dispose()
+
+    # -- reading -------------------------------------------------------------------------------------
 
     def get(self, product: Product, keys: Sequence[Sequence[Any]]) -> list[dict[str, Any] | None]:
-        """The stored row of each key (the entity's columns in order), None where there is none."""
-        table = feature_table(product)
-        if not sa.inspect(self._engine).has_table(table.name):
-            return [None for _ in keys]
-        entity = [table.c[name] for name in product.entity]
-        found: dict[tuple[Any, ...], dict[str, Any]] = {}
-        with self._engine.connect() as connection:
-            for key in keys:
-                query = sa.select(table).where(*[c == v for c, v in zip(entity, key, strict=True)])
-                row = connection.execute(query).mappings().first()
-                if row is not None:
-                    found[tuple(key)] = dict(row)
-        return [found.get(tuple(key)) for key in keys]
+        """The stored row of each key, in order; None where there is none.
+
+        Args:
+            keys: the entity's columns in the contract's order, in the contract's types.
+
+        Returns:
+            Entity, ``event_day``, features, ``mrds_version`` and ``published_at``; times are UTC without
+            a zone. A null feature is a None in a row.
+
+        Raises:
+            OnlineStoreError: the store can't be read.
+        """
+        product_, reader = self._readers.get(product.name, (None, None))
+        if reader is None or product_ is not product:
+            reader = FeatureReader(self._reader, self._address, FeatureTables(product, self._dialect))
+            self._readers[product.name] = (product, reader)
+        return reader.get(keys)
 
     def count(self, product: Product) -> int:
         """How many entities the store knows."""
-        table = feature_table(product)
-        with self._engine.connect() as connection:
-            return int(connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0)
+        return self._totals(product)[0]
 
     def newest_day(self, product: Product) -> date | None:
         """The newest event day in the store."""
-        with self._engine.connect() as connection:
-            newest = sa.select(sa.func.max(feature_table(product).c[EVENT_DAY]))
-            found: date | None = connection.scalar(newest)
-            return found
+        return self._totals(product)[1]
 
     def rows(self, product: Product) -> list[dict[str, Any]]:
         """All rows, ordered by entity; for tests and small stores."""
-        table = feature_table(product)
-        with self._engine.connect() as connection:
-            query = sa.select(table).order_by(*[table.c[name] for name in product.entity])
+        tables = FeatureTables(product, self._dialect)
+        query = sa.select(tables.features).order_by(*[tables.features.c[name] for name in tables.entity])
+        with self._reading() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
+    def _totals(self, product: Product) -> tuple[int, date | None]:
+        with self._reading() as connection:
+            row = connection.execute(self._statements(product).totals()).one()
+            return int(row[0]), row[1]
+
+    # -- publishing ----------------------------------------------------------------------------------
+
     @contextlib.contextmanager
-    def publication(self, product: Product) -> Iterator[Publication]:
-        """One transaction that brings a product's features up to date; readers see all of it or nothing."""
-        table = feature_table(product)
-        table.metadata.create_all(self._engine)
-        self._refuse_other_columns(table)
-        with self._engine.connect() as connection:
-            # SQLite must take its write lock now: a read lock can't be upgraded beside another writer.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield Publication(connection, product, table)
+    def publication(self, product: Product, *, version: int, days: Sequence[date]) -> Iterator[Publication]:
+        """Publish ``days`` from ``version`` of the MRDS: stage, perhaps withdraw, then merge.
+
+        Raises:
+            OnlineStoreError: the stored table can't hold the contract's features, or the database fails.
+        """
+        with self._changing() as connection:
+            tables = FeatureTables(product, self._dialect)
+            publication = Publication(connection, tables, version, days, self._translated)
+            publication.open()
+            yield publication
+            publication.close()
+
+    def read_back(self, product: Product, merged: Merged) -> int:
+        """Compare what readers see now with what was merged: days, count, newest day, a sample's values.
+
+        Count and newest day are left out when the features have changed again since.
+
+        Returns:
+            How many sampled rows were compared; newer rows of their entities are not.
+
+        Raises:
+            OnlineStoreError: they differ.
+        """
+        before = self._last_publication(product)
+        if before < merged.number:
+            _differs(product, f"the last publication is {before}, not {merged.number}")
+        compared = self._compare(product, merged)
+        totals = self._totals(product)
+        unchanged = before == merged.number == self._last_publication(product)
+        if unchanged and totals != (merged.entities, merged.newest_day):
+            _differs(
+                product,
+                f"{totals[0]:,} entities to {totals[1]}, not {merged.entities:,} to {merged.newest_day}",
+            )
+        return compared
+
+    def _compare(self, product: Product, merged: Merged) -> int:
+        names = FeatureTables(product, self._dialect).values
+        keys = [[row[name] for name in product.entity] for row in merged.sample]
+        compared, differing = 0, []
+        for row, stored in zip(merged.sample, self.get(product, keys), strict=True):
+            if stored is None or (stored[EVENT_DAY], stored[VERSION]) != (row[EVENT_DAY], merged.version):
+                continue
+            compared += 1
+            differing += [name for name in names if stored[name] != row[name]]
+        if differing:
+            _differs(product, f"sampled rows have other values of {', '.join(sorted(set(differing)))}")
+        return compared
+
+    def _last_publication(self, product: Product) -> int:
+        with self._reading() as connection:
+            return int(connection.scalar(self._statements(product).last_publication()) or 0)
+
+    # -- forgetting ----------------------------------------------------------------------------------
+
+    def forget(self, product: Product, keys: Sequence[Sequence[Any]], *, reason: str) -> int:
+        """Delete entities, and let no publication bring them back until :meth:`unforget`.
+
+        Only the online store is meant: the ARDS and the MRDS keep what was delivered. What is kept here
+        of the entity is its key, the reason and the time.
+
+        Returns:
+            How many of them had features in the store.
+        """
+        if not reason.strip():
+            raise OnlineStoreError("forgetting needs a reason; it is kept with the key")
+        statements, deleted = self._statements(product), 0
+        with self._changing_features(product) as connection:
+            for chunk in self._chunks(product, keys):
+                known = {tuple(row) for row in connection.execute(statements.known_tombstones(chunk))}
+                if new := [key for key in chunk if key not in known]:
+                    connection.execute(statements.add_tombstones(new, reason))
+                deleted += connection.execute(statements.delete_features(chunk)).rowcount
+            connection.execute(statements.count_change())
+        return deleted
+
+    def unforget(self, product: Product, keys: Sequence[Sequence[Any]]) -> int:
+        """Let later publications bring entities back; returns how many of them were to be forgotten."""
+        statements = self._statements(product)
+        with self._changing_features(product) as connection:
+            return sum(
+                connection.execute(statements.delete_tombstones(chunk)).rowcount
+                for chunk in self._chunks(product, keys)
+            )
+
+    def _chunks(self, product: Product, keys: Sequence[Sequence[Any]]) -> Iterator[list[Key]]:
+        tables = FeatureTables(product, self._dialect)
+        return in_chunks([tables.key(key) for key in keys])
+
+    # -- connections ---------------------------------------------------------------------------------
+
+    def _statements(self, product: Product) -> Statements:
+        return Statements(FeatureTables(product, self._dialect))
+
+    def _translated(self) -> contextlib.AbstractContextManager[None]:
+        return translated(self._writer, self._address)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with translated(self._reader, self._address), self._reader.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sa.Connection]:
+        """A connection of one's own; it ends as it is when the caller fails."""
+        with self._translated():
+            connection = self._writer.connect()
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    @contextlib.contextmanager
+    def _changing_features(self, product: Product) -> Iterator[sa.Connection]:
+        """One transaction that changes a product's features, which are created if they are missing."""
+        with self._changing() as connection, self._translated():
+            self._dialect.begin(connection, product.name)
+            FeatureTables(product, self._dialect).prepare(connection)
+            yield connection
             connection.commit()
 
-    def _refuse_other_columns(self, table: sa.Table) -> None:
-        stored = {info["name"] for info in sa.inspect(self._engine).get_columns(table.name)}
-        wanted = set(table.c.keys())
-        if stored == wanted:
-            return
-        raise OnlineStoreError(
-            f"the online table {table.name!r} has other columns than the contract "
-            f"(only there: {sorted(stored - wanted)}, only in the contract: {sorted(wanted - stored)}); "
-            "drop or rename the table and publish again"
-        )
+
+def in_chunks(keys: Sequence[Key]) -> Iterator[list[Key]]:
+    """The distinct keys, as many at a time as a statement takes."""
+    distinct = list(dict.fromkeys(keys))
+    # A tombstone has a value a column of the key, and the reason.
+    size = min(200, _VALUES_AT_ONCE // (len(distinct[0]) + 1)) if distinct else 1
+    for start in range(0, len(distinct), size):
+        yield distinct[start : start + size]
 
 
-class Publication:
-    """The steps of one publication, inside its transaction."""
-
-    def __init__(self, connection: sa.Connection, product: Product, table: sa.Table) -> None:
-        self._connection = connection
-        self._product = product
-        self._table = table
-        self._staging = feature_table(product, staging=True)
-        connection.execute(sa.schema.CreateTable(self._staging))
-
-    def stage(self, rows: Iterable[dict[str, Any]], version: int) -> int:
-        """Stage rows that were read from ``version`` of the MRDS; returns how many."""
-        staging = self._staging
-        insert = sqlite.insert(staging)
-        names = [c.name for c in staging.c if c.name not in self._product.entity]
-        newer = insert.on_conflict_do_update(
-            index_elements=list(self._product.entity),
-            set_={name: insert.excluded[name] for name in names},
-            where=insert.excluded[EVENT_DAY] > staging.c[EVENT_DAY],
-        )
-        count = 0
-        iterator = iter(rows)
-        while batch := [{**row, "mrds_version": version} for row in islice(iterator, BATCH)]:
-            self._connection.execute(newer, batch)
-            count += len(batch)
-        return count
-
-    def withdraw(self, days: Sequence[date]) -> list[tuple[Any, ...]]:
-        """Delete stored rows of ``days`` that aren't staged for their day; returns these entities."""
-        table, staging = self._table, self._staging
-        same = [table.c[name] == staging.c[name] for name in (*self._product.entity, EVENT_DAY)]
-        gone = sa.and_(table.c[EVENT_DAY].in_(list(days)), ~sa.exists().where(*same))
-        entity = [table.c[name] for name in self._product.entity]
-        found = [tuple(row) for row in self._connection.execute(sa.select(*entity).where(gone))]
-        if found:
-            self._connection.execute(sa.delete(table).where(gone))
-        return found
-
-    def merge(self) -> int:
-        """Merge what was staged into the table; returns how many entities changed or were confirmed."""
-        table, staging = self._table, self._staging
-        names = [c.name for c in staging.c]
-        insert = sqlite.insert(table).from_select(names, sa.select(staging).where(sa.true()))
-        updates = {name: insert.excluded[name] for name in names if name not in self._product.entity}
-        merge = insert.on_conflict_do_update(
-            index_elements=list(self._product.entity),
-            set_={**updates, "published_at": sa.func.current_timestamp()},
-            where=insert.excluded[EVENT_DAY] >= table.c[EVENT_DAY],
-        )
-        changed = self._connection.execute(merge).rowcount
-        self._connection.execute(sa.schema.DropTable(staging))
-        return int(changed)
-
-
-def feature_table(product: Product, *, staging: bool = False) -> sa.Table:
-    """The table of a product's online features; the staging table has no times and lives a transaction."""
-    columns = [
-        sa.Column(name, _TYPES[product.mrds_type(name)], primary_key=True, autoincrement=False)
-        for name in product.entity
-    ]
-    columns.append(sa.Column(EVENT_DAY, sa.Date, nullable=False))
-    columns += [sa.Column(name, _TYPES[product.mrds_type(name)]) for name in product.features]
-    columns.append(sa.Column("mrds_version", sa.BigInteger, nullable=False))
-    if staging:
-        name = f"{product.name}_features_staging"
-        return sa.Table(name, sa.MetaData(), *columns, prefixes=["TEMPORARY"])
-    published = sa.Column(
-        "published_at", sa.DateTime, nullable=False, server_default=sa.func.current_timestamp()
+def _differs(product: Product, how: str) -> None:
+    raise OnlineStoreError(
+        f"{product.name}: the online store reads back something else than was published: {how}. See whether "
+        "another program or a trigger changes its tables, then materialize the days again with force"
     )
-    return sa.Table(f"{product.name}_features", sa.MetaData(), *columns, published)

@@ -52,13 +52,24 @@ class Tables:
         present = {partition[EVENT_DAY] for partition in partitions}
         return any(day.isoformat() in present or day in present for day in days)
 
-    def read(self, spark: SparkSession, product: str, table: str) -> DataFrame:
-        """The whole table; filter it by ``event_day`` before use."""
-        return spark.read.format("delta").load(self.path(product, table))
+    def read(self, spark: SparkSession, product: str, table: str, *, version: int | None = None) -> DataFrame:
+        """The whole table, at one of its versions or the newest; filter it by ``event_day`` before use."""
+        reader = spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.load(self.path(product, table))
 
-    def read_days(self, spark: SparkSession, product: str, table: str, days: Iterable[date]) -> DataFrame:
+    def read_days(
+        self,
+        spark: SparkSession,
+        product: str,
+        table: str,
+        days: Iterable[date],
+        *,
+        version: int | None = None,
+    ) -> DataFrame:
         """The rows of exactly ``days``."""
-        return self.read(spark, product, table).where(on_days(days))
+        return self.read(spark, product, table, version=version).where(on_days(days))
 
     def replace_days(
         self,

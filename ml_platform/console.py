@@ -1,4 +1,4 @@
-"""What every command of the shell needs: the settings, a product by name, Dagster's instance, an end."""
+"""What the commands share: the console, the end with an error, a product by its name, Dagster's instance."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,15 +18,18 @@ from ml_platform.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
+console = Console()
+ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="The name of a product.")]
+
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, and end the command."""
+    """End the command with an error."""
     Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 
 
-def product_of(name: str) -> tuple[Settings, Product]:
-    """The settings, and a product of theirs; ends the command if there is none."""
+def product_named(name: str) -> tuple[Settings, Product]:
+    """The settings and a product; ends the command when its contract is missing or wrong."""
     settings = Settings()
     products, errors = load_products(settings.product_folders)
     if name not in products:
