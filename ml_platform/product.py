@@ -55,6 +55,7 @@ Rule = Literal[
     "mean_of_history",
     "spread_of_history",
     "values_of_history",
+    "shares_of_history",
 ]
 
 NUMERIC_TYPES: frozenset[str] = frozenset({"integer", "long", "double"})

@@ -84,6 +84,16 @@ class ValidatedStep(DailyStep):
     def facts(self, contents: Mapping[date, Content]) -> dict[date, list[Fact]]:
         """What the days are held against from outside their own rows."""
 
+    def known_facts(self, contents: Mapping[date, Content]) -> dict[date, DayFacts]:
+        """The facts of ``contents``, and of all days that these are held against."""
+        product = self.context.product
+        windows = [history.window(product, day) for day in contents]
+        first, last = min(window[0] for window in windows), max(window[1] for window in windows)
+        records = _judgeable(self.context.ledger.between(self.asset, first, last))
+        return {
+            day: DayFacts(content.counts, content.profile) for day, content in {**records, **contents}.items()
+        }
+
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         done: dict[date, Written] = {}
         contents: dict[date, Content] = {}
@@ -285,16 +295,8 @@ class Ards(ValidatedStep):
         return {}
 
     def facts(self, contents: Mapping[date, Content]) -> dict[date, list[Fact]]:
-        product = self.context.product
-        windows = [history.window(product, day) for day in contents]
-        first, last = min(window[0] for window in windows), max(window[1] for window in windows)
-        known = {
-            day: DayFacts(content.counts, content.profile)
-            for day, record in self.context.ledger.between(self.asset, first, last).items()
-            if (content := _judgeable({day: record}).get(day)) is not None
-        }
-        known |= {day: DayFacts(content.counts, content.profile) for day, content in contents.items()}
-        return {day: history.facts(product, day, known) for day in contents}
+        known = self.known_facts(contents)
+        return {day: history.facts(self.context.product, day, known) for day in contents}
 
 
 class Mrds(ValidatedStep):
@@ -335,4 +337,5 @@ class Mrds(ValidatedStep):
         return {day: Content.of(record).profile for day, record in records.items()}
 
     def facts(self, contents: Mapping[date, Content]) -> dict[date, list[Fact]]:
-        return {day: [] for day in contents}
+        known = self.known_facts(contents)
+        return {day: history.facts_of_rows(self.context.product, day, known) for day in contents}

@@ -223,6 +223,8 @@ def measured_columns(product: Product) -> list[Column]:
     """What is compared: the ARDS's columns that are neither keys nor dates, the label, the probability."""
     kinds: dict[str, Kind] = {}
     for name, type_ in profiled(product, "ards").items():
+        if name == product.label:
+            continue
         if type_ in NUMERIC_TYPES:
             kinds[name] = "numeric"
         elif type_ in ("string", "boolean"):

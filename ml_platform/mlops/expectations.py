@@ -44,6 +44,7 @@ RULES: dict[Rule, tuple[Dimension, Severity]] = {
     "mean_of_history": ("validity", "warning"),
     "spread_of_history": ("validity", "warning"),
     "values_of_history": ("validity", "warning"),
+    "shares_of_history": ("validity", "warning"),
 }
 
 MASK = "•••"

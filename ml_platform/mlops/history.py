@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
@@ -61,6 +61,11 @@ def window(product: Product, day: date) -> tuple[date, date]:
     """The first and the last day whose facts :func:`facts` may look at for ``day``, itself included."""
     back = max(product.validation.history.days, 7 * _WEEKS, product.source.label_delay_days + 1)
     return day - timedelta(days=back), day
+
+
+def facts_of_rows(product: Product, day: date, known: Mapping[date, DayFacts]) -> list[Fact]:
+    """What a day of the MRDS is held against: its number of rows. Arguments as for :func:`facts`."""
+    return [_rows_of_weekday(product, day, known)]
 
 
 def facts(product: Product, day: date, known: Mapping[date, DayFacts]) -> list[Fact]:
@@ -203,11 +208,17 @@ def _columns(product: Product, day: date, known: Mapping[date, DayFacts]) -> Ite
     today = known[day].profile
     for name, now in today.columns.items():
         before = [one.columns[name] for one in past if name in one.columns]
+        if name == product.label:  # its nulls are labels that haven't come
+            yield _mean(product, name, today, before)
+            continue
         yield _nulls(product, name, today, past)
-        if now.values is not None:
-            yield _values(product, name, now, before)
-        else:
-            yield from _figures(product, name, today, before)
+        if now.values is None:
+            yield _mean(product, name, today, before)
+            yield _spread(product, name, now, before)
+            continue
+        yield _values(product, name, now, before)
+        if now.shares is not None:
+            yield _shares_of_values(product, name, today, before)
 
 
 def _nulls(product: Product, name: str, today: Profile, past: list[Profile]) -> Fact:
@@ -219,43 +230,54 @@ def _nulls(product: Product, name: str, today: Profile, past: list[Profile]) -> 
     middle = statistics.median(usual) if usual else 0.0
     # A share drawn anew every day varies like this, even if it never did in a short history.
     chance = math.sqrt(max(middle, 1 / today.rows) / today.rows) if today.rows else 0.0
-    score = _deviation(product, now, usual, floor=chance)
+    found = _deviation(product, now, usual, floor=chance)
+    limit = product.validation.history.deviation
     return _history_fact(
         product,
         "nulls_of_history",
         name,
         words=f"{name} is not null more often than before",
-        score=score,
+        score=found.score,
         minimum=None,
-        maximum=product.validation.history.deviation,
+        maximum=limit,
         value=now,
         observed="none" if now is None else f"{now:.2%}",
-        usual=f"about {middle:.2%}",
+        usual=f"at most {_percent(found.middle + limit * found.sigma)}",
     )
 
 
-def _figures(product: Product, name: str, today: Profile, before: list[ColumnProfile]) -> Iterator[Fact]:
+def _mean(product: Product, name: str, today: Profile, before: list[ColumnProfile]) -> Fact:
     now = today.columns[name]
     means = [one.mean for one in before if one.mean is not None]
-    spreads = [one.stddev for one in before if one.stddev is not None]
-    spread = statistics.median(spreads) if spreads else 0.0
+    spread = _usual_spread(before)
     present = today.rows - now.nulls
     floor = spread / math.sqrt(present) if present > 0 else 0.0
     limit = product.validation.history.deviation
-    yield _history_fact(
+    found = _deviation(product, now.mean, means, floor=floor)
+    return _history_fact(
         product,
         "mean_of_history",
         name,
         words=f"the mean of {name} is as before",
-        score=_deviation(product, now.mean, means, floor=floor),
+        score=found.score,
         minimum=-limit,
         maximum=limit,
         value=now.mean,
         observed=_figure(now.mean),
-        usual=f"about {_figure(statistics.median(means))}" if means else "",
+        usual=found.bounds(limit, number),
     )
-    enough = len(spreads) >= product.validation.history.minimum_days and spread > 0
-    yield _history_fact(
+
+
+def _usual_spread(before: list[ColumnProfile]) -> float:
+    spreads = [one.stddev for one in before if one.stddev is not None]
+    return statistics.median(spreads) if spreads else 0.0
+
+
+def _spread(product: Product, name: str, now: ColumnProfile, before: list[ColumnProfile]) -> Fact:
+    spread = _usual_spread(before)
+    known = sum(one.stddev is not None for one in before)
+    enough = known >= product.validation.history.minimum_days and spread > 0
+    return _history_fact(
         product,
         "spread_of_history",
         name,
@@ -286,6 +308,32 @@ def _values(product: Product, name: str, now: ColumnProfile, before: list[Column
         observed=f"{now.values or 0:,} values",
         usual=f"at least {number(math.ceil(_SHARE_OF_VALUES * middle))}" if enough else "",
         mask=False,
+    )
+
+
+def _shares_of_values(product: Product, name: str, today: Profile, before: list[ColumnProfile]) -> Fact:
+    """The allowed value whose share has moved furthest."""
+    now = today.columns[name].shares or {}
+    present = max(today.rows - today.columns[name].nulls, 1)
+    limit = product.validation.history.deviation
+    worst: tuple[str, float, _Deviation] | None = None
+    for value, share in now.items():
+        usual = [one.shares[value] for one in before if one.shares and value in one.shares]
+        likely = min(max(statistics.median(usual) if usual else 0.0, 1 / present), 0.5)
+        found = _deviation(product, share, usual, floor=math.sqrt(likely * (1 - likely) / present))
+        if found.score is not None and (worst is None or abs(found.score) > abs(worst[2].score or 0.0)):
+            worst = (value, share, found)
+    return _history_fact(
+        product,
+        "shares_of_history",
+        name,
+        words=f"the shares of the values of {name} are as before",
+        score=worst[2].score if worst else None,
+        minimum=-limit,
+        maximum=limit,
+        value=worst[1] if worst else None,
+        observed=f"{worst[0]} {worst[1]:.2%}" if worst else "",
+        usual=f"{worst[0]} {worst[2].bounds(limit, _percent)}" if worst else "",
     )
 
 
@@ -323,18 +371,42 @@ def _history_fact(
     )
 
 
-def _deviation(product: Product, now: float | None, usual: list[float], *, floor: float) -> float | None:
-    """How many robust standard deviations ``now`` lies from the median of ``usual``, with its sign.
+@dataclass(frozen=True)
+class _Deviation:
+    """How far a figure lies from the days before: ``score`` in robust standard deviations, with its sign.
+
+    ``score`` is None if there is too little to compare with.
+    """
+
+    score: float | None
+    middle: float
+    sigma: float
+
+    def bounds(self, limit: float, show: Callable[[float], str]) -> str:
+        """What is expected, in words."""
+        if self.score is None:
+            return ""
+        return f"{show(self.middle - limit * self.sigma)} to {show(self.middle + limit * self.sigma)}"
+
+
+def _deviation(product: Product, now: float | None, usual: list[float], *, floor: float) -> _Deviation:
+    """The deviation of ``now`` from the median of ``usual``.
 
     The standard deviation is 1.4826 times the median absolute deviation (Rousseeuw and Croux, 1993), and
-    never less than ``floor``. None if there is too little to compare with.
+    never less than ``floor``.
     """
     if now is None or len(usual) < product.validation.history.minimum_days:
-        return None
+        return _Deviation(None, statistics.median(usual) if usual else 0.0, 0.0)
     middle = statistics.median(usual)
     mad = statistics.median(abs(value - middle) for value in usual)
     sigma = max(_MAD_TO_SIGMA * mad, floor, abs(middle) * 1e-6)
-    return (now - middle) / sigma if sigma > 0 else (0.0 if now == middle else math.copysign(math.inf, now))
+    if sigma > 0:
+        return _Deviation((now - middle) / sigma, middle, sigma)
+    return _Deviation(0.0 if now == middle else math.copysign(math.inf, now - middle), middle, sigma)
+
+
+def _percent(share: float) -> str:
+    return f"{min(max(share, 0.0), 1.0):.2%}"
 
 
 def _figure(value: float | None) -> str:

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 #: Stored figures keep as many digits: a mean over doubles depends on the order of the rows after that.
 _DIGITS = 9
+#: Of a column with at most so many allowed values the share of each is followed.
+FOLLOWED_VALUES = 20
 
 
 @dataclass(frozen=True)
 class ColumnProfile:
     """The statistics of one column over a day; figures of numbers are over finite values.
 
-    ``values`` is how many different ones a column that holds no numbers has, approximately (±5 %).
+    ``values`` is how many different ones a column that holds no numbers has, approximately (±5 %), and
+    ``shares`` the share of each allowed value among those that aren't null.
     """
 
     nulls: int = 0
@@ -34,6 +37,7 @@ class ColumnProfile:
     minimum: float | None = None
     maximum: float | None = None
     values: int | None = None
+    shares: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ def aggregates(product: Product, data_set: DataSet) -> dict[str, Column]:
             found[f"maximum {name}"] = F.max(finite)
         elif data_set == "ards":
             found[f"values {name}"] = F.approx_count_distinct(value)
+            for position, one in enumerate(_allowed(product, name)):
+                found[f"share {position} {name}"] = F.avg((value == F.lit(one)).cast("double"))
     return found
 
 
@@ -88,15 +94,27 @@ def profile(product: Product, data_set: DataSet, rows: int, found: Mapping[str, 
             key: _rounded(found.get(f"{key} {name}"))
             for key in ("mean", "stddev", "minimum", "maximum", "values")
         }
-        columns[name] = ColumnProfile(nulls=found.get(f"nulls {name}") or 0, **figures)
+        shares = {
+            str(one): _rounded(share)
+            for position, one in enumerate(_allowed(product, name))
+            if (share := found.get(f"share {position} {name}")) is not None
+        }
+        columns[name] = ColumnProfile(nulls=found.get(f"nulls {name}") or 0, shares=shares or None, **figures)
     return Profile(rows, columns)
 
 
+def _allowed(product: Product, name: str) -> tuple[Any, ...]:
+    """The allowed values of a column that are few enough to be followed one by one."""
+    declared = product.source.columns.get(name)
+    allowed = declared.allowed if declared is not None and declared.type == "string" else None
+    return allowed if allowed is not None and len(allowed) <= FOLLOWED_VALUES else ()
+
+
 def profiled(product: Product, data_set: DataSet) -> dict[str, str]:
-    """The columns of a data set that tell something, with their types: neither keys nor the label."""
+    """The columns of a data set that tell something, with their types: no keys, and the label in the ARDS."""
     source = product.source
     if data_set == "ards":
-        left_out = {*product.ards_key, *product.entity, product.label}
+        left_out = {*product.ards_key, *product.entity}
         return {name: one.type for name, one in source.columns.items() if name not in left_out}
     return {name: product.mrds_type(name) for name in product.features}
 
