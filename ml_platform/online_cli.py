@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from ml_platform.console import ProductName, console, fail, product_named
 from ml_platform.product import Product
@@ -19,6 +23,85 @@ Keys = Annotated[
         "quotes.",
     ),
 ]
+
+
+@app.command()
+def get(
+    name: ProductName,
+    keys: Keys,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, null for an unknown key.")
+    ] = False,
+) -> None:
+    """Print the newest features of entities.
+
+    Example: `ml-platform online get flights N14228 N24211`
+    """
+    from ml_platform.storage.online import OnlineStore, OnlineStoreError
+
+    settings, product = product_named(name)
+    try:
+        rows = OnlineStore(settings.online_url).get(product, _parsed(product, keys))
+    except OnlineStoreError as error:
+        fail(str(error))
+    if as_json:
+        for row in rows:
+            print(json.dumps(row, default=str))
+        return
+    known = [row for row in rows if row is not None]
+    table = Table(*(known[0] if known else product.entity))
+    for row in known:
+        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+    if known:
+        Console(width=max(console.width, 140)).print(table)
+    unknown = [key for key, row in zip(keys, rows, strict=True) if row is None]
+    if unknown:
+        fail(f"the online store has no features of {', '.join(unknown)}")
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; beyond loopback a token is needed.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.")] = 8000,
+) -> None:
+    """Serve the online features over HTTP, read-only, until interrupted.
+
+    The page of the API is at `/docs`. If `ML_PLATFORM_ONLINE_TOKEN` is set, callers send it as a bearer token.
+
+    Example: `ml-platform online serve --port 8000`
+    """
+    import ipaddress
+
+    import uvicorn
+
+    from ml_platform.product import load_products
+    from ml_platform.serving import build_app
+    from ml_platform.settings import Settings
+    from ml_platform.storage.online import OnlineStore, OnlineStoreError
+
+    settings = Settings()
+    token = settings.online_token.get_secret_value() if settings.online_token else None
+    try:
+        is_local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = False
+    if not is_local and not token:
+        fail(
+            f"{host} is not loopback: set ML_PLATFORM_ONLINE_TOKEN, which callers then send as a bearer token"
+        )
+    products, errors = load_products(settings.product_folders)
+    for error in errors.values():
+        console.print(f"[yellow]Left out:[/yellow] {escape(str(error))}")
+    try:
+        store = OnlineStore(settings.online_url)
+    except OnlineStoreError as error:
+        fail(str(error))
+    console.print(
+        f"The features of {', '.join(products)} are served on http://{host}:{port}, the API's page is /docs"
+    )
+    uvicorn.run(build_app(products, store, token=token), host=host, port=port, log_level="warning")
 
 
 @app.command()

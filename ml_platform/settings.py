@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ml_platform.secrets import resolve
+
 PACKAGE = Path(__file__).parent
 
 
@@ -47,7 +49,12 @@ class Settings(BaseSettings):
     tables: str | None = Field(default=None, description="root of the Delta tables, a folder")
     mlflow_tracking_uri: str | None = None
     mlflow_ui_url: str = "http://127.0.0.1:5000"
-    online_store_url: str | None = None
+    online_store_url: SecretStr | None = Field(
+        default=None, description="an address of SQLAlchemy, or keyvault://<vault>/<secret>"
+    )
+    online_token: SecretStr | None = Field(
+        default=None, description="what callers of `ml-platform online serve` must send as a bearer token"
+    )
     dagster_ui_url: str = "http://127.0.0.1:3000"
     alert_urls: SecretStr | None = Field(
         default=None, description="where alerts go: addresses of apprise, separated by spaces"
@@ -109,7 +116,10 @@ class Settings(BaseSettings):
 
     @property
     def online_url(self) -> str:
-        return self.online_store_url or f"sqlite:///{self.home / 'online' / 'features.db'}"
+        """The address of the online store, with its credentials; a named secret is looked up now."""
+        if self.online_store_url is None:
+            return f"sqlite:///{self.home / 'online' / 'features.db'}"
+        return resolve(self.online_store_url.get_secret_value())
 
     @property
     def reports_path(self) -> Path:

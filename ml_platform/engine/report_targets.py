@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ml_platform.engine.step import PermanentError
+from ml_platform.secrets import resolve
 from ml_platform.settings import Settings
 from ml_platform.storage.reports import BlobTarget, DatabricksTarget, FolderTarget, ReportStore, ReportTarget
 
@@ -71,7 +72,7 @@ def _blob_service(settings: Settings, address: str) -> Callable[[], Any]:
             AzureBlobStorageSASTokenCredential,
         )
 
-        secret = settings.blob_credential.get_secret_value() if settings.blob_credential else None
+        secret = resolve(settings.blob_credential.get_secret_value()) if settings.blob_credential else None
         credential: Any = AzureBlobStorageDefaultCredential()
         if secret:
             is_token = "sig=" in secret

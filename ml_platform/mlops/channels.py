@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from ml_platform.mlops.alerts import Message
 from ml_platform.product import Product
+from ml_platform.secrets import resolve
 from ml_platform.settings import AlertChannel, Settings
 
 
@@ -39,7 +40,7 @@ def send(channel: AlertChannel, message: Message) -> bool:
         "well": apprise.NotifyType.SUCCESS,
     }
     service = apprise.Apprise()
-    if not service.add(channel.url.get_secret_value()):
+    if not service.add(resolve(channel.url.get_secret_value())):
         raise ChannelError(
             f"the address of the alert channel {channel.name!r} can't be understood; accepted are addresses "
             "of apprise, like mailtos://… or json://…"

@@ -22,7 +22,7 @@ _WEEKS_NEEDED = 2
 #: From median absolute deviation to standard deviation, for normally distributed figures.
 _MAD_TO_SIGMA = 1.4826
 #: A spread may be that many times as small or as great as usual, and a column have that share of its values.
-_SPREAD = 10.0
+_SPREAD = 5.0
 _SHARE_OF_VALUES = 0.5
 
 

@@ -1,0 +1,203 @@
+"""The HTTP service over a real server, on a real store."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+import uvicorn
+
+from ml_platform import serving
+from ml_platform.product import Product
+from ml_platform.serving import build_app
+from ml_platform.storage.online import OnlineStore
+from ml_platform_tests.small_platform import shop
+
+DAY = date(2024, 1, 3)
+
+
+class Server:
+    """An application on a port of its own."""
+
+    def __init__(self, app: Any) -> None:
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture(scope="module")
+def product() -> Product:
+    return shop()
+
+
+@pytest.fixture(scope="module")
+def store_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("online") / "features.db"
+
+
+@pytest.fixture(scope="module")
+def store(product: Product, store_file: Path) -> Iterator[OnlineStore]:
+    store = OnlineStore(f"sqlite:///{store_file}")
+    rows = pa.table(
+        {
+            "customer": ["ann", "bob, jr", "o'hara"],
+            "event_day": pa.array([DAY] * 3, pa.date32()),
+            "spend": [12.5, None, 0.1],
+            "pages": pa.array([3, 4, None], pa.int32()),
+            "channel": ["web", None, "app"],
+            "visit": pa.array([1, 2, 3], pa.int64()),
+        }
+    )
+    with store.publication(product, version=7, days=[DAY]) as publication:
+        publication.stage(rows.to_batches())
+        publication.merge()
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def client(product: Product, store: OnlineStore) -> Iterator[httpx.Client]:
+    server = Server(build_app({"shop": product}, store))
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+    server.close()
+
+
+def test_one_key_gives_its_features(client: httpx.Client) -> None:
+    answer = client.get("/shop/features", params={"customer": "ann"})
+    assert answer.status_code == 200
+    found = answer.json()
+    assert found.pop("published_at")
+    assert found == {
+        "customer": "ann",
+        "event_day": "2024-01-03",
+        "spend": 12.5,
+        "pages": 3,
+        "channel": "web",
+        "visit": 1,
+        "mrds_version": 7,
+    }
+
+
+def test_null_features_are_told_apart_from_an_unknown_key(client: httpx.Client) -> None:
+    assert client.get("/shop/features", params={"customer": "bob, jr"}).json()["spend"] is None
+    unknown = client.get("/shop/features", params={"customer": "nobody"})
+    assert (unknown.status_code, unknown.json()) == (404, {"detail": "shop has no features of this key"})
+    asked = {"keys": [{"customer": "o'hara"}, {"customer": "nobody"}, {"customer": "bob, jr"}]}
+    rows = client.post("/shop/features", json=asked).json()["rows"]
+    assert [row and row["customer"] for row in rows] == ["o'hara", None, "bob, jr"]
+    assert rows[2]["spend"] is None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"keys": []},
+        {"keys": [{"client": "ann"}]},
+        {"keys": [{"customer": "ann", "other": 1}]},
+        {"keys": [{"customer": ["ann"]}]},
+        {"keys": [{"customer": "x"}] * (serving.MAXIMUM_KEYS + 1)},
+    ],
+)
+def test_what_is_no_key_is_refused(client: httpx.Client, asked: Any) -> None:
+    answer = client.post("/shop/features", json=asked)
+    assert answer.status_code == 422
+    assert client.get("/shop/features").status_code == 422
+
+
+def test_keys_have_the_types_of_the_contract(tmp_path: Path) -> None:
+    rules = {"spend": "sum", "pages": "max", "channel": "last", "bought": "last"}
+    typed = shop(mrds__entity=["visit"], mrds__aggregate=rules)
+    typed = typed.model_copy(update={"name": "typed"})
+    store = OnlineStore(f"sqlite:///{tmp_path}/typed.db")
+    server = Server(build_app({"typed": typed}, store))
+    try:
+        for wrong in ("seven", "1.5", str(2**63)):
+            answer = httpx.get(f"{server.url}/typed/features", params={"visit": wrong})
+            assert answer.status_code == 422
+            assert answer.json()["detail"][0]["loc"][-1] == "visit"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_request_that_is_too_large_is_refused(client: httpx.Client, streamed: bool) -> None:
+    content = b'{"keys": [{"customer": "' + b"x" * serving.MAXIMUM_BYTES + b'"}]}'
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(content), 100_000):
+            yield content[start : start + 100_000]
+
+    body: Any = pieces() if streamed else content
+    answer = client.post("/shop/features", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    small = client.post(
+        "/shop/features",
+        content=iter([b'{"keys": [', b'{"customer": "ann"}]}']),
+        headers={"Content-Type": "application/json"},
+    )
+    assert small.json()["rows"][0]["customer"] == "ann"
+
+
+def test_many_callers_at_once_get_their_own_rows(client: httpx.Client) -> None:
+    names = ["ann", "bob, jr", "o'hara"] * 40
+    with ThreadPoolExecutor(16) as pool:
+        found = list(
+            pool.map(lambda name: client.get("/shop/features", params={"customer": name}).json(), names)
+        )
+    assert [one["customer"] for one in found] == names
+
+
+def test_a_token_is_asked_for_everywhere_but_of_the_health(product: Product, store: OnlineStore) -> None:
+    server = Server(build_app({"shop": product}, store, token="s3cret"))
+    try:
+        address, asked = f"{server.url}/shop/features", {"customer": "ann"}
+        assert httpx.get(address, params=asked).status_code == 401
+        for wrong in ("Bearer s3cre", "Bearer s3crets", "Basic s3cret"):
+            assert httpx.get(address, params=asked, headers={"Authorization": wrong}).status_code == 401
+        right = httpx.get(address, params=asked, headers={"Authorization": "Bearer s3cret"})
+        assert right.status_code == 200
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+    finally:
+        server.close()
+
+
+def test_a_store_that_is_away_is_a_503_that_says_nothing_of_it(
+    product: Product, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = OnlineStore("postgresql+psycopg://reader:hunter2@127.0.0.1:9/features")
+    server = Server(build_app({"shop": product}, store))
+    try:
+        health = httpx.get(f"{server.url}/healthz", timeout=30)
+        answer = httpx.get(f"{server.url}/shop/features", params={"customer": "ann"}, timeout=30)
+        assert (health.status_code, answer.status_code) == (503, 503)
+        assert answer.json() == {"detail": "the online store does not answer; try again later"}
+        assert "hunter2" not in caplog.text
+    finally:
+        server.close()
+
+
+def test_the_page_of_the_api_asks_no_other_host(client: httpx.Client) -> None:
+    page = client.get("/docs").text
+    assert "https://" not in page
+    assert client.get("/openapi.json").json()["paths"]["/shop/features"].keys() == {"get", "post"}
+    for part in ("/static-offline-docs/swagger-ui-bundle.js", "/static-offline-docs/swagger-ui.css"):
+        assert part in page
+        assert client.get(part).status_code == 200
