@@ -68,7 +68,7 @@ def serve(
 ) -> None:
     """Serve the online features over HTTP, read-only, until interrupted.
 
-    The page of the API is at `/docs`. If `ML_PLATFORM_ONLINE_TOKEN` is set, callers send it as a bearer token.
+    The page of the API is at `/docs`. Callers send `ML_PLATFORM_ONLINE_TOKEN`, if set, as a bearer token.
 
     Example: `ml-platform online serve --port 8000`
     """

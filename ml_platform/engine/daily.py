@@ -65,6 +65,10 @@ def pending(step: DailyStep, days: Sequence[date], *, force: bool = False) -> di
     return {day: inputs[day] for day in days if force or not _up_to_date(step, known.get(day), inputs[day])}
 
 
+#: Outcomes that a day had because of its inputs, which are no obstacle any more.
+_OF_INPUTS = frozenset({"missing", "held_back", "no_model"})
+
+
 def is_pending(step: DailyStep, days: Sequence[date], *, force: bool = False) -> bool:
     """Whether any day is to be done or judged again. Needs no Spark."""
     todo = pending(step, days, force=force)
@@ -85,6 +89,8 @@ def _up_to_date(step: DailyStep, record: DayRecord | None, inputs: Inputs) -> bo
             inputs.fingerprint,
             inputs.reason,
         )
+    if record.outcome in _OF_INPUTS:
+        return False
     return step.keeps(record, inputs) or record.made_from(
         inputs.fingerprint, step.contract, step.code_version
     )

@@ -190,7 +190,7 @@ def _verdict(
     return _written(
         content,
         outcome,
-        "" if outcome == "written" else quality.summary,
+        "" if outcome == "written" else quality.reason,
         checks=(quality_check(quality, accepted),),
         details={
             "quality": quality.plain(),

@@ -14,7 +14,7 @@ import dagster as dg
 
 from ml_platform.data_engineering import landing
 from ml_platform.graph import partitions, processes
-from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, ModelConfig, asset_key
+from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, NO_DRIFT, ModelConfig, asset_key
 from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
@@ -221,10 +221,27 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
                 return dg.SensorResult(run_requests=[request], cursor=json.dumps(remembered))
             if decision.act:
                 reasons[-1] += " was requested before"
+        if product.drift.retrain and newest:
+            month = add_months(month_of(newest[-1]), -1)
+            record = Ledger(tables, product.name).latest(DRIFT_REPORT, {month}).get(month)
+            drifted = record is not None and _has_drifted(record)
+            decision = retraining.decide_on_drift(product, month, drifted, attempts, newest, busy)
+            reasons.append(decision.reason)
+            asked = f"drift/{month}"
+            if decision.act and asked not in requested:
+                request = retrain_request(product, decision.month, decision.as_of, run_key=asked)
+                remembered = [*requested, asked][-REMEMBERED_EVALUATIONS:]
+                return dg.SensorResult(run_requests=[request], cursor=json.dumps(remembered))
         reason = "; ".join(reasons) or "nothing has been delivered yet"
         return dg.SensorResult(skip_reason=reason, cursor=context.cursor)
 
     return retrain_sensor
+
+
+def _has_drifted(record: DayRecord) -> bool:
+    return any(
+        check["name"] == NO_DRIFT and not check["passed"] for check in record.details.get("checks", [])
+    )
 
 
 def retrain_request(product: Product, month: date, as_of: date, *, run_key: str) -> dg.RunRequest:

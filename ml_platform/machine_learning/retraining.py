@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
 
-from ml_platform.product import Product, month_of
+from ml_platform.product import Product, add_months, month_of
 
 NEWEST_DAYS = 3
 """Only an evaluation of one of this many newest landed days acts, so a backfill of the past never does."""
@@ -84,6 +84,40 @@ def decide(
         as_of=as_of,
         reason=f"{row.event_day}: {need.reason}; {outcome}",
     )
+
+
+def decide_on_drift(
+    product: Product,
+    month: date,
+    drifted: bool,
+    attempts: Iterable[Attempt],
+    newest_landed_days: Sequence[date],
+    in_progress: bool = False,
+) -> RetrainDecision:
+    """Decide on the drift of a month that is over; acts only if the contract lets drift alone retrain.
+
+    It asks for one retrain, as of the day after the newest landed one, in the month after the drifted one.
+    The month's own model doesn't count for it: it learns from all the months before. Arguments as for
+    :func:`decide`.
+    """
+    newest = max(newest_landed_days)
+    as_of = newest + timedelta(days=1)
+    known = list(attempts)
+    obstacle = None
+    if not product.drift.retrain:
+        obstacle = "the contract doesn't retrain on drift alone"
+    elif month != add_months(month_of(newest), -1):
+        obstacle = f"it is not the month before {newest:%Y-%m}"
+    elif any(attempt.as_of > add_months(month, 1) for attempt in known):
+        obstacle = f"a model was trained since, as of {max(attempt.as_of for attempt in known)}"
+    else:
+        obstacle = _obstacle(product, newest, known, newest_landed_days, in_progress)
+    act = drifted and obstacle is None
+    found = "drifted" if drifted else "has not drifted"
+    outcome = f"retrain {newest:%Y-%m} as of {as_of}" if act else "no retrain"
+    if drifted and obstacle:
+        outcome += f": {obstacle}"
+    return RetrainDecision(act, newest, month_of(newest), as_of, f"{month:%Y-%m} {found}; {outcome}")
 
 
 def first_retrain(

@@ -99,9 +99,12 @@ class Quality:
     @property
     def summary(self) -> str:
         failed = [*self.errors, *self.warnings]
-        if not failed:
-            return f"all {len(self.results)} expectations hold"
-        return "; ".join(f"{one.expectation}: {one.observed}, expected {one.expected}" for one in failed)
+        return _listed(failed) if failed else f"all {len(self.results)} expectations hold"
+
+    @property
+    def reason(self) -> str:
+        """Why the day is blocked, if it is."""
+        return _listed(self.errors)
 
     @property
     def table(self) -> list[dict[str, Any]]:
@@ -121,6 +124,10 @@ class Quality:
     def of(cls, plain: Sequence[Mapping[str, Any]]) -> Quality:
         """The verdict that :meth:`plain` made."""
         return cls(tuple(Result(**{**one, "examples": tuple(one["examples"])}) for one in plain))
+
+
+def _listed(results: Sequence[Result]) -> str:
+    return "; ".join(f"{one.expectation}: {one.observed}, expected {one.expected}" for one in results)
 
 
 # -- rows --------------------------------------------------------------------------------------------
@@ -379,9 +386,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _examples(details: Mapping[str, Any], key: Sequence[str], sensitive: frozenset[str]) -> Iterator[str]:
+    import pandas as pd
+
     def shown(name: str, value: Any) -> str:
-        missing = value is None or value != value or str(value) == "<NA>"
-        return f"{name} = {'null' if missing else MASK if name in sensitive else value}"
+        return f"{name} = {'null' if pd.isna(value) else MASK if name in sensitive else value}"
 
     for entry in (details.get("partial_unexpected_index_list") or [])[:EXAMPLES]:
         others = [name for name in entry if name not in key]

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from ml_platform import products as products_package
-from ml_platform.machine_learning.retraining import Attempt, PerformanceRow, decide, first_retrain
+from ml_platform.machine_learning.retraining import (
+    Attempt,
+    PerformanceRow,
+    decide,
+    decide_on_drift,
+    first_retrain,
+)
 from ml_platform.product import add_months, load_product
+from ml_platform_tests.small_platform import D, shop
 
 # f1 below 0.70, on 1,000 rows and 50 positives at least; cooldown 7 days; first month 2013-02.
 FLIGHTS = load_product(Path(products_package.__path__[0]) / "flights.yaml")
@@ -250,3 +257,33 @@ def test_a_real_drop_asks_for_exactly_one_retrain_within_the_cooldown(seed):
     assert YEAR[shift] <= first <= YEAR[shift + WINDOW]
     cooldown = timedelta(days=FLIGHTS.retrain.cooldown_days)
     assert [d.day for d in acted if d.day < first + cooldown] == [first]
+
+
+# -- drift alone -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("drifted", "attempts", "newest", "allowed", "told"),
+    [
+        (True, ["2024-03-01"], "2024-03-10", True, "retrain 2024-03 as of 2024-03-11"),
+        (False, ["2024-03-01"], "2024-03-10", True, "2024-02 has not drifted; no retrain"),
+        (True, ["2024-03-01"], "2024-03-10", False, "the contract doesn't retrain on drift alone"),
+        (True, ["2024-03-01"], "2024-04-02", True, "it is not the month before 2024-04"),
+        (True, ["2024-03-01", "2024-03-05"], "2024-03-20", True, "trained since, as of 2024-03-05"),
+        (
+            True,
+            ["2024-03-01"],
+            "2024-03-05",
+            True,
+            "the cooldown of 7 days after the training as of 2024-03-01",
+        ),
+    ],
+)
+def test_drift_alone_retrains_once_and_only_if_the_contract_says_so(
+    drifted: bool, attempts: list[str], newest: str, allowed: bool, told: str
+) -> None:
+    product = shop(drift={"retrain": allowed})
+    known = [Attempt(D(as_of)) for as_of in attempts]
+    decision = decide_on_drift(product, D("2024-02-01"), drifted, known, [D(newest)])
+    assert told in decision.reason
+    assert decision.act == decision.reason.endswith("as of 2024-03-11")

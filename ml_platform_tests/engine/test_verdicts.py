@@ -1,0 +1,340 @@
+"""Verdicts apart from content: given again without writing, accepted by people, void with new data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ml_platform.engine.acceptance import accept
+from ml_platform.engine.step import quality_of
+from ml_platform.mlops import expectations, validation
+from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
+
+DAY = D("2024-01-01")
+HEADER = "visit,day,customer,spend,pages,channel\n"
+ROWS = [f"{n},2024-01-01,c{n},{n}.5,{n % 7},web" for n in range(1, 9)]
+
+
+def with_rules(platform: Platform, **rules: object) -> Platform:
+    validation = {"minimum_rows": 1, "not_null": ["customer", "pages", "channel"], **rules}
+    return Platform(platform.settings, platform.spark, shop(validation=validation))
+
+
+def blocked(platform: Platform) -> Platform:
+    """A platform whose ``DAY`` has eight rows where ten are expected."""
+    strict = with_rules(platform, minimum_rows=10)
+    strict.deliver(DAY, "a.csv", HEADER + "\n".join(ROWS) + "\n")
+    (day,) = strict.run("ards", DAY).days
+    assert day.outcome == "blocked"
+    return strict
+
+
+# -- accepted by a person ----------------------------------------------------------------------------
+
+
+def test_an_accepted_day_is_used_and_says_who_and_why(platform: Platform) -> None:
+    strict = blocked(platform)
+    assert strict.run("mrds", DAY).days[0].outcome == "held_back"
+    (record,) = accept(strict.ledger, DAY, reason="a holiday", by="ann")
+    assert (record.outcome, record.accepted_by, record.accepted_reason) == ("written", "ann", "a holiday")
+    assert strict.run("mrds", DAY).days[0].outcome == "written"
+
+    strict.sessions_asked_for = 0
+    (again,) = strict.run("ards", DAY).days
+    assert (again.up_to_date, strict.sessions_asked_for) == (True, 0)
+    assert (again.metadata["accepted_by"], again.metadata["accepted_reason"]) == ("ann", "a holiday")
+    (check,) = again.checks
+    assert (check.passed, check.severity) == (False, "WARN")
+    assert check.description.startswith(
+        "accepted by ann (a holiday): there are enough rows: 8, expected at least 10"
+    )
+    page = (strict.settings.reports_path / f"shop/validation_report/{DAY}/report.html").read_text
+    strict.run("validation_report", DAY)
+    assert "accepted by ann: a holiday" in page()
+
+
+def test_an_acceptance_is_void_when_the_data_changes(platform: Platform) -> None:
+    strict = blocked(platform)
+    accept(strict.ledger, DAY, reason="a holiday", by="ann")
+    strict.deliver(DAY, "b.csv", HEADER + "99,2024-01-01,zoe,1,1,web\n")
+    (day,) = strict.run("ards", DAY).days
+    assert (day.outcome, day.reason) == ("blocked", "there are enough rows: 9, expected at least 10")
+    assert strict.ledger.latest("ards")[DAY].accepted_by is None
+
+
+def test_an_acceptance_holds_for_what_failed_then_and_nothing_else(platform: Platform) -> None:
+    strict = blocked(platform)
+    accept(strict.ledger, DAY, reason="a holiday", by="ann")
+    stricter = with_rules(platform, minimum_rows=20)
+    assert stricter.run("ards", DAY).days[0].outcome == "written"
+    assert stricter.ledger.latest("ards")[DAY].accepted_by == "ann"
+    other = with_rules(platform, minimum_rows=20, ranges={"spend": {"maximum": 5}})
+    (day,) = other.run("ards", DAY).days
+    assert day.outcome == "blocked"
+    assert "spend is within its range: 4 of 8 rows, expected at most 5" in day.reason
+
+
+def test_what_is_not_blocked_cannot_be_accepted(platform: Platform) -> None:
+    with pytest.raises(LookupError, match="nothing has been materialized"):
+        accept(platform.ledger, DAY, reason="why not", by="ann")
+    platform.deliver(DAY, "a.csv", HEADER + "\n".join(ROWS) + "\n")
+    platform.run("ards", DAY)
+    with pytest.raises(LookupError, match="ards is written"):
+        accept(platform.ledger, DAY, reason="why not", by="ann")
+    strict = blocked(platform)
+    with pytest.raises(ValueError, match="needs a reason"):
+        accept(strict.ledger, DAY, reason="  ", by="ann")
+
+
+# -- judged again ------------------------------------------------------------------------------------
+
+
+def test_a_change_of_the_rules_judges_again_and_writes_nothing(platform: Platform) -> None:
+    platform.deliver(DAY, "a.csv", HEADER + "\n".join(ROWS) + "\n")
+    platform.run("ards", DAY)
+    version = platform.tables.version("shop", "ards")
+    other = with_rules(platform, ranges={"spend": {"minimum": 3}})
+    result = other.run("ards", DAY)
+    assert result.metadata["days_judged_again"] == 1
+    assert result.days[0].outcome == "blocked"
+    assert "spend is within its range: 2 of 8 rows, expected at least 3" in result.days[0].reason
+    assert platform.tables.version("shop", "ards") == version
+    mended = platform.run("ards", DAY)
+    assert mended.days[0].outcome == "written"
+    assert platform.tables.version("shop", "ards") == version
+
+
+def test_a_change_of_the_past_judges_again_without_spark(platform: Platform) -> None:
+    chosen = days("2024-01-01", "2024-01-22")
+    deliver_visits(platform, chosen, rows=40)
+    platform.run("ards", chosen)
+    first = platform.ledger.latest("ards")[D("2024-01-22")]
+    deliver_visits(platform, [D("2024-01-15")], rows=120, seed=1)
+    platform.run("ards", "2024-01-15")
+    platform.sessions_asked_for = 0
+    result = platform.run("ards", "2024-01-22")
+    assert (result.metadata["days_judged_again"], platform.sessions_asked_for) == (1, 0)
+    again = platform.ledger.latest("ards")[D("2024-01-22")]
+    assert again.fingerprint == first.fingerprint
+    rows = {one.expectation: one.observed for one in quality_of(again).results}  # type: ignore[union-attr]
+    # The median of 40, 40 and 120 rows.
+    assert rows["rows are as many as on this weekday before"].startswith("40 rows, 1.00 times the median")
+
+
+def test_each_day_of_a_range_has_a_verdict_of_its_own(platform: Platform) -> None:
+    chosen = days("2024-01-01", "2024-01-03")
+    strict = with_rules(platform, minimum_rows=3, ranges={"spend": {"maximum": 100}})
+    texts = {
+        "2024-01-01": "1,2024-01-01,ann,1,1,web\n2,2024-01-01,bob,2,1,web\n3,2024-01-01,cid,3,1,web\n",
+        "2024-01-02": "4,2024-01-02,ann,1,1,web\n",
+        "2024-01-03": "5,2024-01-03,ann,500,1,web\n6,2024-01-03,bob,2,1,web\n7,2024-01-03,cid,3,1,web\n",
+    }
+    for day, text in texts.items():
+        strict.deliver(day, "a.csv", HEADER + text)
+    found = {str(day.day): day for day in strict.run("ards", chosen).days}
+    assert [day.outcome for day in found.values()] == ["written", "blocked", "blocked"]
+    assert found["2024-01-02"].reason == "there are enough rows: 1, expected at least 3"
+    assert found["2024-01-03"].reason == "spend is within its range: 1 of 3 rows, expected at most 100"
+    (check,) = found["2024-01-03"].checks
+    first = check.metadata["expectations"][0]
+    assert (first["dimension"], first["severity"], first["failing_rows"]) == ("validity", "error", 1)
+    assert first["examples"] == "day = 2024-01-03, visit = 5: spend = 500.0"
+
+
+def test_a_warning_does_not_block(platform: Platform) -> None:
+    lenient = with_rules(platform, ranges={"spend": {"maximum": 4}}, severity={"range": "warning"})
+    lenient.deliver(DAY, "a.csv", HEADER + "\n".join(ROWS) + "\n")
+    (day,) = lenient.run("ards", DAY).days
+    assert day.outcome == "written"
+    assert (day.checks[0].passed, day.checks[0].severity) == (False, "WARN")
+    assert lenient.run("mrds", DAY).days[0].outcome == "written"
+
+
+def test_a_custom_expectation_of_the_contract_blocks_with_its_own_words(platform: Platform) -> None:
+    added = {
+        "type": "expect_column_mean_to_be_between",
+        "kwargs": {"column": "spend", "max_value": 2},
+        "description": "customers spend little",
+    }
+    strict = with_rules(platform, expectations=[added, {**added, "on": "mrds", "severity": "warning"}])
+    strict.deliver(DAY, "a.csv", HEADER + "\n".join(ROWS) + "\n")
+    (day,) = strict.run("ards", DAY).days
+    assert day.reason == "customers spend little: 5, expected max_value: 2"
+
+
+# -- two engines -------------------------------------------------------------------------------------
+
+TYPED = {
+    "key": ["id"],
+    "event_day": "day",
+    "label": "bought",
+    "columns": {
+        "id": {"type": "long"},
+        "day": {"type": "date"},
+        "name": {"type": "string", "nullable": True, "allowed": ["a", "b", ""]},
+        "amount": {"type": "double", "nullable": True},
+        "count": {"type": "integer", "nullable": True},
+        "big": {"type": "long", "nullable": True},
+        "flag": {"type": "boolean", "nullable": True},
+        "born": {"type": "date", "nullable": True},
+        "seen": {"type": "timestamp", "nullable": True},
+        "bought": {"type": "integer", "allowed": [0, 1], "nullable": True},
+    },
+}
+TYPED_ROWS = """id,day,name,amount,count,big,flag,born,seen,bought
+1,2024-01-01,a,1.5,1,9007199254740993,true,1980-02-29,2024-01-01T00:30:00Z,1
+2,2024-01-01,,,,,,,,
+3,2024-01-01,b,2.5,-5,-9007199254740993,false,1900-01-01,1999-12-31T23:59:59+14:00,0
+4,2024-01-01,a,-0.0,2147483647,0,true,2100-12-31,2024-06-01T12:00:00Z,
+5,2024-01-01,b,1e300,7,7,false,1980-02-29,2024-01-01T00:30:00Z,1
+"""
+CUSTOM = [
+    {
+        "type": "expect_column_values_to_be_between",
+        "kwargs": {"column": "big", "max_value": 9007199254740992},
+    },
+    {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "born"}},
+    {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "count", "max_value": 3}},
+    {"type": "expect_column_values_to_be_null", "kwargs": {"column": "flag"}},
+    {
+        "type": "expect_column_max_to_be_between",
+        "kwargs": {"column": "count", "min_value": 0, "max_value": 9},
+    },
+    {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "name", "regex": "^a$"}},
+    {"type": "expect_column_unique_value_count_to_be_between", "kwargs": {"column": "name", "max_value": 1}},
+    {"type": "expect_compound_columns_to_be_unique", "kwargs": {"column_list": ["name", "flag"]}},
+]
+
+
+def test_pandas_and_spark_give_the_same_verdicts(platform: Platform) -> None:
+    product = shop(
+        source=TYPED,
+        mrds={"entity": ["id"], "aggregate": {"amount": "sum", "count": "max", "bought": "last"}},
+        model__features={"numeric": ["amount", "count"]},
+        validation={
+            "not_null": ["name", "amount", "count"],
+            "maximum_null_share": {"big": 0.5, "born": 0.1},
+            "ranges": {"amount": {"minimum": 0, "maximum": 10}, "count": {"minimum": 0}},
+            "expectations": CUSTOM,
+        },
+    )
+    found = {}
+    for rows_in_memory in (1000, 1):
+        settings = platform.settings.model_copy(update={"validation_rows_in_memory": rows_in_memory})
+        typed = Platform(settings, platform.spark, product)
+        typed.deliver(DAY, "a.csv", TYPED_ROWS)
+        typed.run("ards", DAY, force=True)
+        quality = quality_of(typed.ledger.latest("ards")[DAY])
+        assert quality is not None
+        found[rows_in_memory] = [
+            (one.expectation, one.passed, one.failing_rows, one.observed, len(one.examples))
+            for one in quality.results
+        ]
+    assert found[1] == found[1000]
+    by_words = {words: (passed, failing) for words, passed, failing, *_ in found[1]}
+    assert by_words["amount is never null"] == (False, 1)
+    assert by_words["amount is within its range"] == (False, 1)
+    assert by_words["count is within its range"] == (False, 1)
+    assert by_words["born is seldom null"] == (False, 1)
+    assert by_words["big is seldom null"][0] is True
+    assert by_words["big column values to be between"] == (False, 1)
+    assert by_words["born column values to be unique"] == (False, 2)
+    assert all(by_words[f"{name} is of type {one['type']}"][0] for name, one in TYPED["columns"].items())
+
+
+def test_both_engines_take_nan_for_null(platform: Platform) -> None:
+    product = shop(validation={"not_null": ["spend"], "ranges": {"spend": {"maximum": 10}}})
+    suite = [
+        one for one in expectations.suite(product, "ards") if not one.of_schema and one.columns == ("spend",)
+    ]
+    values = [1.0, float("nan"), None, float("inf"), -0.0, 11.0]
+    rows = platform.spark.createDataFrame(
+        [(DAY, n, value, DAY) for n, value in enumerate(values)],
+        "day date, visit bigint, spend double, event_day date",
+    )
+    for rows_in_memory in (100, 0):
+        found = validation.validate(
+            product, "ards", rows, {DAY: suite}, {DAY: len(values)}, maximum_rows=rows_in_memory
+        )[DAY]
+        assert [(one.expectation, one.failing_rows) for one in found] == [
+            ("spend is never null", 2),
+            ("spend is within its range", 2),
+        ]
+
+
+# -- the report --------------------------------------------------------------------------------------
+
+
+def test_a_report_is_one_page_that_shows_what_is_wrong_and_masks_what_is_sensitive(
+    platform: Platform,
+) -> None:
+    columns = shop().model_dump(mode="json", exclude_defaults=True)["source"]["columns"]
+    columns["customer"]["sensitive"] = True
+    columns["spend"]["sensitive"] = True
+    strict = Platform(
+        platform.settings,
+        platform.spark,
+        shop(
+            source__columns=columns,
+            validation={"ranges": {"spend": {"maximum": 5}, "pages": {"maximum": 5}}, "not_null": []},
+            validation__expectations=[
+                {"type": "expect_column_max_to_be_between", "kwargs": {"column": "spend", "max_value": 1}}
+            ],
+        ),
+    )
+    hostile = "98,2024-01-01,<script>alert(1)</script>,7.25,6,web\n97,2024-01-01,zoe,7.25,six,web\n"
+    strict.deliver(DAY, "a.csv", HEADER + "\n".join(ROWS) + "\n" + hostile)
+    strict.run("ards", DAY)
+    (made,) = strict.run("validation_report", DAY).days
+    folder = strict.settings.reports_path / "shop" / "validation_report" / str(DAY)
+    assert made.metadata["report"] == (folder / "report.html").as_uri()
+    assert made.metadata["verdict"] == "blocked"
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert page.index("Blocked") < page.index("pages is within its range") < page.index("is of type")
+    assert "day = 2024-01-01, visit = 6: pages = 6" in page
+    assert "visit = 98: spend = •••" in page
+    for hidden in ("7.25", "alert(1)", "at most 5</td>\n  <td></td>"):
+        assert hidden not in page
+    assert (
+        (folder / "quarantine.csv")
+        .read_text()
+        .splitlines()[1]
+        .startswith("a.csv,11,unparseable value in pages")
+    )
+    assert 'href="quarantine.csv"' in page
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "told"),
+    [
+        ("x;y\n1;2\n", "refused", "a.csv"),
+        (HEADER, "empty", "no usable rows"),
+        (None, "missing", "no rows have been delivered"),
+    ],
+)
+def test_a_day_that_could_not_be_read_has_a_report_too(
+    platform: Platform, text: str | None, verdict: str, told: str
+) -> None:
+    if text is not None:
+        platform.deliver(DAY, "a.csv", text)
+    platform.run("ards", DAY)
+    (made,) = platform.run("validation_report", DAY).days
+    assert (made.outcome, made.metadata["verdict"]) == ("written", verdict)
+    page = Path(made.metadata["report"].removeprefix("file://")).read_text()
+    assert told in page
+    assert "There was nothing to judge." in page
+
+
+def test_a_report_is_made_again_only_when_a_verdict_changes(platform: Platform) -> None:
+    deliver_visits(platform, [DAY], rows=20)
+    for step in ("ards", "mrds", "validation_report"):
+        platform.run(step, DAY)
+    (again,) = platform.run("validation_report", DAY).days
+    assert again.up_to_date
+    with_rules(platform, minimum_rows=2).run("ards", DAY)
+    (changed,) = platform.run("validation_report", DAY).days
+    assert not changed.up_to_date
