@@ -118,7 +118,9 @@ def severity_of(product: Product, rule: Rule) -> Severity:
 
 def number(value: float) -> str:
     """A figure as people read it: separators, and no more digits than tell something."""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:,.4g}"
+    if abs(value) < 1e18 and (abs(value) >= 1000 or float(value).is_integer()):
+        return f"{value:,.0f}"
+    return f"{value:,.4g}"
 
 
 def _make(

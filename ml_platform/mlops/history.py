@@ -24,6 +24,12 @@ _MAD_TO_SIGMA = 1.4826
 #: A spread may be that many times as small or as great as usual, and a column have that share of its values.
 _SPREAD = 5.0
 _SHARE_OF_VALUES = 0.5
+#: Of fewer values a spread says nothing.
+_VALUES_FOR_SPREAD = 20
+#: Counts vary by their square root; that many times it is no news, however few rows there are.
+_CHANCE_OF_COUNT = 4.0
+#: The least standard deviation of a share of nulls: real shares are bursty, and their usual level near 0.
+_SIGMA_OF_NULLS = 0.01
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ def _rows_of_weekday(product: Product, day: date, known: Mapping[date, DayFacts]
     if score is not None:
         median = statistics.median(past)
         observed = f"{rows:,} rows, {score:.2f} times the median of the last {weekday}"
+        score = 1.0 if abs(rows - median) <= _CHANCE_OF_COUNT * math.sqrt(median) else score
         expected = " to ".join(
             number(round(limit * median)) for limit in (limits.minimum, limits.maximum) if limit is not None
         )
@@ -214,9 +221,9 @@ def _columns(product: Product, day: date, known: Mapping[date, DayFacts]) -> Ite
         yield _nulls(product, name, today, past)
         if now.values is None:
             yield _mean(product, name, today, before)
-            yield _spread(product, name, now, before)
+            yield _spread(product, name, today, before)
             continue
-        yield _values(product, name, now, before)
+        yield _values(product, name, today, past)
         if now.shares is not None:
             yield _shares_of_values(product, name, today, before)
 
@@ -230,7 +237,7 @@ def _nulls(product: Product, name: str, today: Profile, past: list[Profile]) -> 
     middle = statistics.median(usual) if usual else 0.0
     # A share drawn anew every day varies like this, even if it never did in a short history.
     chance = math.sqrt(max(middle, 1 / today.rows) / today.rows) if today.rows else 0.0
-    found = _deviation(product, now, usual, floor=chance)
+    found = _deviation(product, now, usual, floor=max(chance, _SIGMA_OF_NULLS))
     limit = product.validation.history.deviation
     return _history_fact(
         product,
@@ -273,10 +280,13 @@ def _usual_spread(before: list[ColumnProfile]) -> float:
     return statistics.median(spreads) if spreads else 0.0
 
 
-def _spread(product: Product, name: str, now: ColumnProfile, before: list[ColumnProfile]) -> Fact:
+def _spread(product: Product, name: str, today: Profile, before: list[ColumnProfile]) -> Fact:
+    now = today.columns[name]
     spread = _usual_spread(before)
     known = sum(one.stddev is not None for one in before)
-    enough = known >= product.validation.history.minimum_days and spread > 0
+    # A column without a value varies less than ever; one with only a few may.
+    few = 0 < today.rows - now.nulls < _VALUES_FOR_SPREAD
+    enough = known >= product.validation.history.minimum_days and spread > 0 and not few
     return _history_fact(
         product,
         "spread_of_history",
@@ -291,9 +301,14 @@ def _spread(product: Product, name: str, now: ColumnProfile, before: list[Column
     )
 
 
-def _values(product: Product, name: str, now: ColumnProfile, before: list[ColumnProfile]) -> Fact:
-    usual = [one.values for one in before if one.values is not None]
-    middle = statistics.median(usual) if usual else 0
+def _values(product: Product, name: str, today: Profile, past: list[Profile]) -> Fact:
+    now = today.columns[name]
+    before = [one for one in past if name in one.columns]
+    usual = [values for one in before if (values := one.columns[name].values) is not None]
+    middle = statistics.median(usual) if usual else 0.0
+    if before:
+        # Fewer rows have fewer different values; that the rows are few is said once, of them.
+        middle *= min(1.0, today.rows / statistics.median(one.rows for one in before))
     # What has always been constant can't become constant.
     enough = len(usual) >= product.validation.history.minimum_days and middle > 1
     return _history_fact(
