@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 from dagster._config import process_config
 from dagster._core.instance.config import dagster_instance_config
@@ -14,7 +15,8 @@ from ml_platform.settings import PACKAGE
 DEPLOY = PACKAGE.parent / "deploy"
 
 
-def test_dagster_takes_its_production_configuration(tmp_path: Path) -> None:
+def test_dagster_takes_its_production_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "logs")
     (tmp_path / "dagster.yaml").write_text((DEPLOY / "dagster.yaml").read_text())
     configuration, _ = dagster_instance_config(str(tmp_path))
     assert configuration["storage"] == {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}
