@@ -226,6 +226,8 @@ class Source(_Section):
                 raise ValueError(f"the column name {reserved!r} is reserved; rename it in columns")
         folded = [name.casefold() for name in self.columns]
         for name in self.columns:
+            if name.startswith("_"):
+                raise ValueError(f"the column name {name!r} begins with an underscore, which is reserved")
             if folded.count(name.casefold()) > 1:
                 raise ValueError(f"column {name!r} is declared twice (case does not count)")
         for role, names in {
@@ -249,6 +251,8 @@ class Source(_Section):
         label = self.columns[self.label]
         if label.type not in ("integer", "long") or not set(label.allowed or ()) <= {0, 1}:
             raise ValueError(f"the label {self.label!r} must be an integer with allowed: [0, 1]")
+        if label.fill_null is not None:
+            raise ValueError(f"the label {self.label!r} can't have fill_null: a null label has not come yet")
         for name in (*self.key, self.event_day):
             if self.columns[name].nullable:
                 raise ValueError(f"{name!r} identifies a row and can't be nullable")

@@ -67,6 +67,36 @@ def broken(path: str, value: Any, *, delete: bool = False) -> str:
         ("name", "My Shop", ["name", "lower-case letters"]),
         ("promotion", {"margin": 0.1}, ["promotion", "non_inferior"]),
         ("evaluation.metric", "f2", ["evaluation.metric", "'f1'"]),
+        ("source.columns.bought.fill_null", 0, ["the label 'bought' can't have fill_null"]),
+        ("source.columns._raw", {"type": "string"}, ["'_raw' begins with an underscore"]),
+        ("validation.ranges", {"channel": {"minimum": 1}}, ["validation.ranges.channel", "not for a string"]),
+        (
+            "validation.ranges",
+            {"spend": {"minimum": 2, "maximum": 1}},
+            ["validation.ranges.spend", "above maximum"],
+        ),
+        ("validation.maximum_null_share", {"spent": 0.1}, ["validation.maximum_null_share", "'spent'"]),
+        ("validation.severity", {"mean": "error"}, ["validation.severity", "'mean_of_history'"]),
+        (
+            "validation.expectations",
+            [{"type": "expect_column_meen_to_be_between", "kwargs": {"column": "spend"}}],
+            ["validation.expectations.0", "knows no", "near it are expect_column_mean_to_be_between"],
+        ),
+        (
+            "validation.expectations",
+            [{"type": "expect_column_mean_to_be_between", "kwargs": {"column": "spend", "max": 1}}],
+            ["validation.expectations.0", "kwargs of expect_column_mean_to_be_between: max: extra fields"],
+        ),
+        (
+            "validation.expectations",
+            [{"type": "expect_column_mean_to_be_between", "kwargs": {"column": "spent", "max_value": 1}}],
+            ["validation.expectations.0: 'spent' is no column of the ARDS"],
+        ),
+        (
+            "validation.expectations",
+            [{"type": "unexpected_rows_expectation", "kwargs": {"unexpected_rows_query": "select 1"}}],
+            ["validation.expectations.0", "works on SQL databases only"],
+        ),
     ],
 )
 def test_an_error_names_the_key_and_what_is_accepted(path: str, value: Any, expected: list[str]) -> None:
