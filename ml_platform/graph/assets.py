@@ -345,9 +345,14 @@ def _report_on_failure(
 ) -> None:
     """Make the day's validation report before its run fails, and name it in the failure.
 
-    The failure keeps Dagster from running the report's own asset, on the very day it is needed.
+    The failure keeps Dagster from running the report's own asset, on the very day it is needed. That the
+    report can't be made must not hide why the day failed.
     """
-    made = _run(context, request.model_copy(update={"step": VALIDATION_REPORT, "force": True}), product)
+    try:
+        made = _run(context, request.model_copy(update={"step": VALIDATION_REPORT, "force": True}), product)
+    except Exception as error:
+        context.log.error(f"the validation report could not be made: {error}")
+        return
     (day,) = made.days
     result.days[0].metadata |= {name: day.metadata[name] for name in ("report",) if name in day.metadata}
     context.log_event(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pytest
@@ -104,6 +104,33 @@ def test_a_run_of_just_a_bad_day_fails_with_the_reason(
     )
     assert graph.materialized("ards") == {}
     assert graph.verdicts("ards")["2024-03-02"][0] == "FAILED"
+
+
+def test_a_day_that_fails_alone_has_its_validation_report_all_the_same(
+    graph_of: Callable[..., Graph],
+) -> None:
+    runner = FakeRunner(outcomes=BAD)
+    graph = graph_of(runner=runner)
+    assert not graph.run(["ards", "mrds", "validation_report"], "2024-03-02").success
+    assert [one.step for one in runner.requests] == ["ards", "validation_report"]
+    assert list(graph.materialized("validation_report")) == ["2024-03-02"]
+
+
+class ReportsFail(FakeRunner):
+    """Can't write reports."""
+
+    def run(self, request: Any, *others: Any) -> Any:
+        if request.step == "validation_report":
+            raise ConnectionError("the report store is away")
+        return super().run(request, *others)
+
+
+def test_a_report_that_cannot_be_made_does_not_hide_why_the_day_failed(
+    graph_of: Callable[..., Graph],
+) -> None:
+    graph = graph_of(runner=ReportsFail(outcomes=BAD))
+    result = graph.run(["ards"], "2024-03-02")
+    assert failure_of(result).startswith("2024-03-02 is refused: a.csv: missing columns: pages.")
 
 
 @pytest.mark.parametrize(
