@@ -31,9 +31,8 @@ from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.mlops import drift, drift_report
-from ml_platform.mlops.drift import PREDICTION, Column, Comparison, Kind, Summary, Window
+from ml_platform.mlops.drift import PREDICTION, Column, Comparison, Summary, Window
 from ml_platform.mlops.drift_report import MonthDrift
-from ml_platform.mlops.profiles import profiled
 from ml_platform.product import NUMERIC_TYPES, Product, add_months, fingerprint_of
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.tables import column
@@ -220,16 +219,20 @@ class DriftReport(DailyStep):
 
 
 def measured_columns(product: Product) -> list[Column]:
-    """What is compared: the ARDS's columns that are neither keys nor dates, the label, the probability."""
-    kinds: dict[str, Kind] = {}
-    for name, type_ in profiled(product, "ards").items():
-        if name == product.label:
+    """What is compared: the ARDS's numbers and categories, the label, the predicted probability.
+
+    Columns of the key tell rows apart and are left out, unless the model learns from them.
+    """
+    learned = {name for name in product.model.features.all if product.mrds.aggregate.get(name) != "count"}
+    keys = {*product.ards_key, *product.entity} - (learned - set(product.entity))
+    features = []
+    for name, declared in product.source.columns.items():
+        if name in keys or name == product.label:
             continue
-        if type_ in NUMERIC_TYPES:
-            kinds[name] = "numeric"
-        elif type_ in ("string", "boolean"):
-            kinds[name] = "categorical"
-    features = [Column(name, kind, "feature") for name, kind in kinds.items()]
+        if declared.type in NUMERIC_TYPES:
+            features.append(Column(name, "numeric", "feature"))
+        elif declared.type in ("string", "boolean"):
+            features.append(Column(name, "categorical", "feature"))
     return [
         *features,
         Column(product.label, "categorical", "label"),

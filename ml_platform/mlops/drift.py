@@ -208,7 +208,14 @@ def _measure(product: Product, prepared: Mapping[str, _Pair]) -> tuple[dict[str,
         method = product.drift.method
         metrics: list[Any] = []
         if usual:
-            metrics.append(DataDriftPreset(columns=usual, method=method, threshold=product.drift.threshold))
+            preset = DataDriftPreset(
+                columns=usual,
+                method=method,
+                threshold=product.drift.threshold,
+                # The library calls a data set drifted from this share on, the contract above it.
+                drift_share=max(product.drift.maximum_share, 1e-6),
+            )
+            metrics.append(preset)
         metrics += [
             ValueDrift(column=name, method=method, threshold=thresholds[name])
             for name in names
