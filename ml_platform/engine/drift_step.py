@@ -2,7 +2,7 @@
 
 Compared are the ARDS's columns that are neither keys nor dates, the label where it has come, and the
 predicted probability. The references are the month before, and the days that the model serving at the
-month's end was trained on; of these the probability is what that model gives its own training rows.
+month's end was trained on; of these the probability is what that model gives the entities held out from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ml_platform.engine.daily import DailyStep
 from ml_platform.engine.report_targets import report_store
 from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning import training
-from ml_platform.machine_learning.asof import entity_hash
+from ml_platform.machine_learning.asof import entity_hash, is_held_out
 from ml_platform.machine_learning.models import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
@@ -181,7 +181,9 @@ class DriftReport(DailyStep):
             context, product = self.context, self.context.product
             pipeline = Registry(context.settings.tracking_uri).load(product, model.version).pipeline
             mrds = context.tables.read_days(context.spark, product.name, MRDS, days)
-            rows = self._sampled(mrds, ARDS, days).select(*[column(one) for one in product.features])
+            # On rows that it has learned from a flexible model is surer than on any others.
+            unseen = mrds.where(is_held_out(product))
+            rows = self._sampled(unseen, ARDS, days).select(*[column(one) for one in product.features])
             scores = pd.Series(training.probabilities(pipeline, product, rows.toPandas()))
             found = self._ards(name, days)
             sample = dict(found.sample) | {PREDICTION: scores}

@@ -129,7 +129,7 @@ def compare(product: Product, columns: Sequence[Column], current: Window, refere
     """
     known = [one for one in columns if one.name in current.summaries]
     fit = [one for one in known if _unfit(product, one, current, reference) is None]
-    prepared = {one.name: _prepared(one, current, reference) for one in fit}
+    prepared = {one.name: _shown(product, one, _prepared(one, current, reference)) for one in fit}
     scores, html = _measure(product, prepared) if fit else ({}, None)
     found = [_column(product, one, current, reference, scores.get(one.name)) for one in known]
     return Comparison(reference.name, tuple(found), html)
@@ -179,6 +179,25 @@ def _prepared(column: Column, current: Window, reference: Window) -> _Pair:
         now.where(now.isin(frequent), OTHERS),
         before.where(before.isin(frequent), OTHERS),
     )
+
+
+def _shown(product: Product, column: Column, pair: _Pair) -> _Pair:
+    """The pair as the library's page may show it: its scores don't depend on what is changed here.
+
+    The page is full of scripts and escapes nothing, so no category may hold markup; of a sensitive column
+    it shows neither values nor names.
+    """
+    if column.name not in product.sensitive:
+        if pair.kind == "numeric":
+            return pair
+        plain = str.maketrans("<>&\"'\\", "‹›+”’/")
+        return _Pair(pair.kind, pair.now.str.translate(plain), pair.before.str.translate(plain))
+    if pair.kind == "numeric":
+        # Bins have equal widths, so that a linear change of all values leaves the shares as they are.
+        low, high = float(pair.before.min()), float(pair.before.max())
+        return _Pair(pair.kind, (pair.now - low) / (high - low), (pair.before - low) / (high - low))
+    names = {name: f"category {n}" for n, name in enumerate(sorted({*pair.now, *pair.before}), start=1)}
+    return _Pair(pair.kind, pair.now.map(names), pair.before.map(names))
 
 
 def _measure(product: Product, prepared: Mapping[str, _Pair]) -> tuple[dict[str, float], bytes]:

@@ -248,6 +248,37 @@ def test_the_report_opens_offline_and_escapes_what_it_shows() -> None:
     assert content["comparisons"][0]["share_of_drifted_columns"] == 1.0
 
 
+def test_no_value_of_the_data_is_a_script_of_the_page_or_shows_what_is_sensitive() -> None:
+    evil = "</script><script>alert(7531)</script>"
+    before = ["web"] * 3000 + [evil] * 2000
+    now = ["web"] * 2000 + [evil] * 3000
+    found = drift.compare(
+        shop(), [CHANNEL], window("2024-02", channel=now), window("2024-01", channel=before)
+    )
+    page = (found.html or b"").decode()
+    assert "<script>alert(7531)" not in page
+    assert "alert(7531)" in page, "the category is shown, as text"
+    assert (
+        found.columns[0].score
+        == compare(CHANNEL, ["a"] * 2000 + ["b"] * 3000, ["a"] * 3000 + ["b"] * 2000).score
+    )
+
+    columns = shop().model_dump(mode="json", exclude_defaults=True)["source"]["columns"]
+    for name in ("channel", "spend"):
+        columns[name]["sensitive"] = True
+    secret = shop(source__columns=columns)
+    spend_now, spend_before = draw(2).normal(731_000, 10, N), draw(1).normal(730_990, 10, N)
+    masked = drift.compare(
+        secret,
+        [SPEND, CHANNEL],
+        window("2024-02", spend=spend_now, channel=["topsecret"] * N),
+        window("2024-01", spend=spend_before, channel=["topsecret"] * (N - 2000) + ["hidden"] * 2000),
+    )
+    page = (masked.html or b"").decode()
+    assert "topsecret" not in page
+    assert masked.columns[0].score == pytest.approx(compare(SPEND, spend_now, spend_before).score)
+
+
 def test_a_month_exceeds_what_the_contract_allows() -> None:
     found = month()
     assert [one.reference for one in drift_report.exceeds(shop(), found)] == ["2024-01"]
