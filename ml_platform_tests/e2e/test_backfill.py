@@ -20,7 +20,9 @@ from ml_platform_tests.conftest import CHECKOUT, settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits
 
 ALL = DayRange(D("2024-01-01"), D("2024-02-20"))
-ASSETS = ("ards", "mrds", "online_features", "model", "predictions", "model_performance")
+BEFORE_MODELS = ("ards", "mrds", "online_features", "validation_report")
+AFTER_MODELS = ("predictions", "model_performance")
+ASSETS = (*BEFORE_MODELS, "model", *AFTER_MODELS, "drift_report")
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def materialized(instance: dg.DagsterInstance, asset: str) -> set[str]:
     return set(instance.get_materialized_partitions(dg.AssetKey(["shop", asset])))
 
 
-def test_a_backfill_is_three_runs_and_nothing_the_second_time(
+def test_a_backfill_is_four_runs_and_nothing_the_second_time(
     platform: Platform, instance: dg.DagsterInstance
 ) -> None:
     deliver_visits(platform, ALL)
@@ -46,11 +48,16 @@ def test_a_backfill_is_three_runs_and_nothing_the_second_time(
     for path in platform.folder(bad).iterdir():
         path.write_text("no,header\n")
     reports = backfill(platform, instance).run(ALL)
-    assert [report.assets for report in reports] == [ASSETS[:3], ASSETS[3:4], ASSETS[4:]]
-    assert instance.get_runs_count() == 3
+    assert [report.assets for report in reports] == [
+        BEFORE_MODELS,
+        ("model",),
+        AFTER_MODELS,
+        ("drift_report",),
+    ]
+    assert instance.get_runs_count() == 4
+    months = {"model": {"2024-02-01"}, "drift_report": {"2024-01-01"}}
     for asset in ASSETS:
-        expected = {"2024-02-01"} if asset == "model" else {str(day) for day in ALL}
-        assert materialized(instance, asset) == expected
+        assert materialized(instance, asset) == months.get(asset, {str(day) for day in ALL})
 
     key = dg.AssetKey(["shop", "ards"])
     by_day = {
@@ -74,7 +81,7 @@ def test_a_backfill_is_three_runs_and_nothing_the_second_time(
 
     before = platform.fingerprints(*ASSETS)
     assert backfill(platform, instance).run(ALL) == []
-    assert instance.get_runs_count() == 3
+    assert instance.get_runs_count() == 4
 
     # Mending the day is one run over it for each stage that reads it, and the model stays.
     deliver_visits(platform, [bad])
@@ -107,11 +114,12 @@ def test_a_killed_run_is_continued_and_ends_as_if_nothing_had_happened(
     undisturbed = Platform(
         settings_in(tmp_path / "undisturbed", landing=platform.settings.landing_path), spark
     )
-    for step in ("ards", "mrds", "online_features"):
+    for step in BEFORE_MODELS:
         undisturbed.run(step, chosen)
     undisturbed.run("model", "2024-02-01")
-    for step in ("predictions", "model_performance"):
+    for step in AFTER_MODELS:
         undisturbed.run(step, chosen)
+    undisturbed.run("drift_report", "2024-01-01")
 
     environment = os.environ | {
         "ML_PLATFORM_HOME": str(platform.settings.home),
