@@ -276,6 +276,9 @@ def _written(
 ) -> Written:
     content = json.loads(files[drift_report.JSON])
     del content["model"]  # a version number is a label
+    del content["summary"]
+    for one in content["comparisons"]:
+        one["columns"].sort(key=lambda column: column["column"])
     exceeding = drift_report.exceeds(product, month)
     check = Check(
         name=drift.CHECK,

@@ -110,7 +110,7 @@ def test_a_killed_run_is_continued_and_ends_as_if_nothing_had_happened(
     deliver_visits(platform, chosen)
     contracts = tmp_path / "contracts"
     contracts.mkdir()
-    (contracts / "shop.yaml").write_text(yaml.safe_dump(SHOP))
+    (contracts / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
     undisturbed = Platform(
         settings_in(tmp_path / "undisturbed", landing=platform.settings.landing_path), spark
     )
