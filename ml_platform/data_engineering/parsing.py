@@ -1,8 +1,9 @@
-"""CSV files to typed records: fast where a file is clean, exact where it is not.
+"""CSV files to typed records, each record that can't be used with its line and raw text.
 
-A file is read by Arrow's streaming reader; if any of its records can't be used, it is read again by an
-exact tokenizer that knows line numbers and raw text. Both give strings to the same conversion, so that a
-value is accepted by both or by neither. What a day's records add up to is :mod:`.ards`'s business.
+A file is read by Arrow's streaming reader. Where it has no quotes a line is a record, so a bad record is
+found by counting lines; a file with quotes and a bad record is read again by an exact tokenizer. Both give
+strings to the same conversion, so that a value is accepted by both or by neither. What a day's records
+add up to is :mod:`.ards`'s business.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import io
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
@@ -95,12 +97,12 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
     done = 0
     try:
         with contextlib.closing(_read_fast(file, product.source)) as blocks:
-            for columns, count in blocks:
-                batch = _convert(file, product, _Records(done, count, columns))
+            for records in blocks:
+                batch = _convert(file, product, records)
                 if batch is None:
                     break
                 yield batch
-                done += count
+                done += records.count
             else:
                 return
     except (pa.ArrowInvalid, OSError):
@@ -134,8 +136,8 @@ def locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[
 # -- reading fast ------------------------------------------------------------------------------------
 
 
-def _read_fast(file: DeliveryFile, source: Source) -> Generator[tuple[dict[str, pa.Array], int], None, None]:
-    """The columns of a file as strings, block by block.
+def _read_fast(file: DeliveryFile, source: Source) -> Generator[_Records, None, None]:
+    """The records of a file as strings, block by block.
 
     Raises:
         pa.ArrowInvalid: the exact tokenizer would, or might, see other records than Arrow does. None of
@@ -143,15 +145,26 @@ def _read_fast(file: DeliveryFile, source: Source) -> Generator[tuple[dict[str, 
     """
     if not source.delimiter.isascii():
         raise pa.ArrowInvalid("Arrow knows only delimiters of one byte")
-    stream: Any = pa.OSFile(file.path)
+    plain: Any = pa.OSFile(file.path)
     if file.path.endswith(".gz"):
-        stream = pa.CompressedInputStream(stream, "gzip")
+        plain = pa.CompressedInputStream(plain, "gzip")
+    stream = _StreamForArrow(plain)
+    misfits: deque[_Misfit] = deque()
+
+    def set_aside(row: Any) -> str:
+        # Arrow counts the header, and from 1.
+        misfits.append(_Misfit(row.number - 2, row.actual_columns))
+        return "skip"
+
     with (
-        stream,
+        plain,
+        contextlib.closing(_PlainLines(file.path)) as lines,
         arrow_csv.open_csv(
-            pa.PythonFile(_StreamForArrow(stream), mode="r"),
+            pa.PythonFile(stream, mode="r"),
             read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-            parse_options=arrow_csv.ParseOptions(delimiter=source.delimiter, newlines_in_values=True),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=set_aside
+            ),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(file.header, pa.string()),
                 null_values=list(source.null_values),
@@ -161,22 +174,58 @@ def _read_fast(file: DeliveryFile, source: Source) -> Generator[tuple[dict[str, 
     ):
         if tuple(reader.schema.names) != file.header:
             raise pa.ArrowInvalid("the header is not the one that was read before")
+
+        def block(batch: pa.RecordBatch) -> _Records:
+            records = _with_misfits(batch, first, misfits)
+            return replace(records, places=None if stream.quoted else lines.find)
+
         # Arrow closes an open quote at the end of the file by itself, so the last block waits for it.
-        waiting: pa.RecordBatch | None = None
+        first, waiting = 0, None
         for batch in reader:
-            if _has_endless_record(batch):
+            if stream.quoted and _has_endless_record(batch):
                 raise pa.ArrowInvalid("a record goes on for too long")
             if waiting is not None:
-                yield _named_columns(waiting), len(waiting)
-            waiting = batch
+                yield waiting
+            waiting = block(batch)
+            first += waiting.count
         if waiting is not None:
-            if _may_end_in_open_quote(waiting):
+            if stream.quoted and _may_end_in_open_quote(batch):
                 raise pa.ArrowInvalid("a quote may be open at the end of the file")
-            yield _named_columns(waiting), len(waiting)
+            yield waiting
+        if misfits:
+            yield block(pa.RecordBatch.from_pylist([], schema=reader.schema))
 
 
-def _named_columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
-    return dict(zip(batch.schema.names, batch.columns, strict=True))
+@dataclass(frozen=True)
+class _Misfit:
+    """A record with another number of fields than the header."""
+
+    number: int
+    fields: int
+
+
+def _with_misfits(batch: pa.RecordBatch, first: int, misfits: deque[_Misfit]) -> _Records:
+    """The records from number ``first`` on: those of the batch, and the misfits between them."""
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    taken: list[_Misfit] = []
+    while misfits and misfits[0].number <= first + len(batch) + len(taken) - bool(len(batch)):
+        taken.append(misfits.popleft())
+    count = len(batch) + len(taken)
+    if not taken:
+        return _Records(first, count, columns)
+    missing = np.zeros(count, dtype=bool)
+    missing[[one.number - first for one in taken]] = True
+    places = pa.array(np.cumsum(~missing) - 1, mask=missing)
+    return _Records(
+        first,
+        count,
+        {name: column.take(places) for name, column in columns.items()},
+        {one.number - first: _wrong_width(one.fields, batch.num_columns) for one in taken},
+    )
+
+
+def _wrong_width(given: int, expected: int) -> str:
+    return f"wrong number of fields: {given}, expected {expected}"
 
 
 class _StreamForArrow:
@@ -189,6 +238,7 @@ class _StreamForArrow:
     closed = False
 
     def __init__(self, stream: Any) -> None:
+        self.quoted = False
         self._stream = stream
         self._held = b""
         self._last = b"\n"
@@ -202,10 +252,43 @@ class _StreamForArrow:
         elif more and len(block) > 1 and block.endswith(b"\r"):
             self._held, block = b"\r", block[:-1]
         self._last = block[-1:] or self._last
+        self.quoted = self.quoted or b'"' in block
         return block
 
     def close(self) -> None:
         self.closed = True
+
+
+class _PlainLines:
+    """The lines of a file without quotes, in which every line that isn't blank is a record."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lines: Iterator[tuple[int, str]] | None = None
+        self._text: io.TextIOWrapper | None = None
+        self._next = -1  # the header
+
+    def find(self, numbers: Sequence[int]) -> list[_Place]:
+        """Where the records of these numbers stand; they ascend, from one call to the next too."""
+        if self._lines is None:
+            self._text = _open(self._path)
+            self._lines = enumerate(self._text, start=1)
+        lines, at = self._lines, self._next
+        found = []
+        for number in numbers:
+            for line, raw in lines:
+                if raw in ("\n", "\r\n", "\r"):
+                    continue
+                at += 1
+                if at > number:
+                    found.append(_Place(line, raw.removesuffix("\n").removesuffix("\r")))
+                    break
+        self._next = at
+        return found
+
+    def close(self) -> None:
+        if self._text is not None:
+            self._text.close()
 
 
 def _may_end_in_open_quote(batch: pa.RecordBatch) -> bool:
@@ -253,7 +336,7 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
         for n, record in enumerate(records):
             problem = record.problem
             if problem is None and len(record.fields) != width:
-                problem = f"wrong number of fields: {len(record.fields)}, expected {width}"
+                problem = _wrong_width(len(record.fields), width)
             if problem is not None:
                 problems[n] = problem
         columns = {
@@ -266,7 +349,18 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
             )
             for place, name in enumerate(file.header)
         }
-        converted = _convert(file, product, _Records(first, len(records), columns, records, problems))
+        places = [_Place(record.line, record.raw) for record in records]
+        converted = _convert(
+            file,
+            product,
+            _Records(
+                first,
+                len(records),
+                columns,
+                problems,
+                places=lambda numbers: [places[number - first] for number in numbers],
+            ),
+        )
         assert converted is not None, "records that are known by line can all be reported"
         return converted
 
@@ -374,14 +468,26 @@ def _next_record(lines: _Lines, source: Source) -> _Record | None:
 
 
 @dataclass(frozen=True)
+class _Place:
+    """Where a record begins in its file, and its text."""
+
+    line: int
+    raw: str
+
+
+@dataclass(frozen=True)
 class _Records:
-    """Some records as columns of strings; ``exact`` and ``problems`` come from the exact tokenizer."""
+    """Some records as columns of strings.
+
+    ``problems`` are those of records that aren't in the columns, by position. ``places`` finds ascending
+    record numbers in the file; without it, only the exact tokenizer could.
+    """
 
     first: int
     count: int
     columns: dict[str, pa.Array]
-    exact: Sequence[_Record] | None = None
     problems: dict[int, str] = field(default_factory=dict)
+    places: Callable[[Sequence[int]], list[_Place]] | None = None
 
 
 def _convert(file: DeliveryFile, product: Product, records: _Records) -> pa.RecordBatch | None:
@@ -396,38 +502,36 @@ def _convert(file: DeliveryFile, product: Product, records: _Records) -> pa.Reco
     values: dict[str, pa.Array] = {}
     for name, text in records.columns.items():
         values[name] = _column(file, product, name, text, blame)
-    if reasons and records.exact is None:
+    if reasons and records.places is None:
         return None
 
     count = records.count
     label = values.get(product.label)
-    bad = pa.array([n in reasons for n in range(count)]) if reasons else pa.repeat(False, count)
     kind = "label" if file.labels_only else "row"
     bookkeeping = {
         "_day": pa.repeat(pa.scalar(file.day, pa.date32()), count),
         "_file": pa.repeat(file.name, count),
         "_file_number": pa.repeat(pa.scalar(file.number, pa.int32()), count),
-        "_record": pa.array(range(records.first, records.first + count), pa.int64()),
-        "_kind": pc.if_else(bad, "bad", kind) if reasons else pa.repeat(kind, count),
+        "_record": pa.array(np.arange(records.first, records.first + count, dtype="int64")),
+        "_kind": pa.repeat(kind, count),
     }
     if label is not None:
         known_on = pa.repeat(pa.scalar(file.known_on, pa.date32()), count)
         bookkeeping[LABEL_KNOWN_ON] = pc.if_else(label.is_valid(), known_on, pa.scalar(None, pa.date32()))
-    if reasons and records.exact is not None:
-        exact = records.exact
-        bookkeeping["_line"] = _sparse(count, {n: exact[n].line for n in reasons}, pa.int64())
-        bookkeeping["_raw"] = _sparse(count, {n: exact[n].raw for n in reasons}, pa.string())
-        bookkeeping["_reason"] = _sparse(
-            count, {n: "; ".join(why) for n, why in reasons.items()}, pa.string()
-        )
+    if reasons and records.places is not None:
+        blamed = sorted(reasons)
+        places = records.places([records.first + n for n in blamed])
+        bad = np.zeros(count, dtype=bool)
+        bad[blamed] = True
+        bookkeeping["_kind"] = pc.if_else(pa.array(bad), "bad", kind)
+        rank = pa.array(np.cumsum(bad) - 1, mask=~bad)
+        bookkeeping["_line"] = pa.array([place.line for place in places], pa.int64()).take(rank)
+        bookkeeping["_raw"] = pa.array([place.raw for place in places], pa.string()).take(rank)
+        bookkeeping["_reason"] = pa.array(["; ".join(reasons[n]) for n in blamed], pa.string()).take(rank)
     schema = parsed_schema(product)
     found = values | bookkeeping
     arrays = [found[one.name] if one.name in found else pa.nulls(count, one.type) for one in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _sparse(count: int, values: dict[int, Any], type_: pa.DataType) -> pa.Array:
-    return pa.array([values.get(n) for n in range(count)], type_)
 
 
 def _column(

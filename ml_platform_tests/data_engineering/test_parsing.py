@@ -240,6 +240,14 @@ def test_both_ways_of_reading_give_the_same_values(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_of_records_of_another_width_is_blamed_line_by_line(tmp_path: Path) -> None:
+    found = reasons(parse(tmp_path, HEADER + "1\n\n1,2\n"))
+    assert found == {
+        2: "wrong number of fields: 1, expected 6",
+        4: "wrong number of fields: 2, expected 6",
+    }
+
+
 def test_chosen_records_are_located(tmp_path: Path) -> None:
     product = shop()
     path = tmp_path / "labels.csv"
@@ -390,13 +398,17 @@ def test_exact_batches_are_small_when_records_are_large(
     assert max(batches) <= 11
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("quotes", [True, False])
+@pytest.mark.parametrize("seed", range(60))
 def test_both_tokenizers_see_the_same_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, quotes: bool
 ) -> None:
     draw = random.Random(seed)
-    texts = ["", "z", '"a,b"', '"l\nm"', '"l\r\nm"', '""', '"x""y"', ' "s"', 'mid"dle']
-    noise = ['"', '""', ",", "\n", "\r\n", "\r", " ", "é", "\x00"]
+    texts = ["", "z", "é", "a b"]
+    noise = [",", "\n", "\r\n", "\r", " ", "é", "\x00", ",,,"]
+    if quotes:
+        texts += ['"a,b"', '"l\nm"', '"l\r\nm"', '""', '"x""y"', ' "s"', 'mid"dle']
+        noise += ['"', '""']
     share = draw.choice([0, 0.02, 0.2])
     text = NOTES
     for n in range(draw.randrange(60)):
