@@ -98,7 +98,8 @@ def _facts(path: Path) -> tuple[str, int, int]:
 
 
 def _delivery(product: Product, day: date, paths: list[Path]) -> Delivery:
-    facts = fingerprint_of([_facts(path) for path in paths])
+    known = [_facts(path) for path in paths]
+    facts = fingerprint_of(known)
     files = []
     for number, path in enumerate(paths):
         try:
@@ -117,6 +118,7 @@ def _delivery(product: Product, day: date, paths: list[Path]) -> Delivery:
                 labels_only=frozenset(header) == product.label_file_columns,
                 header=header,
                 known_on=known_on(product, day, path.name),
+                size=known[number][1],
             )
         )
     return Delivery(day, tuple(files), facts)

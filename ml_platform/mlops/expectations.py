@@ -73,6 +73,9 @@ _OF_SCHEMA = frozenset(
 )
 
 
+_OF_SIZE = frozenset({"expect_table_row_count_to_be_between", "expect_table_row_count_to_equal"})
+
+
 @dataclass(frozen=True)
 class Expectation:
     """One expectation: the library's name and arguments, and what people read of it."""
@@ -89,6 +92,11 @@ class Expectation:
     def of_schema(self) -> bool:
         """Whether it is about the table alone, and not about a day's rows."""
         return self.type in _OF_SCHEMA
+
+    @property
+    def of_size(self) -> bool:
+        """Whether it is about the number of a day's rows alone."""
+        return self.type in _OF_SIZE
 
     @property
     def is_type(self) -> bool:

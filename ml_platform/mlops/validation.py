@@ -1,8 +1,9 @@
 """The data-quality verdict of a day: Great Expectations over its rows, and over its facts.
 
-Days of ordinary size are evaluated by the library's pandas engine where Spark has their rows, many days
-at once; a day too large for that by its Spark engine, without being collected. Both give the same
-verdicts. What is expected comes from :mod:`.expectations` and :mod:`.history`.
+Days of ordinary size are evaluated by the library's pandas engine where Spark has their rows; a day too
+large for that by its Spark engine, without being collected. Both give the same verdicts. A call of the
+library costs more than a look at twenty thousand rows, so what no row of many days fails is found in one
+call for all of them. What is expected comes from :mod:`.expectations` and :mod:`.history`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ DIMENSIONS: tuple[Dimension, ...] = (
     "timeliness",
 )
 #: Tasks over which a range of days is spread; more days than that share tasks.
-_TASKS = 16
+_TASKS = 8
+#: Rows of whole days that a task evaluates in one call; a larger day is one by itself.
+_ROWS_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True)
@@ -151,12 +154,15 @@ def validate(
             evaluated by Spark.
     """
     key, sensitive = list(_key(product, data_set)), product.sensitive
-    of_rows = {day: [one for one in suite if not one.of_schema] for day, suite in suites.items()}
+    of_rows = {
+        day: [one for one in suite if not one.of_schema and not one.of_size] for day, suite in suites.items()
+    }
     small = {day: suite for day, suite in of_rows.items() if sizes[day] <= maximum_rows}
     found = _in_tasks(rows, small, key, sensitive)
     for day, suite in of_rows.items():
         if day not in found:
             found[day] = _by_spark(rows.where(on_days([day])), suite, key, sensitive)
+    of_size = _by_size(suites, sizes)
     # The table has one schema, which all days share.
     of_schema: dict[str, Result] = {}
     for whole in suites.values():
@@ -165,9 +171,56 @@ def validate(
             results = evaluate(new, rows, key, sensitive)
             of_schema |= {one.words: result for one, result in zip(new, results, strict=True)}
     return {
-        day: [*(of_schema[one.words] for one in suite if one.of_schema), *found[day]]
+        day: [*(of_schema[one.words] for one in suite if one.of_schema), *of_size[day], *found[day]]
         for day, suite in suites.items()
     }
+
+
+def _by_size(
+    suites: Mapping[date, Sequence[Expectation]], sizes: Mapping[date, int]
+) -> dict[date, list[Result]]:
+    """The expectations about the number of rows, of all days at once: a table with a row for each day."""
+    import pandas as pd
+
+    of_size = {day: [one for one in suite if one.of_size] for day, suite in suites.items()}
+    bounds: dict[tuple[Any, ...], str] = {}
+    for suite in of_size.values():
+        for one in suite:
+            bounds.setdefault(_bounds(one), f"rows {len(bounds)}")
+    frame = pd.DataFrame({name: [float(sizes[day]) for day in suites] for name in bounds.values()})
+    frame[EVENT_DAY] = [day.isoformat() for day in suites]
+    expectations = [
+        _configured(
+            "expect_column_values_to_be_between",
+            {"column": name} | {key: value for key, value in bound if value is not None},
+            position,
+        )
+        for position, (bound, name) in enumerate(bounds.items())
+    ]
+    failed = _failing_days(frame, expectations, list(bounds.values()))
+    return {
+        day: [
+            Result(
+                expectation=one.words,
+                dimension=one.dimension,
+                severity=one.severity,
+                passed=day.isoformat() not in failed[bounds[_bounds(one)]],
+                observed=number(sizes[day]),
+                expected=one.expected,
+                value=float(sizes[day]),
+            )
+            for one in suite
+        ]
+        for day, suite in of_size.items()
+    }
+
+
+def _bounds(one: Expectation) -> tuple[tuple[str, Any], ...]:
+    """The least and the greatest number of rows that an expectation allows."""
+    if "value" in one.kwargs:
+        return (("min_value", one.kwargs["value"]), ("max_value", one.kwargs["value"]))
+    names = ("min_value", "max_value", "strict_min", "strict_max")
+    return tuple((name, one.kwargs.get(name)) for name in names)
 
 
 def _key(product: Product, data_set: DataSet) -> tuple[str, ...]:
@@ -185,25 +238,47 @@ def _in_tasks(
     if not suites:
         return {}
 
-    def evaluate_day(table: pa.Table) -> pa.Table:
-        day = table.column(EVENT_DAY)[0].as_py()
-        results = evaluate(suites[day], _frame(table, key), key, sensitive)
-        plain = json.dumps(Quality(tuple(results)).plain())
-        return pa.table({"day": pa.array([day], pa.date32()), "results": [plain]})
+    def evaluate_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for table in _whole_days(batches):
+            found = _evaluate_days(_frame(table), suites, key, sensitive)
+            plain = [json.dumps(Quality(tuple(results)).plain()) for results in found.values()]
+            yield pa.RecordBatch.from_pydict({"day": pa.array(found, pa.date32()), "results": plain})
 
     chosen = rows.where(on_days(suites)).repartition(min(len(suites), _TASKS), EVENT_DAY)
-    found = chosen.groupBy(EVENT_DAY).applyInArrow(evaluate_day, "day date, results string").collect()
-    results = {row["day"]: list(Quality.of(json.loads(row["results"])).results) for row in found}
+    found = chosen.sortWithinPartitions(EVENT_DAY).mapInArrow(evaluate_all, "day date, results string")
+    results = {row["day"]: list(Quality.of(json.loads(row["results"])).results) for row in found.collect()}
     # A day without rows is in no task, and is held against its suite all the same.
     empty = [day for day in suites if day not in results]
     if empty:
-        nothing = _frame(rows.limit(0).toArrow(), key)
+        nothing = _frame(rows.limit(0).toArrow())
         results |= {day: evaluate(suites[day], nothing, key, sensitive) for day in empty}
     return results
 
 
-def _frame(table: pa.Table, key: Sequence[str]) -> pd.DataFrame:
-    """A day as pandas has it with types that know null, in the order of its key."""
+def _whole_days(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Rows that come in the order of their days, as tables of whole days."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        newest = batch.column(EVENT_DAY)[-1]
+        if count <= _ROWS_AT_ONCE or waiting[0].column(EVENT_DAY)[0] == newest:
+            continue
+        table = pa.Table.from_batches(waiting)
+        is_newest = pc.equal(table.column(EVENT_DAY), newest)
+        yield table.filter(pc.invert(is_newest))
+        waiting = table.filter(is_newest).to_batches()
+        count = sum(map(len, waiting))
+    if count:
+        yield pa.Table.from_batches(waiting)
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """Rows as pandas has them with types that know null."""
     import pandas as pd
     import pyarrow as pa
 
@@ -220,7 +295,96 @@ def _frame(table: pa.Table, key: Sequence[str]) -> pd.DataFrame:
         for field in table.schema
     ]
     frame: pd.DataFrame = table.cast(pa.schema(naive)).to_pandas(types_mapper=types.get)
-    return frame.sort_values(list(key), ignore_index=True) if len(frame) else frame
+    return frame
+
+
+def _evaluate_days(
+    rows: pd.DataFrame,
+    suites: Mapping[date, Sequence[Expectation]],
+    key: Sequence[str],
+    sensitive: frozenset[str],
+) -> dict[date, list[Result]]:
+    """The results of each day of ``rows``; what no row of any day fails isn't looked for in each."""
+    days = rows[EVENT_DAY]
+    present = {day: list(suites[day]) for day in days.unique()}
+    holding = _held_by_all(rows, present, key)
+    found = {}
+    for day, suite in present.items():
+        rest = [one for position, one in enumerate(suite) if (day, position) not in holding]
+        failing: Iterator[Result] = iter(())
+        if rest:
+            # Examples are the first failing rows in the order of the key.
+            of_day = rows[days == day].sort_values(list(key), ignore_index=True)
+            failing = iter(evaluate(rest, of_day, key, sensitive))
+        found[day] = [
+            _holds(one) if (day, position) in holding else next(failing) for position, one in enumerate(suite)
+        ]
+    return found
+
+
+def _held_by_all(
+    rows: pd.DataFrame, suites: Mapping[date, Sequence[Expectation]], key: Sequence[str]
+) -> set[tuple[date, int]]:
+    """The expectations, by day and position, that no row of any of the days fails.
+
+    Bounds that differ from day to day become columns beside the values.
+    """
+    if len(suites) == 1:
+        return set()
+    alike: dict[str, list[tuple[date, int]]] = {}
+    bounded: dict[str, list[tuple[date, int]]] = {}
+    for day, suite in suites.items():
+        for position, one in enumerate(suite):
+            place = (day, position)
+            if _is_bounded(one):
+                bounded.setdefault(one.kwargs["column"], []).append(place)
+            elif _is_of_single_rows(_configured(one.type, one.kwargs, position)):
+                alike.setdefault(json.dumps([one.type, one.kwargs], default=repr), []).append(place)
+
+    def at(place: tuple[date, int]) -> Expectation:
+        return suites[place[0]][place[1]]
+
+    groups = [*alike.values()]
+    expectations = [
+        _configured(at(places[0]).type, at(places[0]).kwargs, number) for number, places in enumerate(groups)
+    ]
+    columns = {}
+    for name, places in bounded.items():
+        for bound, greater in (("min_value", False), ("max_value", True)):
+            beside = f"{bound} of {name}"
+            values = {place[0]: at(place).kwargs.get(bound) for place in places}
+            columns[beside] = rows[EVENT_DAY].map(values).astype("Float64")
+            pair = (
+                {"column_A": beside, "column_B": name} if greater else {"column_A": name, "column_B": beside}
+            )
+            expectations.append(
+                _configured(
+                    "expect_column_pair_values_a_to_be_greater_than_b",
+                    {**pair, "or_equal": True, "ignore_row_if": "either_value_is_missing"},
+                    len(groups),
+                )
+            )
+            groups.append(places)
+    outcomes = _run(rows.assign(**columns), expectations, key, "BOOLEAN_ONLY")
+    failed = {
+        place for number, places in enumerate(groups) if not outcomes[number].success for place in places
+    }
+    return {place for places in groups for place in places} - failed
+
+
+def _is_bounded(one: Expectation) -> bool:
+    """Whether it bounds each value of a column by numbers, and says nothing else."""
+    bounds = {name: value for name, value in one.kwargs.items() if name != "column"}
+    return (
+        one.type == "expect_column_values_to_be_between"
+        and set(bounds) <= {"min_value", "max_value"}
+        and all(_is_number(value) for value in bounds.values() if value is not None)
+    )
+
+
+def _is_of_single_rows(expectation: Any) -> bool:
+    """Whether it holds for rows if it holds for more rows that include them."""
+    return _counts_rows(expectation) and "z_score" not in expectation.expectation_type
 
 
 def _by_spark(
@@ -246,13 +410,8 @@ def evaluate(
     sensitive: frozenset[str],
 ) -> list[Result]:
     """One result per expectation, in order, of a day's rows in pandas or in Spark."""
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
     expectations = {
-        position: ExpectationConfiguration(
-            type=one.type, kwargs=dict(one.kwargs), meta={"position": position}
-        ).to_domain_obj()
-        for position, one in enumerate(suite)
+        position: _configured(one.type, one.kwargs, position) for position, one in enumerate(suite)
     }
     # Which rows fail takes a search of its own for each expectation: only for those that have any.
     strict = [one for one in expectations.values() if _counts_rows(one)]
@@ -263,6 +422,15 @@ def evaluate(
         _holds(one) if position in holding else _result(one, found[position], key, sensitive)
         for position, one in enumerate(suite)
     ]
+
+
+def _configured(type_: str, kwargs: Mapping[str, Any], position: int) -> Any:
+    """The library's own expectation; its result is found by ``position``."""
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    return ExpectationConfiguration(
+        type=type_, kwargs=dict(kwargs), meta={"position": position}
+    ).to_domain_obj()
 
 
 def _counts_rows(expectation: Any) -> bool:
@@ -407,7 +575,6 @@ def judge_facts(days: Mapping[date, Sequence[Fact]]) -> dict[date, list[Result]]
     The days are rows of a table, with a column for each fact; a fact without a score isn't judged.
     """
     import pandas as pd
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     if not days:
         return {}
@@ -422,21 +589,29 @@ def judge_facts(days: Mapping[date, Sequence[Fact]]) -> dict[date, list[Result]]
     for position, name in enumerate(names):
         bounds = {"min_value": columns[name].minimum, "max_value": columns[name].maximum}
         kwargs = {"column": name} | {key: value for key, value in bounds.items() if value is not None}
-        configuration = ExpectationConfiguration(
-            type="expect_column_values_to_be_between", kwargs=kwargs, meta={"position": position}
-        )
-        expectations.append(configuration.to_domain_obj())
-    found = _run(frame, expectations, [EVENT_DAY], "COMPLETE")
-    failed = {
-        name: {entry[EVENT_DAY] for entry in found[position].result.get("unexpected_index_list") or []}
-        for position, name in enumerate(names)
+        expectations.append(_configured("expect_column_values_to_be_between", kwargs, position))
+    failed = _failing_days(frame, expectations, names)
+    return {
+        day: [_fact_result(fact, day.isoformat() not in failed[fact.name]) for fact in facts]
+        for day, facts in days.items()
     }
+
+
+def _failing_days(
+    frame: pd.DataFrame, expectations: Sequence[Any], names: Sequence[str]
+) -> dict[str, set[str]]:
+    """Of a table with a row for each day, the days that fail each expectation, by its name.
+
+    Raises:
+        RuntimeError: the library could not evaluate one.
+    """
+    found = _run(frame, expectations, [EVENT_DAY], "COMPLETE")
     for position, name in enumerate(names):
         if "unexpected_count" not in found[position].result:
             raise RuntimeError(f"{name} could not be evaluated: {_why(found[position].exception_info)}")
     return {
-        day: [_fact_result(fact, day.isoformat() not in failed[fact.name]) for fact in facts]
-        for day, facts in days.items()
+        name: {entry[EVENT_DAY] for entry in found[position].result.get("unexpected_index_list") or []}
+        for position, name in enumerate(names)
     }
 
 

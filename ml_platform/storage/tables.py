@@ -151,7 +151,10 @@ def content_hash(columns: Sequence[str]) -> Column:
     flags = [value.isNull() for value in values]
 
     def total(seed: str) -> Column:
-        return F.sum(F.xxhash64(F.lit(seed), *values, *flags).cast("decimal(20,0)")).cast("string")
+        # In two halves, which can't overflow below two thousand million rows: decimals are slow to add.
+        hashed = F.xxhash64(F.lit(seed), *values, *flags)
+        high, low = F.sum(F.shiftright(hashed, 32)), F.sum(hashed.bitwiseAND(F.lit(0xFFFFFFFF)))
+        return (high.cast("decimal(38,0)") * F.lit(1 << 32) + low).cast("string")
 
     parts = [F.lit(",".join(names)), F.count(F.lit(1)).cast("string"), total("a"), total("b")]
     return F.substring(F.sha2(F.concat_ws("|", *parts), 256), 1, 32)

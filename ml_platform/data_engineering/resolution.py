@@ -1,0 +1,59 @@
+"""What becomes of a delivery's records: rows of the ARDS, records in quarantine, and an account of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+
+ORPHAN = "label without a row"
+
+
+@dataclass(frozen=True)
+class Account:
+    """How many records of a day came, gave a row its label, and could not be used."""
+
+    delivered: int
+    labels_applied: int
+    quarantined: int
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Some days, resolved but not written.
+
+    ``rows`` has the columns of the ARDS and ``quarantine`` those of :func:`quarantine_schema`; the days in
+    ``refusals`` have a file that can't be read to its end, and none of their records is in either.
+    ``release`` gives up what Spark holds in memory for them.
+    """
+
+    rows: DataFrame
+    quarantine: DataFrame
+    accounts: Mapping[date, Account]
+    refusals: Mapping[date, str]
+    release: Callable[[], object]
+
+
+def ards_columns(product: Product) -> list[str]:
+    """The columns of the ARDS, in order."""
+    own = list(product.source.columns)
+    return [*own, *([] if EVENT_DAY in own else [EVENT_DAY]), LABEL_KNOWN_ON]
+
+
+def quarantine_schema() -> pa.Schema:
+    """A record that can't be used, where it stands, and why."""
+    return pa.schema(
+        [
+            ("product", pa.string()),
+            (EVENT_DAY, pa.date32()),
+            ("file", pa.string()),
+            ("line", pa.int64()),
+            ("raw", pa.string()),
+            ("reason", pa.string()),
+        ]
+    )
