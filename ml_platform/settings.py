@@ -46,8 +46,29 @@ class Settings(BaseSettings):
     )
     own_products: bool = Field(default=True, description="whether the package's sample products are loaded")
     landing: Path | None = None
-    tables: str | None = Field(default=None, description="root of the Delta tables, a folder")
+    tables: str | None = Field(
+        default=None,
+        description="root of the Delta tables: a folder, abfss://container@account…, or uc:catalog.schema",
+    )
+    control_tables: str | None = Field(
+        default=None,
+        description="root of the small tables that steer the platform; with uc: a path is needed",
+    )
+    storage_options: dict[str, SecretStr] = Field(
+        default={},
+        description="options of deltalake beyond the AZURE_* environment, as JSON; or named secrets",
+    )
     mlflow_tracking_uri: str | None = None
+    mlflow_registry_uri: str | None = Field(
+        default=None, description="where models are registered, if not in the tracking store: databricks-uc"
+    )
+    mlflow_experiments: str | None = Field(
+        default=None, description="folder of the experiments, which Databricks asks for: /Shared/ml_platform"
+    )
+    model_schema: str | None = Field(
+        default=None,
+        description="catalog.schema of registered models in Unity Catalog; that of uc: tables without",
+    )
     mlflow_ui_url: str = "http://127.0.0.1:5000"
     online_store_url: SecretStr | None = Field(
         default=None, description="an address of SQLAlchemy, or keyvault://<vault>/<secret>"
@@ -109,6 +130,11 @@ class Settings(BaseSettings):
     @property
     def tables_root(self) -> str:
         return self.tables or str(self.home / "tables")
+
+    @property
+    def table_options(self) -> dict[str, str]:
+        """The options of ``deltalake``; named secrets are looked up now."""
+        return {name: resolve(value.get_secret_value()) for name, value in self.storage_options.items()}
 
     @property
     def tracking_uri(self) -> str:

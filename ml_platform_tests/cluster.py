@@ -56,7 +56,9 @@ def standalone_cluster(folder: Path, *, workers: int) -> Iterator[Cluster]:
         for number in range(workers):
             words = ["--host", LOOPBACK, "--port", "0", "--webui-port", "0", "--cores", "1", "--memory", "1g"]
             words += ["--work-dir", str(folder / f"worker-{number}"), url]
-            processes.append(stack.enter_context(_daemon(folder, f"worker-{number}", "worker.Worker", *words)))
+            processes.append(
+                stack.enter_context(_daemon(folder, f"worker-{number}", "worker.Worker", *words))
+            )
         _wait_for_workers(cluster, workers, processes)
         yield cluster
 

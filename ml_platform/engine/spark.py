@@ -95,7 +95,7 @@ def _address_towards(master: str) -> str:
 
 
 def _packed_code(folder: Path) -> Path:
-    """This package as a file that Spark sends to the executors, named by its content.
+    """The package as a file that Spark sends to the executors, named by its content.
 
     An executor that had another version installed would compute something else without a word.
     """

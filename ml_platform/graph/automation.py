@@ -199,7 +199,7 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
     def retrain_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         from ml_platform.machine_learning import performance, retraining
 
-        tables = Tables(settings.tables_root)
+        tables = Tables.of(settings)
         newest = landed_days(product, settings)[-retraining.NEWEST_DAYS :]
         evaluations = performance.evaluations(tables, product)
         # The ledger has the trainings that were refused as well, which are attempts too.
@@ -278,7 +278,7 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
     month = month_of(today)
     if month < product.first_month:
         return False, f"the first model is that of {product.first_month:%Y-%m}"
-    ledger = Ledger(Tables(settings.tables_root), product.name)
+    ledger = Ledger(Tables.of(settings), product.name)
     done = ledger.latest(MODEL, {month}).get(month)
     if done is not None and done.usable:
         return False, f"the model of {month:%Y-%m} has been trained"
