@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ml_platform.product import EVENT_DAY
 
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
 
 UNITY_CATALOG = "uc:"
-#: Schemes that both Spark and ``deltalake`` understand, and the one of emulators, which only the latter does.
-OBJECT_STORES = ("abfss", "az")
+OBJECT_STORE = "abfss"
 #: How often a commit to an object store is tried, of which each must lose against another writer.
 ATTEMPTS = 10
 _BATCH_ROWS = 10_000
@@ -167,21 +166,14 @@ class ObjectStoreRoot(PathRoot):
     """
 
     def write(self, product: str, table: str, data: pa.Table, **options: Any) -> None:
-        """Commit rows, again if the store refused the commit for one that came first.
+        """Commit rows, again if the store refused the commit for ones that came first.
 
-        ``deltalake`` tries again by itself, but gives up when it can't read the other commit yet.
+        ``deltalake`` tries a few times by itself, without a pause, and gives up when others are quicker.
         """
-        from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
-
-        def forestalled(error: BaseException) -> bool:
-            if isinstance(error, SchemaMismatchError):
-                return False
-            return isinstance(error, CommitFailedError) or (
-                isinstance(error, DeltaError) and "Invalid table version" in str(error)
-            )
+        from deltalake.exceptions import CommitFailedError
 
         attempts = Retrying(
-            retry=retry_if_exception(forestalled),
+            retry=retry_if_exception_type(CommitFailedError),
             stop=stop_after_attempt(ATTEMPTS),
             wait=wait_random_exponential(multiplier=0.1, max=5),
             reraise=True,
@@ -264,7 +256,7 @@ def root_of(
     scheme, separator, _ = place.partition("://")
     if not separator:
         return FolderRoot(place)
-    if scheme not in OBJECT_STORES:
+    if scheme != OBJECT_STORE:
         raise RootError(
             f"no tables can be kept at {scheme}://…; accepted are a folder, "
             f"abfss://container@account.dfs.core.windows.net/path and {UNITY_CATALOG}catalog.schema"

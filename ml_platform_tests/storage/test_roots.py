@@ -17,6 +17,7 @@ from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import Platform, deliver_visits
 from ml_platform_tests.storage.azurite import ACCOUNT, KEY, Azurite
+from ml_platform_tests.storage.blob_proxy import listing_from
 from ml_platform_tests.storage.test_ledger import DAY, record
 
 if TYPE_CHECKING:
@@ -26,25 +27,27 @@ SCHEMA = "ml_roots"
 
 
 @pytest.fixture(scope="module")
-def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+def blob_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an emulated storage account."""
     emulator = Azurite(tmp_path_factory.mktemp("azurite"))
     emulator.start()
-    yield emulator
+    with listing_from(emulator.port) as port:
+        yield f"http://127.0.0.1:{port}/{ACCOUNT}"
     emulator.kill()
 
 
 @pytest.fixture
-def object_store(azurite: Azurite, request: pytest.FixtureRequest) -> Tables:
-    """Tables in an empty container of the emulator, which has Blob's protocol and not that of ``abfss``."""
+def object_store(blob_url: str, request: pytest.FixtureRequest) -> Tables:
+    """Tables in an empty container; ``deltalake`` reaches ``abfss`` by Blob's protocol."""
     container = request.node.name.replace("_", "-")[:60].strip("-")
-    ContainerClient(azurite.account_url, container, credential=KEY).create_container()
+    ContainerClient(blob_url, container, credential=KEY).create_container()
     options = {
         "account_name": ACCOUNT,
         "account_key": KEY,
-        "azure_storage_endpoint": azurite.account_url,
+        "azure_storage_endpoint": blob_url,
         "allow_http": "true",
     }
-    return Tables(f"az://{container}/tables", options=options)
+    return Tables(f"abfss://{container}@{ACCOUNT}.dfs.core.windows.net/tables", options=options)
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def test_the_small_tables_of_a_catalog_need_a_place_of_their_own() -> None:
 
 
 def test_tables_of_a_catalog_say_that_they_need_a_session(tmp_path: Path) -> None:
-    with pytest.raises(RootError, match="`main`.`ml`.`shop_mrds`.* from within a step"):
+    with pytest.raises(RootError, match=r"`main`\.`ml`\.`shop_mrds`.* from within a step"):
         Tables("uc:main.ml", control=str(tmp_path)).version("shop", "mrds")
 
 
