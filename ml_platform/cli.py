@@ -249,7 +249,7 @@ def ui(
         fail(str(error))
     settings = Settings()
     products, _ = load_products(settings.product_folders)
-    registry = Registry(settings.tracking_uri)
+    registry = Registry.of(settings)
     for name in products:
         registry.prepare(name)
     with instance_of(settings):

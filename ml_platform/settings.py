@@ -141,6 +141,38 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
 
     @property
+    def registry_uri(self) -> str:
+        """Where models are registered: in Unity Catalog, if Databricks tracks them and has a schema."""
+        if self.mlflow_registry_uri:
+            return self.mlflow_registry_uri
+        return "databricks-uc" if self.tracking_uri == "databricks" and self._schema else self.tracking_uri
+
+    @property
+    def registry_schema(self) -> str | None:
+        """The ``catalog.schema`` that models are registered in; None outside Unity Catalog."""
+        if not self.registry_uri.startswith("databricks-uc"):
+            return None
+        if self._schema is None:
+            raise ValueError(
+                "models in Unity Catalog need a schema: set ML_PLATFORM_MODEL_SCHEMA to catalog.schema"
+            )
+        return self._schema
+
+    @property
+    def _schema(self) -> str | None:
+        if self.model_schema:
+            return self.model_schema
+        kind, _, schema = (self.tables or "").partition(":")
+        return schema if kind == "uc" else None
+
+    @property
+    def experiments_folder(self) -> str | None:
+        """The folder of the experiments; Databricks knows no other names than paths."""
+        if self.mlflow_experiments is None and self.tracking_uri == "databricks":
+            return "/Shared/ml_platform"
+        return self.mlflow_experiments
+
+    @property
     def online_url(self) -> str:
         """The address of the online store, with its credentials; a named secret is looked up now."""
         if self.online_store_url is None:

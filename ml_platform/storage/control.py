@@ -7,8 +7,8 @@ They always lie at a path, also when the large tables are in Unity Catalog. Sens
 read the ledger every minute, where no Spark session is at hand and none is worth starting; and what
 ``deltalake`` offers for ``uc://`` can't commit to managed tables, since the catalog vends outside engines
 credentials to read those only. At a path a commit is one conditional put, which the store itself refuses to
-the second of two writers, wherever they run. :mod:`ml_platform.data_engineering.unity_catalog` declares
-them to the catalog as external tables, for people who query them there.
+the second of two writers, wherever they run. People who want to query them in the catalog declare them
+there as external tables (deploy/README.md).
 """
 
 from __future__ import annotations
