@@ -2,7 +2,8 @@
 
 Every trained model is one MLflow run and one version of the registered model that bears the product's
 name, in Unity Catalog within a schema. A version is found again by its training fingerprint; numbers and
-run ids are labels that MLflow gives. Fitting and comparing models do not belong here. Importing this module does not import MLflow.
+run ids are labels that MLflow gives. Fitting and comparing models do not belong here. Importing this module
+does not import MLflow.
 """
 
 from __future__ import annotations
