@@ -48,7 +48,7 @@ def try_table(spark: SparkSession, product: Product, tables: Tables) -> None:
     """Declare the MRDS as a feature table, write a day of it twice, and read it."""
     unity_catalog.declare(spark, product, tables, "mrds")
     columns = unity_catalog.columns(product, "mrds")
-    values = {name: "1" for name in product.entity} | {"event_day": f"DATE'{DAY}'"}
+    values = dict.fromkeys(product.entity, "1") | {"event_day": f"DATE'{DAY}'"}
     row = ", ".join(
         f"CAST({values.get(name, 'NULL')} AS {type_}) AS `{name}`" for name, type_ in columns.items()
     )
