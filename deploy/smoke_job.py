@@ -1,4 +1,4 @@
-"""What the job ``smoke`` of the bundle runs in a workspace: does what steps need work here?
+"""What the job ``smoke`` of the bundle runs in a workspace: a try of what steps need there.
 
 The wheel is installed and its entry point loads; a feature table is declared, written, read and dropped in
 the schema, and a file in the volume. It is no test of the platform: `make smoke-databricks` is.
