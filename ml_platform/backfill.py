@@ -111,7 +111,7 @@ class Backfill:
         from ml_platform.storage.ledger import Ledger
         from ml_platform.storage.tables import Tables
 
-        tables = Tables(self.settings.tables_root)
+        tables = Tables.of(self.settings)
         rows = performance.evaluations(tables, self.product)
         attempts = [retraining.Attempt(as_of) for as_of in Ledger(tables, self.product.name).latest(MODEL)]
         inside = [performance.performance_row(row) for day, row in rows.items() if day in days]

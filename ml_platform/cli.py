@@ -249,7 +249,7 @@ def ui(
         fail(str(error))
     settings = Settings()
     products, _ = load_products(settings.product_folders)
-    registry = Registry(settings.tracking_uri)
+    registry = Registry.of(settings)
     for name in products:
         registry.prepare(name)
     with instance_of(settings):
@@ -303,7 +303,7 @@ def accept(
     from ml_platform.storage.tables import Tables
 
     settings, product = product_named(name)
-    ledger = Ledger(Tables(settings.tables_root), name)
+    ledger = Ledger(Tables.of(settings), name)
     try:
         accepted = accept_day(ledger, day.date(), reason=reason, by=getpass.getuser())
     except (LookupError, ValueError) as error:

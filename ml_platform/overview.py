@@ -67,7 +67,7 @@ class MonthLine:
 
 def models(product: Product, settings: Settings) -> list[ModelLine]:
     """Every model that counts, by as-of date ascending."""
-    tables = Tables(settings.tables_root)
+    tables = Tables.of(settings)
     history = ModelHistory(tables, product)
     decisions = {decision.as_of: decision for decision in history.decisions()}
     promoted = [decision.as_of for decision in decisions.values() if decision.promoted]
@@ -119,7 +119,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
 
 def months(product: Product, settings: Settings) -> list[MonthLine]:
     """Every month that has a delivered day, ascending."""
-    tables = Tables(settings.tables_root)
+    tables = Tables.of(settings)
     ards = Ledger(tables, product.name).latest("ards")
     evaluations = performance.evaluations(tables, product)
     by_month: dict[date, list[ModelLine]] = {}

@@ -46,8 +46,29 @@ class Settings(BaseSettings):
     )
     own_products: bool = Field(default=True, description="whether the package's sample products are loaded")
     landing: Path | None = None
-    tables: str | None = Field(default=None, description="root of the Delta tables, a folder")
+    tables: str | None = Field(
+        default=None,
+        description="root of the Delta tables: a folder, abfss://container@account…, or uc:catalog.schema",
+    )
+    control_tables: str | None = Field(
+        default=None,
+        description="root of the small tables that steer the platform; with uc: a path is needed",
+    )
+    storage_options: dict[str, SecretStr] = Field(
+        default={},
+        description="options of deltalake beyond the AZURE_* environment, as JSON; or named secrets",
+    )
     mlflow_tracking_uri: str | None = None
+    mlflow_registry_uri: str | None = Field(
+        default=None, description="where models are registered, if not in the tracking store: databricks-uc"
+    )
+    mlflow_experiments: str | None = Field(
+        default=None, description="folder of the experiments, which Databricks asks for: /Shared/ml_platform"
+    )
+    model_schema: str | None = Field(
+        default=None,
+        description="catalog.schema of registered models in Unity Catalog; that of uc: tables without",
+    )
     mlflow_ui_url: str = "http://127.0.0.1:5000"
     online_store_url: SecretStr | None = Field(
         default=None, description="an address of SQLAlchemy, or keyvault://<vault>/<secret>"
@@ -111,8 +132,45 @@ class Settings(BaseSettings):
         return self.tables or str(self.home / "tables")
 
     @property
+    def table_options(self) -> dict[str, str]:
+        """The options of ``deltalake``; named secrets are looked up now."""
+        return {name: resolve(value.get_secret_value()) for name, value in self.storage_options.items()}
+
+    @property
     def tracking_uri(self) -> str:
         return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def registry_uri(self) -> str:
+        """Where models are registered: in Unity Catalog, if Databricks tracks them and has a schema."""
+        if self.mlflow_registry_uri:
+            return self.mlflow_registry_uri
+        return "databricks-uc" if self.tracking_uri == "databricks" and self._schema else self.tracking_uri
+
+    @property
+    def registry_schema(self) -> str | None:
+        """The ``catalog.schema`` that models are registered in; None outside Unity Catalog."""
+        if not self.registry_uri.startswith("databricks-uc"):
+            return None
+        if self._schema is None:
+            raise ValueError(
+                "models in Unity Catalog need a schema: set ML_PLATFORM_MODEL_SCHEMA to catalog.schema"
+            )
+        return self._schema
+
+    @property
+    def _schema(self) -> str | None:
+        if self.model_schema:
+            return self.model_schema
+        kind, _, schema = (self.tables or "").partition(":")
+        return schema if kind == "uc" else None
+
+    @property
+    def experiments_folder(self) -> str | None:
+        """The folder of the experiments; Databricks knows no other names than paths."""
+        if self.mlflow_experiments is None and self.tracking_uri == "databricks":
+            return "/Shared/ml_platform"
+        return self.mlflow_experiments
 
     @property
     def online_url(self) -> str:

@@ -87,7 +87,7 @@ class Platform:
         self.settings = settings
         self.spark = spark
         self.product = product or shop()
-        self.tables = Tables(settings.tables_root)
+        self.tables = Tables.of(settings, lambda: spark)
         self.ledger = Ledger(self.tables, self.product.name)
         self.sessions_asked_for = 0
 

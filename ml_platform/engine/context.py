@@ -34,7 +34,7 @@ class StepContext:
 
     @cached_property
     def tables(self) -> Tables:
-        return Tables(self.settings.tables_root)
+        return Tables.of(self.settings, lambda: self.spark)
 
     @cached_property
     def ledger(self) -> Ledger:

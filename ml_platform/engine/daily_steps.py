@@ -128,7 +128,7 @@ class Predictions(DailyStep):
         product = context.product
         decisions = self._history.decisions()
         records = {model.fingerprint: model for model in self._history.models()}
-        registry = Registry(context.settings.tracking_uri)
+        registry = Registry.of(context.settings)
         models: dict[date, scoring.ServingModel] = {}
         for day in days:
             decision = serving(decisions, day)

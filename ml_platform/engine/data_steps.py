@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from typing import Any, ClassVar
 
-from ml_platform.data_engineering import ards, landing, mrds
+from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.daily import DailyStep, from_same_day
 from ml_platform.engine.step import Check, Inputs, Written, quality_of
@@ -271,6 +271,7 @@ class Ards(ValidatedStep):
     def write_content(self, days: Sequence[date]) -> dict[date, Content | Written]:
         context = self.context
         product = context.product
+        unity_catalog.declare(context.spark, product, context.tables, "ards")
         written = ards.write(
             context.spark,
             product,
@@ -313,6 +314,7 @@ class Mrds(ValidatedStep):
     def write_content(self, days: Sequence[date]) -> dict[date, Content | Written]:
         context = self.context
         product = context.product
+        unity_catalog.declare(context.spark, product, context.tables, "mrds")
         written = mrds.write(
             context.spark,
             product,

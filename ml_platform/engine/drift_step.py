@@ -179,7 +179,7 @@ class DriftReport(DailyStep):
         key = (model.as_of, *days)
         if key not in self._windows:
             context, product = self.context, self.context.product
-            pipeline = Registry(context.settings.tracking_uri).load(product, model.version).pipeline
+            pipeline = Registry.of(context.settings).load(product, model.version).pipeline
             mrds = context.tables.read_days(context.spark, product.name, MRDS, days)
             # On rows that it has learned from a flexible model is surer than on any others.
             unseen = mrds.where(is_held_out(product))

@@ -129,7 +129,7 @@ class _ModelStep:
         self.context = context
         self.product = context.product
         self.history = ModelHistory(context.tables, context.product)
-        self.registry = registry.Registry(context.settings.tracking_uri)
+        self.registry = registry.Registry.of(context.settings)
         self.trained = 0
         self.reused = 0
         self._held_out: tuple[date, pd.DataFrame] | None = None

@@ -1,12 +1,21 @@
-"""The settings of the embedded Spark session: Delta Lake from Maven Central, sized to a small machine."""
+"""The settings of the Spark session: Delta Lake from Maven Central, embedded or on a standalone cluster.
+
+Embedded, everything is sized to a small machine. On a cluster (``spark://host:port``) the driver stays in
+this process, executors are told where to reach it and which code to run, and what was sized to this
+machine is left to Spark. Sessions of Databricks are not configured here.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import socket
 import sys
+import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from ml_platform.settings import Settings
+from ml_platform.settings import PACKAGE, Settings
 
 DELTA = "io.delta:delta-spark_4.1_2.13:4.4.0"
 _JARS = ("delta-spark_4.1_2.13", "delta-storage", "delta-kernel-api", "delta-kernel-defaults")
@@ -36,7 +45,7 @@ _SHIPPED_WITH_SPARK = (
 
 def spark_conf(settings: Settings) -> dict[str, str]:
     """The configuration of the session; ``settings.spark_conf`` has the last word."""
-    partitions = str(2 * (os.cpu_count() or 2))
+    embedded = settings.spark_master.startswith("local")
     return {
         "spark.master": settings.spark_master,
         "spark.app.name": "ml_platform",
@@ -44,19 +53,63 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",
-        "spark.sql.shuffle.partitions": partitions,
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions,
         "spark.driver.memory": settings.spark_driver_memory,
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
+        **(_embedded() if embedded else _on_cluster(settings)),
         **settings.spark_conf,
     }
+
+
+def _embedded() -> dict[str, str]:
+    """Nothing outside this machine takes part."""
+    partitions = str(2 * (os.cpu_count() or 2))
+    return {
+        "spark.sql.shuffle.partitions": partitions,
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": partitions,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+    }
+
+
+def _on_cluster(settings: Settings) -> dict[str, str]:
+    """Executors call back to the driver, and must run the driver's code, not what they have installed."""
+    address = _address_towards(settings.spark_master)
+    return {
+        "spark.driver.host": address,
+        "spark.driver.bindAddress": address,
+        "spark.submit.pyFiles": str(_packed_code(settings.home / "code")),
+    }
+
+
+def _address_towards(master: str) -> str:
+    """The address of this machine that the machine of the master sees."""
+    first = urlsplit(master.partition(",")[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing
+        probe.connect((first.hostname or "127.0.0.1", first.port or 7077))
+        return str(probe.getsockname()[0])
+
+
+def _packed_code(folder: Path) -> Path:
+    """The package as a file that Spark sends to the executors, named by its content.
+
+    An executor that had another version installed would compute something else without a word.
+    """
+    sources = {path.relative_to(PACKAGE.parent): path.read_bytes() for path in PACKAGE.rglob("*.py")}
+    content = hashlib.sha256(b"".join(str(path).encode() + sources[path] for path in sorted(sources)))
+    packed = folder / f"ml_platform-{content.hexdigest()[:16]}.zip"
+    if not packed.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = packed.with_suffix(f".{os.getpid()}")
+        with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as file:
+            for path in sorted(sources):
+                file.writestr(zipfile.ZipInfo(str(path)), sources[path])
+        unfinished.replace(packed)
+    return packed
 
 
 def _delta_jars(cache: Path) -> dict[str, str]:
@@ -73,7 +126,11 @@ def _delta_jars(cache: Path) -> dict[str, str]:
 
 
 def prepare_environment() -> None:
-    """Make Spark's Python workers this interpreter, and keep the JVM's start-up quiet."""
+    """Make Spark's Python workers this interpreter, and keep the JVM's start-up quiet.
+
+    On a cluster the interpreter must be at the same path on every machine, with the environment of
+    ``requirements.lock``; ``PYSPARK_PYTHON`` names another one.
+    """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")

@@ -96,7 +96,7 @@ def findings(
     product: Product, settings: Settings, instance: dg.DagsterInstance, clock: Clock = datetime.now
 ) -> tuple[list[Finding], dict[str, str]]:
     """What is wrong with a product now, and by key why what isn't wrong is well."""
-    ledger = Ledger(Tables(settings.tables_root), product.name)
+    ledger = Ledger(Tables.of(settings), product.name)
     records: dict[str, dict[date, DayRecord]] = {
         asset: ledger.latest(asset) for asset in (*DAILY_ASSETS, MODEL, DRIFT_REPORT)
     }

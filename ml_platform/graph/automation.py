@@ -30,6 +30,9 @@ OVERDUE_ON = 5
 #: Evaluations for which a retrain was requested, kept in the cursor; only the newest days' can ask again.
 REMEMBERED_EVALUATIONS = 20
 
+#: The tag of every job's runs; deploy/dagster.yaml limits how many of a product are at work at once.
+PRODUCT_TAG = "ml_platform/product"
+
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -40,7 +43,11 @@ _UNFINISHED = [
 
 
 def jobs(product: Product) -> list[Any]:
-    """The daily job, for one day or a range by hand, and the model's job."""
+    """The daily job, for one day or a range by hand, and the model's job.
+
+    Their runs carry the product's name, by which the queue of an instance can limit them.
+    """
+    tags = {PRODUCT_TAG: product.name}
     return [
         dg.define_asset_job(
             f"{product.name}_daily",
@@ -49,16 +56,19 @@ def jobs(product: Product) -> list[Any]:
                 "Brings days of all daily assets up to date: after a correction, or to mend a day. "
                 "Models that have read the day stay as they are; predictions that exist stay too."
             ),
+            tags=tags,
         ),
         dg.define_asset_job(
             f"{product.name}_model",
             selection=[asset_key(product, MODEL)],
             description="Trains a month's model, or a retrain as of a later day of the month.",
+            tags=tags,
         ),
         dg.define_asset_job(
             f"{product.name}_drift",
             selection=[asset_key(product, DRIFT_REPORT)],
             description="Measures the drift of a month that is over.",
+            tags=tags,
         ),
     ]
 
@@ -199,7 +209,7 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
     def retrain_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         from ml_platform.machine_learning import performance, retraining
 
-        tables = Tables(settings.tables_root)
+        tables = Tables.of(settings)
         newest = landed_days(product, settings)[-retraining.NEWEST_DAYS :]
         evaluations = performance.evaluations(tables, product)
         # The ledger has the trainings that were refused as well, which are attempts too.
@@ -278,7 +288,7 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
     month = month_of(today)
     if month < product.first_month:
         return False, f"the first model is that of {product.first_month:%Y-%m}"
-    ledger = Ledger(Tables(settings.tables_root), product.name)
+    ledger = Ledger(Tables.of(settings), product.name)
     done = ledger.latest(MODEL, {month}).get(month)
     if done is not None and done.usable:
         return False, f"the model of {month:%Y-%m} has been trained"

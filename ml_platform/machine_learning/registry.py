@@ -1,8 +1,9 @@
 """Where models are kept: MLflow runs, model versions, and the alias of the champion.
 
 Every trained model is one MLflow run and one version of the registered model that bears the product's
-name. A version is found again by its training fingerprint; numbers and run ids are labels that MLflow
-gives. Fitting and comparing models do not belong here. Importing this module does not import MLflow.
+name, in Unity Catalog within a schema. A version is found again by its training fingerprint; numbers and
+run ids are labels that MLflow gives. Fitting and comparing models do not belong here. Importing this module
+does not import MLflow.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ml_platform.machine_learning import metrics
 from ml_platform.machine_learning.promotion import CHAMPION
 from ml_platform.machine_learning.training import Floats, Integers, TrainedModel, probabilities
 from ml_platform.product import Product
+from ml_platform.settings import Settings
 
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
 
@@ -81,9 +83,42 @@ class LoadedModel:
 class Registry:
     """The models of all products in one MLflow tracking store and registry."""
 
-    def __init__(self, tracking_uri: str, registry_uri: str | None = None) -> None:
+    def __init__(
+        self,
+        tracking_uri: str,
+        registry_uri: str | None = None,
+        *,
+        schema: str | None = None,
+        experiments: str | None = None,
+    ) -> None:
+        """Take the addresses as they are; nothing is opened.
+
+        Args:
+            schema: ``catalog.schema`` of the models, if the registry is Unity Catalog's.
+            experiments: the folder of the experiments, which Databricks' tracking asks for.
+        """
         self._tracking_uri = tracking_uri
         self._registry_uri = registry_uri or tracking_uri
+        self._schema = schema
+        self._experiments = experiments
+
+    @classmethod
+    def of(cls, settings: Settings) -> Registry:
+        """The registry that the settings name."""
+        return cls(
+            settings.tracking_uri,
+            settings.registry_uri,
+            schema=settings.registry_schema,
+            experiments=settings.experiments_folder,
+        )
+
+    def name(self, product: Product) -> str:
+        """What the product's registered model is called."""
+        return f"{self._schema}.{product.name}" if self._schema else product.name
+
+    def experiment_name(self, product: str) -> str:
+        """What the product's experiment is called."""
+        return f"{self._experiments.rstrip('/')}/{product}" if self._experiments else product
 
     def prepare(self, product: str | None = None) -> None:
         """Create or upgrade a local store, and create the product's experiment. Cheap when done before."""
@@ -105,10 +140,27 @@ class Registry:
 
     def find(self, product: Product, fingerprint: str) -> RegisteredModel | None:
         """The newest version with this training fingerprint."""
-        found = self._client().search_model_versions(
-            f"name = '{product.name}' and tags.{_FINGERPRINT} = '{fingerprint}'"
-        )
+        client = self._client()
+        if self._schema:
+            found = self._find_in_catalog(client, product, fingerprint)
+        else:
+            found = client.search_model_versions(
+                f"name = '{self.name(product)}' and tags.{_FINGERPRINT} = '{fingerprint}'"
+            )
         return max(map(_registered, found), key=lambda model: int(model.version), default=None)
+
+    def _find_in_catalog(self, client: Any, product: Product, fingerprint: str) -> list[Any]:
+        """The versions with a fingerprint, by their runs: Unity Catalog can't search versions by tag."""
+        runs = client.search_runs(
+            [self._experiment(client, product.name)], f"tags.{_FINGERPRINT} = '{fingerprint}'"
+        )
+        named = [
+            client.get_model_version(version.name, version.version)
+            for run in runs
+            for version in client.search_model_versions(f"run_id = '{run.info.run_id}'")
+            if version.name == self.name(product)
+        ]
+        return [version for version in named if version.tags.get(_FINGERPRINT) == fingerprint]
 
     def log(
         self,
@@ -179,26 +231,38 @@ class Registry:
                 scikit-learn's and numpy's own types.
         """
         client = self._client()
-        found = client.get_model_version(product.name, version)
+        name = self.name(product)
+        found = client.get_model_version(name, version)
         if not {_FINGERPRINT, _THRESHOLD} <= found.tags.keys():
             raise RegistryError(
-                f"version {version} of {product.name} wasn't registered by this platform: it has no tags "
+                f"version {version} of {name} wasn't registered by this platform: it has no tags "
                 f"{_FINGERPRINT} and {_THRESHOLD}. Materialize {product.name}/model instead."
             )
-        place = client.get_model_version_download_uri(product.name, version)
+        # Only by its name does Unity Catalog give out the credentials of a version's storage.
+        place = (
+            f"models:/{name}/{version}"
+            if self._schema
+            else client.get_model_version_download_uri(name, version)
+        )
         return LoadedModel(
-            pipeline=_read_pipeline(self._tracking_uri, f"{place}/{_MODEL_FILE}"),
+            pipeline=_read_pipeline(self._tracking_uri, self._registry_uri, f"{place}/{_MODEL_FILE}"),
             threshold=float(found.tags[_THRESHOLD]),
             fingerprint=found.tags[_FINGERPRINT],
         )
 
     def set_champion(self, product: Product, version: str | None) -> None:
         """Point the alias ``champion`` at a version, or take it away."""
-        client = self._client()
+        from mlflow.exceptions import MlflowException
+
+        client, name = self._client(), self.name(product)
         if version is not None:
-            client.set_registered_model_alias(product.name, CHAMPION, version)
-        elif client.search_registered_models(f"name = '{product.name}'"):
-            client.delete_registered_model_alias(product.name, CHAMPION)
+            client.set_registered_model_alias(name, CHAMPION, version)
+            return
+        try:
+            client.delete_registered_model_alias(name, CHAMPION)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
     def run_url(self, ui_url: str, run_id: str) -> str:
         """Where MLflow's UI shows a run."""
@@ -212,16 +276,17 @@ class Registry:
         """The id of a product's experiment, which is created if need be."""
         from mlflow.exceptions import MlflowException
 
-        found = client.get_experiment_by_name(name)
+        called = self.experiment_name(name)
+        found = client.get_experiment_by_name(called)
         if found is None:
             database = _sqlite_file(self._tracking_uri)
             artifacts = database and (database.parent / "artifacts" / name).as_uri()
             try:
-                return str(client.create_experiment(name, artifact_location=artifacts))
+                return str(client.create_experiment(called, artifact_location=artifacts))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
                     raise
-                found = client.get_experiment_by_name(name)
+                found = client.get_experiment_by_name(called)
         return str(found.experiment_id)
 
     def _register(
@@ -232,12 +297,12 @@ class Registry:
         from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
         try:
-            client.create_registered_model(product.name, description=product.description)
+            client.create_registered_model(self.name(product), description=product.description)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
                 raise
         version = client.create_model_version(
-            product.name, model.model_uri, run_id=run_id, tags=dict(tags), model_id=model.model_id
+            self.name(product), model.model_uri, run_id=run_id, tags=dict(tags), model_id=model.model_id
         )
         link = json.dumps([{"name": version.name, "version": version.version}])
         client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: link})
@@ -303,13 +368,13 @@ def _prepare_sqlite(uri: str, database: Path) -> None:
 
 
 @lru_cache(maxsize=32)
-def _read_pipeline(tracking_uri: str, file_uri: str) -> Any:
+def _read_pipeline(tracking_uri: str, registry_uri: str, file_uri: str) -> Any:
     import skops.io
 
     mlflow = _mlflow()
     with TemporaryDirectory(prefix="ml-platform-") as folder:
         file = mlflow.artifacts.download_artifacts(
-            artifact_uri=file_uri, dst_path=folder, tracking_uri=tracking_uri
+            artifact_uri=file_uri, dst_path=folder, tracking_uri=tracking_uri, registry_uri=registry_uri
         )
         return skops.io.load(file, trusted=_trusted(skops.io.get_untrusted_types(file=file), file_uri))
 
@@ -389,7 +454,10 @@ def _dataset(product: Product, data: DataUsed, fingerprint: str) -> Any:
     from mlflow.data.meta_dataset import MetaDataset
 
     # The version is a string, since MLflow drops the integer 0.
-    source = DeltaDatasetSource(path=data.table_path, delta_table_version=data.delta_version)
+    place = {"path": data.table_path}
+    if data.table_path.startswith("`"):  # a name in a catalog, which MLflow wants without quotes
+        place = {"delta_table_name": data.table_path.replace("`", "")}
+    source = DeltaDatasetSource(**place, delta_table_version=data.delta_version)
     return MetaDataset(source, name=f"{product.name}/mrds", digest=fingerprint[:32])
 
 

@@ -1,7 +1,7 @@
 """What of a day's delivery could not be used, for people: how many records for which reason, and which.
 
 The raw text of a record stays in the table, and so do the values that a reason quotes from a sensitive
-column. Reads the quarantine in-process, a batch at a time: what is kept is bounded, whatever it holds.
+column. Reads the quarantine in this process, a batch at a time: what is kept is bounded, whatever it holds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
-
-import pyarrow.compute as pc
 
 from ml_platform.data_engineering.ards import QUARANTINE
 from ml_platform.mlops.expectations import MASK
@@ -56,24 +54,12 @@ class Unusable:
 
 def of_days(tables: Tables, product: Product, days: Sequence[date]) -> dict[date, Unusable]:
     """The quarantine of each of ``days`` that has one."""
-    from deltalake import DeltaTable
-
-    if not days or not tables.exists(product.name, QUARANTINE):
-        return {}
-    dataset = DeltaTable(tables.path(product.name, QUARANTINE)).to_pyarrow_dataset()
-    day = pc.field(EVENT_DAY)
-    scanner = dataset.scanner(
-        columns=[EVENT_DAY, "file", "line", "reason"],
-        filter=(day >= min(days)) & (day <= max(days)),
-        batch_size=10_000,
-    )
-    wanted = set(days)
+    columns = [EVENT_DAY, "file", "line", "reason"]
     found: dict[date, Unusable] = {}
-    for batch in scanner.to_batches():
+    for batch in tables.batches(product.name, QUARANTINE, columns, days):
         for one in batch.to_pylist():
-            if one[EVENT_DAY] in wanted:
-                reason = _masked(one["reason"], product)
-                found.setdefault(one[EVENT_DAY], Unusable()).add(one["file"], one["line"], reason)
+            reason = _masked(one["reason"], product)
+            found.setdefault(one[EVENT_DAY], Unusable()).add(one["file"], one["line"], reason)
     return found
 
 

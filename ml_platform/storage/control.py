@@ -2,6 +2,13 @@
 
 They hold a few rows a day, are read before every step and by commands that need no Spark, so they are
 read and written in-process. A table that grows with the data does not belong here.
+
+They always lie at a path, also when the large tables are in Unity Catalog. Sensors and the command line
+read the ledger every minute, where no Spark session is at hand and none is worth starting; and what
+``deltalake`` offers for ``uc://`` can't commit to managed tables, since the catalog vends outside engines
+credentials to read those only. At a path a commit is one conditional put, which the store itself refuses to
+the second of two writers, wherever they run. People who want to query them in the catalog declare them
+there as external tables (deploy/README.md).
 """
 
 from __future__ import annotations
@@ -32,11 +39,10 @@ class ControlTable:
 
     def scan(self, where: Any = None) -> pa.Table:
         """The rows that fulfil an Arrow expression, as Arrow has them; all without one."""
-        from deltalake import DeltaTable
-
-        if not self.tables.exists(self.product, self.name):
+        place = self.tables.control
+        if not place.exists(self.product, self.name):
             return self.schema.empty_table()
-        dataset = DeltaTable(self.tables.path(self.product, self.name)).to_pyarrow_dataset()
+        dataset = place.open(self.product, self.name).to_pyarrow_dataset()
         table = dataset.to_table(filter=where)
         missing = [field for field in self.schema if field.name not in table.column_names]
         for field in missing:
@@ -54,19 +60,17 @@ class ControlTable:
 
     def replace(self, predicate: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace the rows that fulfil ``predicate`` (SQL), in one commit."""
-        if self.tables.exists(self.product, self.name):
+        if self.tables.control.exists(self.product, self.name):
             self._write(rows, mode="overwrite", predicate=predicate)
         else:
             self._write(rows, mode="append")
 
     def _write(self, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
-        from deltalake import DeltaTable, write_deltalake
-
-        path = self.tables.path(self.product, self.name)
+        place = self.tables.control
         data = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
-        with self.tables.lock(self.product, self.name):
-            write_deltalake(path, data, **options)
-            table = DeltaTable(path)
+        with place.lock(self.product, self.name):
+            place.write(self.product, self.name, data, **options)
+            table = place.open(self.product, self.name)
             if len(table.file_uris()) > FILES_BEFORE_COMPACTION:
                 table.optimize.compact()
                 table.create_checkpoint()

@@ -1,63 +1,94 @@
-"""Delta tables by name: paths, locks, and the one way a table's days are replaced.
+"""Delta tables by name, and the one way a table's days are replaced.
 
-What the tables hold is the services' business. Tables that grow with the data are written by Spark
-(:meth:`Tables.replace_days`); the small ones that steer the platform are in :mod:`.control`.
+What the tables hold is the services' business, and where they lie that of :mod:`.roots`. Tables that grow
+with the data are written by Spark (:meth:`Tables.replace_days`); the small ones that steer the platform
+are in :mod:`.control`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
-
 from ml_platform.product import EVENT_DAY
+from ml_platform.settings import Settings
+from ml_platform.storage.roots import PathRoot, RootError, on_days, quoted, root_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
+
+__all__ = ["Tables", "column", "content_hash", "on_days"]
 
 
 class Tables:
-    """The Delta tables of all products under one root folder: ``<root>/<product>/<table>``."""
+    """The Delta tables of all products under one root, and the place of the small ones that steer them."""
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    def __init__(
+        self,
+        root: str,
+        *,
+        control: str | None = None,
+        options: Mapping[str, str] | None = None,
+        session: Callable[[], SparkSession] | None = None,
+    ) -> None:
+        """Take the places as they are; nothing is opened.
+
+        Args:
+            control: the root of the small tables, a folder or an object store; by default ``root``.
+            options: of ``deltalake``, for object stores.
+            session: gives the session on which tables of a catalog are opened.
+
+        Raises:
+            RootError: a root can't be understood, or the small tables would be in a catalog.
+        """
+        self.root = root_of(root, options=options, session=session)
+        steering = root_of(control, options=options) if control else self.root
+        if not isinstance(steering, PathRoot):
+            raise RootError(
+                f"with tables in {root}, the small tables that steer the platform need a place that needs no "
+                "Spark: set ML_PLATFORM_CONTROL_TABLES to abfss://container@account.dfs.core.windows.net/path"
+            )
+        self.control: PathRoot = steering
+
+    @classmethod
+    def of(cls, settings: Settings, session: Callable[[], SparkSession] | None = None) -> Tables:
+        """The tables that the settings name."""
+        return cls(
+            settings.tables_root,
+            control=settings.control_tables,
+            options=settings.table_options,
+            session=session,
+        )
 
     def path(self, product: str, table: str) -> str:
-        return os.path.join(self.root, product, table)  # noqa: PTH118 - the root may be a URI
+        """What people and MLflow know a table by: its path, or its name in the catalog."""
+        return self.root.address(product, table)
 
     def exists(self, product: str, table: str) -> bool:
-        from deltalake import DeltaTable
-
-        return bool(DeltaTable.is_deltatable(self.path(product, table)))
+        return self.root.exists(product, table)
 
     def version(self, product: str, table: str) -> int:
         """The newest version of a table that exists."""
-        from deltalake import DeltaTable
-
-        return int(DeltaTable(self.path(product, table), without_files=True).version())
+        return self.root.version(product, table)
 
     def has_days(self, product: str, table: str, days: Iterable[date]) -> bool:
-        """Whether the table has a file of any of ``days``. Needs no Spark."""
-        from deltalake import DeltaTable
+        """Whether the table has rows of any of ``days``."""
+        return self.exists(product, table) and self.root.has_days(product, table, list(days))
 
-        if not self.exists(product, table):
-            return False
-        partitions = DeltaTable(self.path(product, table)).partitions()
-        present = {partition[EVENT_DAY] for partition in partitions}
-        return any(day.isoformat() in present or day in present for day in days)
+    def batches(
+        self, product: str, table: str, columns: Sequence[str], days: Sequence[date]
+    ) -> Iterator[pa.RecordBatch]:
+        """Columns of the rows of ``days``, in this process, a batch at a time; none without a table."""
+        if days and self.exists(product, table):
+            yield from self.root.batches(product, table, columns, days)
 
     def read(self, spark: SparkSession, product: str, table: str, *, version: int | None = None) -> DataFrame:
         """The whole table, at one of its versions or the newest; filter it by ``event_day`` before use."""
-        reader = spark.read.format("delta")
-        if version is not None:
-            reader = reader.option("versionAsOf", version)
-        return reader.load(self.path(product, table))
+        return self.root.load(spark, product, table, version)
 
     def read_days(
         self,
@@ -90,52 +121,29 @@ class Tables:
         Returns:
             The version the commit made.
         """
-        quoted = ", ".join(f"DATE'{day}'" for day in sorted(days))
+        chosen = ", ".join(f"DATE'{day}'" for day in sorted(days))
         with self.lock(product, table):
-            (
+            writer = (
                 rows.write.format("delta")
                 .mode("overwrite")
                 .partitionBy(EVENT_DAY)
-                .option("replaceWhere", f"`{EVENT_DAY}` IN ({quoted})")
+                .option("replaceWhere", f"{quoted(EVENT_DAY)} IN ({chosen})")
                 .option("mergeSchema", "true")
                 .option("userMetadata", json.dumps({"run_id": run_id, "product": product, "table": table}))
-                .save(self.path(product, table))
             )
+            self.root.save(writer, product, table)
             return self.version(product, table)
 
-    @contextlib.contextmanager
-    def lock(self, product: str, table: str) -> Iterator[None]:
-        """Hold a table for one commit.
-
-        A local folder has no atomic put-if-absent that every writer uses, and two JVMs that commit at
-        once can lose a commit. Object stores protect their commits themselves.
-        """
-        if "://" in self.root:
-            yield
-            return
-        folder = Path(self.root) / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / f"{product}.{table}.lock"):
-            yield
-
-
-def on_days(days: Iterable[date]) -> Column:
-    """The condition that a row's ``event_day`` is among ``days``; prunes partitions."""
-    from pyspark.sql import functions as F
-
-    ordered = sorted(set(days))
-    if not ordered:
-        return F.lit(False)
-    if (ordered[-1] - ordered[0]).days + 1 == len(ordered):
-        return F.col(EVENT_DAY).between(F.lit(ordered[0]), F.lit(ordered[-1]))
-    return F.col(EVENT_DAY).isin(ordered)
+    def lock(self, product: str, table: str) -> AbstractContextManager[None]:
+        """Hold a table for one commit, where its place doesn't protect commits itself."""
+        return self.root.lock(product, table)
 
 
 def column(name: str) -> Column:
     """A column by its exact name, whatever characters it has."""
     from pyspark.sql import functions as F
 
-    return F.col("`" + name.replace("`", "``") + "`")
+    return F.col(quoted(name))
 
 
 def content_hash(columns: Sequence[str]) -> Column:

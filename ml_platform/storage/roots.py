@@ -1,0 +1,281 @@
+"""Where tables live: one class per kind of root, with one interface.
+
+A root knows how a table is addressed, read and committed there. What a commit replaces and what the
+tables hold is not its business. The kinds are
+
+- a local folder: ``/srv/tables``;
+- an object store: ``abfss://container@account.dfs.core.windows.net/path``;
+- a schema of Unity Catalog: ``uc:catalog.schema``, with the tables ``catalog.schema.<product>_<table>``.
+
+Tables at a path can be opened in-process, by ``deltalake``; those of a catalog need a Spark session. So the
+small tables that steer the platform always lie at a path (:class:`PathRoot`), of which see :mod:`.control`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from ml_platform.product import EVENT_DAY
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+    from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
+
+UNITY_CATALOG = "uc:"
+OBJECT_STORE = "abfss"
+#: How often a commit to an object store is tried, of which each must lose against another writer.
+ATTEMPTS = 10
+_BATCH_ROWS = 10_000
+
+
+class RootError(Exception):
+    """A root can't be used like that; the message says which and what is accepted."""
+
+
+class Root(ABC):
+    """A place for the tables of all products."""
+
+    @abstractmethod
+    def address(self, product: str, table: str) -> str:
+        """What people and MLflow know the table by."""
+
+    @abstractmethod
+    def exists(self, product: str, table: str) -> bool: ...
+
+    @abstractmethod
+    def version(self, product: str, table: str) -> int:
+        """The newest version of a table that exists."""
+
+    @abstractmethod
+    def has_days(self, product: str, table: str, days: Sequence[date]) -> bool:
+        """Whether a table that exists has rows of any of ``days``."""
+
+    @abstractmethod
+    def batches(
+        self, product: str, table: str, columns: Sequence[str], days: Sequence[date]
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of ``days`` of a table that exists, a bounded batch at a time."""
+
+    @abstractmethod
+    def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
+        """The whole table, at one of its versions or the newest."""
+
+    @abstractmethod
+    def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
+        """Commit what a writer has been told to write."""
+
+    @contextlib.contextmanager
+    def lock(self, product: str, table: str) -> Iterator[None]:
+        """Hold a table for one commit, where the place doesn't protect commits itself."""
+        yield
+
+
+class PathRoot(Root):
+    """Tables at ``<root>/<product>/<table>``, which Spark and ``deltalake`` both open by their path."""
+
+    def __init__(self, root: str, options: Mapping[str, str] | None = None) -> None:
+        self.root = root
+        self._options = dict(options or {}) or None
+
+    def address(self, product: str, table: str) -> str:
+        return os.path.join(self.root, product, table)  # noqa: PTH118 - the root may be a URI
+
+    def open(self, product: str, table: str, *, without_files: bool = False) -> DeltaTable:
+        """A table that exists, in-process."""
+        from deltalake import DeltaTable
+
+        return DeltaTable(
+            self.address(product, table), storage_options=self._options, without_files=without_files
+        )
+
+    def write(self, product: str, table: str, data: pa.Table, **options: Any) -> None:
+        """Commit rows in-process; ``options`` are those of ``write_deltalake``."""
+        from deltalake import write_deltalake
+
+        write_deltalake(self.address(product, table), data, storage_options=self._options, **options)
+
+    def exists(self, product: str, table: str) -> bool:
+        from deltalake import DeltaTable
+
+        return bool(DeltaTable.is_deltatable(self.address(product, table), storage_options=self._options))
+
+    def version(self, product: str, table: str) -> int:
+        return int(self.open(product, table, without_files=True).version())
+
+    def has_days(self, product: str, table: str, days: Sequence[date]) -> bool:
+        present = {partition[EVENT_DAY] for partition in self.open(product, table).partitions()}
+        return any(day.isoformat() in present or day in present for day in days)
+
+    def batches(
+        self, product: str, table: str, columns: Sequence[str], days: Sequence[date]
+    ) -> Iterator[pa.RecordBatch]:
+        import pyarrow.compute as pc
+
+        scanner = (
+            self.open(product, table)
+            .to_pyarrow_dataset()
+            .scanner(
+                columns=list(columns), filter=pc.field(EVENT_DAY).isin(list(days)), batch_size=_BATCH_ROWS
+            )
+        )
+        yield from scanner.to_batches()
+
+    def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
+        reader = spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.load(self.address(product, table))
+
+    def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
+        writer.save(self.address(product, table))
+
+
+class FolderRoot(PathRoot):
+    """A local folder, or one that all machines of a cluster share."""
+
+    @contextlib.contextmanager
+    def lock(self, product: str, table: str) -> Iterator[None]:
+        """Hold a file lock.
+
+        A local folder has no atomic put-if-absent that every writer uses, and two JVMs that commit at
+        once can lose a commit.
+        """
+        folder = Path(self.root) / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / f"{product}.{table}.lock"):
+            yield
+
+
+class ObjectStoreRoot(PathRoot):
+    """An object store, which refuses a commit that another one has forestalled.
+
+    Credentials come from the environment, for ``deltalake`` by the usual ``AZURE_*`` variables
+    (``AZURE_STORAGE_ACCOUNT_KEY``; or ``AZURE_CLIENT_ID``, ``AZURE_CLIENT_SECRET`` and ``AZURE_TENANT_ID``;
+    or the identity of the machine); ``options`` go before them. Spark has its own: those of the cluster.
+    """
+
+    def write(self, product: str, table: str, data: pa.Table, **options: Any) -> None:
+        """Commit rows, again if the store refused the commit for ones that came first.
+
+        ``deltalake`` tries a few times by itself, without a pause, and gives up when others are quicker.
+        """
+        from deltalake.exceptions import CommitFailedError
+
+        attempts = Retrying(
+            retry=retry_if_exception_type(CommitFailedError),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.1, max=5),
+            reraise=True,
+        )
+        attempts(super().write, product, table, data, **options)
+
+
+class CatalogRoot(Root):
+    """A schema of Unity Catalog, or of any catalog that Spark knows: all by SQL names, on a session.
+
+    Only SQL and the DataFrame API are used, so that it works over Spark Connect as well.
+    """
+
+    def __init__(self, catalog: str, schema: str, session: Callable[[], SparkSession] | None = None) -> None:
+        self.catalog = catalog
+        self.schema = schema
+        self._session = session
+
+    def address(self, product: str, table: str) -> str:
+        return ".".join((quoted(self.catalog), quoted(self.schema), quoted(f"{product}_{table}")))
+
+    def exists(self, product: str, table: str) -> bool:
+        return bool(self._spark(product, table).catalog.tableExists(self.address(product, table)))
+
+    def version(self, product: str, table: str) -> int:
+        spark = self._spark(product, table)
+        newest = spark.sql(f"DESCRIBE HISTORY {self.address(product, table)} LIMIT 1").first()
+        assert newest is not None, "a table that exists has a first commit"
+        return int(newest["version"])
+
+    def has_days(self, product: str, table: str, days: Sequence[date]) -> bool:
+        rows = self._spark(product, table).table(self.address(product, table)).where(on_days(days))
+        return rows.first() is not None
+
+    def batches(
+        self, product: str, table: str, columns: Sequence[str], days: Sequence[date]
+    ) -> Iterator[pa.RecordBatch]:
+        rows = self._spark(product, table).table(self.address(product, table)).where(on_days(days))
+        yield from rows.select(*columns).toArrow().to_batches(max_chunksize=_BATCH_ROWS)
+
+    def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
+        reader = spark.read
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.table(self.address(product, table))
+
+    def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
+        writer.saveAsTable(self.address(product, table))
+
+    def _spark(self, product: str, table: str) -> SparkSession:
+        if self._session is None:
+            raise RootError(
+                f"{self.address(product, table)} is a table of a catalog, which is opened on Spark only; "
+                "ask from within a step"
+            )
+        return self._session()
+
+
+def root_of(
+    place: str,
+    *,
+    options: Mapping[str, str] | None = None,
+    session: Callable[[], SparkSession] | None = None,
+) -> Root:
+    """The root that a setting names.
+
+    Args:
+        options: of ``deltalake``, for object stores.
+        session: gives the session on which a catalog's tables are opened.
+
+    Raises:
+        RootError: the place is of none of the kinds.
+    """
+    if place.startswith(UNITY_CATALOG):
+        parts = place.removeprefix(UNITY_CATALOG).split(".")
+        if len(parts) != 2 or not all(re.fullmatch(r"[^\s/\\`.]+", part) for part in parts):
+            raise RootError(f"{place!r} names no schema; accepted is {UNITY_CATALOG}catalog.schema")
+        catalog, schema = parts
+        return CatalogRoot(catalog, schema, session)
+    scheme, separator, _ = place.partition("://")
+    if not separator:
+        return FolderRoot(place)
+    if scheme != OBJECT_STORE:
+        raise RootError(
+            f"no tables can be kept at {scheme}://…; accepted are a folder, "
+            f"abfss://container@account.dfs.core.windows.net/path and {UNITY_CATALOG}catalog.schema"
+        )
+    return ObjectStoreRoot(place.rstrip("/"), options)
+
+
+def on_days(days: Iterable[date]) -> Column:
+    """The condition that a row's ``event_day`` is among ``days``; prunes partitions."""
+    from pyspark.sql import functions as F
+
+    ordered = sorted(set(days))
+    if not ordered:
+        return F.lit(False)
+    if (ordered[-1] - ordered[0]).days + 1 == len(ordered):
+        return F.col(EVENT_DAY).between(F.lit(ordered[0]), F.lit(ordered[-1]))
+    return F.col(EVENT_DAY).isin(ordered)
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever characters it has."""
+    return "`" + name.replace("`", "``") + "`"

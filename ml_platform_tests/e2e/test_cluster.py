@@ -1,0 +1,98 @@
+"""A standalone Spark cluster makes the same tables as the embedded session."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.tables import Tables
+from ml_platform_tests.cluster import standalone_cluster
+from ml_platform_tests.conftest import CHECKOUT, settings_in
+from ml_platform_tests.small_platform import SHOP, Platform, days, deliver_visits, shop
+
+FIRST, LAST = "2024-01-15", "2024-02-07"
+CONTRACT = {**SHOP, "start": FIRST}
+DAILY = ("ards", "mrds", "online_features", "validation_report", "predictions", "model_performance")
+ASSETS = (*DAILY, "model")
+
+
+def run_backfill(home: Path, landing: Path, contracts: Path, **environment: str) -> str:
+    """A backfill of the product in a process of its own, since a process has one Spark session."""
+    (home / "dagster").mkdir(parents=True)
+    conf = {
+        "spark.jars.ivy": str(CHECKOUT / "var" / "ivy"),
+        "spark.sql.shuffle.partitions": "4",
+        **json.loads(environment.pop("conf", "{}")),
+    }
+    command = [str(Path(sys.executable).parent / "ml-platform"), "backfill", "shop"]
+    command += ["--from", FIRST, "--to", LAST, "--select", ",".join(ASSETS)]
+    finished = subprocess.run(
+        command,
+        env=os.environ
+        | {
+            "ML_PLATFORM_HOME": str(home),
+            "ML_PLATFORM_LANDING": str(landing),
+            "ML_PLATFORM_PRODUCTS": str(contracts),
+            "ML_PLATFORM_SPARK_DRIVER_MEMORY": "1g",
+            "ML_PLATFORM_SPARK_CONF": json.dumps(conf),
+            "DAGSTER_HOME": str(home / "dagster"),
+        }
+        | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def fingerprints(home: Path) -> dict[tuple[str, str], tuple[str, str | None]]:
+    ledger = Ledger(Tables(str(home / "tables")), "shop")
+    return {
+        (asset, str(day)): (record.outcome, record.fingerprint)
+        for asset in ASSETS
+        for day, record in ledger.latest(asset).items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_cluster_makes_the_same_tables_as_the_embedded_session(tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    deliver_visits(Platform(settings_in(tmp_path, landing=landing), None, shop()), days(FIRST, LAST))  # type: ignore[arg-type]
+    contracts = tmp_path / "contracts"
+    contracts.mkdir()
+    (contracts / "shop.yaml").write_text(yaml.safe_dump(CONTRACT, sort_keys=False))
+    # What the workers have installed must not be what runs there.
+    outdated = tmp_path / "outdated" / "ml_platform"
+    outdated.mkdir(parents=True)
+    (outdated / "__init__.py").write_text("raise ImportError('an outdated version of the package')\n")
+
+    run_backfill(tmp_path / "embedded", landing, contracts)
+    with standalone_cluster(tmp_path / "cluster", workers=2) as cluster:
+        run_backfill(
+            tmp_path / "remote",
+            landing,
+            contracts,
+            SPARK_MASTER=cluster.url,
+            conf=json.dumps(
+                {"spark.executor.memory": "800m", "spark.executorEnv.PYTHONPATH": str(outdated.parent)}
+            ),
+        )
+        applications = cluster.state()["completedapps"]
+        executors = cluster.executors()
+
+    assert applications
+    assert {one["cores"] for one in applications} == {2}
+    assert {executor.parents[1].name for executor in executors} == {"worker-0", "worker-1"}
+    found = fingerprints(tmp_path / "remote")
+    assert found == fingerprints(tmp_path / "embedded")
+    assert found["predictions", LAST][0] == "written"
+    assert found["model", "2024-02-01"][0] == "written"
+    assert len(found) == len(DAILY) * len(days(FIRST, LAST)) + 1

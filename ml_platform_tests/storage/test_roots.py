@@ -1,0 +1,163 @@
+"""Tables are the same wherever they lie: a folder, an object store, a catalog."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from azure.storage.blob import ContainerClient
+
+from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
+from ml_platform.mlops import quarantine
+from ml_platform.product import DataSet
+from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.roots import CatalogRoot, FolderRoot, ObjectStoreRoot, RootError, root_of
+from ml_platform.storage.tables import Tables
+from ml_platform_tests.small_platform import Platform, deliver_visits
+from ml_platform_tests.storage.azurite import ACCOUNT, KEY, Azurite
+from ml_platform_tests.storage.blob_proxy import listing_from
+from ml_platform_tests.storage.test_ledger import DAY, record
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+SCHEMA = "ml_roots"
+
+
+@pytest.fixture(scope="module")
+def blob_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an emulated storage account."""
+    emulator = Azurite(tmp_path_factory.mktemp("azurite"))
+    emulator.start()
+    with listing_from(emulator.port) as port:
+        yield f"http://127.0.0.1:{port}/{ACCOUNT}"
+    emulator.kill()
+
+
+@pytest.fixture
+def object_store(blob_url: str, request: pytest.FixtureRequest) -> Tables:
+    """Tables in an empty container; ``deltalake`` reaches ``abfss`` by Blob's protocol."""
+    container = request.node.name.replace("_", "-")[:60].strip("-")
+    ContainerClient(blob_url, container, credential=KEY).create_container()
+    options = {
+        "account_name": ACCOUNT,
+        "account_key": KEY,
+        "azure_storage_endpoint": blob_url,
+        "allow_http": "true",
+    }
+    return Tables(f"abfss://{container}@{ACCOUNT}.dfs.core.windows.net/tables", options=options)
+
+
+@pytest.fixture
+def schema(spark: SparkSession) -> Iterator[str]:
+    """An empty schema of the session's own catalog."""
+    spark.sql(f"CREATE SCHEMA {SCHEMA}")
+    yield SCHEMA
+    spark.sql(f"DROP SCHEMA {SCHEMA} CASCADE")
+
+
+@pytest.mark.parametrize(
+    ("place", "kind", "address"),
+    [
+        ("/srv/tables", FolderRoot, "/srv/tables/shop/ards"),
+        (
+            "abfss://lake@account.dfs.core.windows.net/ml/",
+            ObjectStoreRoot,
+            "abfss://lake@account.dfs.core.windows.net/ml/shop/ards",
+        ),
+        ("uc:main.ml-prod", CatalogRoot, "`main`.`ml-prod`.`shop_ards`"),
+    ],
+)
+def test_a_setting_names_a_root(place: str, kind: type, address: str) -> None:
+    root = root_of(place)
+    assert type(root) is kind
+    assert root.address("shop", "ards") == address
+
+
+@pytest.mark.parametrize("place", ["uc:main", "uc:main.", "uc:a.b.c", "uc:a.b`c", "https://account/tables"])
+def test_a_root_of_no_known_kind_is_refused_with_what_is_accepted(place: str) -> None:
+    with pytest.raises(RootError, match=r"uc:catalog\.schema"):
+        root_of(place)
+
+
+def test_the_small_tables_of_a_catalog_need_a_place_of_their_own() -> None:
+    with pytest.raises(RootError, match="ML_PLATFORM_CONTROL_TABLES"):
+        Tables("uc:main.ml")
+
+
+def test_tables_of_a_catalog_say_that_they_need_a_session(tmp_path: Path) -> None:
+    with pytest.raises(RootError, match=r"`main`\.`ml`\.`shop_mrds`.* from within a step"):
+        Tables("uc:main.ml", control=str(tmp_path)).version("shop", "mrds")
+
+
+def test_a_ledger_in_an_object_store_keeps_the_newest_record(object_store: Tables) -> None:
+    ledger = Ledger(object_store, "shop")
+    assert ledger.latest("ards") == {}
+    ledger.record([record(fingerprint="old"), record(date(2024, 1, 2))])
+    ledger.record([record(outcome="blocked", reason="nulls")])
+    assert ledger.latest("ards")[DAY].outcome == "blocked"
+    assert ledger.latest("ards")[date(2024, 1, 2)].outcome == "written"
+    assert object_store.exists("shop", "days")
+    assert object_store.version("shop", "days") == 1
+
+
+def test_writers_of_an_object_store_that_commit_at_once_lose_nothing(object_store: Tables) -> None:
+    """The store refuses the second of two equal commits, and the writer tries the next version."""
+    together = threading.Barrier(4)
+
+    def write(number: int) -> None:
+        ledger = Ledger(object_store, "shop")
+        together.wait()
+        for turn in range(3):
+            ledger.record([record(date(2024, 2, 1 + 3 * number + turn))])
+
+    Ledger(object_store, "shop").record([record()])
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(Ledger(object_store, "shop").latest("ards")) == 13
+    assert object_store.version("shop", "days") == 12
+
+
+def test_the_data_sets_are_the_same_in_a_catalog_as_in_a_folder(
+    platform: Platform, spark: SparkSession, schema: str
+) -> None:
+    """Without the verdicts, which are not the tables' business."""
+    product, days = platform.product, [date(2024, 1, 1), date(2024, 1, 2)]
+    deliver_visits(platform, days)
+    bad = "visit,day,customer,spend,pages,channel\n1,2024-01-01,c1,not a number,1,web\n"
+    platform.deliver(days[0], "2024-01-02T0700_visits.csv", bad)
+    control = str(platform.settings.home / "control")
+    catalog = Tables(f"uc:spark_catalog.{schema}", control=control, session=lambda: spark)
+    deliveries = list(landing.scan(product, platform.settings.landing_path, days).values())
+    made = {}
+    for name, tables in (("folder", platform.tables), ("catalog", catalog)):
+        rows = ards.write(spark, product, tables, deliveries, run_id="1")
+        entities = mrds.write(spark, product, tables, days, run_id="1")
+        made[name] = [one.fingerprint for day in days for one in (rows[day], entities[day])]
+    assert made["catalog"] == made["folder"]
+    names = {row["tableName"] for row in spark.sql(f"SHOW TABLES IN {schema}").collect()}
+    assert names == {"shop_ards", "shop_mrds", "shop_quarantine"}
+    data_sets: tuple[DataSet, ...] = ("ards", "mrds")
+    for data_set in data_sets:
+        written = dict(spark.table(f"{schema}.shop_{data_set}").dtypes)
+        assert unity_catalog.columns(product, data_set) == written
+
+    (unusable,) = quarantine.of_days(catalog, product, days).items()
+    assert unusable[0] == days[0]
+    assert "not a number" in unusable[1].records[0][2]
+    assert catalog.has_days("shop", "quarantine", [days[0]])
+    assert not catalog.has_days("shop", "quarantine", [days[1]])
+
+    # Doing one day again replaces it alone, and the version before it can still be read.
+    before = catalog.version("shop", "mrds")
+    mrds.write(spark, product, catalog, [days[1]], run_id="2")
+    assert catalog.version("shop", "mrds") == before + 1
+    now = catalog.read(spark, "shop", "mrds").count()
+    assert catalog.read(spark, "shop", "mrds", version=before).count() == now

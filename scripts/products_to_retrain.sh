@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The products whose models a change may have made worse or better: those whose contracts changed, or all if
+# the code that trains and compares did. One name a line.
+#
+#   scripts/products_to_retrain.sh BASE [FOLDER...]
+#
+# BASE is the commit that was deployed before; FOLDER holds contracts (default: the package's own).
+set -euo pipefail
+base=${1:?name the commit that was deployed before}
+shift
+folders=("$@")
+[ ${#folders[@]} -gt 0 ] || folders=(ml_platform/products)
+
+TRAINING=(ml_platform/machine_learning ml_platform/engine/model_step.py)
+
+if git diff --quiet "$base" HEAD -- "${TRAINING[@]}"; then
+  changed=$(git diff --name-only --diff-filter=d "$base" HEAD -- "${folders[@]}")
+else
+  changed=$(git ls-files -- "${folders[@]}")
+fi
+for contract in $changed; do
+  case $contract in
+    *.yaml | *.yml) sed -nE 's/^name: *"?([a-z0-9_]+)"?.*/\1/p' "$contract" ;;
+  esac
+done | sort -u
