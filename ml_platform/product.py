@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
 import json
 import keyword
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from ml_platform import estimators
 
 ColumnType = Literal["string", "integer", "long", "double", "boolean", "date", "timestamp"]
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
@@ -278,39 +279,21 @@ class Features(_Section):
         return (*self.numeric, *self.categorical)
 
 
-def _importable(path: str) -> str:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path!r} can't be imported ({error}); accepted is the full name of a scikit-learn "
-            "classifier, like sklearn.linear_model.LogisticRegression"
-        ) from error
-    if not (hasattr(found, "fit") and hasattr(found, "predict_proba")):
-        raise ValueError(f"{path!r} is no classifier with fit and predict_proba")
-    return path
-
-
 class Estimator(_Section):
     """A scikit-learn classifier and its parameters."""
 
     # `class` is what scikit-learn users expect to write, and no Python name.
-    class_: Annotated[str, AfterValidator(_importable)] = Field(alias="class")
+    class_: str = Field(alias="class")
     params: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _constructible(self) -> Self:
-        try:
-            self.build()
-        except TypeError as error:
-            raise ValueError(f"params: {error}") from error
+        estimators.check(self.class_, self.params)
         return self
 
     def build(self) -> Any:
         """A new, unfitted estimator."""
-        module, _, name = self.class_.rpartition(".")
-        return getattr(importlib.import_module(module), name)(**self.params)
+        return estimators.build(self.class_, self.params)
 
 
 class Model(_Section):
