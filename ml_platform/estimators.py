@@ -6,10 +6,11 @@ one of its classes is kept in the user's cache, for each of its versions.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,32 @@ def build(path: str, params: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: the class can't be imported, is no classifier, or doesn't take the parameters.
     """
+    try:
+        return _class(path)(**params)
+    except TypeError as error:
+        raise ValueError(f"params: {error}") from error
+
+
+def check_class(path: str) -> str:
+    """See that a class can be imported and is a classifier.
+
+    Raises:
+        ValueError: it can't, or isn't.
+    """
+    _once([path], path, lambda: _class(path))
+    return path
+
+
+def check(path: str, params: Mapping[str, Any]) -> None:
+    """See that :func:`build` succeeds.
+
+    Raises:
+        ValueError: as :func:`build`.
+    """
+    _once([path, params], path, lambda: build(path, params))
+
+
+def _class(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -35,34 +62,25 @@ def build(path: str, params: Mapping[str, Any]) -> Any:
         ) from error
     if not (hasattr(found, "fit") and hasattr(found, "predict_proba")):
         raise ValueError(f"{path!r} is no classifier with fit and predict_proba")
-    try:
-        return found(**params)
-    except TypeError as error:
-        raise ValueError(f"params: {error}") from error
+    return found
 
 
-def check(path: str, params: Mapping[str, Any]) -> None:
-    """See that :func:`build` succeeds; known classes of scikit-learn are not imported again.
-
-    Raises:
-        ValueError: as :func:`build`.
-    """
-    known = _known(path, params)
+def _once(facts: Sequence[Any], path: str, look: Callable[[], object]) -> None:
+    """Look, unless that has succeeded before."""
+    known = _known(facts, path)
     if known is not None and known.exists():
         return
-    build(path, params)
+    look()
     if known is not None:
-        try:
+        with contextlib.suppress(OSError):  # without a cache it is found again the next time
             known.parent.mkdir(parents=True, exist_ok=True)
             known.touch()
-        except OSError:
-            pass  # without a cache it is found again the next time
 
 
-def _known(path: str, params: Mapping[str, Any]) -> Path | None:
-    """The file that exists if the class has been built; None for one that may change at any time."""
+def _known(facts: Sequence[Any], path: str) -> Path | None:
+    """The file that exists if looking has succeeded; None for a class that may change at any time."""
     if not path.startswith(f"{_LIBRARY}."):
         return None
-    facts = json.dumps([path, params, version("scikit-learn")], sort_keys=True, default=repr)
-    name = hashlib.sha256(facts.encode()).hexdigest()[:32]
+    content = json.dumps([*facts, version("scikit-learn")], sort_keys=True, default=repr)
+    name = hashlib.sha256(content.encode()).hexdigest()[:32]
     return platformdirs.user_cache_path("ml_platform") / "estimators" / name

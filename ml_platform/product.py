@@ -283,7 +283,7 @@ class Estimator(_Section):
     """A scikit-learn classifier and its parameters."""
 
     # `class` is what scikit-learn users expect to write, and no Python name.
-    class_: str = Field(alias="class")
+    class_: Annotated[str, AfterValidator(estimators.check_class)] = Field(alias="class")
     params: dict[str, Any] = {}
 
     @model_validator(mode="after")
