@@ -138,11 +138,26 @@ class ModelHistory:
     ) -> list[Decision]:
         """Fold the models into decisions and keep them.
 
+        Another process may record a model meanwhile, and keep its own decisions first; so they are made
+        again until nothing has been recorded while they were made.
+
         Args:
             key_of: names what a comparison depends on; a pair whose key is known isn't compared again.
             compare: compares a challenger with the champion before it, or with nothing.
         """
-        models = self.models()
+        while True:
+            models, rollbacks = self.models(), self.rollbacks()
+            decisions = self._decide_once(models, rollbacks, key_of, compare)
+            if (self.models(), self.rollbacks()) == (models, rollbacks):
+                return decisions
+
+    def _decide_once(
+        self,
+        models: list[ModelRecord],
+        rollbacks: list[dict[str, Any]],
+        key_of: Callable[[ModelRecord, ModelRecord | None], str],
+        compare: Callable[[ModelRecord, ModelRecord | None], Comparison],
+    ) -> list[Decision]:
         records = {(model.as_of, model.fingerprint): model for model in models}
         by_fingerprint = {model.fingerprint: model for model in models}
         known = {row["key"]: Comparison(**json.loads(row["comparison"])) for row in self._comparisons.read()}
@@ -157,7 +172,7 @@ class ModelHistory:
                 found = new[key] = compare(left, right)
             return found
 
-        taken_back = {row["fingerprint"] for row in self.rollbacks()}
+        taken_back = {row["fingerprint"] for row in rollbacks}
         candidates = [Candidate(model.as_of, model.fingerprint) for model in models]
         decisions = fold(candidates, compare_once, taken_back)
         self._comparisons.append(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ml_platform.product import EVENT_DAY
 from ml_platform.settings import Settings
-from ml_platform.storage.roots import PathRoot, RootError, on_days, quoted, root_of
+from ml_platform.storage.roots import ATTEMPTS, PathRoot, RootError, on_days, quoted, root_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,12 +131,26 @@ class Tables:
                 .option("mergeSchema", "true")
                 .option("userMetadata", json.dumps({"run_id": run_id, "product": product, "table": table}))
             )
-            self.root.save(writer, product, table)
+            _commit(lambda: self.root.save(writer, product, table))
             return self.version(product, table)
 
     def lock(self, product: str, table: str) -> AbstractContextManager[None]:
         """Hold a table for one commit, where its place doesn't protect commits itself."""
         return self.root.lock(product, table)
+
+
+def _commit(save: Callable[[], None]) -> None:
+    """Save, again if another writer's commit came first and touched the same days."""
+    from delta.exceptions import DeltaConcurrentModificationException
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+    attempts = Retrying(
+        retry=retry_if_exception_type(DeltaConcurrentModificationException),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.2, max=10),
+        reraise=True,
+    )
+    attempts(save)
 
 
 def column(name: str) -> Column:
