@@ -1,12 +1,16 @@
-"""The settings of the embedded Spark session: Delta Lake from Maven Central, sized to a small machine."""
+"""The Spark session of a step: the cluster's own, or the embedded one with its settings: Delta Lake from Maven Central, sized to a small machine."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 DELTA = "io.delta:delta-spark_4.1_2.13:4.4.0"
 _JARS = ("delta-spark_4.1_2.13", "delta-storage", "delta-kernel-api", "delta-kernel-defaults")
@@ -70,6 +74,25 @@ def _delta_jars(cache: Path) -> dict[str, str]:
         "spark.jars.excludes": ",".join(_SHIPPED_WITH_SPARK),
         "spark.jars.ivy": str(cache),
     }
+
+
+#: What results depend on, and a cluster may have otherwise.
+_SEMANTICS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
+
+
+def session_here(settings: Settings) -> SparkSession:
+    """The session of the process: Databricks' on its compute, one that is active, or the embedded one."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session is None and "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        session = SparkSession.builder.getOrCreate()
+    if session is not None:
+        for name, value in _SEMANTICS.items():
+            session.conf.set(name, value)
+        return session
+    prepare_environment()
+    return SparkSession.builder.config(map=dict(spark_conf(settings))).getOrCreate()
 
 
 def prepare_environment() -> None:
