@@ -36,7 +36,7 @@ def build_definitions(
         graphs = [_graph(product, settings) for product in products.values()]
     shared = dg.Definitions(
         resources={
-            "step_runner": resources.LocalStepRunner(settings),
+            "step_runner": resources.ChosenStepRunner(settings),
             "mlflow": resources.mlflow_runs(settings),
             **(resource_overrides or {}),
         },

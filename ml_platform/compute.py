@@ -38,7 +38,9 @@ class Compute(BaseModel):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if self.cluster_id is not None and self.new_cluster is not None:
-            raise ValueError("cluster_id and new_cluster exclude each other; give one, or none for serverless")
+            raise ValueError(
+                "cluster_id and new_cluster exclude each other; give one, or none for serverless"
+            )
         if self.new_cluster is not None and "spark_version" not in self.new_cluster:
             raise ValueError("new_cluster: spark_version is required, like 17.3.x-scala2.13")
         return self

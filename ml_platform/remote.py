@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from dagster_pipes import (
     PipesCliArgsParamsLoader,
     PipesContext,
+    PipesParamsLoader,
     PipesUnityCatalogVolumesContextLoader,
     open_dagster_pipes,
 )
@@ -40,7 +40,7 @@ def main() -> None:
     Raises:
         Exception: what the step raised; the workspace then shows the task as failed.
     """
-    parameters = PipesCliArgsParamsLoader()
+    parameters: PipesParamsLoader = PipesCliArgsParamsLoader()  # type: ignore[no-untyped-call]
     if not parameters.is_dagster_pipes_process():
         raise SystemExit("ml-platform-step is started by a Dagster run; to run steps, materialize assets")
     with (
@@ -84,7 +84,7 @@ def _look_up(references: Mapping[str, str]) -> None:
     if not missing:
         return
     from databricks.sdk import WorkspaceClient
-    from databricks.sdk.errors import DatabricksError
+    from databricks.sdk.errors.base import DatabricksError
 
     secrets = WorkspaceClient().dbutils.secrets
     for name, reference in missing.items():
@@ -132,4 +132,4 @@ class _Forward(logging.Handler):
 
 
 if __name__ == "__main__":
-    sys.exit(main())  # type: ignore[func-returns-value]
+    main()

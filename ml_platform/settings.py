@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     databricks_volume: str | None = Field(
         default=None,
         pattern=r"^/Volumes/[^/]+/[^/]+/[^/]+",
-        description="folder of a volume for the wheel and the steps' messages, /Volumes/catalog/schema/volume",
+        description="folder of a volume for the wheel and the messages, /Volumes/catalog/schema/volume",
     )
     databricks_compute: Compute = Field(
         default=Compute(), description="what remote steps run on, as JSON; serverless compute without it"

@@ -20,7 +20,6 @@ from dagster_pipes import (
     PipesMessage,
     PipesMessageWriter,
     PipesMessageWriterChannel,
-    PipesOpenedData,
     PipesParams,
 )
 from pydantic import BaseModel, Field, TypeAdapter
@@ -85,7 +84,7 @@ def messages_of(result: StepResult) -> Iterator[dict[str, Any]]:
     yield StepDone(days=len(result.days), metadata=result.metadata).model_dump(mode="json")
 
 
-class MissingResult(Exception):
+class MissingResultError(Exception):
     """The messages don't tell what became of every day; the text says what is missing."""
 
 
@@ -102,13 +101,13 @@ class Told:
         """The whole result.
 
         Raises:
-            MissingResult: no result has come, or not of every day that was asked for.
+            MissingResultError: no result has come, or not of every day that was asked for.
         """
         if self._done is None:
-            raise MissingResult("it sent no result")
+            raise MissingResultError("it sent no result")
         days = {day.day for day in self._days}
         if len(self._days) != self._done.days or not days.issuperset(request.days):
-            raise MissingResult(f"it sent the result of {len(days)} of {len(request.days)} days")
+            raise MissingResultError(f"it sent the result of {len(days)} of {len(request.days)} days")
         return StepResult(days=self._days, metadata=self._done.metadata)
 
 
@@ -133,23 +132,18 @@ def decode(content: str) -> list[PipesMessage] | None:
 
 
 def file_name(number: int) -> str:
+    """The name of a file of messages, counted from 1."""
     return f"{number}.json"
 
 
 class VolumeMessageWriter(PipesMessageWriter["VolumeChannel"]):
     """Writes the messages of a remote step into a folder of a volume, while the step runs."""
 
-    def __init__(self) -> None:
-        self._channel: VolumeChannel | None = None
-
     @contextmanager
     def open(self, params: PipesParams) -> Iterator[VolumeChannel]:
         channel = VolumeChannel(Path(params["path"]), float(params["interval"]))
         with channel.writing():
             yield channel
-
-    def get_opened_payload(self) -> PipesOpenedData:
-        return {"extras": {}}
 
 
 class VolumeChannel(PipesMessageWriterChannel):

@@ -1,4 +1,7 @@
-"""The Spark session of a step: the cluster's own, or the embedded one with its settings: Delta Lake from Maven Central, sized to a small machine."""
+"""The Spark session of a step: the cluster's own, or the embedded one, sized to a small machine.
+
+The embedded one gets Delta Lake from Maven Central on its first start.
+"""
 
 from __future__ import annotations
 
