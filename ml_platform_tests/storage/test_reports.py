@@ -16,8 +16,8 @@ from ml_platform.engine.report_targets import report_store
 from ml_platform.engine.step import PermanentError
 from ml_platform.settings import Settings
 from ml_platform.storage.reports import FolderTarget, ReportError, ReportStore
+from ml_platform_tests.fake_workspace import TOKEN, FakeWorkspace, Fault
 from ml_platform_tests.storage.azurite import KEY, Azurite
-from ml_platform_tests.storage.fake_workspace import TOKEN, FakeWorkspace
 
 PATH = "shop/validation_report/2024-01-03"
 FIRST = {"report.html": b"<p>one</p>", "report.json": b"{}", "quarantine.csv": b"file,line,reason\n"}
@@ -197,7 +197,7 @@ def test_a_workspace_takes_reports(workspace: FakeWorkspace, root: str) -> None:
 
 
 def test_a_workspace_that_fails_for_a_moment_is_asked_again(workspace: FakeWorkspace) -> None:
-    workspace.faults = {"report.html": [500]}
+    workspace.inject(Fault(500, part="report.html"))
     report_store(Settings(report_targets=("/Volumes/main/reports/pages",))).publish(PATH, FIRST)
     assert files(workspace.path("/Volumes/main/reports/pages") / PATH) == FIRST
 

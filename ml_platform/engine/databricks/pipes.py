@@ -7,6 +7,7 @@ thread, and a file counts when it is whole.
 
 from __future__ import annotations
 
+import io
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +52,8 @@ class VolumeContextInjector(PipesUnityCatalogVolumesContextInjector):
 
     @contextmanager
     def inject_context(self, context: PipesContextData) -> Iterator[PipesParams]:
-        self._workspace.put(self._path, json.dumps(context).encode())
+        content = io.BytesIO(json.dumps(context).encode())
+        self._workspace.files.upload(self._path, content, overwrite=True)
         yield {"path": self._path}
 
 
@@ -68,6 +70,10 @@ class VolumeMessageReader(PipesUnityCatalogVolumesMessageReader):
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._said = said
         self._handler: PipesMessageHandler | None = None
+
+    @property
+    def expected_writer_count(self) -> int:
+        return 1
 
     @contextmanager
     def read_messages(self, handler: PipesMessageHandler) -> Iterator[PipesParams]:

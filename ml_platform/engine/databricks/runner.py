@@ -256,10 +256,10 @@ class _RemoteRun:
     def _read_the_rest(self, *, succeeded: bool) -> None:
         """What was written just before the end may show up a little later."""
         for _ in range(_LAST_LOOKS):
-            self.reader.read()
             if self.reader.closed or not (succeeded or self.reader.opened):
                 return
             self.workspace.clock.sleep(self.settings.databricks_poll_seconds)
+            self.reader.read()
 
     def _cancel(self) -> None:
         """End the run, if there is one; what prevents that is logged, since another error is on its way."""
