@@ -127,19 +127,20 @@ class _Handler(BaseHTTPRequestHandler):
         with self.workspace.lock:
             position = len(self.workspace.requests)
             self.workspace.requests.append(Request(self.command, path, CUT))
-            faults = [one for one in self.workspace.faults if one.strikes(position, self.command, path)]
-            for fault in faults:
+            striking = (one for one in self.workspace.faults if one.strikes(position, self.command, path))
+            fault = next(striking, None)
+            if fault is not None:
                 fault.hit.append(path)
         self._position = position
         if self.headers.get("Authorization") != f"Bearer {self.workspace.token}":
             return self._answer(403, _error("PERMISSION_DENIED", "invalid token"))
-        if not faults:
+        if fault is None:
             return self._route(path, address.query, body)
-        if faults[0].after:
+        if fault.after:
             self._muted = True
             self._route(path, address.query, body)
             self._muted = False
-        return self._fail(faults[0].status)
+        return self._fail(fault.status)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _handle  # noqa: N815 - the base class's names
     _muted = False

@@ -22,7 +22,7 @@ from dagster_pipes import (
     PipesMessageWriterChannel,
     PipesParams,
 )
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from ml_platform.engine.step import DayResult, StepRequest, StepResult
 from ml_platform.product import Product
@@ -49,14 +49,19 @@ class Task(BaseModel):
         return {TASK: self.model_dump(mode="json", by_alias=True)}
 
 
-class DayDone(BaseModel):
+class _Message(BaseModel):
+    # A metric that is not a number stays one.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+
+class DayDone(_Message):
     """What became of one day."""
 
     kind: Literal["day"] = "day"
     result: DayResult
 
 
-class StepDone(BaseModel):
+class StepDone(_Message):
     """The step has ended well; this many days were told of."""
 
     kind: Literal["done"] = "done"
@@ -64,7 +69,7 @@ class StepDone(BaseModel):
     metadata: dict[str, Any]
 
 
-class StepFailed(BaseModel):
+class StepFailed(_Message):
     """The step has failed; ``permanent`` says that trying again can't help."""
 
     kind: Literal["failed"] = "failed"

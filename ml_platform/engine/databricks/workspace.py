@@ -23,6 +23,7 @@ from databricks.sdk.errors import (
     TooManyRequests,
     Unauthenticated,
 )
+from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.retries import retried
 from databricks.sdk.service.files import FilesAPI
 from databricks.sdk.service.iam import CurrentUserAPI
@@ -59,7 +60,9 @@ class PatientClient(ApiClient):
 
 
 def _why_again(error: BaseException) -> str | None:
-    return type(error).__name__ if isinstance(error, _TRANSIENT) else None
+    # The SDK has no class of its own for 502 and other answers of what lies before the workspace.
+    known = isinstance(error, _TRANSIENT) or type(error) is DatabricksError
+    return type(error).__name__ if known else None
 
 
 class Workspace:

@@ -1,4 +1,4 @@
-"""What a workspace can do wrong at any request: the run ends as it should, runs once, and is never orphaned."""
+"""What a workspace can do wrong at any request: the run ends as it should, and there is just one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_errors_while_polling_are_waited_out(
     for status in (500, 429, 503, 502, CUT):
         workspace.inject(Fault(status, "GET", "runs/get", times=2))
     result = graph.run(["mrds"], *DAYS)
-    assert result.success
+    assert result.success, failure_of(result)
     assert all(fault.hit for fault in workspace.faults)
     assert len(workspace.jobs.runs) == 1
     assert not workspace.asked("POST", "cancel")
