@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from ml_platform.console import console, fail
 from ml_platform.settings import Settings
@@ -44,24 +45,68 @@ def upload() -> None:
     """
     from ml_platform.engine.databricks import wheel as wheels
 
-    workspace, volume = _workspace()
-    with _refusals():
+    workspace, volume, _ = _workspace()
+    with Refusals():
         path, now = wheels.upload(workspace, volume, wheels.build_wheel())
     console.print(f"{path} {'is uploaded' if now else 'is there already'}", soft_wrap=True, highlight=False)
 
 
-def _workspace() -> tuple[Workspace, str]:
+@app.command()
+def smoke(
+    assets: Annotated[
+        str | None, typer.Option(help="Assets to run, separated by commas; all without it.")
+    ] = None,
+    rows_per_day: Annotated[int, typer.Option(help="Size of a day of the sample.")] = 100,
+    tables: Annotated[
+        str | None, typer.Option(help="Root of the tables over there; a folder of the volume without it.")
+    ] = None,
+) -> None:
+    """Run a small sample product there and here, compare what both made, and clean up.
+
+    Example: `ml-platform databricks smoke --assets ards,mrds`
+    """
+    from ml_platform.backfill import ASSETS
+    from ml_platform.smoke import Smoke, SmokeError
+
+    chosen = tuple(part.strip() for part in assets.split(",")) if assets else ASSETS
+    unknown = [asset for asset in chosen if asset not in ASSETS]
+    if unknown:
+        fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(ASSETS)}")
+    workspace, volume, settings = _workspace()
+
+    def say(message: str) -> None:
+        console.print(escape(message), soft_wrap=True, highlight=False)
+
+    with Refusals():
+        try:
+            verdict = Smoke(
+                settings,
+                workspace,
+                volume,
+                [asset for asset in ASSETS if asset in chosen],
+                rows_per_day,
+                tables,
+                say,
+            ).run()
+        except SmokeError as error:
+            fail(str(error))
+    for asset in verdict.left_out:
+        say(f"{asset} was left out: name its store in ML_PLATFORM_ONLINE_STORE_URL, or among the secrets")
+    for asset, partition, here, there in verdict.differences:
+        say(f"{asset} {partition}: here {here}, there {there}")
+    if verdict.differences:
+        fail(f"{len(verdict.differences)} of {verdict.compared} partitions differ")
+    say(f"All {verdict.compared} partitions are the same here and there.")
+
+
+def _workspace() -> tuple[Workspace, str, Settings]:
     from ml_platform.engine.databricks.workspace import Workspace
 
     settings = Settings()
     if settings.databricks_volume is None:
         fail("name a folder of a volume: ML_PLATFORM_DATABRICKS_VOLUME=/Volumes/catalog/schema/volume")
-    with _refusals():
-        return Workspace(settings.databricks_retry_seconds), settings.databricks_volume
-
-
-def _refusals() -> Refusals:
-    return Refusals()
+    with Refusals():
+        return Workspace(settings.databricks_retry_seconds), settings.databricks_volume, settings
 
 
 class Refusals:

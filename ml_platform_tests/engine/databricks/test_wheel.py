@@ -37,9 +37,8 @@ def contents(wheel: Wheel) -> dict[str, str]:
 
 def built_by(python_path: Path, folder: Path, **environment: str) -> bytes:
     """The wheel that the package on a path makes of itself, in a process of its own."""
-    code = f"from ml_platform import databricks_cli; from pathlib import Path; databricks_cli.wheel(Path({str(folder)!r}))"
     subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-m", "ml_platform.cli", "databricks", "wheel", "--to", folder],
         check=True,
         cwd=folder.parent,
         env={**os.environ, "PYTHONPATH": str(python_path), **environment},
