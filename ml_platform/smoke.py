@@ -153,16 +153,17 @@ class Smoke:
             yield place
         finally:
             self.workspace.remove_folder(place)
-            self._forget(product)
-            self.say(f"{place} is removed, and {product.name} in MLflow")
+            if MODEL in self.assets:
+                self._forget(product)
+            self.say(f"{place} is removed")
             if self.tables:
                 self.say(f"remove {self.tables}/{product.name} yourself")
 
     def _forget(self, product: Product) -> None:
         import mlflow
 
-        client = mlflow.MlflowClient(self.settings.mlflow_tracking_uri or "databricks")
         try:
+            client = mlflow.MlflowClient(self.settings.mlflow_tracking_uri or "databricks")
             for model in client.search_registered_models(f"name = '{product.name}'"):
                 client.delete_registered_model(model.name)
             experiment = client.get_experiment_by_name(product.name)

@@ -27,8 +27,8 @@ from dagster_pipes import decode_param, encode_param
 if TYPE_CHECKING:
     from ml_platform_tests.fake_workspace import FakeWorkspace
 
-#: A client that waits for longer than this waits for something that won't happen.
-PATIENCE = 120.0
+#: How long a look at a run waits for news before it is answered with what there is.
+PATIENCE = 15.0
 
 _DRIVER = """
 import sys
