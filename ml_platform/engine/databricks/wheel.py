@@ -1,9 +1,9 @@
 """The project's own wheel, made from the package that is running: the code that runs a step there is this.
 
 It is written here rather than by a build backend, so that a checkout and an installed package give the same
-bytes, without tools, network or git: files in order, with one fixed time. Its name in the volume carries a
-hash of these bytes, so equal code is uploaded once. What a cluster brings itself, or nobody needs there,
-isn't among its requirements: Spark, Delta Lake and Dagster.
+bytes, without tools, network or git: files in order, with one fixed time. A hash of the code is part of its
+version, so equal code is uploaded once, and a cluster takes other code for another version. What a cluster
+brings itself, or nobody needs there, isn't among its requirements: Spark, Delta Lake and Dagster.
 """
 
 from __future__ import annotations
@@ -36,16 +36,20 @@ _NOT_THERE = re.compile(r"^(dagster|pyspark\b|delta-spark\b)")
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel, and the path that its content gives it below a volume."""
+    """A wheel; ``digest`` is the hash of its code."""
 
-    name: str
-    version: str
+    release: str
+    digest: str
     content: bytes
 
     @property
+    def name(self) -> str:
+        return f"{PACKAGE}-{self.release}+{self.digest}-py3-none-any.whl"
+
+    @property
     def path(self) -> str:
-        digest = hashlib.sha256(self.content).hexdigest()[:16]
-        return f"wheels/{self.version}-{digest}/{self.name}"
+        """Where it lies below a volume."""
+        return f"wheels/{self.release}-{self.digest}/{self.name}"
 
 
 def build_wheel() -> Wheel:
@@ -68,16 +72,20 @@ def build_wheel() -> Wheel:
         raise PermanentError(
             f"the installed {DISTRIBUTION} has no {ENTRY_POINT}: install it again (make setup)"
         )
-    information = f"{PACKAGE}-{distribution.version}.dist-info"
+    release = distribution.version.partition("+")[0]
+    package = dict(_package_files(Path(ml_platform.__file__).parent))
+    about = {"METADATA": _description(distribution), "entry_points.txt": _entry_points(scripts)}
+    digest = hashlib.sha256(repr([sorted(package.items()), about]).encode()).hexdigest()[:16]
+    version = f"{release}+{digest}"
+    information = f"{PACKAGE}-{version}.dist-info"
     files = {
-        **dict(_package_files(Path(ml_platform.__file__).parent)),
-        f"{information}/METADATA": _description(distribution).encode(),
+        **package,
+        f"{information}/METADATA": about["METADATA"].format(version=version).encode(),
         f"{information}/WHEEL": _WHEEL.encode(),
-        f"{information}/entry_points.txt": _entry_points(scripts).encode(),
+        f"{information}/entry_points.txt": about["entry_points.txt"].encode(),
     }
     files[f"{information}/RECORD"] = _record(files, f"{information}/RECORD").encode()
-    name = f"{PACKAGE}-{distribution.version}-py3-none-any.whl"
-    return Wheel(name, distribution.version, _archive(files))
+    return Wheel(release, digest, _archive(files))
 
 
 def upload(workspace: Workspace, volume: str, wheel: Wheel) -> tuple[str, bool]:
@@ -102,7 +110,7 @@ def _package_files(package: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _description(distribution: metadata.Distribution) -> str:
-    lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {distribution.version}"]
+    lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", "Version: {version}"]
     if "Requires-Python" in distribution.metadata:
         lines.append(f"Requires-Python: {distribution.metadata['Requires-Python']}")
     lines += [f"Requires-Dist: {one}" for one in _requirements(distribution)]

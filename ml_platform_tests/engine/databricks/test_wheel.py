@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import ml_platform
 from ml_platform.cli import app
+from ml_platform.engine.databricks import wheel as wheels
 from ml_platform.engine.databricks.wheel import DISTRIBUTION, Wheel, build_wheel, upload
 from ml_platform.engine.databricks.workspace import Workspace
 from ml_platform.engine.step import PermanentError
@@ -64,9 +65,14 @@ def test_two_builds_are_the_same_bytes_from_a_checkout_and_from_what_was_install
     assert built_by(installed, tmp_path / "from_installed") == wheel.content
 
 
-def test_another_code_is_another_path(wheel: Wheel) -> None:
-    assert wheel.path.startswith(f"wheels/{wheel.version}-")
-    assert Wheel(wheel.name, wheel.version, wheel.content + b" ").path != wheel.path
+def test_other_code_is_another_version_at_another_path(wheel: Wheel, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = dict(wheels._package_files(PACKAGE))
+    files["ml_platform/remote.py"] += b"# changed\n"
+    monkeypatch.setattr(wheels, "_package_files", lambda _: files.items())
+    other = build_wheel()
+    assert other.path != wheel.path
+    assert other.name != wheel.name
+    assert wheel.path == f"wheels/{wheel.release}-{wheel.digest}/{wheel.name}"
 
 
 def test_it_holds_every_file_of_the_package_and_no_other(wheel: Wheel) -> None:
@@ -95,7 +101,7 @@ def test_it_is_installed_with_its_entry_point(wheel: Wheel, tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / wheel.name) as archive:
         archive.extractall(tmp_path)
     (found,) = metadata.distributions(name=DISTRIBUTION, path=[str(tmp_path)])
-    assert found.version == wheel.version
+    assert found.version == f"{wheel.release}+{wheel.digest}"
     points = {point.name: point.value for point in found.entry_points}
     assert points["ml-platform-step"] == "ml_platform.remote:main"
     for file in found.files or []:
