@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -110,6 +111,14 @@ def test_a_container_that_does_not_exist_is_made(azurite: Azurite) -> None:
         f"team/a/{PATH}/report.json": (FIRST["report.json"], "application/json"),
         f"team/a/{PATH}/quarantine.csv": (FIRST["quarantine.csv"], "text/csv; charset=utf-8"),
     }
+
+
+def test_a_remote_step_without_dagster_writes_to_a_container_as_well(
+    azurite: Azurite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dagster_azure.blob", None)
+    report_store(blob_settings(azurite, "azblob://remote")).publish(PATH, FIRST)
+    assert set(blobs(azurite, "remote")) == {f"{PATH}/{name}" for name in FIRST}
 
 
 def test_a_rerun_replaces_the_blobs_and_no_other_report(azurite: Azurite) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 
 from ml_platform_tests.conftest import CHECKOUT
-from ml_platform_tests.engine.databricks.conftest import VOLUME, QuickClock, step
+from ml_platform_tests.engine.databricks.conftest import VOLUME, QuickClock, remote_settings, step
 from ml_platform_tests.fake_jobs import Run
 from ml_platform_tests.fake_workspace import FakeWorkspace
 from ml_platform_tests.graph.stand_ins import Graph, failure_of
+from ml_platform_tests.small_platform import SHOP
 
 DAYS = ("2024-03-01", "2024-03-03")
 
@@ -226,6 +233,46 @@ def test_an_interrupted_run_cancels_the_remote_one(
     assert (run.life_cycle_state, run.result_state) == ("TERMINATED", "CANCELED")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_running_backfill_cancels_the_remote_run(
+    workspace: FakeWorkspace, tmp_path: Path, signal_: signal.Signals
+) -> None:
+    contracts = tmp_path / "contracts"
+    contracts.mkdir()
+    (contracts / "shop.yaml").write_text(yaml.safe_dump(SHOP))
+    workspace.jobs.prelude = step("import time; time.sleep(600)")
+    running = threading.Event()
+    workspace.jobs.when_running = lambda _: running.set()
+    settings = {
+        name: getattr(remote_settings(tmp_path / "home"), name)
+        for name in ("engine", "landing", "tables", "mlflow_tracking_uri", "databricks_volume")
+    }
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ml_platform.cli", "backfill", "shop", "--select", "mrds"),
+            *("--from", DAYS[0], "--to", DAYS[1]),
+        ],
+        env={
+            **os.environ,
+            **{f"ML_PLATFORM_{name.upper()}": str(value) for name, value in settings.items()},
+            "ML_PLATFORM_HOME": str(tmp_path / "home"),
+            "ML_PLATFORM_PRODUCTS": str(contracts),
+            "DAGSTER_HOME": str(tmp_path),
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert running.wait(120)
+        process.send_signal(signal_)
+        assert process.wait(120) != 0
+    finally:
+        process.kill()
+    (run,) = workspace.jobs.runs.values()
+    assert (run.life_cycle_state, run.result_state) == ("TERMINATED", "CANCELED")
+
+
 # -- what is sent ------------------------------------------------------------------------------------
 
 
@@ -312,3 +359,14 @@ def test_without_a_workspace_or_a_volume_it_says_what_to_set(
     for name in ("DATABRICKS_HOST", "DATABRICKS_TOKEN"):
         monkeypatch.delenv(name)
     assert "set DATABRICKS_HOST and DATABRICKS_TOKEN" in failure_of(graph_of().run(["mrds"], *DAYS))
+
+
+def test_the_entry_point_says_that_it_is_no_command_for_people() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "ml_platform.remote"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert (
+        result.stderr.strip()
+        == "ml-platform-step is started by a Dagster run; to run steps, materialize assets"
+    )
