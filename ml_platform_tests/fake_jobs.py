@@ -89,6 +89,7 @@ class FakeJobs:
     Attributes:
         prelude: Python that each process runs before the entry point.
         environment: what each process finds in its environment besides what is usual.
+        libraries: folders that each process finds modules in after the wheel.
         clusters: the existing ones.
         slow_start: how many looks at a run find it pending.
         ends: if given, how runs end, without a process: life cycle, result and message.
@@ -101,6 +102,7 @@ class FakeJobs:
         self.runs: dict[int, Run] = {}
         self.prelude = ""
         self.environment: dict[str, str] = {}
+        self.libraries: list[Path] = []
         self.clusters = {"0101-cluster"}
         self.slow_start = 1
         self.ends: tuple[str, str | None, str] | None = None
@@ -227,7 +229,7 @@ class FakeJobs:
         usual = ("PATH", "JAVA_HOME", "LANG", "TMPDIR")
         return {
             **{name: os.environ[name] for name in usual if name in os.environ},
-            "PYTHONPATH": str(self._unpacked(wheel)),
+            "PYTHONPATH": os.pathsep.join(map(str, [self._unpacked(wheel), *self.libraries])),
             "HOME": str(run.folder),
             "ML_PLATFORM_HOME": str(run.folder / "home"),
             "MLFLOW_DISABLE_TELEMETRY": "true",

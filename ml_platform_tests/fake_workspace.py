@@ -89,7 +89,7 @@ class FakeWorkspace:
         Handler.workspace = workspace
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=[0.02], daemon=True).start()
         self.jobs = FakeJobs(self, wheels or root / "wheels")
 
     @property

@@ -12,10 +12,12 @@ from databricks.sdk.clock import Clock
 
 from ml_platform.engine.databricks.runner import DatabricksStepRunner
 from ml_platform.engine.step import StepResult
+from ml_platform.product import Product
 from ml_platform.settings import Settings
-from ml_platform_tests.conftest import settings_in
+from ml_platform_tests.conftest import CHECKOUT, settings_in
 from ml_platform_tests.fake_workspace import TOKEN, FakeWorkspace
 from ml_platform_tests.graph.stand_ins import Graph
+from ml_platform_tests.small_platform import shop
 
 VOLUME = "/Volumes/main/ml/platform"
 
@@ -81,6 +83,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorkspace]:
     found = FakeWorkspace(tmp_path / "workspace", wheels)
+    found.jobs.libraries = [CHECKOUT]  # for light_shop's classifier
     monkeypatch.setenv("DATABRICKS_HOST", found.url)
     monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
     yield found
@@ -96,6 +99,11 @@ def clock() -> QuickClock:
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
+
+
+def light_shop() -> Product:
+    """``shop``, without the seconds that each process would take to import scikit-learn."""
+    return shop(model__estimator={"class": "ml_platform_tests.light_classifier.LightClassifier"})
 
 
 def remote_settings(home: Path, **values: Any) -> Settings:
@@ -121,7 +129,7 @@ def graph_of(
     """Makes the graph of ``shop`` on the fake workspace; settings may be given."""
 
     def make(**values: Any) -> Graph:
-        parts = {name: values.pop(name) for name in ("product",) if name in values}
+        parts = {"product": values.pop("product", light_shop())}
         settings = remote_settings(tmp_path / "home", **values)
         return Graph(settings, instance, runner=Runner(settings, clock=clock), **parts)
 

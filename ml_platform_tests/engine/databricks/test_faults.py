@@ -8,10 +8,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ml_platform_tests.conftest import CHECKOUT
 from ml_platform_tests.engine.databricks.conftest import (
     VOLUME,
     QuickClock,
     Runner,
+    light_shop,
     remote_settings,
     step,
 )
@@ -133,11 +135,12 @@ def test_a_fault_at_any_request_ends_well(
         workspace = FakeWorkspace(tmp_path / f"workspace{number}", wheels)
         monkeypatch.setenv("DATABRICKS_HOST", workspace.url)
         monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
+        workspace.jobs.libraries = [CHECKOUT]
         workspace.jobs.prelude = step("log('working')")
         if fault is not None:
             workspace.inject(fault)
         settings = remote_settings(tmp_path / f"home{number}")
-        graph = Graph(settings, instance, runner=Runner(settings, clock=QuickClock()))
+        graph = Graph(settings, instance, light_shop(), Runner(settings, clock=QuickClock()))
         try:
             return workspace, graph.run(["mrds"], *DAYS)
         finally:

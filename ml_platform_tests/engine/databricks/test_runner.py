@@ -21,7 +21,7 @@ from ml_platform_tests.engine.databricks.conftest import VOLUME, QuickClock, rem
 from ml_platform_tests.fake_jobs import Run
 from ml_platform_tests.fake_workspace import FakeWorkspace
 from ml_platform_tests.graph.stand_ins import Graph, failure_of
-from ml_platform_tests.small_platform import SHOP
+from ml_platform_tests.small_platform import SHOP, shop
 
 DAYS = ("2024-03-01", "2024-03-03")
 
@@ -65,7 +65,11 @@ def test_nothing_but_the_wheel_stays_in_the_volume(graph: Graph, workspace: Fake
     assert len(workspace.jobs.runs) == 2, "each Dagster run has a run of its own"
 
 
-def test_the_wheel_runs_alone_and_needs_no_dagster(graph: Graph, workspace: FakeWorkspace) -> None:
+def test_the_wheel_runs_alone_and_needs_no_dagster(
+    graph_of: Callable[..., Graph], workspace: FakeWorkspace
+) -> None:
+    graph = graph_of(product=shop())
+    workspace.jobs.libraries = []
     workspace.jobs.prelude = """
 import sys
 class NoDagster:
