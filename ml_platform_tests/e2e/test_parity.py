@@ -43,9 +43,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeW
 
 
 def on_engine(engine: str, tmp_path: Path, spark: SparkSession) -> tuple[Platform, dg.DagsterInstance]:
-    """A platform whose history was made by one engine; both read the same deliveries."""
-    home = tmp_path / engine
-    settings = remote_settings(home, engine=engine, landing=tmp_path / "landing")
+    """A platform whose history was made by one engine; deliveries and reports lie in the same places."""
+    settings = remote_settings(
+        tmp_path / engine,
+        engine=engine,
+        landing=tmp_path / "landing",
+        report_targets=(str(tmp_path / "reports"),),
+    )
     platform = Platform(settings, spark)
     instance = dg.DagsterInstance.ephemeral()
     Backfill(platform.product, settings, instance).run(ALL)
