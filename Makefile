@@ -6,7 +6,7 @@ FROM ?= 2013-01-01
 TO ?= 2013-12-31
 ONLINE_TESTS := ml_platform_tests/storage/test_online.py ml_platform_tests/data_engineering/test_online_features.py
 
-.PHONY: help setup demo ui test test-online test-slow test-browser bench-online lint format lock clean
+.PHONY: help setup demo ui test test-online test-slow test-browser bench-online smoke-databricks lint format lock clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-browser: setup  ## click through the UI in a real browser
 bench-online: setup  ## the online store beside Feast and plain SQL; ratios in bench/README.md
 	scripts/install_postgresql.sh
 	$(BIN)/python bench/online_store.py
+
+smoke-databricks: setup  ## run a small product on Databricks and here, compare, clean up (docs/databricks.md)
+	$(BIN)/ml-platform databricks smoke
 
 lint: setup  ## format check, lint, types and layers
 	$(BIN)/ruff format --check .

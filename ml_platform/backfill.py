@@ -20,7 +20,7 @@ from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepName, StepRequest
 from ml_platform.graph import processes
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, asset_key
-from ml_platform.graph.resources import LocalStepRunner
+from ml_platform.graph.resources import ChosenStepRunner, LocalStepRunner
 from ml_platform.product import DayRange, Product, add_months, month_of
 from ml_platform.settings import Settings
 
@@ -45,7 +45,7 @@ class RunReport:
 
 @dataclass
 class Backfill:
-    """A backfill of one product in this process, on one Spark session.
+    """A backfill of one product in this process; its steps run on the engine that is chosen for them.
 
     ``started`` is told what each run is about to do, ``progress`` what a step says while it works.
     """
@@ -61,7 +61,7 @@ class Backfill:
 
     def __post_init__(self) -> None:
         processes.reap(self.instance)
-        self._runner = LocalStepRunner(self.settings, progress=self.progress)
+        self._runner = ChosenStepRunner(self.settings, progress=self.progress)
         definitions = build_definitions(
             self.settings,
             products={self.product.name: self.product},

@@ -36,7 +36,7 @@ def build_definitions(
         graphs = [_graph(product, settings) for product in products.values()]
     shared = dg.Definitions(
         resources={
-            "step_runner": resources.LocalStepRunner(settings),
+            "step_runner": resources.ChosenStepRunner(settings),
             "mlflow": resources.mlflow_runs(settings),
             **(resource_overrides or {}),
         },
@@ -49,7 +49,7 @@ def build_definitions(
 def _graph(product: Product, settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=assets.build_assets(product),
-        jobs=automation.jobs(product),
+        jobs=automation.jobs(product, settings),
         schedules=automation.schedules(product, settings),
         sensors=[*automation.sensors(product, settings), alerts.alert_sensor(product, settings)],
     )

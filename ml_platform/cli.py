@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ml_platform import alerts_cli, online_cli
+from ml_platform import alerts_cli, databricks_cli, online_cli
 from ml_platform.console import ProductName, console, fail, instance_of, product_named
 from ml_platform.product import ContractError, DayRange, Product, load_product, load_products
 from ml_platform.settings import Settings
@@ -30,6 +30,7 @@ app = typer.Typer(
     help="Batch machine learning in production as one Dagster asset graph.",
 )
 app.add_typer(alerts_cli.app, name="alerts")
+app.add_typer(databricks_cli.app, name="databricks")
 app.add_typer(online_cli.app, name="online")
 
 _DAY = ["%Y-%m-%d"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from ml_platform import estimators
+from ml_platform.compute import EngineChoice
 
 ColumnType = Literal["string", "integer", "long", "double", "boolean", "date", "timestamp"]
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
@@ -487,6 +488,7 @@ class Product(_Section):
     validation: Validation = Validation()
     drift: Drift = Drift()
     alerts: Alerts = Alerts()
+    engine: EngineChoice = EngineChoice()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -714,7 +716,7 @@ def _accepted_keys(location: tuple[int | str, ...]) -> str:
     for part in location[:-1]:
         if isinstance(section, type) and issubclass(section, BaseModel):
             fields = {f.alias or name: f.annotation for name, f in section.model_fields.items()}
-            section = fields.get(str(part))
+            section = _without_none(fields.get(str(part)))
             if section == dict[str, Column]:
                 section = {"": Column}
         elif isinstance(section, dict):
@@ -722,6 +724,12 @@ def _accepted_keys(location: tuple[int | str, ...]) -> str:
     if isinstance(section, type) and issubclass(section, BaseModel):
         return _listed([f.alias or name for name, f in section.model_fields.items()])
     return "those of the documentation"
+
+
+def _without_none(annotation: Any) -> Any:
+    """The section that an optional key holds."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return kinds[0] if len(kinds) == 1 and type(None) in get_args(annotation) else annotation
 
 
 def contract_files(folders: Sequence[Path]) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ml_platform.compute import Compute, EngineName
 from ml_platform.secrets import resolve
 
 PACKAGE = Path(__file__).parent
@@ -101,6 +102,46 @@ class Settings(BaseSettings):
         default=500_000, ge=1, description="rows of a day that are validated in memory; more, by Spark"
     )
     chunk_days: int = Field(default=128, ge=1, description="days a step commits at once")
+
+    engine: EngineName = Field(default="local", description="where steps run; a contract may choose")
+    databricks_volume: str | None = Field(
+        default=None,
+        pattern=r"^/Volumes/[^/]+/[^/]+/[^/]+",
+        description="folder of a volume for the wheel and the messages, /Volumes/catalog/schema/volume",
+    )
+    databricks_compute: Compute = Field(
+        default=Compute(), description="what remote steps run on, as JSON; serverless compute without it"
+    )
+    databricks_secrets: dict[str, str] = Field(
+        default={},
+        description="secrets that remote steps look up: environment variable to scope/key, as JSON",
+    )
+    databricks_timeout_seconds: int = Field(
+        default=6 * 3600, ge=1, description="after which the workspace ends a step"
+    )
+    databricks_retry_seconds: int = Field(
+        default=300, ge=1, description="how long a failing request to the workspace is tried again"
+    )
+    databricks_poll_seconds: float = Field(
+        default=5, gt=0, description="between two looks at a remote step and its messages"
+    )
+
+    @field_validator("databricks_volume")
+    @classmethod
+    def _without_slash(cls, path: str | None) -> str | None:
+        return None if path is None else path.rstrip("/")
+
+    @field_validator("databricks_secrets")
+    @classmethod
+    def _scope_and_key(cls, references: dict[str, str]) -> dict[str, str]:
+        for name, reference in references.items():
+            scope, _, key = reference.partition("/")
+            if not name.isidentifier() or not scope or not key or "/" in key:
+                raise ValueError(
+                    f"{name!r}: {reference!r} names no secret; accepted is an environment variable's name "
+                    "with scope/key, never a secret itself"
+                )
+        return references
 
     @field_validator("home", "landing")
     @classmethod

@@ -21,8 +21,8 @@ from dagster._core.scheduler.instigation import TickStatus
 from dagster_azure.blob.compute_log_manager import AzureBlobComputeLogManager
 
 from ml_platform.data_engineering import unity_catalog
-from ml_platform.graph.automation import PRODUCT_TAG, jobs
-from ml_platform.settings import PACKAGE
+from ml_platform.graph.automation import ENGINE_TAG, PRODUCT_TAG, jobs
+from ml_platform.settings import PACKAGE, Settings
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import shop
 
@@ -62,7 +62,7 @@ def test_dagster_starts_with_its_production_configuration(
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None
         limited = {(limit["key"], str(limit["value"])) for limit in queue.tag_concurrency_limits}
-        assert {key for key, _ in limited} == {PRODUCT_TAG, "ml_platform/engine"}
+        assert {key for key, _ in limited} == {PRODUCT_TAG, ENGINE_TAG}
         assert instance.run_monitoring_enabled
         kept = instance.get_tick_retention_settings(InstigatorType.SENSOR)
         assert (kept[TickStatus.SKIPPED], kept[TickStatus.SUCCESS]) == (7, 365)
@@ -84,8 +84,11 @@ def test_no_value_of_the_production_configuration_is_a_secret() -> None:
     assert "access_key_or_sas_token" not in content["compute_logs"]["config"]
 
 
-def test_the_runs_of_every_job_carry_the_tag_that_the_queue_limits() -> None:
-    assert {job.tags[PRODUCT_TAG] for job in jobs(shop())} == {"shop"}
+def test_the_runs_of_every_job_carry_the_tags_that_the_queue_limits() -> None:
+    here, there = shop(), shop(engine={"default": "databricks"})
+    for product, engine in ((here, "local"), (there, "databricks")):
+        found = jobs(product, Settings())
+        assert {(job.tags[PRODUCT_TAG], job.tags[ENGINE_TAG]) for job in found} == {("shop", engine)}
 
 
 # -- the bundle ------------------------------------------------------------------------------------

@@ -50,5 +50,6 @@ if [ ! -x .venv/bin/python ] || [ "$(cat $stamp 2>/dev/null || true)" != "$state
   .venv/bin/python -m pip install --quiet --disable-pip-version-check "$uv"
   .venv/bin/uv pip sync --quiet --python .venv/bin/python --compile-bytecode requirements.lock
   .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+  rm -rf ml_platform.egg-info  # of an earlier build; Python would take it for the installed package
   echo "$state" > $stamp
 fi

@@ -65,14 +65,22 @@ def _blob_service(settings: Settings, address: str) -> Callable[[], Any]:
 
     def connect() -> Any:
         from azure.storage.blob import BlobServiceClient
-        from dagster_azure.blob import (
-            AzureBlobStorageDefaultCredential,
-            AzureBlobStorageKeyCredential,
-            AzureBlobStorageResource,
-            AzureBlobStorageSASTokenCredential,
-        )
 
         secret = resolve(settings.blob_credential.get_secret_value()) if settings.blob_credential else None
+        # The report store tries again itself, sooner than the library would, and with an end.
+        options: dict[str, Any] = {"retry_total": 0, "connection_timeout": 10}
+        try:
+            from dagster_azure.blob import (
+                AzureBlobStorageDefaultCredential,
+                AzureBlobStorageKeyCredential,
+                AzureBlobStorageResource,
+                AzureBlobStorageSASTokenCredential,
+            )
+        except ImportError:
+            # A remote step has no Dagster.
+            from azure.identity import DefaultAzureCredential
+
+            return BlobServiceClient(account, secret or DefaultAzureCredential(), **options)
         credential: Any = AzureBlobStorageDefaultCredential()
         if secret:
             is_token = "sig=" in secret
@@ -83,8 +91,7 @@ def _blob_service(settings: Settings, address: str) -> Callable[[], Any]:
             )
         resource = AzureBlobStorageResource(account_url=account, credential=credential)
         with resource.get_client() as client:
-            # The report store tries again itself, sooner than the library would, and with an end.
-            return BlobServiceClient(client.url, client.credential, retry_total=0, connection_timeout=10)
+            return BlobServiceClient(client.url, client.credential, **options)
 
     return connect
 

@@ -1,8 +1,8 @@
-"""The settings of the Spark session: Delta Lake from Maven Central, embedded or on a standalone cluster.
+"""The Spark session of a step: the cluster's own, the embedded one, or one on a standalone cluster.
 
-Embedded, everything is sized to a small machine. On a cluster (``spark://host:port``) the driver stays in
-this process, executors are told where to reach it and which code to run, and what was sized to this
-machine is left to Spark. Sessions of Databricks are not configured here.
+The embedded one gets Delta Lake from Maven Central on its first start, and is sized to a small machine. On
+a standalone cluster (``spark://host:port``) the driver stays in this process, executors are told where to
+reach it and which code to run, and what was sized to this machine is left to Spark.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ import socket
 import sys
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ml_platform.settings import PACKAGE, Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 DELTA = "io.delta:delta-spark_4.1_2.13:4.4.0"
 _JARS = ("delta-spark_4.1_2.13", "delta-storage", "delta-kernel-api", "delta-kernel-defaults")
@@ -123,6 +127,25 @@ def _delta_jars(cache: Path) -> dict[str, str]:
         "spark.jars.excludes": ",".join(_SHIPPED_WITH_SPARK),
         "spark.jars.ivy": str(cache),
     }
+
+
+#: What results depend on, and a cluster may have otherwise.
+_SEMANTICS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
+
+
+def session_here(settings: Settings) -> SparkSession:
+    """The session of the process: Databricks' on its compute, one that is active, or the embedded one."""
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session is None and "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        session = SparkSession.builder.getOrCreate()
+    if session is not None:
+        for name, value in _SEMANTICS.items():
+            session.conf.set(name, value)
+        return session
+    prepare_environment()
+    return SparkSession.builder.config(map=dict(spark_conf(settings))).getOrCreate()
 
 
 def prepare_environment() -> None:

@@ -12,20 +12,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ml_platform.compute import StepName as StepName
 from ml_platform.mlops import validation
 from ml_platform.mlops.validation import Quality
 from ml_platform.storage.ledger import DayRecord, Outcome
-
-StepName = Literal[
-    "ards",
-    "mrds",
-    "online_features",
-    "model",
-    "predictions",
-    "model_performance",
-    "validation_report",
-    "drift_report",
-]
 
 #: How many days a validation report looks back on, its own included.
 REPORT_DAYS = 30

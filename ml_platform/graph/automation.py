@@ -32,6 +32,7 @@ REMEMBERED_EVALUATIONS = 20
 
 #: The tag of every job's runs; deploy/dagster.yaml limits how many of a product are at work at once.
 PRODUCT_TAG = "ml_platform/product"
+ENGINE_TAG = "ml_platform/engine"
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -42,12 +43,12 @@ _UNFINISHED = [
 ]
 
 
-def jobs(product: Product) -> list[Any]:
+def jobs(product: Product, settings: Settings) -> list[Any]:
     """The daily job, for one day or a range by hand, and the model's job.
 
-    Their runs carry the product's name, by which the queue of an instance can limit them.
+    Their runs carry the product's name and its engine, by which the queue of an instance can limit them.
     """
-    tags = {PRODUCT_TAG: product.name}
+    tags = {PRODUCT_TAG: product.name, ENGINE_TAG: product.engine.default or settings.engine}
     return [
         dg.define_asset_job(
             f"{product.name}_daily",

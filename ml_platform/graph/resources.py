@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 class StepRunner(Protocol):
     """Runs a step somewhere, and returns its result."""
 
-    def run(self, request: StepRequest, product: Product, log: Callable[[str], None]) -> StepResult: ...
+    def run(
+        self, request: StepRequest, product: Product, context: dg.AssetExecutionContext
+    ) -> StepResult: ...
 
 
 class LocalStepRunner:
@@ -35,9 +37,9 @@ class LocalStepRunner:
         self._settings = settings
         self._progress = progress
 
-    def run(self, request: StepRequest, product: Product, log: Callable[[str], None]) -> StepResult:
+    def run(self, request: StepRequest, product: Product, context: dg.AssetExecutionContext) -> StepResult:
         def say(message: str) -> None:
-            log(message)
+            context.log.info(message)
             if self._progress:
                 self._progress(message)
 
@@ -50,6 +52,32 @@ class LocalStepRunner:
         prepare_environment()
         session: SparkSession = LazyPySparkResource(spark_config=spark_conf(self._settings)).spark_session
         return session
+
+
+class ChosenStepRunner:
+    """Runs each step on the engine that the contract chooses for its asset, or else the settings."""
+
+    def __init__(self, settings: Settings, *, progress: Callable[[str], None] | None = None) -> None:
+        self._settings = settings
+        self._progress = progress
+        self._local = LocalStepRunner(settings, progress=progress)
+        self._remote: StepRunner | None = None
+
+    def run(self, request: StepRequest, product: Product, context: dg.AssetExecutionContext) -> StepResult:
+        if product.engine.of(request.step, self._settings.engine) == "local":
+            return self._local.run(request, product, context)
+        return self._databricks().run(request, product, context)
+
+    def session(self) -> SparkSession:
+        """The embedded session, for what is done in this process whatever the engine."""
+        return self._local.session()
+
+    def _databricks(self) -> StepRunner:
+        if self._remote is None:
+            from ml_platform.engine.databricks.runner import DatabricksStepRunner
+
+            self._remote = DatabricksStepRunner(self._settings, progress=self._progress)
+        return self._remote
 
 
 class MlflowRuns:
@@ -66,11 +94,11 @@ class MlflowRuns:
 
         from ml_platform.machine_learning.registry import Registry
 
-        registry = Registry(self._settings.tracking_uri)
+        registry = Registry.of(self._settings)
         registry.prepare(product.name)
         registry.end_orphans(product.name, self._is_over)
         config = {
-            "experiment_name": product.name,
+            "experiment_name": registry.experiment_name(product.name),
             "mlflow_tracking_uri": self._settings.tracking_uri,
             "extra_tags": {"product": product.name},
         }

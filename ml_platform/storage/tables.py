@@ -141,11 +141,20 @@ class Tables:
 
 def _commit(save: Callable[[], None]) -> None:
     """Save, again if another writer's commit came first and touched the same days."""
-    from delta.exceptions import DeltaConcurrentModificationException
+    from delta.exceptions import base as conflicts
     from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+    # What Spark raises of these has no other class in common.
+    lost = (
+        conflicts.ConcurrentAppendException,
+        conflicts.ConcurrentDeleteDeleteException,
+        conflicts.ConcurrentDeleteReadException,
+        conflicts.ConcurrentTransactionException,
+        conflicts.ConcurrentWriteException,
+        conflicts.DeltaConcurrentModificationException,
+    )
     attempts = Retrying(
-        retry=retry_if_exception_type(DeltaConcurrentModificationException),
+        retry=retry_if_exception_type(lost),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.2, max=10),
         reraise=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -36,9 +36,9 @@ class FakeRunner:
     outcomes: Mapping[str, tuple[Outcome, str]] = field(default_factory=dict)
     requests: list[StepRequest] = field(default_factory=list)
 
-    def run(self, request: StepRequest, product: Product, log: Callable[[str], None]) -> StepResult:
+    def run(self, request: StepRequest, product: Product, context: dg.AssetExecutionContext) -> StepResult:
         self.requests.append(request)
-        log(f"{request.step}: {len(request.days)}")
+        context.log.info(f"{request.step}: {len(request.days)}")
         return StepResult(
             days=[self._result(request.step, day) for day in request.days],
             metadata={"days_done": len(request.days)},

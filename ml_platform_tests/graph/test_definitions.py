@@ -322,11 +322,15 @@ def imports(path: Path) -> set[str]:
 
 def test_services_steps_and_storage_know_nothing_of_dagster() -> None:
     package = Path(ml_platform.__file__).parent
+    # dagster_pipes is not Dagster: it is what a process without Dagster talks to it by.
     knowing: Mapping[str, set[str]] = {
-        str(path.relative_to(package)): {name for name in imports(path) if name.startswith("dagster")}
+        str(path.relative_to(package)): {
+            name for name in imports(path) - {"dagster_pipes"} if name.startswith("dagster")
+        }
         for path in package.rglob("*.py")
     }
-    allowed = {"build.py", "backfill.py", "contracts.py", "console.py", "engine/report_targets.py"}
+    allowed = {"build.py", "backfill.py", "contracts.py", "console.py", "smoke.py"}
+    allowed |= {"engine/report_targets.py", "engine/databricks/pipes.py", "engine/databricks/runner.py"}
     strangers = [path for path, names in knowing.items() if names and not path.startswith("graph/")]
     assert set(strangers) <= allowed
     assert knowing["definitions.py"] == set()

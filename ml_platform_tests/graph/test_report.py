@@ -37,7 +37,7 @@ class Raising(FakeRunner):
         super().__init__()
         self.error = error
 
-    def run(self, request: StepRequest, product: Product, log: Callable[[str], None]) -> StepResult:
+    def run(self, request: StepRequest, product: Product, context: dg.AssetExecutionContext) -> StepResult:
         self.requests.append(request)
         raise self.error
 

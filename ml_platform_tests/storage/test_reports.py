@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ from ml_platform.engine.report_targets import report_store
 from ml_platform.engine.step import PermanentError
 from ml_platform.settings import Settings
 from ml_platform.storage.reports import FolderTarget, ReportError, ReportStore
+from ml_platform_tests.fake_workspace import TOKEN, FakeWorkspace, Fault
 from ml_platform_tests.storage.azurite import KEY, Azurite
-from ml_platform_tests.storage.fake_workspace import TOKEN, FakeWorkspace
 
 PATH = "shop/validation_report/2024-01-03"
 FIRST = {"report.html": b"<p>one</p>", "report.json": b"{}", "quarantine.csv": b"file,line,reason\n"}
@@ -112,6 +113,14 @@ def test_a_container_that_does_not_exist_is_made(azurite: Azurite) -> None:
     }
 
 
+def test_a_remote_step_without_dagster_writes_to_a_container_as_well(
+    azurite: Azurite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dagster_azure.blob", None)
+    report_store(blob_settings(azurite, "azblob://remote")).publish(PATH, FIRST)
+    assert set(blobs(azurite, "remote")) == {f"{PATH}/{name}" for name in FIRST}
+
+
 def test_a_rerun_replaces_the_blobs_and_no_other_report(azurite: Azurite) -> None:
     store = report_store(blob_settings(azurite, "azblob://again"))
     store.publish_many({PATH: FIRST, f"{PATH}0": FIRST, "shop/validation_report/2024-01-04": FIRST})
@@ -197,7 +206,7 @@ def test_a_workspace_takes_reports(workspace: FakeWorkspace, root: str) -> None:
 
 
 def test_a_workspace_that_fails_for_a_moment_is_asked_again(workspace: FakeWorkspace) -> None:
-    workspace.faults = {"report.html": [500]}
+    workspace.inject(Fault(500, part="report.html"))
     report_store(Settings(report_targets=("/Volumes/main/reports/pages",))).publish(PATH, FIRST)
     assert files(workspace.path("/Volumes/main/reports/pages") / PATH) == FIRST
 

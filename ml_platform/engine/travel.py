@@ -1,0 +1,95 @@
+"""Which settings go to a remote step: where the data lies, and how it is worked on; never a secret.
+
+A path of this machine's home means nothing there, so what has no explicit setting is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from ml_platform.compute import StepName
+from ml_platform.engine.step import PermanentError
+from ml_platform.secrets import SCHEME
+from ml_platform.settings import Settings
+from ml_platform.storage.roots import UNITY_CATALOG
+
+_PLACES = (
+    "landing",
+    "tables",
+    "control_tables",
+    "mlflow_tracking_uri",
+    "mlflow_registry_uri",
+    "mlflow_experiments",
+    "model_schema",
+    "report_targets",
+    "blob_account_url",
+)
+_SECRETS = ("online_store_url", "blob_credential")
+_MANNER = ("mlflow_ui_url", "validation_rows_in_memory", "chunk_days")
+_REPORTS: frozenset[StepName] = frozenset({"validation_report", "drift_report"})
+
+
+def settings_for(step: StepName, settings: Settings) -> dict[str, Any]:
+    """The settings of a remote step, as plain data.
+
+    Raises:
+        PermanentError: a place isn't set, or can't be told without a secret; says what to set.
+    """
+    looked_up = settings.databricks_secrets
+    missing = [
+        _variable(name)
+        for name in _needed(step, settings)
+        if not getattr(settings, name) and _variable(name) not in looked_up
+    ]
+    if missing:
+        raise PermanentError(
+            f"{step} on Databricks can't reach the folders of this machine: set {', '.join(missing)} to "
+            "places that both reach (or ML_PLATFORM_DATABRICKS_SECRETS, for what is secret)"
+        )
+    chosen = {
+        name: value
+        for name, value in settings.model_dump(mode="json", include={*_PLACES, *_MANNER}).items()
+        if value is not None and _variable(name) not in looked_up
+    }
+    for name, value in chosen.items():
+        for address in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(address, str) and _holds_secret(address):
+                raise PermanentError(
+                    f"{_variable(name)} holds a secret, which is not sent to Databricks: keep it in a secret "
+                    f'scope, and name it: ML_PLATFORM_DATABRICKS_SECRETS={{"{_variable(name)}": "scope/key"}}'
+                )
+    return chosen | _named_secrets(settings)
+
+
+def _needed(step: StepName, settings: Settings) -> tuple[str, ...]:
+    needed = ["landing", "tables", "mlflow_tracking_uri"]
+    if (settings.tables or "").startswith(UNITY_CATALOG):
+        needed.append("control_tables")
+    if step in _REPORTS:
+        needed.append("report_targets")
+    if step == "online_features":
+        needed.append("online_store_url")
+    return tuple(needed)
+
+
+def _named_secrets(settings: Settings) -> dict[str, str]:
+    """Settings that name a secret of a vault; a secret itself stays here, and must be looked up there."""
+    named = {}
+    for name in _SECRETS:
+        secret = getattr(settings, name)
+        if secret is None or _variable(name) in settings.databricks_secrets:
+            continue
+        value = secret.get_secret_value()
+        if value.startswith((SCHEME, "sqlite:")):
+            named[name] = value
+    return named
+
+
+def _holds_secret(address: str) -> bool:
+    parts = urlsplit(address)
+    return parts.password is not None or "sig=" in parts.query
+
+
+def _variable(name: str) -> str:
+    return f"ML_PLATFORM_{name.upper()}"

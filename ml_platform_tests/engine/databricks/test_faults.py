@@ -1,0 +1,180 @@
+"""What a workspace can do wrong at any request: the run ends as it should, and there is just one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ml_platform_tests.conftest import CHECKOUT
+from ml_platform_tests.engine.databricks.conftest import (
+    VOLUME,
+    QuickClock,
+    Runner,
+    light_shop,
+    remote_settings,
+    step,
+)
+from ml_platform_tests.fake_workspace import CUT, TOKEN, FakeWorkspace, Fault, kinds
+from ml_platform_tests.graph.stand_ins import Graph, failure_of
+
+DAYS = ("2024-03-01", "2024-03-03")
+WAITS = step("import time; time.sleep(600)")
+
+
+@pytest.mark.parametrize("status", [500, 503, CUT])
+def test_a_submit_that_was_accepted_although_its_answer_was_an_error_runs_once(
+    graph: Graph, workspace: FakeWorkspace, status: int
+) -> None:
+    workspace.jobs.prelude = step()
+    workspace.inject(Fault(status, "POST", "runs/submit", after=True, times=2))
+    assert graph.run(["mrds"], *DAYS).success
+    assert len(workspace.asked("POST", "runs/submit")) == 3
+    assert len(workspace.jobs.runs) == 1
+
+
+def test_errors_while_polling_are_waited_out(
+    graph: Graph, workspace: FakeWorkspace, clock: QuickClock
+) -> None:
+    workspace.jobs.prelude = step()
+    for status in (500, 429, 503, 502, CUT):
+        workspace.inject(Fault(status, "GET", "runs/get", times=2))
+    result = graph.run(["mrds"], *DAYS)
+    assert result.success, failure_of(result)
+    assert all(fault.hit for fault in workspace.faults)
+    assert len(workspace.jobs.runs) == 1
+    assert not workspace.asked("POST", "cancel")
+    assert sum(clock.slept) > 5, "each attempt waits longer"
+
+
+def test_a_run_that_nobody_can_see_any_more_is_cancelled(graph: Graph, workspace: FakeWorkspace) -> None:
+    workspace.jobs.prelude = WAITS
+    lost = Fault(500, "GET", "runs/get", times=None)
+    workspace.inject(lost)
+    result = graph.run(["mrds"], *DAYS)
+    assert "could not be run on Databricks: InternalError" in failure_of(result)
+    assert graph.runner.may_be_tried_again
+    assert [run.result_state for run in workspace.jobs.runs.values()] == ["CANCELED"]
+
+
+@pytest.mark.parametrize("status", [503, CUT])
+def test_a_run_whose_submit_was_never_answered_is_found_and_cancelled(
+    graph: Graph, workspace: FakeWorkspace, status: int
+) -> None:
+    workspace.jobs.prelude = WAITS
+    workspace.inject(Fault(status, "POST", "runs/submit", after=True, times=None))
+    result = graph.run(["mrds"], *DAYS)
+    assert "could not be run on Databricks" in failure_of(result)
+    assert [run.result_state for run in workspace.jobs.runs.values()] == ["CANCELED"]
+
+
+def test_a_run_that_cannot_be_cancelled_is_named(graph: Graph, workspace: FakeWorkspace) -> None:
+    workspace.jobs.prelude = WAITS
+    workspace.inject(Fault(403, "GET", "runs/get", times=None), Fault(500, "POST", "runs/cancel", times=None))
+    result = graph.run(["mrds"], *DAYS)
+    assert "injected" in failure_of(result)
+    (said,) = [
+        entry.user_message
+        for entry in graph.instance.all_logs(result.run_id)
+        if "could not be cancelled" in entry.user_message
+    ]
+    assert "may go on for up to 21600 s" in said
+
+
+def test_messages_that_are_cut_in_a_line_are_read_again(graph: Graph, workspace: FakeWorkspace) -> None:
+    workspace.jobs.prelude = step("log('a line that is told once')")
+    workspace.cut_files = {"/1.json": 1, "/2.json": 2}
+    result = graph.run(["mrds"], *DAYS)
+    assert result.success
+    assert set(workspace.cut_files.values()) == {0}
+    said = [entry.user_message for entry in graph.instance.all_logs(result.run_id)]
+    assert said.count("a line that is told once") == 1
+
+
+def test_a_message_folder_that_cannot_be_removed_is_no_failure(
+    graph: Graph, workspace: FakeWorkspace
+) -> None:
+    workspace.jobs.prelude = step()
+    workspace.inject(Fault(403, "DELETE", times=None))
+    result = graph.run(["mrds"], *DAYS)
+    assert result.success
+    said = [entry.user_message for entry in graph.instance.all_logs(result.run_id)]
+    assert any("could not be removed" in line for line in said)
+
+
+def test_an_output_that_cannot_be_had_hides_no_failure(graph: Graph, workspace: FakeWorkspace) -> None:
+    workspace.jobs.prelude = step("1 / 0")
+    workspace.inject(Fault(400, "GET", "get-output", times=None))
+    assert "division by zero" in failure_of(graph.run(["mrds"], *DAYS))
+
+
+# -- every request in turn ---------------------------------------------------------------------------
+
+#: Requests whose failure is the failure of nothing: the result is there already.
+_TIDYING = ("GET fs/directories", "DELETE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "after"),
+    [(500, False), (500, True), (503, True), (429, False), (CUT, False), (CUT, True), (403, False)],
+)
+def test_a_fault_at_any_request_ends_well(
+    tmp_path: Path,
+    wheels: Path,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    after: bool,
+) -> None:
+    """One request after another fails, in runs of their own, until a run has no more requests."""
+
+    def run(number: int, fault: Fault | None) -> tuple[FakeWorkspace, dg.ExecuteInProcessResult]:
+        workspace = FakeWorkspace(tmp_path / f"workspace{number}", wheels)
+        monkeypatch.setenv("DATABRICKS_HOST", workspace.url)
+        monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
+        workspace.jobs.libraries = [CHECKOUT]
+        workspace.jobs.prelude = step("log('working')")
+        if fault is not None:
+            workspace.inject(fault)
+        settings = remote_settings(tmp_path / f"home{number}")
+        graph = Graph(settings, instance, light_shop(), Runner(settings, clock=QuickClock()))
+        try:
+            return workspace, graph.run(["mrds"], *DAYS)
+        finally:
+            active = [run.run_id for run in workspace.jobs.active]
+            workspace.close()
+            assert not active, f"an orphan after request {number}"
+
+    position = 0
+    struck: list[str] = []
+    while True:
+        fault = Fault(status, position=position, after=after)
+        workspace, result = run(position, fault)
+        if not fault.hit:
+            break
+        kind = kinds([workspace.requests[position]])[0]
+        struck.append(kind)
+        expected = status != 403 or kind.startswith(_TIDYING)
+        assert result.success is expected, f"{kind} (request {position}): {kinds(workspace.requests)}"
+        assert len(workspace.jobs.runs) <= 1, f"{kind} (request {position}) ran twice"
+        if result.success:
+            (only,) = workspace.jobs.runs.values()
+            assert only.result_state == "SUCCESS"
+            assert len(only.output.splitlines()) == 0
+        position += 1
+    for kind in ("HEAD fs/files", "PUT fs/files", "POST runs/submit", "GET runs/get", "DELETE fs/files"):
+        assert kind in struck
+
+
+def test_the_wheel_is_uploaded_again_after_a_failed_upload(
+    graph: Graph, workspace: FakeWorkspace, graph_of: Callable[..., Graph]
+) -> None:
+    workspace.jobs.prelude = step()
+    workspace.inject(Fault(403, "PUT", ".whl"))
+    assert "injected" in failure_of(graph.run(["mrds"], *DAYS))
+    assert not list(workspace.path(VOLUME).rglob("*.whl"))
+    assert not workspace.jobs.runs
+    assert graph.run(["mrds"], *DAYS).success
