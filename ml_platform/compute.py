@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EngineName = Literal["local", "databricks"]
 
-#: Everything that computes, by the name of the asset it makes.
+#: Everything that computes, by the name of the asset it makes; maintenance makes none.
 StepName = Literal[
     "ards",
     "mrds",
@@ -21,6 +21,7 @@ StepName = Literal[
     "model_performance",
     "validation_report",
     "drift_report",
+    "maintenance",
 ]
 
 

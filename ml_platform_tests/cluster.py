@@ -20,6 +20,7 @@ import pyspark
 SPARK_HOME = Path(pyspark.__file__).parent
 LOOPBACK = "127.0.0.1"
 SECONDS_TO_START = 120
+SECONDS_TO_NOTICE = 60
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,16 @@ class Cluster:
         with urlopen(self.state_url, timeout=10) as answer:
             found: dict[str, Any] = json.load(answer)
         return found
+
+    def applications(self) -> list[dict[str, Any]]:
+        """The applications that ended, once the master has noticed that all have."""
+        deadline = time.monotonic() + SECONDS_TO_NOTICE
+        while (state := self.state())["activeapps"]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"an application still runs; see the logs in {self.folder}")
+            time.sleep(0.1)
+        ended: list[dict[str, Any]] = state["completedapps"]
+        return ended
 
     def executors(self) -> list[Path]:
         """The folders of all executors that ran, each below its worker's."""

@@ -20,6 +20,7 @@ from ml_platform.data_engineering.mrds import MRDS, feature_columns
 from ml_platform.product import EVENT_DAY, Product
 from ml_platform.storage.online import Merged, OnlineStore, OnlineStoreError, Publication
 from ml_platform.storage.tables import Tables, column
+from ml_platform.tasks import leave_imports_uncollected
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -146,6 +147,7 @@ def arrow_batches(rows: DataFrame) -> Iterator[pa.RecordBatch]:
             with pa.ipc.new_stream(sink, batch.schema) as writer:
                 writer.write_batch(batch)
             yield pa.RecordBatch.from_arrays([pa.array([sink.getvalue().to_pybytes()])], names=["batch"])
+        leave_imports_uncollected()
 
     for row in rows.mapInArrow(pack, "batch binary").toLocalIterator(prefetchPartitions=True):
         with pa.ipc.open_stream(row["batch"]) as reader:

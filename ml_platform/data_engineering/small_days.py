@@ -27,6 +27,7 @@ from ml_platform.data_engineering.resolution import (
 )
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.tables import column
+from ml_platform.tasks import leave_imports_uncollected
 
 #: Bytes of a day's files, unpacked, up to which a task holds the day in memory: about a million records.
 SMALL_BYTES = 64 << 20
@@ -81,6 +82,7 @@ def _in_tasks(
             for number in batch.column("number").to_pylist():
                 resolved = _Day(product, deliveries[number])
                 yield from resolved.rows() if with_rows else resolved.others()
+        leave_imports_uncollected()
 
     tasks = max(1, -(-len(deliveries) // _DAYS_A_TASK))
     numbers = spark.range(0, len(deliveries), 1, numPartitions=tasks).withColumnRenamed("id", "number")

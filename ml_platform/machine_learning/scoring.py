@@ -20,6 +20,7 @@ from ml_platform.data_engineering.mrds import MRDS, feature_columns
 from ml_platform.machine_learning.training import probabilities
 from ml_platform.product import EVENT_DAY, Product
 from ml_platform.storage.tables import Tables, column, content_hash
+from ml_platform.tasks import leave_imports_uncollected
 
 CODE_VERSION = "1"
 PREDICTIONS = "predictions"
@@ -138,6 +139,7 @@ def score(product: Product, mrds: DataFrame, serving: Mapping[date, ServingModel
                     model_as_of=model.as_of,
                     model_fingerprint=model.fingerprint,
                 )
+        leave_imports_uncollected()
 
     rows = mrds.select(*[column(name) for name in dict.fromkeys(feature_columns(product))])
     kept = StructType([rows.schema[name] for name in columns(product) if name in rows.columns])

@@ -22,6 +22,7 @@ from ml_platform.mlops.expectations import MASK, Dimension, Expectation, number
 from ml_platform.mlops.history import Fact
 from ml_platform.product import EVENT_DAY, DataSet, Product, Severity
 from ml_platform.storage.tables import column, on_days
+from ml_platform.tasks import leave_imports_uncollected
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -243,6 +244,7 @@ def _in_tasks(
             found = _evaluate_days(_frame(table), suites, key, sensitive)
             plain = [json.dumps(Quality(tuple(results)).plain()) for results in found.values()]
             yield pa.RecordBatch.from_pydict({"day": pa.array(found, pa.date32()), "results": plain})
+        leave_imports_uncollected()
 
     chosen = rows.where(on_days(suites)).repartition(min(len(suites), _TASKS), EVENT_DAY)
     found = chosen.sortWithinPartitions(EVENT_DAY).mapInArrow(evaluate_all, "day date, results string")
@@ -338,16 +340,20 @@ def _held_by_all(
             place = (day, position)
             if _is_bounded(one):
                 bounded.setdefault(one.kwargs["column"], []).append(place)
-            elif _is_of_single_rows(_configured(one.type, one.kwargs, position)):
+            else:
                 alike.setdefault(json.dumps([one.type, one.kwargs], default=repr), []).append(place)
 
     def at(place: tuple[date, int]) -> Expectation:
         return suites[place[0]][place[1]]
 
-    groups = [*alike.values()]
-    expectations = [
-        _configured(at(places[0]).type, at(places[0]).kwargs, number) for number, places in enumerate(groups)
-    ]
+    groups: list[list[tuple[date, int]]] = []
+    expectations: list[Any] = []
+    for places in alike.values():
+        one = at(places[0])
+        expectation = _configured(one.type, one.kwargs, len(groups))
+        if _is_of_single_rows(expectation):
+            groups.append(places)
+            expectations.append(expectation)
     columns = {}
     for name, places in bounded.items():
         for bound, greater in (("min_value", False), ("max_value", True)):

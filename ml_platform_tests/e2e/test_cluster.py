@@ -85,7 +85,7 @@ def test_a_cluster_makes_the_same_tables_as_the_embedded_session(tmp_path: Path)
                 {"spark.executor.memory": "800m", "spark.executorEnv.PYTHONPATH": str(outdated.parent)}
             ),
         )
-        applications = cluster.state()["completedapps"]
+        applications = cluster.applications()
         executors = cluster.executors()
 
     assert applications

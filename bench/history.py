@@ -1,0 +1,388 @@
+"""What a history costs: the data sets beside DuckDB, a range beside single days, a day beside a long past.
+
+Each part prints ratios of what was measured in this run, after it has seen that both sides made the same
+rows. Everything runs in a folder of its own, on generated customers and the real flights.
+
+Run: `make bench`, or parts of it: `python bench/history.py data-sets days --days 180`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psutil
+
+from ml_platform.product import DayRange, Product, load_product
+from ml_platform.settings import PACKAGE, Settings
+
+CHECKOUT = PACKAGE.parent
+BIN = Path(sys.executable).parent
+START = date(2022, 1, 1)
+THREADS = os.cpu_count() or 2
+
+#: What both sides must agree on, of the rows of a data set; sums are exact to six decimals only.
+_ARDS = '"ID", "CustomerNumber", "CustomerState", "Feature1", "Feature2", "Feature3", "Feature4"'
+_MRDS = '"CustomerNumber", "CustomerState", "Feature1", "Feature2", round("Feature3", 6), "Feature4"'
+_CHECK = """
+SELECT count(*), count("Target"),
+       bit_xor(hash({columns}, "Target"::INTEGER, event_day::DATE, label_known_on::DATE)),
+       sum(hash({columns}, "Target"::INTEGER, event_day::DATE, label_known_on::DATE)::HUGEINT)
+FROM {source}
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A folder with a platform in it."""
+
+    folder: Path
+
+    @property
+    def settings(self) -> Settings:
+        jars = {"spark.jars.ivy": str(CHECKOUT / "var" / "ivy")}
+        return Settings(home=self.folder, spark_conf=jars)
+
+    def product(self, name: str) -> Product:
+        return load_product(PACKAGE / "products" / f"{name}.yaml")
+
+    def land(self, days: int, rows: int) -> DayRange:
+        """Deliveries of `customers`, each day's rows and later its labels."""
+        from ml_platform.samples import customers
+
+        chosen = DayRange(START, START + timedelta(days=days - 1))
+        customers.land(self.product("customers"), self.settings.landing_path, chosen, rows_per_day=rows)
+        return chosen
+
+    def clear(self) -> None:
+        """Forget what was made; deliveries stay."""
+        for name in ("tables", "mlflow", "online", "dagster", "reports"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def cli(self, *arguments: str) -> float:
+        """Seconds of a command, process and JVM included."""
+        environment = os.environ | {
+            "ML_PLATFORM_HOME": str(self.folder),
+            "DAGSTER_HOME": str(self.folder / "dagster"),
+            "ML_PLATFORM_SPARK_CONF": json.dumps(self.settings.spark_conf),
+        }
+        (self.folder / "dagster").mkdir(exist_ok=True)
+        with timed() as seconds:
+            subprocess.run(
+                [BIN / "ml-platform", *arguments], env=environment, check=True, stdout=subprocess.DEVNULL
+            )
+        return seconds()
+
+    def backfill(self, days: DayRange, *options: str, product: str = "customers") -> float:
+        return self.cli("backfill", product, "--from", str(days.first), "--to", str(days.last), *options)
+
+
+@contextmanager
+def timed() -> Iterator[Callable[[], float]]:
+    start = time.perf_counter()
+    end: list[float] = []
+    yield lambda: (end[0] if end else time.perf_counter()) - start
+    end.append(time.perf_counter())
+
+
+# -- ARDS and MRDS beside DuckDB -------------------------------------------------------------------
+
+
+def data_sets(bench: Bench, days: int, rows: int) -> dict[str, Any]:
+    """ARDS and MRDS of a range: the tables alone, and with ledger and verdicts, beside DuckDB."""
+    bench.land(days, rows)
+    found = {}
+    for what in ("tables", "steps"):
+        bench.clear()
+        output = _in_process(bench, "data-sets", what, str(days))
+        found[what] = output["seconds"]
+    landing = bench.settings.landing_path / "customers"
+    peer = bench.folder / "duckdb"
+    shutil.rmtree(peer, ignore_errors=True)
+    with timed() as seconds:
+        subprocess.run(
+            [sys.executable, CHECKOUT / "bench" / "history_peer.py", landing, peer, str(THREADS)], check=True
+        )
+    _compare(bench, peer)
+    return {
+        "days": days,
+        "rows a day": rows,
+        "DuckDB, s": round(seconds(), 1),
+        "tables, s": round(found["tables"], 1),
+        "tables / DuckDB": round(found["tables"] / seconds(), 1),
+        "with ledger and verdicts, s": round(found["steps"], 1),
+        "with ledger and verdicts / DuckDB": round(found["steps"] / seconds(), 1),
+    }
+
+
+def _compare(bench: Bench, peer: Path) -> None:
+    """Both sides hold the same rows, or there is nothing to compare."""
+    from deltalake import DeltaTable
+
+    for table, columns in (("ards", _ARDS), ("mrds", _MRDS)):
+        files = DeltaTable(str(bench.folder / "tables" / "customers" / table)).file_uris()
+        sources = (
+            f"read_parquet({files!r}, hive_partitioning = true)",
+            f"read_parquet('{peer / table}/**/*.parquet', hive_partitioning = true)",
+        )
+        ours, theirs = (
+            duckdb.sql(_CHECK.format(columns=columns, source=source)).fetchall() for source in sources
+        )
+        if ours != theirs:
+            raise SystemExit(f"{table}: {ours} is not {theirs}; nothing was compared")
+
+
+def _work_data_sets(bench: Bench, what: str, days: int) -> dict[str, Any]:
+    from ml_platform.data_engineering import ards, landing, mrds
+    from ml_platform.engine import local
+    from ml_platform.engine.spark import session_here
+    from ml_platform.engine.step import StepRequest
+    from ml_platform.storage.tables import Tables
+
+    product, settings = bench.product("customers"), bench.settings
+    chosen = tuple(START + timedelta(days=n) for n in range(days))
+    spark = session_here(settings)
+    spark.range(1).count()
+    with timed() as seconds, _peak() as memory:
+        if what == "tables":
+            tables = Tables.of(settings)
+            for start in range(0, days, settings.chunk_days):
+                part = chosen[start : start + settings.chunk_days]
+                deliveries = list(landing.scan(product, settings.landing_path, part).values())
+                ards.write(spark, product, tables, deliveries, run_id="bench")
+                mrds.write(spark, product, tables, part, run_id="bench")
+        else:
+            for step in ("ards", "mrds"):
+                request = StepRequest(step=step, product=product.name, days=chosen, run_id="bench")
+                local.run_step(local.context_for(request, product, settings, lambda: spark, lambda _: None))
+    return {"seconds": seconds(), "megabytes": memory[0]}
+
+
+# -- a range beside single days --------------------------------------------------------------------
+
+
+def days(bench: Bench, count: int, rows: int) -> dict[str, Any]:
+    """A range in one go, beside single days as daily jobs would do them, each a process of its own."""
+    chosen = bench.land(count, rows)
+    options = ("--select", "ards,mrds")
+    bench.clear()
+    together = bench.backfill(chosen, *options) / count
+    whole = _fingerprints(bench)
+    bench.clear()
+    singles = [DayRange(day, day) for day in list(chosen)[:3]]
+    alone = sum(bench.backfill(day, *options) for day in singles) / len(singles)
+    known = _fingerprints(bench)
+    if any(whole[key] != value for key, value in known.items()):
+        raise SystemExit("single days and the range made different rows")
+    return {
+        "days": count,
+        "rows a day": rows,
+        "a day of the range, s": round(together, 2),
+        "a day alone, s": round(alone, 1),
+        "faster": round(alone / together, 1),
+    }
+
+
+def _fingerprints(bench: Bench) -> dict[tuple[str, date], str | None]:
+    from ml_platform.storage.ledger import Ledger
+    from ml_platform.storage.tables import Tables
+
+    ledger = Ledger(Tables.of(bench.settings), "customers")
+    return {
+        (asset, day): record.fingerprint
+        for asset in ("ards", "mrds")
+        for day, record in ledger.latest(asset).items()
+    }
+
+
+# -- a daily cycle, and the past behind it ---------------------------------------------------------
+
+
+def cycle(bench: Bench, history: Sequence[int], rows: int) -> dict[str, Any]:
+    """Everything a landed day sets off, in one process, after a short and after a long history."""
+    found: dict[str, Any] = {"rows a day": rows}
+    seconds = {}
+    for length in history:
+        shutil.rmtree(bench.folder, ignore_errors=True)
+        bench.folder.mkdir(parents=True)
+        landed = bench.land(length + 3, rows)
+        past = DayRange(landed.first, landed.first + timedelta(days=length - 1))
+        bench.backfill(past)
+        daily = [past.last + timedelta(days=n) for n in (1, 2, 3)]
+        times = [bench.backfill(DayRange(day, day)) for day in daily]
+        seconds[length] = min(times)
+        found[f"a day after {length} days, s"] = round(seconds[length], 1)
+    short, long = min(history), max(history)
+    found["long / short"] = round(seconds[long] / seconds[short], 2)
+    return found
+
+
+# -- the whole graph -------------------------------------------------------------------------------
+
+
+def graph(bench: Bench) -> dict[str, Any]:
+    """A year of real flights through every asset, cold; what isn't spent in steps is orchestration."""
+    bench.cli("sample", "flights", "--from", "2013-01-01", "--to", "2013-12-31")
+    output = _in_process(bench, "graph")
+    whole = output["seconds"]
+    return {
+        "s": round(whole, 1),
+        **{f"{step}, s": round(value, 1) for step, value in output["steps"].items()},
+        "orchestration, s": round(whole - sum(output["steps"].values()), 1),
+        "orchestration / all": round(1 - sum(output["steps"].values()) / whole, 2),
+    }
+
+
+def _work_graph(bench: Bench) -> dict[str, Any]:
+    import dagster as dg
+
+    from ml_platform.backfill import Backfill
+    from ml_platform.graph.resources import LocalStepRunner
+
+    product = bench.product("flights")
+    steps: dict[str, float] = {}
+    run = LocalStepRunner.run
+
+    def timed_run(self: LocalStepRunner, request: Any, *rest: Any) -> Any:
+        with timed() as seconds:
+            result = run(self, request, *rest)
+        steps[request.step] = steps.get(request.step, 0) + seconds()
+        return result
+
+    LocalStepRunner.run = timed_run  # type: ignore[method-assign]
+    (bench.folder / "dagster").mkdir(exist_ok=True)
+    with timed() as seconds, dg.DagsterInstance.from_config(str(bench.folder / "dagster")) as instance:
+        Backfill(product, bench.settings, instance).run(DayRange(date(2013, 1, 1), date(2013, 12, 31)))
+    return {"seconds": seconds(), "steps": steps}
+
+
+# -- ten times the rows ----------------------------------------------------------------------------
+
+
+def rows(bench: Bench, days: int, rows: int) -> dict[str, Any]:
+    """Ten times the rows: time, and memory of the driver, its JVM included."""
+    measured = []
+    for size in (rows, 10 * rows):
+        shutil.rmtree(bench.folder, ignore_errors=True)
+        bench.folder.mkdir(parents=True)
+        bench.land(days, size)
+        measured.append(_in_process(bench, "data-sets", "steps", str(days)))
+    once, tenfold = measured
+    return {
+        "days": days,
+        "rows a day": rows,
+        "s": round(once["seconds"], 1),
+        "ten times the rows, s": round(tenfold["seconds"], 1),
+        "time": round(tenfold["seconds"] / once["seconds"], 1),
+        "driver, MB": once["megabytes"],
+        "ten times the rows, MB": tenfold["megabytes"],
+        "memory": round(tenfold["megabytes"] / once["megabytes"], 2),
+    }
+
+
+# -- loading the code location ---------------------------------------------------------------------
+
+
+def loading(bench: Bench) -> dict[str, Any]:
+    """The code location in a fresh interpreter, beside `import dagster` alone; the least of five times."""
+
+    def seconds(statement: str) -> float:
+        found = []
+        for _ in range(5):
+            with timed() as took:
+                subprocess.run([sys.executable, "-c", statement], check=True, cwd=CHECKOUT)
+            found.append(took())
+        return min(found)
+
+    alone, ours = seconds("import dagster"), seconds("import ml_platform.definitions")
+    return {
+        "import dagster, s": round(alone, 2),
+        "location, s": round(ours, 2),
+        "ratio": round(ours / alone, 2),
+    }
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+def _in_process(bench: Bench, *arguments: str) -> dict[str, Any]:
+    """What a fresh process of this script measured."""
+    command = [sys.executable, str(Path(__file__)), "--folder", str(bench.folder), "--work", *arguments]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return result
+
+
+@contextmanager
+def _peak() -> Iterator[list[int]]:
+    """The greatest resident set, in MB, of this process and its JVM; Python workers are not the driver."""
+    ended = threading.Event()
+    peak = [0]
+
+    def watch() -> None:
+        me = psutil.Process()
+        while not ended.wait(0.1):
+            family = [me, *(child for child in me.children() if "java" in child.name())]
+            peak[0] = max(peak[0], sum(one.memory_info().rss for one in family) >> 20)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+PARTS: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
+    "data-sets": lambda bench, given: data_sets(bench, given.days, given.rows),
+    "days": lambda bench, given: days(bench, 60, given.rows),
+    "cycle": lambda bench, given: cycle(bench, (30, given.days), 1000),
+    "graph": lambda bench, given: graph(bench),
+    "rows": lambda bench, given: rows(bench, 20, given.rows),
+    "loading": lambda bench, given: loading(bench),
+}
+
+
+def main() -> None:
+    """Measure the chosen parts, and print each as a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all without any")
+    parser.add_argument("--days", type=int, default=730)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--folder", type=Path, default=CHECKOUT / "var" / "bench")
+    parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        name, *rest = given.work
+        bench = Bench(given.folder)
+        done = _work_graph(bench) if name == "graph" else _work_data_sets(bench, rest[0], int(rest[1]))
+        print(json.dumps(done))
+        return
+    unknown = set(given.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    for name in given.parts or PARTS:
+        folder = given.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        found = PARTS[name](Bench(folder), given)
+        shutil.rmtree(folder)
+        print(f"\n{name}: " + " | ".join(f"{key} {value}" for key, value in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
