@@ -7,6 +7,7 @@ retrain decision as the sensor would have.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -150,16 +151,19 @@ class Backfill:
         self, assets: tuple[StepName, ...], days: Sequence[date], *, as_of: date | None, rescore: bool
     ) -> None:
         first, last = min(days), max(days)
+        run_id = str(uuid.uuid4())
         asked = f"as of {as_of}" if as_of else str(DayRange(first, last))
         self.started(f"{', '.join(assets)}: {asked}")
         tags = {
             "dagster/asset_partition_range_start": first.isoformat(),
             "dagster/asset_partition_range_end": last.isoformat(),
             "ml_platform/product": self.product.name,
+            processes.PROCESS_TAG: processes.mark_of(run_id),
         }
         result = self._job.execute_in_process(
             asset_selection=[asset_key(self.product, asset) for asset in assets],
             instance=self.instance,
+            run_id=run_id,
             tags=tags,
             run_config=self._run_config(assets, as_of, rescore),
             raise_on_error=False,

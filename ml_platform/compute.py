@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EngineName = Literal["local", "databricks"]
 
-#: Everything that computes, by the name of the asset it makes; maintenance makes none.
+#: Everything that computes, by the name of the asset it makes; ``maintenance`` makes none, and has no days.
 StepName = Literal[
     "ards",
     "mrds",

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     validation_rows_in_memory: int = Field(
         default=500_000, ge=1, description="rows of a day that are validated in memory; more, by Spark"
     )
+    table_retention_days: int = Field(
+        default=30, ge=7, description="how long maintenance keeps the files of a table's past versions"
+    )
     chunk_days: int = Field(default=128, ge=1, description="days a step commits at once")
 
     engine: EngineName = Field(default="local", description="where steps run; a contract may choose")

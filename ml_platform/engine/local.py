@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.step import StepRequest, StepResult
+from ml_platform.engine.step import MAINTENANCE, StepRequest, StepResult
 from ml_platform.product import Product
 from ml_platform.settings import Settings
 
@@ -28,11 +28,13 @@ def context_for(
 def run_step(context: StepContext) -> StepResult:
     """Run the step that the context's request names."""
     # The steps import Spark and scikit-learn; a code location that only draws the graph needs neither.
-    from ml_platform.engine import daily, daily_steps, model_step
+    from ml_platform.engine import daily, daily_steps, maintenance, model_step
 
     request = context.request
     if request.step == model_step.MODEL:
         return model_step.run_model(context)
+    if request.step == MAINTENANCE:
+        return maintenance.maintain(context)
     step = daily_steps.DAILY_STEPS[request.step](context)
     return daily.run_days(step, sorted(request.days), force=request.force)
 

@@ -20,6 +20,8 @@ from ml_platform.storage.ledger import DayRecord, Outcome
 #: How many days a validation report looks back on, its own included.
 REPORT_DAYS = 30
 QUALITY_CHECK = validation.CHECK
+#: The step that has no days, and makes nothing new.
+MAINTENANCE: StepName = "maintenance"
 
 #: Outcomes with which a run of just that day ends as a failure, with what to do about it.
 FAILING_OUTCOMES: dict[str, str] = {

@@ -335,7 +335,7 @@ def _run(context: dg.AssetExecutionContext, request: StepRequest, product: Produ
     processes.mark(context.instance, context.run_id)
     runner: StepRunner = context.resources.step_runner
     try:
-        return runner.run(request, product, context)
+        return runner.run(request, product, context.op_execution_context)
     except PermanentError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
 

@@ -13,8 +13,10 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.data_engineering import landing
+from ml_platform.engine.step import MAINTENANCE, StepRequest
 from ml_platform.graph import partitions, processes
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, NO_DRIFT, ModelConfig, asset_key
+from ml_platform.graph.resources import StepRunner
 from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
@@ -71,7 +73,30 @@ def jobs(product: Product, settings: Settings) -> list[Any]:
             description="Measures the drift of a month that is over.",
             tags=tags,
         ),
+        _maintenance(product, tags),
     ]
+
+
+def _maintenance(product: Product, tags: Mapping[str, str]) -> dg.JobDefinition:
+    @dg.op(name=f"{product.name}_tables", required_resource_keys={"step_runner"})
+    def maintain_tables(context: dg.OpExecutionContext) -> None:
+        processes.mark(context.instance, context.run_id)
+        runner: StepRunner = context.resources.step_runner
+        request = StepRequest(step=MAINTENANCE, product=product.name, days=(), run_id=context.run_id)
+        context.add_output_metadata(runner.run(request, product, context).metadata)
+
+    @dg.job(
+        name=f"{product.name}_{MAINTENANCE}",
+        tags=tags,
+        description=(
+            "Joins small files of the tables, and deletes those that no version of the last weeks needs "
+            "(ML_PLATFORM_TABLE_RETENTION_DAYS). Changes no rows."
+        ),
+    )
+    def maintenance() -> None:
+        maintain_tables()
+
+    return maintenance
 
 
 def sensors(product: Product, settings: Settings) -> list[dg.SensorDefinition]:
@@ -81,7 +106,9 @@ def sensors(product: Product, settings: Settings) -> list[dg.SensorDefinition]:
 
 def schedules(product: Product, settings: Settings) -> list[dg.ScheduleDefinition]:
     """The schedules of a product; a finished history needs none."""
-    return [] if product.end else [_model_schedule(product, settings), _drift_schedule(product)]
+    if product.end:
+        return []
+    return [_model_schedule(product, settings), _drift_schedule(product), _maintenance_schedule(product)]
 
 
 # -- deliveries --------------------------------------------------------------------------------------
@@ -351,3 +378,16 @@ def _drift_schedule(product: Product) -> dg.ScheduleDefinition:
         return dg.RunRequest(run_key=month.isoformat(), partition_key=month.isoformat())
 
     return drift_schedule
+
+
+# -- the week's maintenance --------------------------------------------------------------------------
+
+
+def _maintenance_schedule(product: Product) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name=f"{product.name}_maintenance_schedule",
+        job_name=f"{product.name}_{MAINTENANCE}",
+        cron_schedule="0 22 * * 0",
+        execution_timezone=product.timezone,
+        description="Tidies up the tables on Sunday evening.",
+    )

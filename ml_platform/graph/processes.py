@@ -10,16 +10,24 @@ import dagster as dg
 
 PROCESS_TAG = "ml_platform/process"
 
+#: A run that nothing has begun to work on has no tag of its own, and is left alone.
+_AT_WORK = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
 
 def mark(instance: dg.DagsterInstance, run_id: str) -> None:
     """Note in a run's tags that this process works on it.
 
     The tag names the run too: a run that is executed again inherits its tags, this one included.
     """
-    own = f"{_describe(os.getpid())}:{run_id}"
+    own = mark_of(run_id)
     run = instance.get_run_by_id(run_id)
     if run is not None and run.tags.get(PROCESS_TAG) != own:
         instance.add_run_tags(run_id, {PROCESS_TAG: own})
+
+
+def mark_of(run_id: str) -> str:
+    """The tag's value for a run of this process."""
+    return f"{_describe(os.getpid())}:{run_id}"
 
 
 def reap(instance: dg.DagsterInstance) -> list[str]:
@@ -27,9 +35,8 @@ def reap(instance: dg.DagsterInstance) -> list[str]:
 
     A killed process can't report its own end, and what waits for it would wait for ever.
     """
-    started = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
     ended = []
-    for run in started:
+    for run in instance.get_runs(dg.RunsFilter(statuses=_AT_WORK)):
         process, _, run_id = run.tags.get(PROCESS_TAG, "").rpartition(":")
         host, _, rest = process.partition(":")
         if run_id != run.run_id or host != socket.gethostname():

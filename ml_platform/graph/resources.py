@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 class StepRunner(Protocol):
     """Runs a step somewhere, and returns its result."""
 
-    def run(
-        self, request: StepRequest, product: Product, context: dg.AssetExecutionContext
-    ) -> StepResult: ...
+    def run(self, request: StepRequest, product: Product, context: dg.OpExecutionContext) -> StepResult: ...
 
 
 class LocalStepRunner:
@@ -37,7 +35,7 @@ class LocalStepRunner:
         self._settings = settings
         self._progress = progress
 
-    def run(self, request: StepRequest, product: Product, context: dg.AssetExecutionContext) -> StepResult:
+    def run(self, request: StepRequest, product: Product, context: dg.OpExecutionContext) -> StepResult:
         def say(message: str) -> None:
             context.log.info(message)
             if self._progress:
@@ -63,7 +61,7 @@ class ChosenStepRunner:
         self._local = LocalStepRunner(settings, progress=progress)
         self._remote: StepRunner | None = None
 
-    def run(self, request: StepRequest, product: Product, context: dg.AssetExecutionContext) -> StepResult:
+    def run(self, request: StepRequest, product: Product, context: dg.OpExecutionContext) -> StepResult:
         if product.engine.of(request.step, self._settings.engine) == "local":
             return self._local.run(request, product, context)
         return self._databricks().run(request, product, context)

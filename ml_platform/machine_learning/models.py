@@ -23,6 +23,9 @@ from ml_platform.storage.tables import Tables
 
 Kind = Literal["monthly", "retrain"]
 
+#: The tables of a :class:`ModelHistory`.
+TABLES = ("models", "comparisons", "decisions", "rollbacks")
+
 _MODELS = pa.schema(
     [
         ("as_of", pa.date32()),
@@ -87,10 +90,11 @@ class ModelHistory:
 
     def __init__(self, tables: Tables, product: Product) -> None:
         self._product = product
-        self._models = ControlTable(tables, product.name, "models", _MODELS)
-        self._comparisons = ControlTable(tables, product.name, "comparisons", _COMPARISONS)
-        self._decisions = ControlTable(tables, product.name, "decisions", _DECISIONS)
-        self._rollbacks = ControlTable(tables, product.name, "rollbacks", _ROLLBACKS)
+        schemas = (_MODELS, _COMPARISONS, _DECISIONS, _ROLLBACKS)
+        self._models, self._comparisons, self._decisions, self._rollbacks = (
+            ControlTable(tables, product.name, name, schema)
+            for name, schema in zip(TABLES, schemas, strict=True)
+        )
 
     def models(self) -> list[ModelRecord]:
         """The model that counts for each as-of date, ascending: the one recorded last."""

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -334,12 +335,15 @@ def _held_by_all(
     if len(suites) == 1:
         return set()
     alike: dict[str, list[tuple[date, int]]] = {}
-    bounded: dict[str, list[tuple[date, int]]] = {}
+    bounded: dict[tuple[str, int], list[tuple[date, int]]] = {}
     for day, suite in suites.items():
+        before: Counter[str] = Counter()
         for position, one in enumerate(suite):
             place = (day, position)
             if _is_bounded(one):
-                bounded.setdefault(one.kwargs["column"], []).append(place)
+                name = one.kwargs["column"]
+                bounded.setdefault((name, before[name]), []).append(place)
+                before[name] += 1
             else:
                 alike.setdefault(json.dumps([one.type, one.kwargs], default=repr), []).append(place)
 
@@ -355,9 +359,9 @@ def _held_by_all(
             groups.append(places)
             expectations.append(expectation)
     columns = {}
-    for name, places in bounded.items():
+    for (name, nth), places in bounded.items():
         for bound, greater in (("min_value", False), ("max_value", True)):
-            beside = f"{bound} of {name}"
+            beside = f"{bound} {nth} of {name}"
             values = {place[0]: at(place).kwargs.get(bound) for place in places}
             columns[beside] = rows[EVENT_DAY].map(values).astype("Float64")
             pair = (

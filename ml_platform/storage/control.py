@@ -14,11 +14,12 @@ there as external tables (deploy/README.md).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
 
-from ml_platform.storage.tables import Tables
+from ml_platform.storage.tables import Maintained, Tables
 
 FILES_BEFORE_COMPACTION = 50
 
@@ -74,3 +75,16 @@ class ControlTable:
             if len(table.file_uris()) > FILES_BEFORE_COMPACTION:
                 table.optimize.compact()
                 table.create_checkpoint()
+
+
+def maintain(tables: Tables, product: str, name: str, keep: timedelta) -> Maintained:
+    """Join the files of a small table that exists, and delete those no version of the last ``keep`` needs."""
+    place = tables.control
+    with place.lock(product, name):
+        table = place.open(product, name)
+        joined = table.optimize.compact()["numFilesRemoved"]
+        deleted = table.vacuum(keep // timedelta(hours=1), dry_run=False, full=True)
+        table.create_checkpoint()
+        table.cleanup_metadata()
+        files = pa.table(table.get_add_actions(flatten=True)).to_pydict()
+    return Maintained(joined, len(deleted), len(files["path"]), sum(files["size_bytes"]))

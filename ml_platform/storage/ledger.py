@@ -24,6 +24,7 @@ Outcome = Literal["written", "empty", "missing", "refused", "blocked", "held_bac
 #: Outcomes of days that have a settled content of their own.
 SETTLED: frozenset[str] = frozenset({"written", "empty"})
 
+DAYS = "days"
 _SCHEMA = pa.schema(
     [
         ("asset", pa.string()),
@@ -82,7 +83,7 @@ class Ledger:
     """The table ``days`` of one product."""
 
     def __init__(self, tables: Tables, product: str) -> None:
-        self._table = ControlTable(tables, product, "days", _SCHEMA)
+        self._table = ControlTable(tables, product, DAYS, _SCHEMA)
 
     def latest(self, asset: str, days: Collection[date] | None = None) -> dict[date, DayRecord]:
         """The newest record of each day of an asset, by day; only ``days`` if given."""

@@ -67,6 +67,10 @@ class Root(ABC):
     ) -> Iterator[pa.RecordBatch]:
         """The rows of ``days`` of a table that exists, a bounded batch at a time."""
 
+    def sql_name(self, product: str, table: str) -> str:
+        """What SQL calls the table."""
+        return self.address(product, table)
+
     @abstractmethod
     def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
         """The whole table, at one of its versions or the newest."""
@@ -90,6 +94,9 @@ class PathRoot(Root):
 
     def address(self, product: str, table: str) -> str:
         return os.path.join(self.root, product, table)  # noqa: PTH118 - the root may be a URI
+
+    def sql_name(self, product: str, table: str) -> str:
+        return f"delta.{quoted(self.address(product, table))}"
 
     def open(self, product: str, table: str, *, without_files: bool = False) -> DeltaTable:
         """A table that exists, in-process."""

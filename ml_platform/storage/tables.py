@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import date
+from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from ml_platform.product import EVENT_DAY
@@ -19,9 +20,29 @@ from ml_platform.storage.roots import ATTEMPTS, PathRoot, RootError, on_days, qu
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, Row, SparkSession
 
-__all__ = ["Tables", "column", "content_hash", "on_days"]
+_RETENTION = "delta.deletedFileRetentionDuration"
+
+__all__ = ["Maintained", "Tables", "column", "content_hash", "on_days"]
+
+
+@dataclass(frozen=True)
+class Maintained:
+    """What maintenance has done with a table: files joined and deleted (None: not told), and what it is now.
+
+    ``size`` is in bytes.
+    """
+
+    joined: int
+    deleted: int | None
+    files: int
+    size: int
+
+    def __str__(self) -> str:
+        deleted = "" if self.deleted is None else f", {self.deleted:,} old ones deleted"
+        size = f"{self.files:,} files of {self.size / 1e6:,.1f} MB"
+        return f"{size}; {self.joined:,} joined with others{deleted}"
 
 
 class Tables:
@@ -133,6 +154,35 @@ class Tables:
             )
             _commit(lambda: self.root.save(writer, product, table))
             return self.version(product, table)
+
+    def maintain(self, spark: SparkSession, product: str, table: str, keep: timedelta) -> Maintained:
+        """Join the small files of each day, and delete those that no version of the last ``keep`` needs.
+
+        A day is one file as a rule, so there is little to join; what daily corrections and backfills leave
+        behind is whole files that were replaced.
+        """
+        name = self.root.sql_name(product, table)
+        age = f"interval {keep.days} days"
+        with self.lock(product, table):
+            joined: list[Row] = []
+            _commit(lambda: joined.extend(spark.sql(f"OPTIMIZE {name}").collect()))
+            # Delta reads the age from the table alone, and takes none from the statement.
+            detail = spark.sql(f"DESCRIBE DETAIL {name}").collect()[0]
+            if detail["properties"].get(_RETENTION) != age:
+                spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('{_RETENTION}' = '{age}')")
+            spark.sql(f"VACUUM {name}")
+        return Maintained(
+            joined=joined[-1]["metrics"]["numFilesRemoved"],
+            deleted=self._deleted_by_vacuum(spark, name),
+            files=detail["numFiles"],
+            size=detail["sizeInBytes"],
+        )
+
+    def _deleted_by_vacuum(self, spark: SparkSession, name: str) -> int | None:
+        """What the table's history says of the newest VACUUM; Delta doesn't write of it everywhere."""
+        newest = spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").collect()[0]
+        deleted = (newest["operationMetrics"] or {}).get("numDeletedFiles")
+        return None if deleted is None or newest["operation"] != "VACUUM END" else int(deleted)
 
     def lock(self, product: str, table: str) -> AbstractContextManager[None]:
         """Hold a table for one commit, where its place doesn't protect commits itself."""

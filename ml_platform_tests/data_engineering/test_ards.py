@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
+from ml_platform.data_engineering.small_days import SMALL_BYTES
 from ml_platform.product import DayRange, load_product
 from ml_platform.samples import customers
 from ml_platform.settings import PACKAGE
@@ -112,8 +113,11 @@ def test_a_file_that_breaks_off_refuses_its_day_and_keeps_the_tables(platform: P
     assert platform.rows("ards").groupby("event_day").size().to_dict() == {chosen[0]: 1, chosen[1]: 2}
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_random_deliveries_give_what_pandas_gives(platform: Platform, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "small_bytes"), [(1, SMALL_BYTES), (1, 0), (2, 0)])
+def test_random_deliveries_give_what_pandas_gives(
+    platform: Platform, seed: int, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_platform.data_engineering.small_days.SMALL_BYTES", small_bytes)
     draw = np.random.default_rng(seed)
     day = D("2024-01-05")
     frames, labels = [], []

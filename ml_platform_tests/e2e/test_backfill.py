@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
-import yaml
-from pyspark.sql import SparkSession
 
 from ml_platform.backfill import Backfill, BackfillError
+from ml_platform.engine.maintenance import CONTROL_TABLES, LARGE_TABLES
 from ml_platform.product import DayRange
-from ml_platform_tests.conftest import CHECKOUT, settings_in
-from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits
+from ml_platform_tests.small_platform import D, Platform, deliver_visits
 
 ALL = DayRange(D("2024-01-01"), D("2024-02-20"))
 BEFORE_MODELS = ("ards", "mrds", "online_features", "validation_report")
@@ -83,6 +77,9 @@ def test_a_backfill_is_four_runs_and_nothing_the_second_time(
     assert backfill(platform, instance).run(ALL) == []
     assert instance.get_runs_count() == 4
 
+    tables = {path.name for path in Path(platform.tables.path("shop", "ards")).parent.iterdir()}
+    assert tables <= {*LARGE_TABLES, *CONTROL_TABLES}, "maintenance knows every table"
+
     # Mending the day is one run over it for each stage that reads it, and the model stays.
     deliver_visits(platform, [bad])
     mended = backfill(platform, instance).run(DayRange(bad, bad))
@@ -100,57 +97,3 @@ def test_a_run_of_just_a_missing_day_fails_and_says_why(
         backfill(platform, instance).run(DayRange(day, day))
     (run,) = instance.get_runs()
     assert run.status == dg.DagsterRunStatus.FAILURE
-
-
-@pytest.mark.slow
-def test_a_killed_run_is_continued_and_ends_as_if_nothing_had_happened(
-    platform: Platform, spark: SparkSession, tmp_path: Path
-) -> None:
-    chosen = days("2024-01-01", "2024-02-15")
-    deliver_visits(platform, chosen)
-    contracts = tmp_path / "contracts"
-    contracts.mkdir()
-    (contracts / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
-    undisturbed = Platform(
-        settings_in(tmp_path / "undisturbed", landing=platform.settings.landing_path), spark
-    )
-    for step in BEFORE_MODELS:
-        undisturbed.run(step, chosen)
-    undisturbed.run("model", "2024-02-01")
-    for step in AFTER_MODELS:
-        undisturbed.run(step, chosen)
-    undisturbed.run("drift_report", "2024-01-01")
-
-    environment = os.environ | {
-        "ML_PLATFORM_HOME": str(platform.settings.home),
-        "ML_PLATFORM_PRODUCTS": str(contracts),
-        "ML_PLATFORM_CHUNK_DAYS": "10",
-        "ML_PLATFORM_SPARK_DRIVER_MEMORY": "1g",
-        "ML_PLATFORM_SPARK_CONF": '{"spark.jars.ivy": "%s"}' % (CHECKOUT / "var" / "ivy"),
-        "DAGSTER_HOME": str(tmp_path / "dagster"),
-    }
-    (tmp_path / "dagster").mkdir()
-    command = [str(Path(sys.executable).parent / "ml-platform"), "backfill", "shop"]
-    command += ["--from", "2024-01-01", "--to", "2024-02-15"]
-
-    for mark in ("ards: 20 of 46", "mrds: 10 of 46", "predictions: 10 of 15"):
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if mark in line:
-                break
-        else:
-            pytest.fail(f"the backfill ended before {mark!r}")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "is up to date" in finished.stdout
-    assert platform.fingerprints(*ASSETS) == undisturbed.fingerprints(*ASSETS)
-    os.environ.pop("DAGSTER_HOME", None)
-    with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
-        statuses = sorted(run.status.value for run in instance.get_runs())
-    assert statuses.count("FAILURE") == 3  # the killed ones, reaped
-    assert set(statuses) == {"FAILURE", "SUCCESS"}

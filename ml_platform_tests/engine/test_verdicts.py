@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ml_platform.engine.acceptance import accept
@@ -261,6 +263,55 @@ def test_both_engines_take_nan_for_null(platform: Platform) -> None:
             ("spend is never null", 2),
             ("spend is within its range", 2),
         ]
+
+
+def test_many_days_at_once_are_judged_like_each_alone(platform: Platform) -> None:
+    spend_at_most = {"type": "expect_column_values_to_be_between", "on": "ards"}
+    product = shop(
+        validation={
+            "not_null": ["customer", "channel"],
+            "maximum_null_share": {"spend": 0.1},
+            "ranges": {"pages": {"minimum": 1, "maximum": 8}},
+            "expectations": [
+                {**spend_at_most, "kwargs": {"column": "spend", "max_value": 90}},
+                {**spend_at_most, "kwargs": {"column": "spend", "max_value": 50}, "severity": "warning"},
+                {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "customer"}},
+                {
+                    "type": "expect_column_values_to_match_regex",
+                    "kwargs": {"column": "customer", "regex": "^c"},
+                },
+            ],
+        }
+    )
+    suite = [one for one in expectations.suite(product, "ards") if not one.of_schema]
+    draw = np.random.default_rng(5)
+    rows: list[tuple[object, ...]] = []
+    for n, day in enumerate(days("2024-01-01", "2024-01-08")):
+        # Each day has another defect, the first has none.
+        for visit in range(40):
+            customer = None if n == 1 and visit == 7 else f"c{visit if n != 2 else visit // 2}"
+            spend = float(draw.uniform(0, 49)) + (45 if n in (3, 4) and visit == 5 else 0) + 40 * (n == 4)
+            pages = 9 if n == 5 and visit > 30 else 3
+            spending = None if n == 6 and visit < 8 else spend
+            rows.append((visit, day, customer, spending, pages, "web" if n != 7 else None, None, day))
+    types = "visit bigint, day date, customer string, spend double, pages int, channel string, bought int"
+    table = platform.spark.createDataFrame(rows, f"{types}, event_day date")
+    chosen = days("2024-01-01", "2024-01-08")
+
+    def judged(*days_: date) -> dict[date, list[validation.Result]]:
+        suites, sizes = dict.fromkeys(days_, suite), dict.fromkeys(days_, 40)
+        return validation.validate(product, "ards", table, suites, sizes, maximum_rows=1000)
+
+    together = judged(*chosen)
+    for day in chosen:
+        assert together[day] == judged(day)[day]
+    beyond = "spend column values to be between"
+    failed = [
+        [one.severity for one in together[day] if not one.passed and one.expectation.startswith(beyond)]
+        for day in chosen
+    ]
+    assert failed[:6] == [[], [], [], ["warning"], ["error", "warning"], []]
+    assert all(any(not one.passed for one in together[day]) for day in chosen[1:])
 
 
 # -- the report --------------------------------------------------------------------------------------

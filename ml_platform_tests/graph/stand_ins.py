@@ -36,7 +36,7 @@ class FakeRunner:
     outcomes: Mapping[str, tuple[Outcome, str]] = field(default_factory=dict)
     requests: list[StepRequest] = field(default_factory=list)
 
-    def run(self, request: StepRequest, product: Product, context: dg.AssetExecutionContext) -> StepResult:
+    def run(self, request: StepRequest, product: Product, context: dg.OpExecutionContext) -> StepResult:
         self.requests.append(request)
         context.log.info(f"{request.step}: {len(request.days)}")
         return StepResult(

@@ -237,6 +237,14 @@ def test_the_daily_job_mends_one_day_without_touching_the_model(graph: Graph) ->
     assert {step for step, _, _ in graph.runner.asked} == set(DAILY_ASSETS)
 
 
+def test_the_maintenance_job_asks_its_step_for_no_days(graph: Graph) -> None:
+    job = graph.definitions.resolve_job_def("shop_maintenance")
+    result = job.execute_in_process(instance=graph.instance)
+    assert result.success
+    (request,) = graph.runner.requests
+    assert (request.step, request.days, request.run_id) == ("maintenance", (), result.run_id)
+
+
 # -- retraining --------------------------------------------------------------------------------------
 
 

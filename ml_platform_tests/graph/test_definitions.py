@@ -133,7 +133,9 @@ def test_jobs_sensors_and_schedules_of_a_live_and_of_a_finished_product() -> Non
     repository = build_definitions(Settings(home=Path("/nowhere"))).get_repository_def()
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
     assert jobs == {
-        f"{name}_{job}" for name in ("customers", "flights") for job in ("daily", "model", "drift")
+        f"{name}_{job}"
+        for name in ("customers", "flights")
+        for job in ("daily", "model", "drift", "maintenance")
     }
     assert {sensor.name for sensor in repository.sensor_defs} == {
         f"{name}_{sensor}_sensor"
@@ -142,7 +144,7 @@ def test_jobs_sensors_and_schedules_of_a_live_and_of_a_finished_product() -> Non
     }
     # The flights are history: no month's model or drift will ever be due.
     schedules = {schedule.name for schedule in repository.schedule_defs}
-    assert schedules == {"customers_model_schedule", "customers_drift_schedule"}
+    assert schedules == {f"customers_{job}_schedule" for job in ("model", "drift", "maintenance")}
 
 
 def test_whatever_starts_runs_by_itself_is_off_until_it_is_switched_on() -> None:

@@ -63,7 +63,7 @@ class DatabricksStepRunner:
         self._connected: Workspace | None = None
         self._wheel: str | None = None
 
-    def run(self, request: StepRequest, product: Product, context: dg.AssetExecutionContext) -> StepResult:
+    def run(self, request: StepRequest, product: Product, context: dg.OpExecutionContext) -> StepResult:
         """Run a step, and wait for it.
 
         Raises:
@@ -104,7 +104,7 @@ class DatabricksStepRunner:
             self._connected = Workspace(self._settings.databricks_retry_seconds, clock=self._clock)
         return self._connected
 
-    def _uploaded(self, workspace: Workspace, volume: str, context: dg.AssetExecutionContext) -> str:
+    def _uploaded(self, workspace: Workspace, volume: str, context: dg.OpExecutionContext) -> str:
         if self._wheel is None:
             path, now = wheels.upload(workspace, volume, wheels.build_wheel())
             if now:
@@ -113,11 +113,11 @@ class DatabricksStepRunner:
         return self._wheel
 
 
-def _token(request: StepRequest, context: dg.AssetExecutionContext) -> str:
+def _token(request: StepRequest, context: dg.OpExecutionContext) -> str:
     """The same for a repeated submit, another for another attempt of the step."""
-    step = context.op_execution_context.get_step_execution_context().step.key
+    step = context.get_step_execution_context().step.key
     asked = request.model_dump(mode="json", exclude={"mlflow_parent_run_id"})
-    return fingerprint_of([context.run_id, step, context.op_execution_context.retry_number, asked])
+    return fingerprint_of([context.run_id, step, context.retry_number, asked])
 
 
 @contextmanager
@@ -143,7 +143,7 @@ class _RemoteRun:
     token: str
     wheel: str
     folder: str
-    context: dg.AssetExecutionContext
+    context: dg.OpExecutionContext
     progress: Callable[[str], None]
     run_id: int | None = None
     page: str | None = None
@@ -157,7 +157,8 @@ class _RemoteRun:
     @property
     def name(self) -> str:
         request = self.task.request
-        return f"{request.product}/{request.step} {request.days[0]} to {request.days[-1]} [{self.token}]"
+        days = f" {request.days[0]} to {request.days[-1]}" if request.days else ""
+        return f"{request.product}/{request.step}{days} [{self.token}]"
 
     def result(self) -> StepResult:
         with dg.open_pipes_session(

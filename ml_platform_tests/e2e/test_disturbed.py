@@ -1,0 +1,188 @@
+"""Backfills that are killed, and backfills beside each other, end as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from pyspark.sql import SparkSession
+
+from ml_platform.product import EVENT_DAY
+from ml_platform.storage.tables import content_hash
+from ml_platform_tests.conftest import settings_in
+from ml_platform_tests.small_platform import SHOP, Platform, days, deliver_visits
+
+FIRST, LAST = "2024-01-01", "2024-02-15"
+CHOSEN = days(FIRST, LAST)
+BEFORE_MODELS = ("ards", "mrds", "online_features", "validation_report")
+AFTER_MODELS = ("predictions", "model_performance")
+ASSETS = (*BEFORE_MODELS, "model", *AFTER_MODELS, "drift_report")
+TABLES = ("ards", "quarantine", "mrds", "predictions")
+
+KILLS = 20
+SEED = 6
+#: A killed run is one that is killed when it has said so many lines, and so many seconds after.
+MOST_LINES, MOST_SECONDS = 24, 2.0
+
+Fingerprints = Mapping[tuple[str, date], str | None]
+
+
+@dataclass
+class Expected:
+    """What is there when nothing happens: by the ledger, and by the rows themselves."""
+
+    landing: Path
+    fingerprints: Fingerprints
+    rows: Mapping[str, Mapping[date, str]]
+
+
+def rows_by_day(platform: Platform) -> dict[str, dict[date, str]]:
+    """A hash of the rows of each day of each table, without what names runs and versions."""
+    found = {}
+    for table in TABLES:
+        rows = platform.tables.read(platform.spark, "shop", table)
+        named = [name for name in rows.columns if name != "model_version"]
+        hashes = rows.groupBy(EVENT_DAY).agg(content_hash(named).alias("hash")).collect()
+        found[table] = {row[EVENT_DAY]: row["hash"] for row in hashes}
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Expected:
+    platform = Platform(settings_in(tmp_path_factory.mktemp("undisturbed")), spark)
+    deliver_visits(platform, CHOSEN)
+    # A record that can't be read, so that there is something in the quarantine.
+    platform.deliver(
+        "2024-01-10", "2024-01-11T0700_visits.csv", "visit,day,customer,spend,pages,channel\nx\n"
+    )
+    for step in BEFORE_MODELS:
+        platform.run(step, CHOSEN)
+    platform.run("model", "2024-02-01")
+    for step in AFTER_MODELS:
+        platform.run(step, CHOSEN)
+    platform.run("drift_report", FIRST)
+    return Expected(platform.settings.landing_path, platform.fingerprints(*ASSETS), rows_by_day(platform))
+
+
+@dataclass
+class Shop:
+    """A platform that processes of their own work on."""
+
+    platform: Platform
+    folder: Path
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        conf = {
+            **self.platform.settings.spark_conf,
+            "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
+        }
+        environment = os.environ | {
+            "ML_PLATFORM_HOME": str(self.platform.settings.home),
+            "ML_PLATFORM_LANDING": str(self.platform.settings.landing_path),
+            "ML_PLATFORM_PRODUCTS": str(self.folder / "contracts"),
+            "ML_PLATFORM_CHUNK_DAYS": "10",
+            "ML_PLATFORM_SPARK_DRIVER_MEMORY": "1g",
+            "ML_PLATFORM_SPARK_CONF": json.dumps(conf),
+            "DAGSTER_HOME": str(self.folder / "dagster"),
+        }
+        command = [str(Path(sys.executable).parent / "ml-platform"), "backfill", "shop", *options]
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def statuses(self) -> list[str]:
+        with self._instance() as instance:
+            return sorted(run.status.value for run in instance.get_runs())
+
+    @contextmanager
+    def _instance(self) -> Iterator[dg.DagsterInstance]:
+        with dg.DagsterInstance.from_config(str(self.folder / "dagster")) as instance:
+            yield instance
+
+
+@pytest.fixture
+def processes(expected: Expected, spark: SparkSession, tmp_path: Path) -> Shop:
+    (tmp_path / "dagster").mkdir()
+    (tmp_path / "contracts").mkdir()
+    (tmp_path / "contracts" / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
+    settings = settings_in(tmp_path / "home", landing=expected.landing)
+    return Shop(Platform(settings, spark), tmp_path)
+
+
+def told(process: subprocess.Popen[str]) -> str:
+    """What a process says until its end, which must be a good one."""
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
+
+
+def span(first: str = FIRST, last: str = LAST) -> tuple[str, ...]:
+    return ("--from", first, "--to", last)
+
+
+def kill_after(process: subprocess.Popen[str], lines: int, seconds: float) -> bool:
+    """Kill a process and all it has started, when it has said so much; False if it ended before."""
+    assert process.stdout is not None
+    for _ in range(lines):
+        if not process.stdout.readline():
+            assert process.wait() == 0
+            return False
+    time.sleep(seconds)  # A random moment is what is tested.
+    ended = process.poll() is not None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return not ended
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_killed_runs_are_repaired_by_the_next(processes: Shop, expected: Expected) -> None:
+    draw = random.Random(SEED)
+    killed, force = 0, False
+    while killed < KILLS:
+        process = processes.start(*span(), *(["--force"] if force else []))
+        if kill_after(process, draw.randint(1, MOST_LINES), draw.uniform(0, MOST_SECONDS)):
+            killed += 1
+        else:
+            force = True  # All is done: from now on it is done again.
+
+    told(processes.start(*span()))
+    assert processes.platform.fingerprints(*ASSETS) == expected.fingerprints
+    assert rows_by_day(processes.platform) == expected.rows
+    assert set(processes.statuses()) == {"FAILURE", "SUCCESS"}
+    assert told(processes.start(*span())).strip().endswith("nothing to do")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_backfills_beside_each_other_lose_and_double_nothing(processes: Shop, expected: Expected) -> None:
+    beside: list[Any] = [
+        processes.start(*span(FIRST, "2024-02-08")),
+        processes.start(*span("2024-01-06", LAST)),
+        processes.start(*span("2024-02-05", "2024-02-05"), "--select", "ards,mrds"),
+    ]
+    for process in beside:
+        told(process)
+    told(processes.start(*span()))
+    assert set(processes.statuses()) == {"SUCCESS"}
+    assert processes.platform.fingerprints(*ASSETS) == expected.fingerprints
+    assert rows_by_day(processes.platform) == expected.rows
