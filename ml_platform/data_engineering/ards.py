@@ -18,8 +18,9 @@ from pyspark.sql import functions as F
 
 from ml_platform.data_engineering import large_days, small_days
 from ml_platform.data_engineering.landing import Delivery
-from ml_platform.data_engineering.resolution import Account, Resolution, ards_columns
+from ml_platform.data_engineering.resolution import Account, Resolution, ards_columns, quarantine_schema
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.tables import Tables, column, content_hash
 
 CODE_VERSION = "1"
@@ -96,14 +97,61 @@ def write(
         One result a day. A day with a file that can't be read to its end comes back with a
         ``refusal``, and what the tables held of it stays.
     """
+    rows_in, quarantine_in = (tables.day_files(product.name, table) for table in (ARDS, QUARANTINE))
+    if rows_in and quarantine_in and all(small_days.is_small(delivery) for delivery in deliveries):
+        done = _write_in_tasks(spark, product, tables, deliveries, (rows_in, quarantine_in), run_id)
+    else:
+        done = _write_by_spark(spark, product, tables, deliveries, run_id)
+    result = {day: ArdsDay(refusal=why) for day, why in done.refusals.items()}
+    if done.accounts:
+        written = _count(spark, product, tables, sorted(done.accounts), statistics or {})
+        for day, account in done.accounts.items():
+            result[day] = _day(account, written.get(day, {}), statistics or {}, done.version)
+    return result
+
+
+@dataclass(frozen=True)
+class _Done:
+    """The days that were written, each with its account, and those that can't be read."""
+
+    accounts: Mapping[date, Account]
+    refusals: Mapping[date, str]
+    version: int | None = None
+
+
+def _write_in_tasks(
+    spark: SparkSession,
+    product: Product,
+    tables: Tables,
+    deliveries: Sequence[Delivery],
+    places: tuple[DayFiles, DayFiles],
+    run_id: str,
+) -> _Done:
+    written = small_days.write(spark, product, deliveries, *places)
+    accounts = {day: one.account for day, one in written.items() if one.account is not None}
+    refusals = {day: one.refusal for day, one in written.items() if one.refusal is not None}
+    days = sorted(accounts)
+    if not days:
+        return _Done(accounts, refusals)
+    unfit = {day: written[day].quarantine for day in days}
+    if any(unfit.values()) or tables.has_days(product.name, QUARANTINE, days):
+        schema = quarantine_schema()
+        tables.replace_days_by(product.name, QUARANTINE, schema, unfit, days, run_id=run_id)
+    rows, schema = {day: written[day].rows for day in days}, small_days.rows_schema(product)
+    version = tables.replace_days_by(product.name, ARDS, schema, rows, days, run_id=run_id)
+    return _Done(accounts, refusals, version)
+
+
+def _write_by_spark(
+    spark: SparkSession, product: Product, tables: Tables, deliveries: Sequence[Delivery], run_id: str
+) -> _Done:
     resolutions = _resolve(spark, product, deliveries)
     try:
         refusals = {day: why for one in resolutions for day, why in one.refusals.items()}
         accounts = {day: account for one in resolutions for day, account in one.accounts.items()}
-        result = {day: ArdsDay(refusal=why) for day, why in refusals.items()}
         days = sorted(accounts)
         if not days:
-            return result
+            return _Done(accounts, refusals)
         unfit = any(account.quarantined for account in accounts.values())
         if unfit or tables.has_days(product.name, QUARANTINE, days):
             quarantine = reduce(DataFrame.unionByName, [one.quarantine for one in resolutions])
@@ -113,10 +161,7 @@ def write(
     finally:
         for one in resolutions:
             one.release()
-    written = _count(spark, product, tables, days, statistics or {})
-    for day in days:
-        result[day] = _day(accounts[day], written.get(day, {}), statistics or {}, version)
-    return result
+    return _Done(accounts, refusals, version)
 
 
 def _resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery]) -> list[Resolution]:
@@ -131,7 +176,7 @@ def _resolve(spark: SparkSession, product: Product, deliveries: Sequence[Deliver
 
 
 def _day(
-    account: Account, written: Mapping[str, Any], statistics: Mapping[str, Column], version: int
+    account: Account, written: Mapping[str, Any], statistics: Mapping[str, Column], version: int | None
 ) -> ArdsDay:
     rows = written.get("_rows", 0)
     return ArdsDay(

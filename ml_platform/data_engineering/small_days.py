@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import TypeAdapter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
@@ -26,6 +30,7 @@ from ml_platform.data_engineering.resolution import (
     quarantine_schema,
 )
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.tables import column
 from ml_platform.tasks import leave_imports_uncollected
 
@@ -43,6 +48,43 @@ def is_small(delivery: Delivery) -> bool:
         sum(file.size * (_PACKED_TO_PLAIN if file.path.endswith(".gz") else 1) for file in delivery.files)
         <= SMALL_BYTES
     )
+
+
+@dataclass(frozen=True)
+class WrittenDay:
+    """What became of a day: why it can't be read, or else its account, and the files of its records."""
+
+    refusal: str | None = None
+    account: Account | None = None
+    rows: list[DayFile] = field(default_factory=list)
+    quarantine: list[DayFile] = field(default_factory=list)
+
+
+_WRITTEN = TypeAdapter(WrittenDay)
+
+
+def write(
+    spark: SparkSession,
+    product: Product,
+    deliveries: Sequence[Delivery],
+    rows_in: DayFiles,
+    quarantine_in: DayFiles,
+) -> dict[date, WrittenDay]:
+    """Resolve these days, each in one task that writes its files; nothing is committed yet."""
+
+    def write_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for number in batch.column("number").to_pylist():
+                delivery = deliveries[number]
+                written = _Day(product, delivery).write(rows_in, quarantine_in)
+                plain = _WRITTEN.dump_json(written).decode()
+                yield pa.RecordBatch.from_pydict(
+                    {"day": pa.array([delivery.day], pa.date32()), "written": [plain]}
+                )
+        leave_imports_uncollected()
+
+    found = _numbers(spark, deliveries).mapInArrow(write_all, "day date, written string").collect()
+    return {row["day"]: _WRITTEN.validate_json(row["written"]) for row in found}
 
 
 def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery]) -> Resolution:
@@ -84,23 +126,32 @@ def _in_tasks(
                 yield from resolved.rows() if with_rows else resolved.others()
         leave_imports_uncollected()
 
+    return _numbers(spark, deliveries).mapInArrow(resolve_all, from_arrow_schema(_schema(product)))
+
+
+def _numbers(spark: SparkSession, deliveries: Sequence[Delivery]) -> DataFrame:
+    """The places of the deliveries, as the column ``number``, in the tasks that shall do them."""
     tasks = max(1, -(-len(deliveries) // _DAYS_A_TASK))
-    numbers = spark.range(0, len(deliveries), 1, numPartitions=tasks).withColumnRenamed("id", "number")
-    return numbers.mapInArrow(resolve_all, from_arrow_schema(_schema(product)))
+    return spark.range(0, len(deliveries), 1, numPartitions=tasks).withColumnRenamed("id", "number")
 
 
 def _schema(product: Product) -> pa.Schema:
     """ARDS rows (``row``), quarantined records (``bad``), and an account of each day (``day``)."""
-    parsed, quarantine = parsed_schema(product), quarantine_schema()
-    types = {EVENT_DAY: pa.date32()}
+    quarantine = quarantine_schema()
     return pa.schema(
         [
             ("_kind", pa.string()),
             ("_facts", pa.string()),
-            *[(name, types.get(name) or parsed.field(name).type) for name in ards_columns(product)],
+            *rows_schema(product),
             *[(f"_{name}", quarantine.field(name).type) for name in _PLACE],
         ]
     )
+
+
+def rows_schema(product: Product) -> pa.Schema:
+    """The schema of the ARDS."""
+    parsed, types = parsed_schema(product), {EVENT_DAY: pa.date32()}
+    return pa.schema([(name, types.get(name) or parsed.field(name).type) for name in ards_columns(product)])
 
 
 class _Day:
@@ -121,6 +172,21 @@ class _Day:
         usable = parsed.filter(pc.invert(is_bad)) if len(self._bad) else parsed
         self._entries = _Entries(product, usable.combine_chunks())
 
+    def write(self, rows_in: DayFiles, quarantine_in: DayFiles) -> WrittenDay:
+        """Write the rows, and the records for the quarantine, as files."""
+        if self._refusal is not None:
+            return WrittenDay(refusal=self._refusal)
+        day = self._delivery.day
+        bad = [
+            _table(quarantine_schema(), {**self._of_day(columns), "product": self._product.name})
+            for columns in self._unusable()
+        ]
+        return WrittenDay(
+            account=self._account,
+            rows=rows_in.write(day, _table(rows_schema(self._product), self._of_day(self._entries.rows()))),
+            quarantine=quarantine_in.write(day, pa.concat_tables(bad)),
+        )
+
     def rows(self) -> Iterator[pa.RecordBatch]:
         """One row per key.
 
@@ -136,17 +202,30 @@ class _Day:
     def others(self) -> Iterator[pa.RecordBatch]:
         """The records for the quarantine, and the account of the day or why it can't be read."""
         if self._refusal is not None:
-            yield from self._account(refusal=self._refusal)
-            return
-        yield from self._batches("bad", {f"_{name}": self._bad[f"_{name}"] for name in _PLACE})
-        orphans = self._entries.orphans()
-        if len(orphans):
-            yield from self._batches("bad", self._located(orphans))
-        yield from self._account(
+            facts: dict[str, Any] = {"refusal": self._refusal}
+        else:
+            facts = asdict(self._account)
+            for columns in self._unusable():
+                yield from self._batches("bad", {f"_{name}": values for name, values in columns.items()})
+        yield from self._batches("day", {"_facts": pa.array([json.dumps(facts)])})
+
+    @cached_property
+    def _orphans(self) -> pa.Table:
+        return self._entries.orphans()
+
+    @property
+    def _account(self) -> Account:
+        return Account(
             delivered=self._records,
             labels_applied=self._entries.labels_applied,
-            quarantined=len(self._bad) + len(orphans),
+            quarantined=len(self._bad) + len(self._orphans),
         )
+
+    def _unusable(self) -> Iterator[dict[str, Any]]:
+        """Place and reason of the records for the quarantine, in columns."""
+        yield {name: self._bad[f"_{name}"] for name in _PLACE}
+        if len(self._orphans):
+            yield self._located(self._orphans)
 
     def _located(self, orphans: pa.Table) -> dict[str, Any]:
         """Records with their lines and texts, which takes a second look into their files."""
@@ -159,22 +238,27 @@ class _Day:
             if file.number in wanted
             for _, line, raw in locate(file, self._product, wanted[file.number])
         ]
-        return {
-            f"_{name}": pa.array(values)
-            for name, values in zip(_PLACE, zip(*found, strict=True), strict=True)
-        }
-
-    def _account(self, **facts: Any) -> Iterator[pa.RecordBatch]:
-        return self._batches("day", {"_facts": pa.array([json.dumps(facts)])})
+        return {name: pa.array(values) for name, values in zip(_PLACE, zip(*found, strict=True), strict=True)}
 
     def _batches(self, kind: str, columns: dict[str, Any]) -> Iterator[pa.RecordBatch]:
         """Some columns of the schema, the others null."""
-        schema = _schema(self._product)
-        count = len(next(iter(columns.values())))
-        day = pa.scalar(self._delivery.day, pa.date32())
-        columns = {**columns, "_kind": pa.repeat(kind, count), EVENT_DAY: pa.repeat(day, count)}
-        arrays = [columns.get(one.name, pa.nulls(count, one.type)) for one in schema]
-        yield from pa.Table.from_arrays(arrays, schema=schema).to_batches()
+        yield from _table(_schema(self._product), {**self._of_day(columns), "_kind": kind}).to_batches()
+
+    def _of_day(self, columns: dict[str, Any]) -> dict[str, Any]:
+        return {EVENT_DAY: self._delivery.day, **columns}
+
+
+def _table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
+    """Columns and values that hold for every row, as a table; what isn't given is null."""
+    count = next(len(values) for values in columns.values() if isinstance(values, pa.Array | pa.ChunkedArray))
+
+    def array(one: pa.Field) -> Any:
+        values = columns.get(one.name)
+        if isinstance(values, pa.Array | pa.ChunkedArray):
+            return values
+        return pa.repeat(pa.scalar(values, one.type), count)
+
+    return pa.Table.from_arrays([array(one) for one in schema], schema=schema)
 
 
 class _Entries:

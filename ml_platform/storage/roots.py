@@ -14,6 +14,7 @@ small tables that steer the platform always lie at a path (:class:`PathRoot`), o
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from abc import ABC, abstractmethod
@@ -26,6 +27,7 @@ import filelock
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ml_platform.product import EVENT_DAY
+from ml_platform.storage.day_files import DayFile, DayFiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,6 +81,10 @@ class Root(ABC):
     def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
         """Commit what a writer has been told to write."""
 
+    def day_files(self, product: str, table: str) -> DayFiles | None:
+        """The table as a folder in which tasks may write files; None where only Spark may."""
+        return None
+
     @contextlib.contextmanager
     def lock(self, product: str, table: str) -> Iterator[None]:
         """Hold a table for one commit, where the place doesn't protect commits itself."""
@@ -111,6 +117,68 @@ class PathRoot(Root):
         from deltalake import write_deltalake
 
         write_deltalake(self.address(product, table), data, storage_options=self._options, **options)
+
+    def commit(
+        self,
+        product: str,
+        table: str,
+        schema: pa.Schema,
+        files: Mapping[date, Sequence[DayFile]],
+        days: Sequence[date],
+        metadata: str,
+    ) -> None:
+        """Make ``files`` all that the table has of ``days``, in one commit; creates the table if need be.
+
+        A column that is new to the table is added; one that it has besides stays.
+
+        Raises:
+            RootError: a column has another type than the table's; nothing is committed.
+        """
+        from deltalake import CommitProperties, Schema
+        from deltalake.transaction import AddAction, create_table_with_add_actions
+
+        added = [
+            AddAction(
+                path=file.path,
+                size=file.size,
+                partition_values={EVENT_DAY: day.isoformat()},
+                modification_time=file.written_at,
+                data_change=True,
+                stats=json.dumps({"numRecords": file.rows}),
+            )
+            for day in days
+            for file in files.get(day, ())
+        ]
+        wanted = Schema.from_arrow(schema)
+        properties = CommitProperties(custom_metadata={"userMetadata": metadata})
+        if not self.exists(product, table):
+            create_table_with_add_actions(
+                self.address(product, table),
+                wanted,
+                added,
+                partition_by=[EVENT_DAY],
+                storage_options=self._options,
+                commit_properties=properties,
+            )
+            return
+        opened = self.open(product, table)
+        known = {field.name: field for field in opened.schema().fields}
+        for field in wanted.fields:
+            if field.name in known and known[field.name].type != field.type:
+                raise RootError(
+                    f"{product}/{table}: the column {field.name} is {_name(known[field.name])} in the table "
+                    f"and {_name(field)} by the contract; give the column another name, or remove the folder "
+                    f"{self.address(product, table)} and make its days again"
+                )
+        merged = Schema([*known.values(), *[field for field in wanted.fields if field.name not in known]])
+        opened.create_write_transaction(
+            added,
+            "overwrite",
+            merged,
+            partition_by=[EVENT_DAY],
+            partition_filters=[(EVENT_DAY, "in", [day.isoformat() for day in days])],
+            commit_properties=properties,
+        )
 
     def exists(self, product: str, table: str) -> bool:
         from deltalake import DeltaTable
@@ -150,6 +218,9 @@ class PathRoot(Root):
 
 class FolderRoot(PathRoot):
     """A local folder, or one that all machines of a cluster share."""
+
+    def day_files(self, product: str, table: str) -> DayFiles:
+        return DayFiles(self.address(product, table))
 
     @contextlib.contextmanager
     def lock(self, product: str, table: str) -> Iterator[None]:
@@ -281,6 +352,10 @@ def on_days(days: Iterable[date]) -> Column:
     if (ordered[-1] - ordered[0]).days + 1 == len(ordered):
         return F.col(EVENT_DAY).between(F.lit(ordered[0]), F.lit(ordered[-1]))
     return F.col(EVENT_DAY).isin(ordered)
+
+
+def _name(field: Any) -> str:
+    return str(json.loads(field.to_json())["type"])
 
 
 def quoted(name: str) -> str:

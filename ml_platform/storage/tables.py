@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ml_platform.product import EVENT_DAY
 from ml_platform.settings import Settings
+from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.roots import ATTEMPTS, PathRoot, RootError, on_days, quoted, root_of
 
 if TYPE_CHECKING:
@@ -150,9 +151,39 @@ class Tables:
                 .partitionBy(EVENT_DAY)
                 .option("replaceWhere", f"{quoted(EVENT_DAY)} IN ({chosen})")
                 .option("mergeSchema", "true")
-                .option("userMetadata", json.dumps({"run_id": run_id, "product": product, "table": table}))
+                .option("userMetadata", _origin(product, table, run_id))
             )
             _commit(lambda: self.root.save(writer, product, table))
+            return self.version(product, table)
+
+    def day_files(self, product: str, table: str) -> DayFiles | None:
+        """The table as a folder in which tasks may write; None where only Spark may."""
+        return self.root.day_files(product, table)
+
+    def replace_days_by(
+        self,
+        product: str,
+        table: str,
+        schema: pa.Schema,
+        files: Mapping[date, Sequence[DayFile]],
+        days: Sequence[date],
+        *,
+        run_id: str,
+    ) -> int:
+        """Replace exactly ``days`` of a table with files that tasks have written, in one commit.
+
+        Args:
+            schema: of the table, the event day included.
+
+        Returns:
+            The version the commit made.
+
+        Raises:
+            RootError: a column has another type than the table's; nothing is committed.
+        """
+        assert isinstance(self.root, PathRoot), "tasks write files below a path only"
+        with self.lock(product, table):
+            self.root.commit(product, table, schema, files, days, _origin(product, table, run_id))
             return self.version(product, table)
 
     def maintain(self, spark: SparkSession, product: str, table: str, keep: timedelta) -> Maintained:
@@ -187,6 +218,11 @@ class Tables:
     def lock(self, product: str, table: str) -> AbstractContextManager[None]:
         """Hold a table for one commit, where its place doesn't protect commits itself."""
         return self.root.lock(product, table)
+
+
+def _origin(product: str, table: str, run_id: str) -> str:
+    """What a commit says of where it comes from."""
+    return json.dumps({"run_id": run_id, "product": product, "table": table})
 
 
 def _commit(save: Callable[[], None]) -> None:

@@ -1,0 +1,64 @@
+"""Files of a Delta table that the tasks write themselves, for their driver to commit.
+
+A task that holds a whole day as Arrow data writes it as one Parquet file, beside Spark: handing the rows to
+the JVM, sorting and writing them there takes five times as long. A file counts only once it is committed
+(:meth:`ml_platform.storage.tables.Tables.replace_days_by`); one that never is, since its run was killed, is
+deleted by maintenance.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_platform.product import EVENT_DAY
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class DayFile:
+    """A file with rows of one day: its path in the table, bytes, rows, and when it was written (ms)."""
+
+    path: str
+    size: int
+    rows: int
+    written_at: int
+
+
+@dataclass(frozen=True)
+class DayFiles:
+    """A table in a folder that this process and all tasks reach."""
+
+    folder: str
+
+    def write(self, day: date, rows: pa.Table) -> list[DayFile]:
+        """Write a day's rows, in the table's columns, as one file; none without rows."""
+        import pyarrow.parquet as pq
+
+        if not len(rows):
+            return []
+        name = f"{EVENT_DAY}={day}/part-{uuid.uuid4()}.snappy.parquet"
+        path = Path(self.folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows.drop_columns([EVENT_DAY]), path, compression="snappy")
+        facts = path.stat()
+        return [DayFile(name, facts.st_size, len(rows), int(facts.st_mtime * 1000))]
+
+    def read(self, version: int, days: Sequence[date], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The rows of each day, at one version of the table; a day without rows is left out."""
+        import pyarrow.compute as pc
+        from deltalake import DeltaTable
+
+        dataset = DeltaTable(self.folder, version=version).to_pyarrow_dataset()
+        for day in days:
+            rows = dataset.to_table(
+                columns=list(columns), filter=pc.field(EVENT_DAY) == day, use_threads=False
+            )
+            if len(rows):
+                yield rows
