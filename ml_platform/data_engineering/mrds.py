@@ -15,8 +15,10 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from ml_platform.data_engineering import small_mrds
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+from ml_platform.storage.day_files import DayFile
 from ml_platform.storage.tables import Tables, column, content_hash
 
 CODE_VERSION = "1"
@@ -62,11 +64,11 @@ def write(
     run_id: str,
     statistics: Mapping[str, Column] | None = None,
 ) -> dict[date, MrdsDay]:
-    """Write the MRDS of ``days`` from the ARDS, in one commit, and read back what was written."""
-    ards = tables.read_days(spark, product.name, ARDS, days)
-    version = tables.replace_days(
-        spark, product.name, MRDS, aggregate(product, ards, len(days)), days, run_id=run_id
-    )
+    """Write the MRDS of ``days`` from the ARDS, and read back what was written.
+
+    It is one commit, or two where some days are small and others are not.
+    """
+    version = _write(spark, product, tables, days, run_id)
     counted = (
         tables.read_days(spark, product.name, MRDS, days)
         .groupBy(EVENT_DAY)
@@ -96,6 +98,29 @@ def write(
             statistics={name: row[name] for name in statistics or {}},
         )
     return result
+
+
+def _write(spark: SparkSession, product: Product, tables: Tables, days: Sequence[date], run_id: str) -> int:
+    """Write days, the small ones in tasks where their tables lie in a folder; returns the version."""
+    source, place = (tables.day_files(product.name, table) for table in (ARDS, MRDS))
+    small: list[date] = []
+    files: dict[date, list[DayFile]] = {}
+    if source and place:
+        version = tables.version(product.name, ARDS)
+        sizes = source.sizes(version)
+        small = [day for day in days if sizes[day] <= small_mrds.SMALL_ROWS]
+        done = small_mrds.write(spark, product, small, source, version, place) if small else {}
+        small = [day for day in small if day not in done or not done[day].for_spark]
+        files = {day: done[day].files for day in small if day in done}
+    others = [day for day in days if day not in set(small)]
+    if others:
+        ards = tables.read_days(spark, product.name, ARDS, others)
+        rows = aggregate(product, ards, len(others))
+        version = tables.replace_days(spark, product.name, MRDS, rows, others, run_id=run_id)
+    if small:
+        schema = small_mrds.schema(product)
+        version = tables.replace_days_by(product.name, MRDS, schema, files, small, run_id=run_id)
+    return version
 
 
 def aggregate(product: Product, ards: DataFrame, days: int = 1) -> DataFrame:

@@ -37,7 +37,7 @@ RECORD_CHARACTERS = 1 << 20
 _SHOWN = 100
 _NO_LIMIT = 2**31 - 1  # of the csv module, which would reject a long field whether quoted or not
 
-_TYPES: dict[str, pa.DataType] = {
+ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "integer": pa.int32(),
     "long": pa.int64(),
@@ -72,7 +72,7 @@ def parsed_schema(product: Product) -> pa.Schema:
     ``_kind`` is ``row``, ``label``, ``bad`` (with ``_line``, ``_raw`` and ``_reason``) or ``unreadable``;
     ``_record`` counts the records of a file from 0, blank lines not counted.
     """
-    columns = [(name, _TYPES[declared.type]) for name, declared in product.source.columns.items()]
+    columns = [(name, ARROW_TYPES[declared.type]) for name, declared in product.source.columns.items()]
     return pa.schema(
         [
             ("_day", pa.date32()),
@@ -601,13 +601,13 @@ def _cast(text: pa.Array, declared: Column, source: Source) -> tuple[pa.Array, l
     trimmed = pc.ascii_trim_whitespace(text)
     match declared.type:
         case "integer" | "long":
-            return _cast_some(_without(trimmed, "x"), _TYPES[declared.type], trimmed)
+            return _cast_some(_without(trimmed, "x"), ARROW_TYPES[declared.type], trimmed)
         case "double":
             return _cast_doubles(trimmed, source)
         case "date" if declared.format is None:
             # Arrow knows a year 0, Python and Spark do not.
             year_zero = pc.starts_with(trimmed, "0000")
-            return _cast_some(_null_where(year_zero, trimmed), _TYPES["date"], trimmed)
+            return _cast_some(_null_where(year_zero, trimmed), ARROW_TYPES["date"], trimmed)
         case _:
             return _cast_distinct(trimmed, declared)
 
@@ -654,7 +654,7 @@ def _cast_distinct(text: pa.Array, declared: Column) -> tuple[pa.Array, list[int
     """A cast by Python, of each distinct text once."""
     encoded = text.dictionary_encode()
     parsed = [_parse(one, declared) for one in encoded.dictionary.to_pylist()]
-    value = pa.array(parsed, _TYPES[declared.type]).take(encoded.indices)
+    value = pa.array(parsed, ARROW_TYPES[declared.type]).take(encoded.indices)
     return value, _positions(pc.and_(value.is_null(), text.is_valid()))
 
 

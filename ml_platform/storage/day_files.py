@@ -9,6 +9,7 @@ deleted by maintenance.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -50,15 +51,30 @@ class DayFiles:
         facts = path.stat()
         return [DayFile(name, facts.st_size, len(rows), int(facts.st_mtime * 1000))]
 
-    def read(self, version: int, days: Sequence[date], columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The rows of each day, at one version of the table; a day without rows is left out."""
+    def sizes(self, version: int) -> Counter[date]:
+        """Rows of each day that has any, at one version of the table."""
+        import pyarrow as pa
+        from deltalake import DeltaTable
+
+        files = pa.table(DeltaTable(self.folder, version=version).get_add_actions(flatten=True))
+        days, rows = files[f"partition.{EVENT_DAY}"], files["num_records"]
+        found: Counter[date] = Counter()
+        for day, count in zip(days.to_pylist(), rows.to_pylist(), strict=True):
+            found[day] += count
+        return found
+
+    def read(
+        self, version: int, days: Sequence[date], columns: Sequence[str]
+    ) -> Iterator[tuple[date, pa.Table]]:
+        """Each day with its rows, at one version of the table; a day without rows is left out."""
         import pyarrow.compute as pc
         from deltalake import DeltaTable
 
-        dataset = DeltaTable(self.folder, version=version).to_pyarrow_dataset()
+        partitions = [(EVENT_DAY, "in", [day.isoformat() for day in days])]
+        dataset = DeltaTable(self.folder, version=version).to_pyarrow_dataset(partitions)
         for day in days:
             rows = dataset.to_table(
                 columns=list(columns), filter=pc.field(EVENT_DAY) == day, use_threads=False
             )
             if len(rows):
-                yield rows
+                yield day, rows

@@ -8,10 +8,12 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
-from ml_platform.data_engineering import mrds
+from ml_platform.data_engineering import mrds, small_mrds
 from ml_platform.product import Product
 from ml_platform_tests.small_platform import shop
 
@@ -56,8 +58,21 @@ def spark_rows(spark: SparkSession, frame: pd.DataFrame) -> Any:
 
 
 def aggregated(spark: SparkSession, product: Product, frame: pd.DataFrame) -> pd.DataFrame:
-    result = mrds.aggregate(product, spark_rows(spark, frame), days=3).toPandas()
-    return result.sort_values(["event_day", "customer"], ignore_index=True)
+    """What Spark makes of the rows, and to the bit what a task makes of a day of them."""
+    rows_ = spark_rows(spark, frame)
+    by_spark = mrds.aggregate(product, rows_, days=3)
+    in_tasks = []
+    for day, of_day in frame.groupby("event_day"):
+        given = rows_.where(F.col("event_day") == day).drop("event_day").toArrow()
+        assert len(given) == len(of_day)
+        done = small_mrds.aggregate_day(product, day, given)
+        assert done is not None
+        in_tasks.append(done)
+    by = ["event_day", "customer"]
+    result: pd.DataFrame = by_spark.toArrow().to_pandas().sort_values(by, ignore_index=True)
+    other = pa.concat_tables(in_tasks).to_pandas().sort_values(by, ignore_index=True)
+    pd.testing.assert_frame_equal(result, other, check_exact=True)
+    return result
 
 
 @pytest.mark.parametrize("rule", NAMES)
@@ -117,3 +132,92 @@ def test_a_sum_of_nothing_is_null(spark: SparkSession) -> None:
     product = shop(mrds__aggregate={"spend": "sum", "bought": "last"}, model__features={"numeric": ["spend"]})
     frame = rows().assign(spend=np.nan)
     assert aggregated(spark, product, frame)["spend"].isna().all()
+
+
+TYPED = {
+    "key": ["id"],
+    "event_day": "day",
+    "label": "bought",
+    "columns": {
+        "id": {"type": "long"},
+        "day": {"type": "date"},
+        "who": {"type": "integer", "nullable": True},
+        "name": {"type": "string", "nullable": True},
+        "amount": {"type": "double", "nullable": True},
+        "count": {"type": "integer", "nullable": True},
+        "big": {"type": "long", "nullable": True},
+        "flag": {"type": "boolean", "nullable": True},
+        "born": {"type": "date", "nullable": True},
+        "seen": {"type": "timestamp", "nullable": True},
+        "bought": {"type": "integer", "nullable": True},
+    },
+}
+DAY = date(2024, 1, 5)
+
+
+def typed_rows(seed: int) -> pa.Table:
+    draw = np.random.default_rng(seed)
+    n = 300
+
+    def some(values: Any, type_: pa.DataType) -> pa.Array:
+        return pa.array(values, mask=draw.random(n) < 0.3).cast(type_)
+
+    return pa.table(
+        {
+            "id": draw.permutation(n),
+            "day": pa.repeat(pa.scalar(DAY), n),
+            "who": some(draw.integers(0, 40, n), pa.int32()),
+            "name": some(draw.choice(["", "é", "z", "Z", "\U0001f600"], n), pa.string()),
+            "amount": some(draw.choice([np.inf, -1e300, 0.1, 0.2, 0.3, 1e-300, 1e16], n), pa.float64()),
+            "count": some(draw.integers(-(2**31), 2**31, n), pa.int32()),
+            "big": some(draw.integers(-(2**53), 2**53, n), pa.int64()),
+            "flag": some(draw.random(n) < 0.5, pa.bool_()),
+            "born": some(draw.integers(-30_000, 30_000, n).astype("int32"), pa.int32()).cast(pa.date32()),
+            "seen": some(draw.integers(-(2**50), 2**50, n), pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+            "bought": some(draw.integers(0, 2, n), pa.int32()),
+            "label_known_on": some(draw.integers(19_700, 19_800, n), pa.int32()).cast(pa.date32()),
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_type_is_aggregated_alike_by_spark_and_in_a_task(spark: SparkSession, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    rows_ = typed_rows(seed)
+    numbers, others = ["amount", "count", "big"], ["name", "flag", "born", "seen"]
+    rules = {name: str(draw.choice(NAMES)) for name in numbers}
+    rules |= {name: str(draw.choice(["min", "max", "first", "last", "count"])) for name in others}
+    label_rule = str(draw.choice(["min", "max", "first", "last"]))
+    product = shop(
+        source=TYPED,
+        mrds={
+            "entity": ["who"] if seed else ["who", "name"],
+            "order_by": [str(draw.choice([*numbers, *others]))],
+            "aggregate": {**rules, "bought": label_rule}
+            if seed
+            else {**{k: v for k, v in rules.items() if k != "name"}, "bought": label_rule},
+        },
+        model__features={"numeric": ["amount", "big"]},
+        validation={"minimum_rows": 0},
+    )
+    given = spark.createDataFrame(rows_).withColumn("event_day", F.lit(DAY))
+    by_spark = mrds.aggregate(product, given).toArrow()
+    in_task = small_mrds.aggregate_day(product, DAY, rows_)
+    assert in_task is not None
+    by = [(name, "ascending") for name in product.entity]
+    assert by_spark.cast(in_task.schema).sort_by(by).equals(in_task.sort_by(by))
+
+
+@pytest.mark.parametrize(("name", "value"), [("amount", float("nan")), ("big", 2**62)])
+def test_what_arrow_orders_or_adds_otherwise_is_left_to_spark(name: str, value: float) -> None:
+    product = shop(
+        source=TYPED,
+        mrds={"entity": ["who"], "aggregate": {"amount": "max", "big": "sum", "bought": "last"}},
+        model__features={"numeric": ["amount", "big"]},
+        validation={"minimum_rows": 0},
+    )
+    rows_ = typed_rows(1)
+    at = rows_.column_names.index(name)
+    spoilt = pa.concat_arrays([pa.array([value], rows_[name].type), rows_[name].combine_chunks()[1:]])
+    assert small_mrds.aggregate_day(product, DAY, rows_) is not None
+    assert small_mrds.aggregate_day(product, DAY, rows_.set_column(at, name, spoilt)) is None

@@ -1,0 +1,203 @@
+"""The MRDS of days that fit in the memory of one task: a task reads a day of the ARDS and writes one file.
+
+Its rows are bit for bit those of :func:`ml_platform.data_engineering.mrds.aggregate`, which also does the
+days that this leaves out: large ones, and those with values that Arrow orders or adds otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import TypeAdapter
+from pyspark.sql import SparkSession
+
+from ml_platform.data_engineering.parsing import ARROW_TYPES
+from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+from ml_platform.storage.day_files import DayFile, DayFiles
+from ml_platform.tasks import leave_imports_uncollected
+
+#: Rows of a day up to which a task holds it in memory.
+SMALL_ROWS = 1_000_000
+
+_DAYS_A_TASK = 8
+_LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class AggregatedDay:
+    """The files of a day, or that Spark has to do it."""
+
+    for_spark: bool = False
+    files: list[DayFile] = field(default_factory=list)
+
+
+_AGGREGATED = TypeAdapter(AggregatedDay)
+
+
+def schema(product: Product) -> pa.Schema:
+    """The schema of the MRDS."""
+    names = [*product.entity, *product.mrds.aggregate]
+    types = {name: ARROW_TYPES[product.mrds_type(name)] for name in names}
+    types |= {EVENT_DAY: pa.date32(), LABEL_KNOWN_ON: pa.date32()}
+    ordered = dict.fromkeys([*product.entity, EVENT_DAY, *product.mrds.aggregate, LABEL_KNOWN_ON])
+    return pa.schema([(name, types[name]) for name in ordered])
+
+
+def write(
+    spark: SparkSession,
+    product: Product,
+    days: Sequence[date],
+    ards: DayFiles,
+    version: int,
+    mrds: DayFiles,
+) -> dict[date, AggregatedDay]:
+    """Aggregate these days of the ARDS, each in one task that writes its file; nothing is committed yet."""
+    columns = _columns(product)
+
+    def write_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            chosen = [days[number] for number in batch.column("number").to_pylist()]
+            for day, rows in ards.read(version, chosen, columns):
+                done = aggregate_day(product, day, rows)
+                one = (
+                    AggregatedDay(for_spark=True)
+                    if done is None
+                    else AggregatedDay(files=mrds.write(day, done))
+                )
+                plain = _AGGREGATED.dump_json(one).decode()
+                yield pa.RecordBatch.from_pydict({"day": pa.array([day], pa.date32()), "done": [plain]})
+        leave_imports_uncollected()
+
+    tasks = max(1, -(-len(days) // _DAYS_A_TASK))
+    numbers = spark.range(0, len(days), 1, numPartitions=tasks).withColumnRenamed("id", "number")
+    found = numbers.mapInArrow(write_all, "day date, done string").collect()
+    return {row["day"]: _AGGREGATED.validate_json(row["done"]) for row in found}
+
+
+def _columns(product: Product) -> list[str]:
+    """The columns of the ARDS that the MRDS is made from."""
+    names = [*product.entity, *_order(product), *product.mrds.aggregate, LABEL_KNOWN_ON]
+    return [name for name in dict.fromkeys(names) if name != EVENT_DAY]
+
+
+def _order(product: Product) -> tuple[str, ...]:
+    return (*product.mrds.order_by, *product.ards_key)
+
+
+def aggregate_day(product: Product, day: date, rows: pa.Table) -> pa.Table | None:
+    """One row per entity of a day's rows, in the columns of the MRDS; None if Spark has to do it.
+
+    Spark takes NaN for the greatest number, and refuses sums that don't fit.
+    """
+    for name in _columns(product):
+        if pa.types.is_floating(rows.schema.field(name).type) and pc.any(pc.is_nan(rows[name])).as_py():
+            return None
+    try:
+        return _Grouped(product, rows).table(day)
+    except OverflowError:
+        return None
+
+
+class _Grouped:
+    """A day's rows in the order of their entities, and within one in the order of the contract."""
+
+    def __init__(self, product: Product, rows: pa.Table) -> None:
+        self._product = product
+        entity = [name for name in product.entity if name != EVENT_DAY]
+        order = [name for name in dict.fromkeys((*entity, *_order(product))) if name != EVENT_DAY]
+        # Spark takes null for the least.
+        by = [(name, "ascending", "at_start") for name in order]
+        self._rows = rows.take(pc.sort_indices(rows, sort_keys=by))
+        begins = np.zeros(len(rows), dtype=bool)
+        begins[0] = True
+        for name in entity:
+            codes = self._rows[name].combine_chunks().dictionary_encode(null_encoding="encode").indices
+            begins[1:] |= np.diff(codes.to_numpy()) != 0
+        self._starts = np.flatnonzero(begins)
+        self._ends = np.append(self._starts[1:], len(rows)) - 1
+        self._group = np.cumsum(begins) - 1
+        self._entity = entity
+
+    def table(self, day: date) -> pa.Table:
+        """The rows of the MRDS.
+
+        Raises:
+            OverflowError: a sum of integers might not fit.
+        """
+        product, rules = self._product, self._product.mrds.aggregate
+        found: dict[str, Any] = {name: self._rows[name].take(self._starts) for name in self._entity}
+        found |= {name: self._aggregate(name, rule) for name, rule in rules.items() if name != product.label}
+        label, known_on = self._label(rules[product.label])
+        found |= {product.label: label, EVENT_DAY: pa.repeat(pa.scalar(day, pa.date32()), len(self._starts))}
+        found[LABEL_KNOWN_ON] = pc.if_else(label.is_valid(), known_on, pa.scalar(None, pa.date32()))
+        ordered = schema(product)
+        return pa.table([found[one.name].cast(one.type) for one in ordered], schema=ordered)
+
+    def _label(self, rule: str) -> tuple[Any, Any]:
+        """The label, and the day it is known since if there is one."""
+        product = self._product
+        label = self._aggregate(product.label, rule)
+        if rule in ("first", "last"):
+            return label, self._aggregate(LABEL_KNOWN_ON, rule)
+        if rule in ("min", "max"):
+            # A label over several rows is known when all of its rows' labels are.
+            complete = self._count(product.label) == self._sizes
+            label = pc.if_else(pa.array(complete), label, pa.scalar(None, label.type))
+        return label, self._extreme(LABEL_KNOWN_ON, "descending")
+
+    def _aggregate(self, name: str, rule: str) -> Any:
+        match rule:
+            case "first":
+                return self._rows[name].take(self._starts)
+            case "last":
+                return self._rows[name].take(self._ends)
+            case "min":
+                return self._extreme(name, "ascending")
+            case "max":
+                return self._extreme(name, "descending")
+            case "count":
+                return pa.array(self._count(name))
+            case "sum":
+                return pa.array(self._sum(name), mask=self._count(name) == 0)
+            case "mean":
+                counts = self._count(name)
+                means = self._sum(name).astype("float64") / np.maximum(counts, 1)
+                return pa.array(means, mask=counts == 0)
+            case _:
+                raise AssertionError(f"{rule} is no rule of a contract")
+
+    @cached_property
+    def _sizes(self) -> np.ndarray[Any, Any]:
+        return self._ends - self._starts + 1
+
+    def _count(self, name: str) -> np.ndarray[Any, Any]:
+        valid = self._rows[name].is_valid().to_numpy()
+        return np.bincount(self._group[valid], minlength=len(self._starts))
+
+    def _extreme(self, name: str, order: str) -> Any:
+        """The value that comes first in each group; nulls come last."""
+        values = pa.table({"group": self._group, "value": self._rows[name]})
+        by = [("group", "ascending", "at_end"), ("value", order, "at_end")]
+        return self._rows[name].take(pc.sort_indices(values, sort_keys=by).take(self._starts))
+
+    def _sum(self, name: str) -> np.ndarray[Any, Any]:
+        """Doubles are added in ascending order, one after the other, from zero."""
+        values = self._rows[name].combine_chunks()
+        valid = values.is_valid().to_numpy(zero_copy_only=False)
+        group, numbers = self._group[valid], values.drop_null().to_numpy()
+        if numbers.dtype.kind == "f":
+            order = np.lexsort((numbers, group))
+            return np.bincount(group[order], weights=numbers[order], minlength=len(self._starts))
+        numbers = numbers.astype("int64")
+        if len(numbers) and int(np.abs(numbers.astype("float64")).max()) * len(numbers) > _LARGEST:
+            raise OverflowError(name)
+        sums = np.zeros(len(self._starts), dtype="int64")
+        np.add.at(sums, group, numbers)
+        return sums
