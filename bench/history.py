@@ -315,6 +315,37 @@ def loading(bench: Bench) -> dict[str, Any]:
     }
 
 
+# -- cost against days and rows --------------------------------------------------------------------
+
+
+def curves(bench: Bench, picture: Path) -> dict[str, Any]:
+    """ARDS and MRDS with ledger and verdicts, for more and more days and rows, each in a fresh process."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    found: dict[str, Any] = {}
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    series = [
+        ("days of 5,000 rows", [(15, 5000), (60, 5000), (120, 5000), (240, 5000)]),
+        ("rows a day, 30 days", [(30, 2000), (30, 10_000), (30, 20_000), (30, 40_000)]),
+    ]
+    for (label, points), plot in zip(series, axes, strict=True):
+        seconds = []
+        for count, size in points:
+            shutil.rmtree(bench.folder, ignore_errors=True)
+            bench.folder.mkdir(parents=True)
+            bench.land(count, size)
+            seconds.append(_in_process(bench, "data-sets", "steps", str(count))["seconds"])
+            found[f"{count} days of {size} rows, s"] = round(seconds[-1], 1)
+        plot.plot([size if label.startswith("rows") else count for count, size in points], seconds, "o-")
+        plot.set(xlabel=label, ylabel="seconds", xlim=(0, None), ylim=(0, None))
+        plot.grid(alpha=0.3)
+    figure.savefig(picture, dpi=120)
+    return found
+
+
 # -- processes -------------------------------------------------------------------------------------
 
 
@@ -350,9 +381,10 @@ def _peak() -> Iterator[list[int]]:
 PARTS: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
     "data-sets": lambda bench, given: data_sets(bench, given.days, given.rows),
     "days": lambda bench, given: days(bench, 60, given.rows),
-    "cycle": lambda bench, given: cycle(bench, (30, given.days), 1000),
+    "cycle": lambda bench, given: cycle(bench, (30, given.days), 2000),
     "graph": lambda bench, given: graph(bench),
     "rows": lambda bench, given: rows(bench, 20, given.rows),
+    "curves": lambda bench, given: curves(bench, Path(__file__).with_name("history.png")),
     "loading": lambda bench, given: loading(bench),
 }
 
