@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import filelock
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -47,12 +48,17 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
         home = settings.home / "dagster"
         home.mkdir(parents=True, exist_ok=True)
         os.environ["DAGSTER_HOME"] = str(home)
-    configuration = Path(os.environ["DAGSTER_HOME"]) / "dagster.yaml"
-    if not configuration.exists():
-        configuration.write_text(_LOCAL_INSTANCE)
+    home = Path(os.environ["DAGSTER_HOME"])
     # One transaction for the materializations of many days, not one a day.
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "200")
-    with dg.DagsterInstance.get() as instance:
+    with ExitStack() as stack:
+        # Two processes that open a new instance at once would both create its databases.
+        with filelock.FileLock(home / ".opening.lock"):
+            configuration = home / "dagster.yaml"
+            if not configuration.exists():
+                configuration.write_text(_LOCAL_INSTANCE)
+            instance = stack.enter_context(dg.DagsterInstance.get())
+            instance.get_latest_materialization_event(dg.AssetKey("none"))
         yield instance
 
 
