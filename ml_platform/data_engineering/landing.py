@@ -55,6 +55,13 @@ def stamp(product: Product, landing: Path, day: date) -> str | None:
     return fingerprint_of([_facts(path) for path in paths]) if paths else None
 
 
+def size(product: Product, landing: Path, days: Iterable[date]) -> int:
+    """Bytes of the deliveries of some days, as they lie there."""
+    return sum(
+        path.stat().st_size for day in days for path in _csv_files(landing / product.name / day.isoformat())
+    )
+
+
 def scan(product: Product, landing: Path, days: Iterable[date]) -> dict[date, Delivery]:
     """The deliveries of ``days``; a day for which nothing was delivered is absent.
 

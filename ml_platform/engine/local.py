@@ -39,6 +39,24 @@ def run_step(context: StepContext) -> StepResult:
     return daily.run_days(step, sorted(request.days), force=request.force)
 
 
+#: Days and bytes up to which a run is over before the JVM has compiled what it runs.
+_BRIEF_DAYS = 7
+_BRIEF_BYTES = 64 << 20
+
+
+def is_brief(request: StepRequest, product: Product, settings: Settings) -> bool:
+    """Whether a run that begins with this step does few days of small deliveries."""
+    from ml_platform.data_engineering import landing
+    from ml_platform.engine import daily_steps, drift_step
+
+    return (
+        request.step in daily_steps.DAILY_STEPS
+        and request.step != drift_step.DriftReport.asset
+        and len(request.days) <= _BRIEF_DAYS
+        and landing.size(product, settings.landing_path, request.days) <= _BRIEF_BYTES
+    )
+
+
 def is_pending(context: StepContext) -> bool:
     """Whether the step has anything to do. Needs no Spark."""
     from ml_platform.engine import daily, daily_steps, model_step

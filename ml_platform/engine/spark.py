@@ -47,9 +47,16 @@ _SHIPPED_WITH_SPARK = (
 )
 
 
-def spark_conf(settings: Settings) -> dict[str, str]:
-    """The configuration of the session; ``settings.spark_conf`` has the last word."""
+def spark_conf(settings: Settings, *, brief: bool = False) -> dict[str, str]:
+    """The configuration of the session; ``settings.spark_conf`` has the last word.
+
+    An embedded session that is ``brief`` leaves out what only pays off later: Spark's generated code, and
+    the second compiler of the JVM. A daily run of small days takes a quarter less time with it.
+    """
     embedded = settings.spark_master.startswith("local")
+    java = f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}"
+    if brief and embedded:
+        java += " -XX:TieredStopAtLevel=1"
     return {
         "spark.master": settings.spark_master,
         "spark.app.name": "ml_platform",
@@ -61,13 +68,20 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         "spark.driver.memory": settings.spark_driver_memory,
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}",
+        "spark.driver.extraJavaOptions": java,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
         **(_embedded() if embedded else _on_cluster(settings)),
+        **(_WITHOUT_GENERATED_CODE if brief and embedded else {}),
         **settings.spark_conf,
     }
+
+
+_WITHOUT_GENERATED_CODE = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
 
 
 def _embedded() -> dict[str, str]:

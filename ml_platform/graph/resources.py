@@ -41,14 +41,22 @@ class LocalStepRunner:
             if self._progress:
                 self._progress(message)
 
-        return local.run_step(local.context_for(request, product, self._settings, self.session, say))
+        def session() -> SparkSession:
+            return self.session(brief=local.is_brief(request, product, self._settings))
 
-    def session(self) -> SparkSession:
-        """The embedded session; the same one for every step of this process."""
+        return local.run_step(local.context_for(request, product, self._settings, session, say))
+
+    def session(self, *, brief: bool = False) -> SparkSession:
+        """The embedded session; the first step of this process that needs it decides whether it is brief."""
         from dagster_pyspark import LazyPySparkResource
+        from pyspark.sql import SparkSession
 
+        active: SparkSession | None = SparkSession.getActiveSession()
+        if active is not None:
+            return active
         prepare_environment()
-        session: SparkSession = LazyPySparkResource(spark_config=spark_conf(self._settings)).spark_session
+        configuration = spark_conf(self._settings, brief=brief)
+        session: SparkSession = LazyPySparkResource(spark_config=configuration).spark_session
         return session
 
 
