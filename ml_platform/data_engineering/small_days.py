@@ -88,7 +88,7 @@ def write(
 
 
 def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery]) -> Resolution:
-    """What becomes of these days, each in one task.
+    """What becomes of these days, each in one task, for Spark to write.
 
     The files are read twice, once for the account and the quarantine and once for the rows: that costs a
     quarter of what it would cost Spark to hold the rows in between.

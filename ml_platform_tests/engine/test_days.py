@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 
 import pytest
 
+from ml_platform.data_engineering.small_days import SMALL_BYTES
+from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, days, deliver_visits, shop
 
 HEADER = "visit,day,customer,spend,pages,channel\n"
@@ -151,6 +154,28 @@ def test_the_commit_carries_the_run(platform: Platform) -> None:
     path = platform.tables.path("shop", "ards")
     (commit,) = platform.spark.sql(f"DESCRIBE HISTORY delta.`{path}`").select("userMetadata").collect()
     assert '"run_id": "dagster-run-7"' in commit[0]
+
+
+@pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
+def test_tasks_and_spark_write_the_same_days(
+    platform: Platform, tmp_path: Path, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = days("2024-01-01", "2024-01-03")
+    deliver_visits(platform, chosen, rows=30)
+    platform.deliver("2024-01-02", "2024-01-03T0700_visits.csv", f"{HEADER}x,y\n")
+    landing = platform.settings.landing_path
+    other = Platform(settings_in(tmp_path / "other", landing=landing), platform.spark)
+    for step in ("ards", "mrds"):
+        platform.run(step, chosen)
+    monkeypatch.setattr("ml_platform.storage.roots.FolderRoot.day_files", lambda *_: None)
+    monkeypatch.setattr("ml_platform.data_engineering.small_days.SMALL_BYTES", small_bytes)
+    for step in ("ards", "mrds"):
+        other.run(step, chosen)
+        assert other.ledger.latest(step)[chosen[1]].counts == platform.ledger.latest(step)[chosen[1]].counts
+    assert other.fingerprints("ards", "mrds") == platform.fingerprints("ards", "mrds")
+    assert len(platform.rows("quarantine")) == 1
+    for table in ("ards", "quarantine", "mrds"):
+        assert other.rows(table).equals(platform.rows(table))
 
 
 @pytest.mark.parametrize("order", ["alone", "backwards", "one range", "twice"])
