@@ -25,7 +25,7 @@ ui: setup  ## open Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0
 test: setup  ## run all tests but the slow ones
 	scripts/install_azurite.sh
 	scripts/install_postgresql.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-online: setup  ## run the online store's tests against a database: make test-online URL=...
 	@test -n "$$URL" || { echo 'name a database: make test-online URL=mssql+mssqlpython://...' >&2; exit 1; }
