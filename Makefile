@@ -31,7 +31,8 @@ test-online: setup  ## run the online store's tests against a database: make tes
 	@test -n "$$URL" || { echo 'name a database: make test-online URL=mssql+mssqlpython://...' >&2; exit 1; }
 	@ML_PLATFORM_TEST_ONLINE_URL="$$URL" $(BIN)/python -m pytest $(ONLINE_TESTS)
 
-test-slow: setup  ## run the slow tests: killed runs, a concept shift over months
+test-slow: setup  ## run the slow tests: killed runs, a cluster, parity, a concept shift over months, the browser
+	-scripts/install_chromium.sh
 	$(BIN)/python -m pytest -m slow
 
 test-browser: setup  ## click through the UI in a real browser

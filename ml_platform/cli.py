@@ -5,6 +5,8 @@ Words and tables for people; what is done lies in the modules that the commands 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import getpass
 import time
 from collections.abc import Callable, Iterator
@@ -27,11 +29,22 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Batch machine learning in production as one Dagster asset graph.",
 )
 app.add_typer(alerts_cli.app, name="alerts")
 app.add_typer(databricks_cli.app, name="databricks")
 app.add_typer(online_cli.app, name="online")
+
+
+@app.callback(help="Batch machine learning in production as one Dagster asset graph.")
+def collect_less_garbage() -> None:
+    """Search for garbage less often, and not at the end.
+
+    All that is imported is searched each time: a second and a half while a command runs, and two seconds
+    more when it ends.
+    """
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
+
 
 _DAY = ["%Y-%m-%d"]
 FirstDay = Annotated[datetime, typer.Option("--from", formats=_DAY, help="First event day.")]

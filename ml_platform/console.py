@@ -63,6 +63,12 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 _LOCAL_INSTANCE = """\
+storage:
+  custom:
+    module: ml_platform.graph.local_storage
+    class: LocalStorage
+    config:
+      base_dir: {env: DAGSTER_HOME}
 telemetry:
   enabled: false
 nux:

@@ -586,6 +586,11 @@ class Product(_Section):
     def entity(self) -> tuple[str, ...]:
         return self.mrds.entity
 
+    @property
+    def identity(self) -> list[str]:
+        """The columns that tell rows of the MRDS apart: the entity and the event day."""
+        return list(dict.fromkeys((*self.entity, EVENT_DAY)))
+
     @cached_property
     def ards_key(self) -> tuple[str, ...]:
         """What identifies a row of the ARDS: the contract's key within the event day."""

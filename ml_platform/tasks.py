@@ -4,19 +4,78 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, TypeVar
+from zipimport import zipimporter
+
+from pydantic import TypeAdapter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
+
+#: Days that one task does; fewer would pay more for starting tasks, more would leave cores without any.
+DAYS_A_TASK = 8
+
+Result = TypeVar("Result")
 
 _imported = 0
 
 
-def leave_imports_uncollected() -> None:
-    """Take what this process holds now out of garbage collection, if it has imported anything new.
+def in_tasks(
+    spark: SparkSession,
+    days: Sequence[date],
+    work: Callable[[Sequence[date]], Iterable[tuple[date, Result]]],
+    result: type[Result],
+    *,
+    days_a_task: int = DAYS_A_TASK,
+) -> dict[date, Result]:
+    """Have tasks do some days each, and hand back what they give for a day.
 
-    To be called at the end of a task. Spark's workers collect all garbage after every task
-    (``pyspark/daemon.py``); with pandas and Great Expectations imported that takes half a second, which is
-    longer than most tasks.
+    Args:
+        work: does some of the days, in their order. It travels to the tasks.
+        result: a class that pydantic can write as JSON and read again.
+    """
+    if not days:
+        return {}
+
+    def do(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        plain = TypeAdapter(result)
+        for batch in batches:
+            chosen = [days[number] for number in batch.column("number").to_pylist()]
+            for day, one in work(chosen):
+                columns = {"day": pa.array([day], pa.date32()), "done": [plain.dump_json(one).decode()]}
+                yield pa.RecordBatch.from_pydict(columns)
+        spare_next_task()
+
+    found = numbers(spark, len(days), days_a_task).mapInArrow(do, "day date, done string").collect()
+    read = TypeAdapter(result).validate_json
+    return {row["day"]: read(row["done"]) for row in found}
+
+
+def numbers(spark: SparkSession, count: int, a_task: int = DAYS_A_TASK) -> DataFrame:
+    """The numbers from 0 to ``count`` - 1, as the column ``number``, so many for each task."""
+    tasks = max(1, -(-count // a_task))
+    return spark.range(0, count, 1, numPartitions=tasks).withColumnRenamed("id", "number")
+
+
+def spare_next_task() -> None:
+    """Spare this process what Spark's workers do between two tasks, which takes longer than most of them.
+
+    To be called at the end of a task. After each one the worker collects all garbage (``pyspark/daemon.py``):
+    half a second with pandas and Great Expectations imported, so what is imported by now is left out of
+    that. Before the next it has all importers look again (``worker_util.py``), and each of the twenty of
+    ``pyspark.zip`` reads the directory of that file: a tenth of a second, so they are forgotten; an import
+    makes those anew that it needs.
     """
     global _imported
     if len(sys.modules) != _imported:
         gc.collect()
         gc.freeze()
         _imported = len(sys.modules)
+    for path, finder in list(sys.path_importer_cache.items()):
+        if isinstance(finder, zipimporter):
+            del sys.path_importer_cache[path]

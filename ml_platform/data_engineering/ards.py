@@ -13,17 +13,18 @@ from datetime import date
 from functools import reduce
 from typing import Any
 
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame, SparkSession
 
 from ml_platform.data_engineering import large_days, small_days
+from ml_platform.data_engineering.counting import Counted, Counting, Statistics
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import Account, Resolution, ards_columns, quarantine_schema
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.day_files import DayFiles
-from ml_platform.storage.tables import Tables, column, content_hash
+from ml_platform.storage.fingerprints import EMPTY
+from ml_platform.storage.tables import Tables
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 ARDS = "ards"
 QUARANTINE = "quarantine"
 
@@ -52,9 +53,9 @@ class ArdsDay:
     labels_applied: int = 0
     quarantined: int = 0
     labelled: int = 0
-    fingerprint: str = ""
+    fingerprint: str = EMPTY
     delta_version: int | None = None
-    statistics: dict[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -85,37 +86,38 @@ def write(
     deliveries: Sequence[Delivery],
     *,
     run_id: str,
-    statistics: Mapping[str, Column] | None = None,
+    statistics: Statistics | None = None,
 ) -> dict[date, ArdsDay]:
     """Write the ARDS and the quarantine of some days, each table in one commit.
 
     Args:
         deliveries: readable ones, of different days; these days are replaced, and no others.
-        statistics: aggregates over a day's rows, computed in the pass that counts what was written.
+        statistics: figures over each day's rows, found in the pass that counts them.
 
     Returns:
         One result a day. A day with a file that can't be read to its end comes back with a
         ``refusal``, and what the tables held of it stays.
     """
+    counting = Counting(product.label, columns(product), statistics=statistics)
     rows_in, quarantine_in = (tables.day_files(product.name, table) for table in (ARDS, QUARANTINE))
     if rows_in and quarantine_in and all(small_days.is_small(delivery) for delivery in deliveries):
-        done = _write_in_tasks(spark, product, tables, deliveries, (rows_in, quarantine_in), run_id)
+        places = (rows_in, quarantine_in)
+        done = _write_in_tasks(spark, product, tables, deliveries, places, counting, run_id)
     else:
-        done = _write_by_spark(spark, product, tables, deliveries, run_id)
-    result = {day: ArdsDay(refusal=why) for day, why in done.refusals.items()}
-    if done.accounts:
-        written = _count(spark, product, tables, sorted(done.accounts), statistics or {})
-        for day, account in done.accounts.items():
-            result[day] = _day(account, written.get(day, {}), statistics or {}, done.version)
-    return result
+        done = _write_by_spark(spark, product, tables, deliveries, counting, run_id)
+    return {day: ArdsDay(refusal=why) for day, why in done.refusals.items()} | {
+        day: _day(account, done.counted.get(day, Counted()), done.version)
+        for day, account in done.accounts.items()
+    }
 
 
 @dataclass(frozen=True)
 class _Done:
-    """The days that were written, each with its account, and those that can't be read."""
+    """The days that were written, each with its account and what it holds, and those that can't be read."""
 
     accounts: Mapping[date, Account]
     refusals: Mapping[date, str]
+    counted: Mapping[date, Counted] = field(default_factory=dict)
     version: int | None = None
 
 
@@ -125,9 +127,10 @@ def _write_in_tasks(
     tables: Tables,
     deliveries: Sequence[Delivery],
     places: tuple[DayFiles, DayFiles],
+    counting: Counting,
     run_id: str,
 ) -> _Done:
-    written = small_days.write(spark, product, deliveries, *places)
+    written = small_days.write(spark, product, deliveries, *places, counting)
     accounts = {day: one.account for day, one in written.items() if one.account is not None}
     refusals = {day: one.refusal for day, one in written.items() if one.refusal is not None}
     days = sorted(accounts)
@@ -139,11 +142,16 @@ def _write_in_tasks(
         tables.replace_days_by(product.name, QUARANTINE, schema, unfit, days, run_id=run_id)
     rows, schema = {day: written[day].rows for day in days}, small_days.rows_schema(product)
     version = tables.replace_days_by(product.name, ARDS, schema, rows, days, run_id=run_id)
-    return _Done(accounts, refusals, version)
+    return _Done(accounts, refusals, {day: written[day].counted for day in days}, version)
 
 
 def _write_by_spark(
-    spark: SparkSession, product: Product, tables: Tables, deliveries: Sequence[Delivery], run_id: str
+    spark: SparkSession,
+    product: Product,
+    tables: Tables,
+    deliveries: Sequence[Delivery],
+    counting: Counting,
+    run_id: str,
 ) -> _Done:
     resolutions = _resolve(spark, product, deliveries)
     try:
@@ -161,7 +169,15 @@ def _write_by_spark(
     finally:
         for one in resolutions:
             one.release()
-    return _Done(accounts, refusals, version)
+    small = {delivery.day for delivery in deliveries if small_days.is_small(delivery)}
+    large = set(days) - small
+    counted: dict[date, Counted] = {}
+    if held := small.intersection(days):
+        rows = tables.read_days(spark, product.name, ARDS, held)
+        counted |= counting.in_tasks(rows, small_days.rows_schema(product))
+    if large:
+        counted |= counting.in_spark(tables.read_days(spark, product.name, ARDS, large))
+    return _Done(accounts, refusals, counted, version)
 
 
 def _resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery]) -> list[Resolution]:
@@ -175,36 +191,15 @@ def _resolve(spark: SparkSession, product: Product, deliveries: Sequence[Deliver
     return found
 
 
-def _day(
-    account: Account, written: Mapping[str, Any], statistics: Mapping[str, Column], version: int | None
-) -> ArdsDay:
-    rows = written.get("_rows", 0)
+def _day(account: Account, counted: Counted, version: int | None) -> ArdsDay:
     return ArdsDay(
-        rows=rows,
+        rows=counted.rows,
         delivered=account.delivered,
-        superseded=account.delivered - rows - account.labels_applied - account.quarantined,
+        superseded=account.delivered - counted.rows - account.labels_applied - account.quarantined,
         labels_applied=account.labels_applied,
         quarantined=account.quarantined,
-        labelled=written.get("_labelled", 0),
-        fingerprint=written.get("_fingerprint", "empty"),
+        labelled=counted.labelled,
+        fingerprint=counted.fingerprint,
         delta_version=version,
-        statistics={name: written.get(name) for name in statistics},
+        statistics=counted.statistics,
     )
-
-
-def _count(
-    spark: SparkSession,
-    product: Product,
-    tables: Tables,
-    days: Sequence[date],
-    statistics: Mapping[str, Column],
-) -> dict[date, dict[str, Any]]:
-    """Counts and fingerprint of each day, read back from the table."""
-    rows = tables.read_days(spark, product.name, ARDS, days)
-    counted = rows.groupBy(EVENT_DAY).agg(
-        F.count(F.lit(1)).alias("_rows"),
-        F.count(column(product.label)).alias("_labelled"),
-        content_hash(columns(product)).alias("_fingerprint"),
-        *[aggregate.alias(name) for name, aggregate in statistics.items()],
-    )
-    return {row[EVENT_DAY]: row.asDict() for row in counted.collect()}

@@ -24,7 +24,7 @@ from ml_platform.data_engineering.resolution import (
 )
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.tables import column
-from ml_platform.tasks import leave_imports_uncollected
+from ml_platform.tasks import spare_next_task
 
 
 def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery]) -> Resolution:
@@ -70,7 +70,7 @@ def _parse(spark: SparkSession, product: Product, files: list[DeliveryFile]) -> 
         for batch in batches:
             for number in batch.column("number").to_pylist():
                 yield from parse_file(files[number], product)
-        leave_imports_uncollected()
+        spare_next_task()
 
     numbers = spark.range(0, len(files), 1, numPartitions=min(len(files), 32)).withColumnRenamed(
         "id", "number"

@@ -7,19 +7,19 @@ the key, and doubles are summed in the order of their values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ml_platform.data_engineering import small_mrds
 from ml_platform.data_engineering.ards import ARDS
+from ml_platform.data_engineering.counting import Counted, Counting, Statistics
+from ml_platform.data_engineering.small_mrds import AggregatedDay
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
-from ml_platform.storage.day_files import DayFile
-from ml_platform.storage.tables import Tables, column, content_hash
+from ml_platform.storage.tables import Tables, column
 
 CODE_VERSION = "1"
 MRDS = "mrds"
@@ -27,22 +27,18 @@ MRDS = "mrds"
 
 @dataclass(frozen=True)
 class MrdsDay:
-    """One day of the MRDS: its counts and fingerprints.
+    """One day of the MRDS: what it holds, and the version of the table that has it.
 
-    ``features_fingerprint`` leaves the label out: scoring and publishing don't change when labels come.
+    Its ``features_fingerprint`` leaves the label out: scoring and publishing don't change when labels come.
     """
 
-    rows: int = 0
-    labelled: int = 0
-    positives: int = 0
-    fingerprint: str = "empty"
-    features_fingerprint: str = "empty"
-    delta_version: int | None = None
-    statistics: dict[str, Any] = field(default_factory=dict)
+    counted: Counted
+    delta_version: int
 
     @property
     def counts(self) -> dict[str, int]:
-        return {"rows": self.rows, "labelled": self.labelled, "positives": self.positives}
+        counted = self.counted
+        return {"rows": counted.rows, "labelled": counted.labelled, "positives": counted.positives}
 
 
 def columns(product: Product) -> list[str]:
@@ -62,65 +58,33 @@ def write(
     days: Sequence[date],
     *,
     run_id: str,
-    statistics: Mapping[str, Column] | None = None,
+    statistics: Statistics | None = None,
 ) -> dict[date, MrdsDay]:
-    """Write the MRDS of ``days`` from the ARDS, and read back what was written.
+    """Write the MRDS of ``days`` from the ARDS: the small ones in tasks, where the tables lie in a folder.
 
     It is one commit, or two where some days are small and others are not.
     """
-    version = _write(spark, product, tables, days, run_id)
-    counted = (
-        tables.read_days(spark, product.name, MRDS, days)
-        .groupBy(EVENT_DAY)
-        .agg(
-            F.count(F.lit(1)).alias("_rows"),
-            F.count(column(product.label)).alias("_labelled"),
-            F.sum(column(product.label)).alias("_positives"),
-            content_hash(columns(product)).alias("_fingerprint"),
-            content_hash(feature_columns(product)).alias("_features_fingerprint"),
-            *[value.alias(name) for name, value in (statistics or {}).items()],
-        )
-    )
-    found = {row[EVENT_DAY]: row.asDict() for row in counted.collect()}
-    result = {}
-    for day in days:
-        row = found.get(day)
-        if row is None:
-            result[day] = MrdsDay(delta_version=version)
-            continue
-        result[day] = MrdsDay(
-            rows=row["_rows"],
-            labelled=row["_labelled"],
-            positives=row["_positives"] or 0,
-            fingerprint=row["_fingerprint"],
-            features_fingerprint=row["_features_fingerprint"],
-            delta_version=version,
-            statistics={name: row[name] for name in statistics or {}},
-        )
-    return result
-
-
-def _write(spark: SparkSession, product: Product, tables: Tables, days: Sequence[date], run_id: str) -> int:
-    """Write days, the small ones in tasks where their tables lie in a folder; returns the version."""
+    counting = Counting(product.label, columns(product), feature_columns(product), statistics)
     source, place = (tables.day_files(product.name, table) for table in (ARDS, MRDS))
-    small: list[date] = []
-    files: dict[date, list[DayFile]] = {}
+    done: dict[date, AggregatedDay] = {}
     if source and place:
         version = tables.version(product.name, ARDS)
         sizes = source.sizes(version)
         small = [day for day in days if sizes[day] <= small_mrds.SMALL_ROWS]
-        done = small_mrds.write(spark, product, small, source, version, place) if small else {}
-        small = [day for day in small if day not in done or not done[day].for_spark]
-        files = {day: done[day].files for day in small if day in done}
-    others = [day for day in days if day not in set(small)]
+        done = {day: AggregatedDay() for day in small}
+        done |= small_mrds.write(spark, product, small, source, version, place, counting)
+        done = {day: one for day, one in done.items() if not one.for_spark}
+    others = [day for day in days if day not in done]
+    counted = {day: one.counted for day, one in done.items()}
     if others:
         ards = tables.read_days(spark, product.name, ARDS, others)
         rows = aggregate(product, ards, len(others))
         version = tables.replace_days(spark, product.name, MRDS, rows, others, run_id=run_id)
-    if small:
-        schema = small_mrds.schema(product)
-        version = tables.replace_days_by(product.name, MRDS, schema, files, small, run_id=run_id)
-    return version
+        counted |= counting.in_spark(tables.read_days(spark, product.name, MRDS, others))
+    if done:
+        files, schema = {day: one.files for day, one in done.items()}, small_mrds.schema(product)
+        version = tables.replace_days_by(product.name, MRDS, schema, files, list(done), run_id=run_id)
+    return {day: MrdsDay(counted.get(day, Counted()), version) for day in days}
 
 
 def aggregate(product: Product, ards: DataFrame, days: int = 1) -> DataFrame:
@@ -135,7 +99,7 @@ def aggregate(product: Product, ards: DataFrame, days: int = 1) -> DataFrame:
         rule: [*[name for name, given in rules.items() if given == rule], LABEL_KNOWN_ON]
         for rule in ("first", "last")
     }
-    grouped = ards.groupBy(*[column(name) for name in dict.fromkeys((*product.entity, EVENT_DAY))]).agg(
+    grouped = ards.groupBy(*[column(name) for name in product.identity]).agg(
         F.min(F.struct(*order, *[column(name) for name in ends["first"]])).alias("_first"),
         F.max(F.struct(*order, *[column(name) for name in ends["last"]])).alias("_last"),
         *[_aggregate(product, name).alias(name) for name, rule in rules.items() if rule not in ends],

@@ -18,9 +18,10 @@ from pyspark.sql import functions as F
 
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
 from ml_platform.product import EVENT_DAY, Product
+from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.online import Merged, OnlineStore, OnlineStoreError, Publication
 from ml_platform.storage.tables import Tables, column
-from ml_platform.tasks import leave_imports_uncollected
+from ml_platform.tasks import spare_next_task
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +43,7 @@ class Published:
 
 
 def publish(
-    spark: SparkSession,
+    session: Callable[[], SparkSession],
     product: Product,
     tables: Tables,
     store: OnlineStore,
@@ -60,6 +61,7 @@ def publish(
     publication that fails has changed nothing.
 
     Args:
+        session: gives the Spark session if there are too many rows for this process, or some to look up.
         rows: about how many rows the days have.
 
     Raises:
@@ -77,11 +79,11 @@ def publish(
         before_sleep=again,
         reraise=True,
     )
-    return retrying(_publish, spark, product, tables, store, days, usable_days, rows)
+    return retrying(_publish, session, product, tables, store, days, usable_days, rows)
 
 
 def _publish(
-    spark: SparkSession,
+    session: Callable[[], SparkSession],
     product: Product,
     tables: Tables,
     store: OnlineStore,
@@ -93,28 +95,63 @@ def _publish(
     version = tables.version(product.name, MRDS)
 
     def read(chosen: Sequence[date]) -> DataFrame:
-        known = [column(name).isNotNull() for name in product.entity]
-        found = tables.read_days(spark, product.name, MRDS, chosen, version=version)
-        for condition in known:
-            found = found.where(condition)
+        found = tables.read_days(session(), product.name, MRDS, chosen, version=version)
+        for name in product.entity:
+            found = found.where(column(name).isNotNull())
         return found
 
     earlier = [day for day in usable_days if day < max(days) and day not in set(days)]
+    files = tables.day_files(product.name, MRDS) if _fits_in_memory(product, rows) else None
     with store.publication(product, version=version, days=days) as publication:
-        newest = _newest(product, read(days), days=len(days), partitions=1 + rows // ROWS_OF_A_PARTITION)
-        staged = publication.stage(arrow_batches(newest))
-        _fall_back(spark, product, publication, read(earlier))
+        if files is not None:
+            batches = _newest_in_memory(product, files, version, days)
+        else:
+            partitions = 1 + rows // ROWS_OF_A_PARTITION
+            batches = arrow_batches(_newest(product, read(days), days=len(days), partitions=partitions))
+        staged = publication.stage(batches)
+        _fall_back(session, product, publication, lambda: read(earlier))
         merged = publication.merge()
     compared = store.read_back(product, merged)
     return Published(merged, compared, staged / max(time.monotonic() - began, 1e-9))
 
 
-def _fall_back(spark: SparkSession, product: Product, publication: Publication, earlier: DataFrame) -> None:
+def _fits_in_memory(product: Product, rows: int) -> bool:
+    """Whether the rows are few, and Arrow tells entities apart as Spark does, which takes 0.0 for -0.0."""
+    types = {product.mrds_type(name) for name in product.entity}
+    return rows <= ROWS_OF_A_PARTITION and "double" not in types
+
+
+def _newest_in_memory(
+    product: Product, files: DayFiles, version: int, days: Sequence[date]
+) -> Iterator[pa.RecordBatch]:
+    """What :func:`_newest` gives, of rows that this process reads."""
+    import numpy as np
+    import pyarrow as pa
+
+    entity = list(product.entity)
+    rows = files.read_all(version, days, list(dict.fromkeys(feature_columns(product))))
+    for name in entity:
+        rows = rows.filter(rows[name].is_valid())
+    if len(days) > 1:
+        rows = rows.sort_by(EVENT_DAY)
+        places = pa.table({**{name: rows[name] for name in entity}, "_place": pa.array(np.arange(len(rows)))})
+        newest = places.group_by(entity).aggregate([("_place", "max")])["_place_max"]
+        rows = rows.take(newest)
+    return iter(rows.to_batches(max_chunksize=ROWS_OF_A_PARTITION))
+
+
+def _fall_back(
+    session: Callable[[], SparkSession],
+    product: Product,
+    publication: Publication,
+    read_earlier: Callable[[], DataFrame],
+) -> None:
     """Stage the newest earlier rows of entities that the days no longer have."""
     before = "_before"
-    names = list(dict.fromkeys((*product.entity, EVENT_DAY)))
+    names = product.identity
     for rows in publication.withdrawn():
-        gone = spark.createDataFrame(rows, earlier.select(*[column(name) for name in names]).schema)
+        earlier = read_earlier()
+        gone = session().createDataFrame(rows, earlier.select(*[column(name) for name in names]).schema)
         gone = gone.withColumnRenamed(EVENT_DAY, before)
         rest = earlier.join(gone, list(product.entity)).where(F.col(EVENT_DAY) < F.col(before))
         partitions = 1 + len(rows) // ROWS_OF_A_PARTITION
@@ -147,7 +184,7 @@ def arrow_batches(rows: DataFrame) -> Iterator[pa.RecordBatch]:
             with pa.ipc.new_stream(sink, batch.schema) as writer:
                 writer.write_batch(batch)
             yield pa.RecordBatch.from_arrays([pa.array([sink.getvalue().to_pybytes()])], names=["batch"])
-        leave_imports_uncollected()
+        spare_next_task()
 
     for row in rows.mapInArrow(pack, "batch binary").toLocalIterator(prefetchPartitions=True):
         with pa.ipc.open_stream(row["batch"]) as reader:

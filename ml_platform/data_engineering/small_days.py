@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import TypeAdapter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from ml_platform.data_engineering.counting import Counted, Counting
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.parsing import UnreadableFile, locate, parse_file, parsed_schema
 from ml_platform.data_engineering.resolution import (
@@ -32,13 +32,12 @@ from ml_platform.data_engineering.resolution import (
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.tables import column
-from ml_platform.tasks import leave_imports_uncollected
+from ml_platform.tasks import in_tasks, numbers, spare_next_task
 
 #: Bytes of a day's files, unpacked, up to which a task holds the day in memory: about a million records.
 SMALL_BYTES = 64 << 20
 _PACKED_TO_PLAIN = 8  # a CSV file is rarely packed more tightly
 
-_DAYS_A_TASK = 4
 _PLACE = ("file", "line", "raw", "reason")
 
 
@@ -56,11 +55,9 @@ class WrittenDay:
 
     refusal: str | None = None
     account: Account | None = None
+    counted: Counted = field(default_factory=Counted)
     rows: list[DayFile] = field(default_factory=list)
     quarantine: list[DayFile] = field(default_factory=list)
-
-
-_WRITTEN = TypeAdapter(WrittenDay)
 
 
 def write(
@@ -69,22 +66,16 @@ def write(
     deliveries: Sequence[Delivery],
     rows_in: DayFiles,
     quarantine_in: DayFiles,
+    counting: Counting,
 ) -> dict[date, WrittenDay]:
-    """Resolve these days, each in one task that writes its files; nothing is committed yet."""
+    """Resolve these days, each in one task that writes its files and counts; nothing is committed yet."""
+    by_day = {delivery.day: delivery for delivery in deliveries}
 
-    def write_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for number in batch.column("number").to_pylist():
-                delivery = deliveries[number]
-                written = _Day(product, delivery).write(rows_in, quarantine_in)
-                plain = _WRITTEN.dump_json(written).decode()
-                yield pa.RecordBatch.from_pydict(
-                    {"day": pa.array([delivery.day], pa.date32()), "written": [plain]}
-                )
-        leave_imports_uncollected()
+    def write_all(days: Sequence[date]) -> Iterator[tuple[date, WrittenDay]]:
+        for day in days:
+            yield day, _Day(product, by_day[day]).write(rows_in, quarantine_in, counting)
 
-    found = _numbers(spark, deliveries).mapInArrow(write_all, "day date, written string").collect()
-    return {row["day"]: _WRITTEN.validate_json(row["written"]) for row in found}
+    return in_tasks(spark, list(by_day), write_all, WrittenDay)
 
 
 def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery]) -> Resolution:
@@ -124,15 +115,10 @@ def _in_tasks(
             for number in batch.column("number").to_pylist():
                 resolved = _Day(product, deliveries[number])
                 yield from resolved.rows() if with_rows else resolved.others()
-        leave_imports_uncollected()
+        spare_next_task()
 
-    return _numbers(spark, deliveries).mapInArrow(resolve_all, from_arrow_schema(_schema(product)))
-
-
-def _numbers(spark: SparkSession, deliveries: Sequence[Delivery]) -> DataFrame:
-    """The places of the deliveries, as the column ``number``, in the tasks that shall do them."""
-    tasks = max(1, -(-len(deliveries) // _DAYS_A_TASK))
-    return spark.range(0, len(deliveries), 1, numPartitions=tasks).withColumnRenamed("id", "number")
+    schema = from_arrow_schema(_schema(product))
+    return numbers(spark, len(deliveries)).mapInArrow(resolve_all, schema)
 
 
 def _schema(product: Product) -> pa.Schema:
@@ -172,7 +158,7 @@ class _Day:
         usable = parsed.filter(pc.invert(is_bad)) if len(self._bad) else parsed
         self._entries = _Entries(product, usable.combine_chunks())
 
-    def write(self, rows_in: DayFiles, quarantine_in: DayFiles) -> WrittenDay:
+    def write(self, rows_in: DayFiles, quarantine_in: DayFiles, counting: Counting) -> WrittenDay:
         """Write the rows, and the records for the quarantine, as files."""
         if self._refusal is not None:
             return WrittenDay(refusal=self._refusal)
@@ -181,9 +167,11 @@ class _Day:
             _table(quarantine_schema(), {**self._of_day(columns), "product": self._product.name})
             for columns in self._unusable()
         ]
+        rows = _table(rows_schema(self._product), self._of_day(self._entries.rows()))
         return WrittenDay(
             account=self._account,
-            rows=rows_in.write(day, _table(rows_schema(self._product), self._of_day(self._entries.rows()))),
+            counted=counting.of_rows(rows),
+            rows=rows_in.write(day, rows),
             quarantine=quarantine_in.write(day, pa.concat_tables(bad)),
         )
 

@@ -15,30 +15,27 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import TypeAdapter
 from pyspark.sql import SparkSession
 
+from ml_platform.data_engineering.counting import Counted, Counting
 from ml_platform.data_engineering.parsing import ARROW_TYPES
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.tasks import leave_imports_uncollected
+from ml_platform.tasks import in_tasks
 
 #: Rows of a day up to which a task holds it in memory.
 SMALL_ROWS = 1_000_000
 
-_DAYS_A_TASK = 8
 _LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class AggregatedDay:
-    """The files of a day, or that Spark has to do it."""
+    """The files of a day and what they hold, or that Spark has to do it."""
 
     for_spark: bool = False
+    counted: Counted = field(default_factory=Counted)
     files: list[DayFile] = field(default_factory=list)
-
-
-_AGGREGATED = TypeAdapter(AggregatedDay)
 
 
 def schema(product: Product) -> pa.Schema:
@@ -57,28 +54,26 @@ def write(
     ards: DayFiles,
     version: int,
     mrds: DayFiles,
+    counting: Counting,
 ) -> dict[date, AggregatedDay]:
-    """Aggregate these days of the ARDS, each in one task that writes its file; nothing is committed yet."""
+    """Aggregate these days of the ARDS, each in one task that writes its file; nothing is committed yet.
+
+    Returns:
+        One result a day with rows.
+    """
     columns = _columns(product)
 
-    def write_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            chosen = [days[number] for number in batch.column("number").to_pylist()]
-            for day, rows in ards.read(version, chosen, columns):
-                done = aggregate_day(product, day, rows)
-                one = (
-                    AggregatedDay(for_spark=True)
-                    if done is None
-                    else AggregatedDay(files=mrds.write(day, done))
-                )
-                plain = _AGGREGATED.dump_json(one).decode()
-                yield pa.RecordBatch.from_pydict({"day": pa.array([day], pa.date32()), "done": [plain]})
-        leave_imports_uncollected()
+    def write_all(chosen: Sequence[date]) -> Iterator[tuple[date, AggregatedDay]]:
+        for day, rows in ards.read(version, chosen, columns):
+            done = aggregate_day(product, day, rows)
+            yield (
+                day,
+                AggregatedDay(for_spark=True)
+                if done is None
+                else AggregatedDay(counted=counting.of_rows(done), files=mrds.write(day, done)),
+            )
 
-    tasks = max(1, -(-len(days) // _DAYS_A_TASK))
-    numbers = spark.range(0, len(days), 1, numPartitions=tasks).withColumnRenamed("id", "number")
-    found = numbers.mapInArrow(write_all, "day date, done string").collect()
-    return {row["day"]: _AGGREGATED.validate_json(row["done"]) for row in found}
+    return in_tasks(spark, days, write_all, AggregatedDay)
 
 
 def _columns(product: Product) -> list[str]:

@@ -43,13 +43,14 @@ class OnlineFeatures(DailyStep):
 
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         context = self.context
-        records = context.ledger.latest("mrds")
-        usable = [day for day, record in records.items() if record.usable]
+        records = context.ledger.latest("mrds", set(days))
+        known = context.ledger.latest("mrds", details=False)
+        usable = [day for day, record in known.items() if record.usable]
         url = context.settings.online_url
         try:
             with contextlib.closing(OnlineStore(url, lock_timeout=LOCK_TIMEOUT)) as store:
                 done = online_features.publish(
-                    context.spark,
+                    lambda: context.spark,
                     context.product,
                     context.tables,
                     store,
@@ -144,9 +145,9 @@ class Predictions(DailyStep):
         )
         return {
             day: Written(
-                "written" if one.rows else "empty",
-                "" if one.rows else "the MRDS has no rows",
-                fingerprint=one.fingerprint,
+                "written" if one.counted.rows else "empty",
+                "" if one.counted.rows else "the MRDS has no rows",
+                fingerprint=one.counted.fingerprint,
                 counts=one.counts,
                 delta_version=one.delta_version,
                 # Rescoring must see that some rows were scored before the day's rows changed.
@@ -190,7 +191,7 @@ class Performance(DailyStep):
             days_between(min(w.first for w in windows.values()), max(w.last for w in windows.values()))
         )
         self._predictions = context.ledger.latest("predictions", needed)
-        labels = context.ledger.latest("mrds", needed)
+        labels = context.ledger.latest("mrds", needed, details=False)
         decisions = ModelHistory(context.tables, context.product).decisions()
         found = {}
         for day, window in windows.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, ClassVar
 
@@ -95,6 +95,7 @@ class ValidatedStep(DailyStep):
         }
 
     def write(self, days: Sequence[date]) -> dict[date, Written]:
+        validation.prepare()
         done: dict[date, Written] = {}
         contents: dict[date, Content] = {}
         for day, one in self.write_content(days).items():
@@ -125,12 +126,12 @@ class ValidatedStep(DailyStep):
         held = {}
         for day, content in contents.items():
             suite = alike or expectations.suite(product, self.data_set, sources.get(day))
-            rules = [validation.CODE_VERSION, [asdict(one) for one in suite], sensitive]
+            rules = [validation.CODE_VERSION, [vars(one) for one in suite], sensitive]
             held[day] = _Held(
                 suite=suite,
                 facts=facts[day],
                 rows_hash=fingerprint_of([rules, content.fingerprint]),
-                facts_hash=fingerprint_of([asdict(one) for one in facts[day]]),
+                facts_hash=fingerprint_of([vars(one) for one in facts[day]]),
             )
         return held
 
@@ -157,14 +158,18 @@ class ValidatedStep(DailyStep):
     def _validate(
         self, days: Sequence[date], held: Mapping[date, _Held], contents: Mapping[date, Content]
     ) -> dict[date, list[Result]]:
-        context = self.context
+        context, tables = self.context, self.context.tables
+        name = context.product.name
+        files = tables.day_files(name, self.asset)
         return validation.validate(
             context.product,
             self.data_set,
-            context.tables.read_days(context.spark, context.product.name, self.asset, days),
+            lambda: tables.read_days(context.spark, name, self.asset, days),
+            tables.without_rows(context.spark, name, self.asset),
             {day: held[day].suite for day in days},
             {day: contents[day].rows for day in days},
             maximum_rows=context.settings.validation_rows_in_memory,
+            files=(files, tables.version(name, self.asset)) if files else None,
         )
 
 
@@ -278,7 +283,7 @@ class Ards(ValidatedStep):
             context.tables,
             [self._deliveries[day] for day in days],
             run_id=context.request.run_id,
-            statistics=profiles.aggregates(product, "ards"),
+            statistics=profiles.ProfileStatistics(product, "ards"),
         )
         return {
             day: Written("refused", one.refusal)
@@ -321,15 +326,15 @@ class Mrds(ValidatedStep):
             context.tables,
             days,
             run_id=context.request.run_id,
-            statistics=profiles.aggregates(product, "mrds"),
+            statistics=profiles.ProfileStatistics(product, "mrds"),
         )
         return {
             day: Content(
                 counts=one.counts,
-                profile=profiles.profile(product, "mrds", one.rows, one.statistics),
-                fingerprint=one.fingerprint,
+                profile=profiles.profile(product, "mrds", one.counted.rows, one.counted.statistics),
+                fingerprint=one.counted.fingerprint,
                 delta_version=one.delta_version,
-                metadata={FEATURES_FINGERPRINT: one.features_fingerprint},
+                metadata={FEATURES_FINGERPRINT: one.counted.features_fingerprint},
             )
             for day, one in written.items()
         }

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -25,7 +27,13 @@ from ml_platform.engine.daily import DailyStep
 from ml_platform.engine.report_targets import report_store
 from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning import training
-from ml_platform.machine_learning.asof import entity_hash, is_held_out
+from ml_platform.machine_learning.asof import (
+    can_hash_in_memory,
+    entity_hash,
+    entity_hashes_of,
+    is_held_out,
+    is_held_out_of,
+)
 from ml_platform.machine_learning.models import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
@@ -37,7 +45,10 @@ from ml_platform.product import NUMERIC_TYPES, Product, add_months, fingerprint_
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.tables import column
 
-_STEPS = 1_000_000
+#: What a sample is drawn by: a hash of the entity and this, in so many steps.
+_PURPOSE, _STEPS = "drift", 1_000_000
+#: Values of a window, rows times columns, up to which this process reads them, without Spark.
+_VALUES_HELD = 5_000_000
 _PROBABILITY = "probability"
 
 
@@ -168,10 +179,8 @@ class DriftReport(DailyStep):
                 if day in self._known[PREDICTIONS] and self._known[PREDICTIONS][day].usable
             ]
             if scored:
-                table = self.context.tables.read_days(
-                    self.context.spark, self.context.product.name, PREDICTIONS, scored
-                )
-                window = self._with_predictions(window, self._sampled(table, PREDICTIONS, scored))
+                scores = self._sample(PREDICTIONS, scored, [_PROBABILITY], counted=PREDICTIONS)
+                window = _with_predictions(window, scores[_PROBABILITY])
             self._windows[tuple(days)] = window
         return self._windows[tuple(days)]
 
@@ -180,44 +189,86 @@ class DriftReport(DailyStep):
         if key not in self._windows:
             context, product = self.context, self.context.product
             pipeline = Registry.of(context.settings).load(product, model.version).pipeline
-            mrds = context.tables.read_days(context.spark, product.name, MRDS, days)
             # On rows that it has learned from a flexible model is surer than on any others.
-            unseen = mrds.where(is_held_out(product))
-            rows = self._sampled(unseen, ARDS, days).select(*[column(one) for one in product.features])
-            scores = pd.Series(training.probabilities(pipeline, product, rows.toPandas()))
-            found = self._ards(name, days)
-            sample = dict(found.sample) | {PREDICTION: scores}
-            summaries = dict(found.summaries) | {PREDICTION: _summary_of(scores)}
-            self._windows[key] = Window(name, sample, summaries)
+            rows = self._sample(MRDS, days, product.model.features.all, counted=ARDS, held_out=True)
+            scores = pd.Series(training.probabilities(pipeline, product, rows))
+            self._windows[key] = _with_predictions(self._ards(name, days), scores)
         return self._windows[key]
 
     def _ards(self, name: str, days: Sequence[date]) -> Window:
         """The days' ARDS: exact counts and ranges of all rows, values of at most the contract's maximum."""
-        context, product = self.context, self.context.product
-        columns = [one for one in measured_columns(product) if one.role != "prediction"]
-        rows = context.tables.read_days(context.spark, product.name, ARDS, days)
-        facts = rows.agg(F.count(F.lit(1)).alias("rows"), *_aggregates(columns)).collect()[0].asDict()
-        sample = self._sampled(rows, ARDS, days).select(*[column(one.name) for one in columns]).toPandas()
-        summaries = {one.name: _summary(one, facts) for one in columns}
+        columns = [one for one in measured_columns(self.context.product) if one.role != "prediction"]
+        names = [one.name for one in columns]
+        share = self._share(ARDS, days)
+        held = self._held(ARDS, days, names, with_entity=share < _STEPS)
+        if held is not None:
+            frame = held.select(names).to_pandas()
+            sample = frame if share == _STEPS else self._drawn(held, share).select(names).to_pandas()
+            summaries = {one.name: _summary_of(frame[one.name], one) for one in columns}
+        else:
+            rows = self._opened(ARDS, days)
+            sample = self._drawn_by_spark(rows, share, names)
+            facts = rows.agg(F.count(F.lit(1)).alias("rows"), *_aggregates(columns)).collect()[0].asDict()
+            summaries = {one.name: _summary(one, facts) for one in columns}
         return Window(name, {one.name: sample[one.name] for one in columns}, summaries)
 
-    def _with_predictions(self, window: Window, rows: DataFrame) -> Window:
-        scores = rows.select(_PROBABILITY).toPandas()[_PROBABILITY]
-        return Window(
-            window.name,
-            dict(window.sample) | {PREDICTION: scores},
-            dict(window.summaries) | {PREDICTION: _summary_of(scores)},
-        )
+    # -- reading -------------------------------------------------------------------------------------
 
-    def _sampled(self, rows: DataFrame, asset: str, days: Sequence[date]) -> DataFrame:
-        """At most about the contract's maximum of rows, by hash of the entity: the same on every run."""
-        product = self.context.product
+    def _sample(
+        self, table: str, days: Sequence[date], names: Sequence[str], *, counted: str, held_out: bool = False
+    ) -> pd.DataFrame:
+        """Some days' rows, at most about the contract's maximum.
+
+        Args:
+            counted: the asset whose rows tell how large a share that is.
+            held_out: take only entities that no model learns from.
+        """
+        product, share = self.context.product, self._share(counted, days)
+        held = self._held(table, days, names, with_entity=held_out or share < _STEPS)
+        if held is not None:
+            if held_out:
+                held = held.filter(pa.array(is_held_out_of(product, held)))
+            found: pd.DataFrame = self._drawn(held, share).select(list(names)).to_pandas()
+            return found
+        rows = self._opened(table, days)
+        return self._drawn_by_spark(rows.where(is_held_out(product)) if held_out else rows, share, names)
+
+    def _share(self, counted: str, days: Sequence[date]) -> int:
+        """The share of the entities that are compared, in steps: by hash, the same ones on every run."""
+        size, maximum = self._size(counted, days), self.context.product.drift.maximum_rows
+        return int(_STEPS * maximum / size) if size > maximum else _STEPS
+
+    def _drawn(self, held: pa.Table, share: int) -> pa.Table:
+        if share == _STEPS:
+            return held
+        hashes = entity_hashes_of(self.context.product, held, _PURPOSE, _STEPS)
+        return held.filter(pa.array(hashes < share))
+
+    def _drawn_by_spark(self, rows: DataFrame, share: int, names: Sequence[str]) -> pd.DataFrame:
+        if share < _STEPS:
+            rows = rows.where(entity_hash(self.context.product, _PURPOSE, _STEPS) < share)
+        return cast("pd.DataFrame", rows.select(*[column(name) for name in names]).toPandas())
+
+    def _held(
+        self, table: str, days: Sequence[date], names: Sequence[str], *, with_entity: bool
+    ) -> pa.Table | None:
+        """Columns of some days' rows, if this process can read and hold them."""
+        product, tables = self.context.product, self.context.tables
+        files = tables.day_files(product.name, table)
+        needed = list(dict.fromkeys((*names, *product.entity) if with_entity else names))
+        if files is None or self._size(ARDS, days) * len(needed) > _VALUES_HELD:
+            return None
+        if with_entity and not can_hash_in_memory(product):
+            return None
+        return files.read_all(tables.version(product.name, table), days, needed)
+
+    def _opened(self, table: str, days: Sequence[date]) -> DataFrame:
+        context = self.context
+        return context.tables.read_days(context.spark, context.product.name, table, days)
+
+    def _size(self, asset: str, days: Sequence[date]) -> int:
         known = self._known[asset]
-        size = sum(known[day].counts.get("rows", 0) for day in days if day in known)
-        if size <= product.drift.maximum_rows:
-            return rows
-        share = int(_STEPS * product.drift.maximum_rows / size)
-        return rows.where(entity_hash(product, "drift", _STEPS) < share)
+        return sum(known[day].counts.get("rows", 0) for day in days if day in known)
 
 
 def measured_columns(product: Product) -> list[Column]:
@@ -265,10 +316,26 @@ def _summary(one: Column, facts: Mapping[str, Any]) -> Summary:
     return Summary(rows, rows - values, facts.get(f"minimum {one.name}"), facts.get(f"maximum {one.name}"))
 
 
-def _summary_of(scores: pd.Series) -> Summary:
-    if scores.empty:
-        return Summary()
-    return Summary(len(scores), int(scores.isna().sum()), float(scores.min()), float(scores.max()))
+def _summary_of(values: pd.Series, one: Column) -> Summary:
+    """What :func:`_summary` says, of values that are held in memory."""
+    known = values.dropna()
+    bounds: tuple[float | None, float | None] = (None, None)
+    if one.kind == "numeric":
+        known = known.astype("float64")
+        known = known[np.isfinite(known)]
+        if len(known):
+            bounds = (float(known.min()), float(known.max()))
+    rows = len(known) if one.role == "label" else len(values)
+    return Summary(rows, rows - len(known), *bounds)
+
+
+def _with_predictions(window: Window, scores: pd.Series) -> Window:
+    summary = _summary_of(scores, Column(PREDICTION, "numeric", "prediction"))
+    return Window(
+        window.name,
+        dict(window.sample) | {PREDICTION: scores},
+        dict(window.summaries) | {PREDICTION: summary},
+    )
 
 
 def _written(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ml_platform.engine.context import StepContext
+from ml_platform.engine.spark import Length
 from ml_platform.engine.step import MAINTENANCE, StepRequest, StepResult
 from ml_platform.product import Product
 from ml_platform.settings import Settings
@@ -39,22 +40,23 @@ def run_step(context: StepContext) -> StepResult:
     return daily.run_days(step, sorted(request.days), force=request.force)
 
 
-#: Days and bytes up to which a run is over before the JVM has compiled what it runs.
+#: Days and bytes of deliveries up to which a session is for brief work, and bytes up to which for short.
 _BRIEF_DAYS = 7
 _BRIEF_BYTES = 64 << 20
+_SHORT_BYTES = 512 << 20
 
 
-def is_brief(request: StepRequest, product: Product, settings: Settings) -> bool:
-    """Whether a run that begins with this step does few days of small deliveries."""
+def length_of(request: StepRequest, product: Product, settings: Settings) -> Length:
+    """How long the work of a run will be that begins with this step, as far as that can be seen here."""
     from ml_platform.data_engineering import landing
     from ml_platform.engine import daily_steps, drift_step
 
-    return (
-        request.step in daily_steps.DAILY_STEPS
-        and request.step != drift_step.DriftReport.asset
-        and len(request.days) <= _BRIEF_DAYS
-        and landing.size(product, settings.landing_path, request.days) <= _BRIEF_BYTES
-    )
+    if request.step not in daily_steps.DAILY_STEPS or request.step == drift_step.DriftReport.asset:
+        return "long"
+    size = landing.size(product, settings.landing_path, request.days)
+    if len(request.days) <= _BRIEF_DAYS and size <= _BRIEF_BYTES:
+        return "brief"
+    return "short" if size <= _SHORT_BYTES else "long"
 
 
 def is_pending(context: StepContext) -> bool:

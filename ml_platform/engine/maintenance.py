@@ -16,7 +16,7 @@ from ml_platform.machine_learning.models import TABLES as MODEL_TABLES
 from ml_platform.machine_learning.performance import PERFORMANCE
 from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.storage import control
-from ml_platform.storage.ledger import DAYS
+from ml_platform.storage.ledger import DAYS, SORT
 
 LARGE_TABLES = (ARDS, QUARANTINE, MRDS, PREDICTIONS)
 CONTROL_TABLES = (DAYS, *MODEL_TABLES, PERFORMANCE)
@@ -33,6 +33,6 @@ def maintain(context: StepContext) -> StepResult:
             context.log(f"{name}: {done[name]}")
     for name in CONTROL_TABLES:
         if tables.control.exists(product, name):
-            done[name] = control.maintain(tables, product, name, keep)
+            done[name] = control.maintain(tables, product, name, keep, sort=SORT if name == DAYS else ())
             context.log(f"{name}: {done[name]}")
     return StepResult(days=[], metadata={name: str(one) for name, one in done.items()})

@@ -77,7 +77,7 @@ def plan(context: StepContext) -> list[Plan]:
                 f"as-of {request.as_of} doesn't lie in the month {months[0]:%Y-%m}; "
                 f"accepted is {months[0]} to {add_months(months[0], 1) - timedelta(days=1)}"
             )
-    known = context.ledger.latest("mrds")
+    known = context.ledger.latest("mrds", details=False)
     plans = []
     for month in months:
         as_of = request.as_of or month
@@ -142,7 +142,7 @@ class _ModelStep:
             self._record(plan, None, f"no day of {plan.days} is in the MRDS; needed are labelled rows", {})
             return
         slice_ = asof.labelled(
-            context.spark,
+            lambda: context.spark,
             product,
             context.tables,
             plan.usable,
@@ -221,7 +221,7 @@ class _ModelStep:
         context, product = self.context, self.product
         days = days_between(as_of - timedelta(days=product.model.holdout_days), as_of - timedelta(days=1))
         frame = asof.labelled(
-            context.spark,
+            lambda: context.spark,
             product,
             context.tables,
             list(context.usable("mrds", set(days))),
@@ -234,7 +234,7 @@ class _ModelStep:
 
     def decide(self) -> list[Decision]:
         """Fold all models into decisions, and point MLflow's alias at the champion."""
-        labels = self.context.ledger.latest("mrds")
+        labels = self.context.ledger.latest("mrds", details=False)
         contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days")
 
         def key_of(challenger: ModelRecord, before: ModelRecord | None) -> str:

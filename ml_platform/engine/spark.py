@@ -13,7 +13,7 @@ import socket
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from ml_platform.settings import PACKAGE, Settings
@@ -47,15 +47,20 @@ _SHIPPED_WITH_SPARK = (
 )
 
 
-def spark_conf(settings: Settings, *, brief: bool = False) -> dict[str, str]:
+Length = Literal["brief", "short", "long"]
+
+
+def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]:
     """The configuration of the session; ``settings.spark_conf`` has the last word.
 
-    An embedded session that is ``brief`` leaves out what only pays off later: Spark's generated code, and
-    the second compiler of the JVM. A daily run of small days takes a quarter less time with it.
+    Args:
+        length: of the work it is for. An embedded session leaves out what only pays off later: one for
+            ``short`` work the second compiler of the JVM, which takes the processors from the tasks for
+            half a minute; one for ``brief`` work, few small days, Spark's generated code as well.
     """
     embedded = settings.spark_master.startswith("local")
     java = f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}"
-    if brief and embedded:
+    if embedded and length != "long":
         java += " -XX:TieredStopAtLevel=1"
     return {
         "spark.master": settings.spark_master,
@@ -73,7 +78,7 @@ def spark_conf(settings: Settings, *, brief: bool = False) -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
         **(_embedded() if embedded else _on_cluster(settings)),
-        **(_WITHOUT_GENERATED_CODE if brief and embedded else {}),
+        **(_WITHOUT_GENERATED_CODE if embedded and length == "brief" else {}),
         **settings.spark_conf,
     }
 

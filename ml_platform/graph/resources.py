@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import dagster as dg
 
 from ml_platform.engine import local
-from ml_platform.engine.spark import prepare_environment, spark_conf
+from ml_platform.engine.spark import Length, prepare_environment, spark_conf
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.product import Product
 from ml_platform.settings import Settings
@@ -42,12 +42,12 @@ class LocalStepRunner:
                 self._progress(message)
 
         def session() -> SparkSession:
-            return self.session(brief=local.is_brief(request, product, self._settings))
+            return self.session(length=local.length_of(request, product, self._settings))
 
         return local.run_step(local.context_for(request, product, self._settings, session, say))
 
-    def session(self, *, brief: bool = False) -> SparkSession:
-        """The embedded session; the first step of this process that needs it decides whether it is brief."""
+    def session(self, *, length: Length = "long") -> SparkSession:
+        """The embedded session; the first step of this process that needs it decides what it is made for."""
         from dagster_pyspark import LazyPySparkResource
         from pyspark.sql import SparkSession
 
@@ -55,7 +55,7 @@ class LocalStepRunner:
         if active is not None:
             return active
         prepare_environment()
-        configuration = spark_conf(self._settings, brief=brief)
+        configuration = spark_conf(self._settings, length=length)
         session: SparkSession = LazyPySparkResource(spark_config=configuration).spark_session
         return session
 

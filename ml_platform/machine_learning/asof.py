@@ -7,37 +7,44 @@ from and the tenth it is judged on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
-from ml_platform.storage.tables import Tables, column, content_hash
+from ml_platform.storage.day_files import DayFiles
+from ml_platform.storage.fingerprints import EMPTY, content_hash, content_hash_of, hashes_of
+from ml_platform.storage.tables import Tables, column
 
 HELD_OUT = 10  # one entity in ten
 CLUSTERS = 1000
 _SAMPLE_STEPS = 1_000_000
+#: A row takes a hundred bytes and more on the way.
+_HASHED_AT_ONCE = 1 << 16
+_HELD_OUT, CLUSTER = "held out", "cluster"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Labelled rows as of a date: how many there are, how many are taken, and a hash of their content."""
+    """Labelled rows as of a date: how many there are, how many are taken, and a hash of their content.
 
-    rows: DataFrame
+    ``collect`` gives the rows that were taken, at most the bound the slice was made with.
+    """
+
     available: int
     taken: int
     fingerprint: str
-
-    def collect(self) -> pd.DataFrame:
-        """The rows that were taken, through Arrow; at most the bound the slice was made with."""
-        frame: pd.DataFrame = self.rows.toPandas()
-        return frame
+    collect: Callable[[], pd.DataFrame]
 
 
 def entity_hash(product: Product, purpose: str, parts: int) -> Column:
@@ -48,16 +55,42 @@ def entity_hash(product: Product, purpose: str, parts: int) -> Column:
 
 def is_held_out(product: Product) -> Column:
     """Whether the row's entity is among the tenth that no model learns from."""
-    return entity_hash(product, "held out", HELD_OUT) == 0
+    return entity_hash(product, _HELD_OUT, HELD_OUT) == 0
 
 
 def cluster(product: Product) -> Column:
     """The cluster of the row's entity, 0 to 999: what a bootstrap draws."""
-    return entity_hash(product, "cluster", CLUSTERS).cast("int")
+    return entity_hash(product, CLUSTER, CLUSTERS).cast("int")
+
+
+#: The types of an entity that are the same text to Arrow and to Spark.
+_PLAIN_TEXT = ("string", "integer", "long", "date", "boolean")
+
+
+def can_hash_in_memory(product: Product) -> bool:
+    """Whether :func:`entity_hashes_of` works for the product's entity."""
+    return all(product.mrds_type(name) in _PLAIN_TEXT for name in product.entity)
+
+
+def entity_hashes_of(product: Product, rows: pa.Table, purpose: str, parts: int) -> NDArray[np.int64]:
+    """What :func:`entity_hash` gives for rows that are held in memory."""
+    numbers = np.empty(len(rows), dtype="int64")
+    for start in range(0, len(rows), _HASHED_AT_ONCE):
+        part = rows.slice(start, _HASHED_AT_ONCE)
+        entity = [part[name].cast(pa.string()) for name in product.entity]
+        (hashes,) = hashes_of([f"{product.name}/{purpose}"], entity)
+        numbers[start : start + len(part)] = np.mod(hashes, parts)
+    return numbers
+
+
+def is_held_out_of(product: Product, rows: pa.Table) -> NDArray[np.bool_]:
+    """What :func:`is_held_out` gives for rows that are held in memory."""
+    held_out: NDArray[np.bool_] = entity_hashes_of(product, rows, _HELD_OUT, HELD_OUT) == 0
+    return held_out
 
 
 def labelled(
-    spark: SparkSession,
+    session: Callable[[], SparkSession],
     product: Product,
     tables: Tables,
     days: Sequence[date],
@@ -68,26 +101,57 @@ def labelled(
 ) -> Slice:
     """The labelled rows of ``days`` as of a date, of the entities held out or of the others.
 
-    Above ``maximum_rows``, a sample by hash of the entity: the same rows on every run.
+    Above ``maximum_rows``, a sample by hash of the entity: the same rows on every run. Below, and where
+    the tables lie in a folder, they are read in this process, without Spark.
+
+    Args:
+        session: gives the Spark session if one is needed.
     """
-    known = tables.read_days(spark, product.name, MRDS, [day for day in days if day < as_of]).where(
-        column(product.label).isNotNull() & (F.col(LABEL_KNOWN_ON) <= F.lit(as_of))
+    chosen = [day for day in days if day < as_of]
+    files = tables.day_files(product.name, MRDS) if can_hash_in_memory(product) else None
+    if files is not None:
+        version = tables.version(product.name, MRDS)
+        sizes = files.sizes(version)
+        if sum(sizes[day] for day in chosen) <= maximum_rows:
+            return _in_memory(product, files, version, chosen, as_of, held_out=held_out)
+    mrds = tables.read_days(session(), product.name, MRDS, chosen)
+    return _in_spark(product, mrds, as_of, held_out=held_out, maximum_rows=maximum_rows)
+
+
+def _in_memory(
+    product: Product, files: DayFiles, version: int, days: Sequence[date], as_of: date, *, held_out: bool
+) -> Slice:
+    names = _columns(product)
+    known = pc.field(product.label).is_valid() & (pc.field(LABEL_KNOWN_ON) <= pa.scalar(as_of, pa.date32()))
+    rows = files.read_all(version, days, names, known)
+    chosen = is_held_out_of(product, rows)
+    rows = rows.filter(pa.array(chosen if held_out else ~chosen))
+    clusters = entity_hashes_of(product, rows, CLUSTER, CLUSTERS).astype("int32")
+    return Slice(
+        available=len(rows),
+        taken=len(rows),
+        fingerprint=content_hash_of(rows, names),
+        collect=lambda: rows.append_column("_cluster", pa.array(clusters)).to_pandas(),
     )
+
+
+def _in_spark(product: Product, mrds: DataFrame, as_of: date, *, held_out: bool, maximum_rows: int) -> Slice:
+    names = _columns(product)
+    known = mrds.where(column(product.label).isNotNull() & (F.col(LABEL_KNOWN_ON) <= F.lit(as_of)))
     rows = known.where(is_held_out(product) if held_out else ~is_held_out(product)).select(
-        *[
-            column(name)
-            for name in dict.fromkeys((*product.entity, EVENT_DAY, *product.features, product.label))
-        ],
-        cluster(product).alias("_cluster"),
+        *[column(name) for name in names], cluster(product).alias("_cluster")
     )
-    names = [name for name in rows.columns if name != "_cluster"]
     facts = _first(rows.agg(F.count(F.lit(1)).alias("n"), content_hash(names).alias("fingerprint")))
     available = taken = int(facts["n"])
     if available > maximum_rows:
         share = int(_SAMPLE_STEPS * maximum_rows / available)
         rows = rows.where(entity_hash(product, "sample", _SAMPLE_STEPS) < share)
         taken = int(_first(rows.agg(F.count(F.lit(1)).alias("n")))["n"])
-    return Slice(rows, available, taken, facts["fingerprint"] or "empty")
+    return Slice(available, taken, facts["fingerprint"] if available else EMPTY, rows.toPandas)
+
+
+def _columns(product: Product) -> list[str]:
+    return list(dict.fromkeys((*product.entity, EVENT_DAY, *product.features, product.label)))
 
 
 def _first(frame: DataFrame) -> Any:

@@ -7,30 +7,40 @@ are left out and counted.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+from pydantic import TypeAdapter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.machine_learning import metrics
-from ml_platform.machine_learning.asof import cluster, entity_hash
+from ml_platform.machine_learning.asof import (
+    CLUSTER,
+    CLUSTERS,
+    can_hash_in_memory,
+    cluster,
+    entity_hash,
+    entity_hashes_of,
+)
 from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, DayRange, Product
 from ml_platform.storage.tables import Tables, column
+from ml_platform.tasks import in_tasks
 
 CODE_VERSION = "1"
 
 #: Days evaluated by one task; each task reads its days' windows once.
 _DAYS_A_TASK = 16
 _DECIMALS = 9
+_SCORED = ("probability", "decision", "model_as_of")
 
 Verdict = Literal["passed", "failed", "insufficient"]
 
@@ -63,6 +73,9 @@ class Evaluation:
     champion_value: float | None = None
 
 
+_PLAIN = TypeAdapter(Evaluation)
+
+
 def window(product: Product, day: date) -> DayRange:
     """The event days that ``model_performance`` of a day looks at."""
     last = day - timedelta(days=product.source.label_delay_days)
@@ -87,6 +100,8 @@ def evaluate(
 ) -> dict[date, Evaluation]:
     """Evaluate each of ``days``, in one Spark job.
 
+    Where the tables lie in a folder and no window is sampled, its tasks read their days' windows themselves.
+
     Args:
         scored: the event days that may be counted, with their numbers of predictions.
         champions: for each of ``days`` the as-of date of the model that serves it.
@@ -99,31 +114,67 @@ def evaluate(
     if not needed:
         return empty
     largest = max(sum(n for day, n in scored.items() if day in days_) for days_ in windows.values())
-    rows = _rows(spark, product, tables, needed, largest)
+    sampled = largest > product.evaluation.maximum_rows
+    predictions, labels = (tables.day_files(product.name, table) for table in (PREDICTIONS, MRDS))
+    if sampled or predictions is None or labels is None or not can_hash_in_memory(product):
+        rows = _rows(spark, product, tables, needed, largest)
+        return empty | _by_spark(spark, product, rows, windows, champions, sampled)
+    versions = [tables.version(product.name, table) for table in (PREDICTIONS, MRDS)]
 
-    blocks = _batches(sorted(days), _DAYS_A_TASK)
+    def evaluate_block(block: Sequence[date]) -> Iterator[tuple[date, Evaluation]]:
+        first, last = windows[block[0]].first, windows[block[-1]].last
+        inside = [day for day in needed if first <= day <= last]
+        scored_rows = predictions.read_all(versions[0], inside, [*identity, *_SCORED])
+        labelled = labels.read_all(versions[1], inside, [*identity, product.label, LABEL_KNOWN_ON])
+        frame = _joined(product, scored_rows, labelled)
+        if len(frame):
+            for one in _evaluate_days(product, frame, block, champions, sampled):
+                yield one.event_day, one
+
+    identity = product.identity
+    return empty | in_tasks(spark, sorted(days), evaluate_block, Evaluation, days_a_task=_DAYS_A_TASK)
+
+
+def _by_spark(
+    spark: SparkSession,
+    product: Product,
+    rows: DataFrame,
+    windows: Mapping[date, DayRange],
+    champions: Mapping[date, date | None],
+    sampled: bool,
+) -> dict[date, Evaluation]:
+    """Evaluate rows that Spark has read and joined, in one job; a day without any is left out."""
+    blocks = _batches(sorted(windows), _DAYS_A_TASK)
     bounds = spark.createDataFrame(
         [(n, windows[block[0]].first, windows[block[-1]].last) for n, block in enumerate(blocks)],
         "_block int, _first date, _last date",
     )
     exploded = rows.join(F.broadcast(bounds), rows[EVENT_DAY].between(F.col("_first"), F.col("_last")))
-    sampled = largest > product.evaluation.maximum_rows
 
     def evaluate_block(frame: pd.DataFrame) -> pd.DataFrame:
         block = blocks[int(frame["_block"].iloc[0])]
         found = _evaluate_days(product, frame, block, champions, sampled)
-        return pd.DataFrame({"result": [json.dumps(asdict(one), default=str) for one in found]})
+        return pd.DataFrame({"result": [_PLAIN.dump_json(one).decode() for one in found]})
 
     results = exploded.groupBy("_block").applyInPandas(evaluate_block, "result string").collect()
-    evaluations = (_decode(json.loads(row["result"])) for row in results)
-    return empty | {one.event_day: one for one in evaluations}
+    evaluations = [_PLAIN.validate_json(row["result"]) for row in results]
+    return {one.event_day: one for one in evaluations}
+
+
+def _joined(product: Product, predictions: pa.Table, labels: pa.Table) -> pd.DataFrame:
+    """What :func:`_rows` has, of rows that are held in memory."""
+    labels = labels.rename_columns({product.label: "_label"})
+    rows = predictions.join(labels, product.identity, join_type="left outer")
+    clusters = entity_hashes_of(product, rows, CLUSTER, CLUSTERS)
+    frame: pd.DataFrame = rows.append_column("_cluster", pa.array(clusters)).to_pandas()
+    return frame
 
 
 def _rows(
     spark: SparkSession, product: Product, tables: Tables, days: Sequence[date], largest: int
 ) -> DataFrame:
     """Predictions beside the labels of their rows; above the contract's bound, a sample by entity."""
-    identity = list(dict.fromkeys((*product.entity, EVENT_DAY)))
+    identity = product.identity
     predictions = tables.read_days(spark, product.name, PREDICTIONS, days)
     maximum = product.evaluation.maximum_rows
     if largest > maximum:
@@ -136,9 +187,7 @@ def _rows(
     )
     return predictions.join(labels, identity, "left").select(
         EVENT_DAY,
-        "probability",
-        "decision",
-        "model_as_of",
+        *_SCORED,
         "_label",
         LABEL_KNOWN_ON,
         cluster(product).alias("_cluster"),
@@ -250,11 +299,3 @@ def _rounded(value: float | None) -> float | None:
 
 def _batches(days: Sequence[date], size: int) -> list[list[date]]:
     return [list(days[n : n + size]) for n in range(0, len(days), size)]
-
-
-def _decode(values: dict[str, Any]) -> Evaluation:
-    values["event_day"] = date.fromisoformat(values["event_day"])
-    if values["champion_as_of"]:
-        values["champion_as_of"] = date.fromisoformat(values["champion_as_of"])
-    values["models"] = tuple(values["models"])
-    return Evaluation(**values)

@@ -208,6 +208,9 @@ def _categories(values: pd.Series[Any], type_: str) -> pd.Series[Any]:
         values = values.astype("Int64")
     elif type_ == "boolean":
         values = values.astype("boolean")
+    elif type_ == "timestamp" and isinstance(values.dtype, pd.DatetimeTZDtype):
+        # Arrow's instants bear their time zone, Spark's are those of UTC and don't.
+        values = values.dt.tz_convert("UTC").dt.tz_localize(None)
     known = values.notna().to_numpy()
     texts = np.full(len(values), None, dtype=object)
     texts[known] = values[known] if type_ == "string" else [str(value) for value in values[known]]

@@ -35,6 +35,8 @@ OTHERS = "(others)"
 #: Numbers with at most so many values are compared value by value, as the library does.
 FEW_VALUES = 20
 LISTED = 10
+#: The order of the rows, which has no meaning, shows in the last bits of a sum.
+SCORE_DECIMALS = 9
 
 
 @dataclass(frozen=True)
@@ -171,14 +173,24 @@ def _prepared(column: Column, current: Window, reference: Window) -> _Pair:
         # Of a number with few values a clip or bins would hide a new one: each value is a category.
         if low < high and before.nunique() > FEW_VALUES:
             return _Pair("numeric", now.clip(low, high), before.clip(low, high))
-    now, before = now.astype(str), before.astype(str)
-    frequent = set(before.value_counts().index[:CATEGORIES])
+    now, before = _texts(column, now), _texts(column, before)
+    frequent = set(_counts(before).index[:CATEGORIES])
     # What is new, or too rare to be compared by itself, is one category of its own.
     return _Pair(
         "categorical",
         now.where(now.isin(frequent), OTHERS),
         before.where(before.isin(frequent), OTHERS),
     )
+
+
+def _texts(column: Column, values: pd.Series) -> pd.Series:
+    """Values as text. A label is a float where others of the window have not come, and no less the same."""
+    return (values.astype("int64") if column.role == "label" else values).astype(str)
+
+
+def _counts(texts: pd.Series) -> pd.Series:
+    """How often each text is there, the frequent ones first, whatever order the rows come in."""
+    return texts.value_counts().sort_index().sort_values(ascending=False, kind="stable")
 
 
 def _shown(product: Product, column: Column, pair: _Pair) -> _Pair:
@@ -246,7 +258,7 @@ def _measure(product: Product, prepared: Mapping[str, _Pair]) -> tuple[dict[str,
             data({name: pair.before for name, pair in prepared.items()}),
         )
     scores = {
-        one["config"]["column"]: float(one["value"])
+        one["config"]["column"]: round(float(one["value"]), SCORE_DECIMALS)
         for one in snapshot.dict()["metrics"]
         if one["config"]["type"].endswith("ValueDrift")
     }
@@ -316,8 +328,8 @@ def _categories(
     """The categories that the samples have only now, and only before; the most frequent ones."""
     if column.kind == "numeric" or column.name not in reference.sample:
         return (), ()
-    now = current.sample[column.name].dropna().astype(str).value_counts()
-    before = reference.sample[column.name].dropna().astype(str).value_counts()
+    now = _counts(_texts(column, current.sample[column.name].dropna()))
+    before = _counts(_texts(column, reference.sample[column.name].dropna()))
     return tuple(_only(product, column, now, before)), tuple(_only(product, column, before, now))
 
 

@@ -190,7 +190,7 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
         f"at least {minimum:,}",
         min_value=minimum,
     )
-    key = product.ards_key if data_set == "ards" else tuple(dict.fromkeys((*product.entity, EVENT_DAY)))
+    key = product.ards_key if data_set == "ards" else tuple(product.identity)
     yield _unique(product, key)
     kept = _kept_columns(product, data_set)
     required = [name for name in (*product.entity, *rules.not_null) if name in kept]

@@ -1,6 +1,6 @@
 """A day's profile: how many rows, and the plain statistics of each column.
 
-It is counted in the pass that reads back what was written, so it costs no Spark job of its own. Later
+It is counted by the task that writes the day, or in the pass that reads back what Spark has written. Later
 days are held against the profiles of the days before them (:mod:`.history`), and the MRDS of a day
 against that of its ARDS (:mod:`.expectations`). What a profile means for the day is not decided here.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ml_platform.product import NUMERIC_TYPES, DataSet, Product
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import Column
 
 #: Stored figures keep as many digits: a mean over doubles depends on the order of the rows after that.
@@ -27,8 +28,8 @@ FOLLOWED_VALUES = 20
 class ColumnProfile:
     """The statistics of one column over a day; figures of numbers are over finite values.
 
-    ``values`` is how many different ones a column that holds no numbers has, approximately (±5 %), and
-    ``shares`` the share of each allowed value among those that aren't null.
+    ``values`` is how many different ones a column that holds no numbers has, to 5 % for a day that doesn't
+    fit in the memory of a task, and ``shares`` the share of each allowed value among those that aren't null.
     """
 
     nulls: int = 0
@@ -62,38 +63,75 @@ class Profile:
         return cls(plain.get("rows", 0), columns)
 
 
-def aggregates(product: Product, data_set: DataSet) -> dict[str, Column]:
-    """The aggregates over a day's rows that :func:`profile` reads, by name."""
-    from pyspark.sql import functions as F
+@dataclass(frozen=True)
+class ProfileStatistics:
+    """The figures that :func:`profile` reads, by name: counted by Spark, or of a day's rows in memory."""
 
-    from ml_platform.storage.tables import column
+    product: Product
+    data_set: DataSet
 
-    found: dict[str, Column] = {}
-    for name, type_ in profiled(product, data_set).items():
-        value = column(name)
-        found[f"nulls {name}"] = F.sum(value.isNull().cast("bigint"))
-        if type_ in NUMERIC_TYPES:
-            number = value.cast("double")
-            finite = F.when(~F.isnan(number) & (F.abs(number) != F.lit(math.inf)), number)
-            found[f"mean {name}"] = F.avg(finite)
-            found[f"stddev {name}"] = F.stddev_pop(finite)
-            found[f"minimum {name}"] = F.min(finite)
-            found[f"maximum {name}"] = F.max(finite)
-        elif data_set == "ards":
-            found[f"values {name}"] = F.approx_count_distinct(value)
-            for position, one in enumerate(_allowed(product, name)):
-                found[f"share {position} {name}"] = F.avg((value == F.lit(one)).cast("double"))
-    return found
+    def in_spark(self) -> dict[str, Column]:
+        """The aggregates over a day's rows; how many values there are is exact to 5 %."""
+        from pyspark.sql import functions as F
+
+        from ml_platform.storage.tables import column
+
+        found: dict[str, Column] = {}
+        for name, type_ in profiled(self.product, self.data_set).items():
+            value = column(name)
+            found[f"nulls {name}"] = F.sum(value.isNull().cast("bigint"))
+            if type_ in NUMERIC_TYPES:
+                number = value.cast("double")
+                finite = F.when(~F.isnan(number) & (F.abs(number) != F.lit(math.inf)), number)
+                found[f"mean {name}"] = F.avg(finite)
+                found[f"stddev {name}"] = F.stddev_pop(finite)
+                found[f"minimum {name}"] = F.min(finite)
+                found[f"maximum {name}"] = F.max(finite)
+            elif self.data_set == "ards":
+                found[f"values {name}"] = F.approx_count_distinct(value)
+                for position, one in enumerate(_allowed(self.product, name)):
+                    found[f"share {position} {name}"] = F.avg((value == F.lit(one)).cast("double"))
+        return found
+
+    def of_rows(self, rows: pa.Table) -> dict[str, Any]:
+        """The same of a day's rows; how many values there are is exact."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found: dict[str, Any] = {}
+        for name, type_ in profiled(self.product, self.data_set).items():
+            column = rows[name]
+            found[f"nulls {name}"] = column.null_count
+            if type_ in NUMERIC_TYPES:
+                numbers = column.drop_null().cast(pa.float64(), safe=False).to_numpy()
+                finite = numbers[np.isfinite(numbers)]
+                if len(finite):
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        found[f"mean {name}"] = float(finite.mean())
+                        found[f"stddev {name}"] = float(finite.std())
+                    found[f"minimum {name}"] = float(finite.min())
+                    found[f"maximum {name}"] = float(finite.max())
+            elif self.data_set == "ards":
+                known = column.drop_null()
+                found[f"values {name}"] = pc.count_distinct(known).as_py()
+                for position, one in enumerate(_allowed(self.product, name)):
+                    if len(known):
+                        found[f"share {position} {name}"] = pc.mean(pc.equal(known, one)).as_py()
+        return found
 
 
 def profile(product: Product, data_set: DataSet, rows: int, found: Mapping[str, Any]) -> Profile:
-    """The profile of a day with ``rows`` rows, from the values of :func:`aggregates`."""
+    """The profile of a day with ``rows`` rows, from the values of :class:`ProfileStatistics`."""
     columns = {}
     for name in profiled(product, data_set):
         figures = {
             key: _rounded(found.get(f"{key} {name}"))
             for key in ("mean", "stddev", "minimum", "maximum", "values")
         }
+        if figures["stddev"] and found[f"minimum {name}"] == found[f"maximum {name}"]:
+            # The mean is rounded, and the values differ from that.
+            figures["stddev"] = 0.0
         shares = {
             str(one): _rounded(share)
             for position, one in enumerate(_allowed(product, name))
@@ -120,4 +158,7 @@ def profiled(product: Product, data_set: DataSet) -> dict[str, str]:
 
 
 def _rounded(value: Any) -> Any:
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    # The spread of the greatest numbers isn't one.
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None

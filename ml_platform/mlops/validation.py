@@ -13,17 +13,19 @@ import json
 import logging
 import math
 import os
+import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.mlops.expectations import MASK, Dimension, Expectation, number
 from ml_platform.mlops.history import Fact
 from ml_platform.product import EVENT_DAY, DataSet, Product, Severity
+from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.tables import column, on_days
-from ml_platform.tasks import leave_imports_uncollected
+from ml_platform.tasks import spare_next_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +47,7 @@ DIMENSIONS: tuple[Dimension, ...] = (
 _TASKS = 8
 #: Rows of whole days that a task evaluates in one call; a larger day is one by itself.
 _ROWS_AT_ONCE = 200_000
+_RESULTS = "day date, results string"
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,14 @@ class Quality:
         """One plain row per expectation, in order, for people to read."""
         rows = []
         for one in self.ordered:
-            row = asdict(one)
+            row = vars(one) | {"examples": "; ".join(one.examples)}
             del row["value"]
-            rows.append(row | {"examples": "; ".join(one.examples)})
+            rows.append(row)
         return rows
 
     def plain(self) -> list[dict[str, Any]]:
         """As plain data, in the order in which they were evaluated."""
-        return [asdict(one) | {"examples": list(one.examples)} for one in self.results]
+        return [vars(one) | {"examples": list(one.examples)} for one in self.results]
 
     @classmethod
     def of(cls, plain: Sequence[Mapping[str, Any]]) -> Quality:
@@ -141,36 +144,40 @@ def _listed(results: Sequence[Result]) -> str:
 def validate(
     product: Product,
     data_set: DataSet,
-    rows: DataFrame,
+    rows: Callable[[], DataFrame],
+    nothing: DataFrame,
     suites: Mapping[date, Sequence[Expectation]],
     sizes: Mapping[date, int],
     *,
     maximum_rows: int,
+    files: tuple[DayFiles, int] | None = None,
 ) -> dict[date, list[Result]]:
     """Evaluate each day's suite on the day's rows.
 
     Args:
-        rows: the data set, of which only the days of ``suites`` are read.
+        rows: opens the data set, of which only the days of ``suites`` are read, where Spark has to.
+        nothing: no rows, in its columns.
         sizes: how many rows each of these days has.
         maximum_rows: the most rows of a day that are held in memory at once; a day with more is
             evaluated by Spark.
+        files: where tasks can read the data set's days themselves, and at which version.
     """
     key, sensitive = list(_key(product, data_set)), product.sensitive
     of_rows = {
         day: [one for one in suite if not one.of_schema and not one.of_size] for day, suite in suites.items()
     }
     small = {day: suite for day, suite in of_rows.items() if sizes[day] <= maximum_rows}
-    found = _in_tasks(rows, small, key, sensitive)
+    found = _in_tasks(rows, nothing, files, small, key, sensitive)
     for day, suite in of_rows.items():
         if day not in found:
-            found[day] = _by_spark(rows.where(on_days([day])), suite, key, sensitive)
+            found[day] = _by_spark(rows().where(on_days([day])), suite, key, sensitive)
     of_size = _by_size(suites, sizes)
     # The table has one schema, which all days share.
     of_schema: dict[str, Result] = {}
     for whole in suites.values():
         new = [one for one in whole if one.of_schema and one.words not in of_schema]
         if new:
-            results = evaluate(new, rows, key, sensitive)
+            results = evaluate(new, nothing, key, sensitive)
             of_schema |= {one.words: result for one, result in zip(new, results, strict=True)}
     return {
         day: [*(of_schema[one.words] for one in suite if one.of_schema), *of_size[day], *found[day]]
@@ -181,48 +188,67 @@ def validate(
 def _by_size(
     suites: Mapping[date, Sequence[Expectation]], sizes: Mapping[date, int]
 ) -> dict[date, list[Result]]:
-    """The expectations about the number of rows, of all days at once: a table with a row for each day."""
+    """The expectations about the number of rows, of all days at once: a table with a row for each day.
+
+    Bounds that differ from day to day are columns of it.
+    """
     import pandas as pd
 
     of_size = {day: [one for one in suite if one.of_size] for day, suite in suites.items()}
-    bounds: dict[tuple[Any, ...], str] = {}
-    for suite in of_size.values():
-        for one in suite:
-            bounds.setdefault(_bounds(one), f"rows {len(bounds)}")
-    frame = pd.DataFrame({name: [float(sizes[day]) for day in suites] for name in bounds.values()})
+    columns: dict[str, list[float | None]] = {"rows": [float(sizes[day]) for day in suites]}
+    for nth in range(max(map(len, of_size.values()))):
+        bounds = [_bounds(suite[nth]) if nth < len(suite) else (None, None) for suite in of_size.values()]
+        columns[f"least {nth}"], columns[f"most {nth}"] = map(list, zip(*bounds, strict=True))
+    frame = pd.DataFrame(columns, dtype="Float64")
     frame[EVENT_DAY] = [day.isoformat() for day in suites]
+    bounding = [name for name in columns if name != "rows" and frame[name].notna().any()]
     expectations = [
-        _configured(
-            "expect_column_values_to_be_between",
-            {"column": name} | {key: value for key, value in bound if value is not None},
-            position,
-        )
-        for position, (bound, name) in enumerate(bounds.items())
+        _at_least("rows", name, position) if name.startswith("least") else _at_least(name, "rows", position)
+        for position, name in enumerate(bounding)
     ]
-    failed = _failing_days(frame, expectations, list(bounds.values()))
+    failed = _failing_days(frame, expectations, bounding)
+
+    def passed(day: date, nth: int) -> bool:
+        return not any(day.isoformat() in failed.get(f"{end} {nth}", ()) for end in ("least", "most"))
+
     return {
         day: [
             Result(
                 expectation=one.words,
                 dimension=one.dimension,
                 severity=one.severity,
-                passed=day.isoformat() not in failed[bounds[_bounds(one)]],
+                passed=passed(day, nth),
                 observed=number(sizes[day]),
                 expected=one.expected,
                 value=float(sizes[day]),
             )
-            for one in suite
+            for nth, one in enumerate(suite)
         ]
         for day, suite in of_size.items()
     }
 
 
-def _bounds(one: Expectation) -> tuple[tuple[str, Any], ...]:
+def _bounds(one: Expectation) -> tuple[int | None, int | None]:
     """The least and the greatest number of rows that an expectation allows."""
-    if "value" in one.kwargs:
-        return (("min_value", one.kwargs["value"]), ("max_value", one.kwargs["value"]))
-    names = ("min_value", "max_value", "strict_min", "strict_max")
-    return tuple((name, one.kwargs.get(name)) for name in names)
+    kwargs = one.kwargs
+    if "value" in kwargs:
+        return kwargs["value"], kwargs["value"]
+    least, most = kwargs.get("min_value"), kwargs.get("max_value")
+    if least is not None:
+        least = math.floor(least) + 1 if kwargs.get("strict_min") else math.ceil(least)
+    if most is not None:
+        most = math.ceil(most) - 1 if kwargs.get("strict_max") else math.floor(most)
+    return least, most
+
+
+def _at_least(column: str, other: str, position: int) -> Any:
+    """The library's expectation that a column's values are no less than another's, where there are both."""
+    kwargs = {"column_A": column, "column_B": other, "or_equal": True}
+    return _configured(
+        "expect_column_pair_values_a_to_be_greater_than_b",
+        {**kwargs, "ignore_row_if": "either_value_is_missing"},
+        position,
+    )
 
 
 def _key(product: Product, data_set: DataSet) -> tuple[str, ...]:
@@ -230,7 +256,9 @@ def _key(product: Product, data_set: DataSet) -> tuple[str, ...]:
 
 
 def _in_tasks(
-    rows: DataFrame,
+    rows: Callable[[], DataFrame],
+    nothing: DataFrame,
+    files: tuple[DayFiles, int] | None,
     suites: Mapping[date, Sequence[Expectation]],
     key: Sequence[str],
     sensitive: frozenset[str],
@@ -240,22 +268,38 @@ def _in_tasks(
     if not suites:
         return {}
 
-    def evaluate_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in _whole_days(batches):
+    def evaluated(tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+        for table in tables:
             found = _evaluate_days(_frame(table), suites, key, sensitive)
             plain = [json.dumps(Quality(tuple(results)).plain()) for results in found.values()]
             yield pa.RecordBatch.from_pydict({"day": pa.array(found, pa.date32()), "results": plain})
-        leave_imports_uncollected()
+        spare_next_task()
 
-    chosen = rows.where(on_days(suites)).repartition(min(len(suites), _TASKS), EVENT_DAY)
-    found = chosen.sortWithinPartitions(EVENT_DAY).mapInArrow(evaluate_all, "day date, results string")
-    results = {row["day"]: list(Quality.of(json.loads(row["results"])).results) for row in found.collect()}
+    if files is None:
+        chosen = rows().where(on_days(suites)).repartition(min(len(suites), _TASKS), EVENT_DAY)
+        tasks = chosen.sortWithinPartitions(EVENT_DAY).mapInArrow(
+            lambda batches: evaluated(_whole_days(batches)), _RESULTS
+        )
+    else:
+        # Spark would read, shuffle and sort the rows only to hand them on.
+        place, version = files
+        days, columns = sorted(suites), nothing.columns
+        numbers = nothing.sparkSession.range(0, len(days), 1, numPartitions=min(len(days), _TASKS))
+
+        def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                of_task = [days[number] for number in batch.column(0).to_pylist()]
+                tables = (table for _, table in place.read(version, of_task, columns))
+                yield from evaluated(_whole_days(part for table in tables for part in table.to_batches()))
+
+        tasks = numbers.mapInArrow(read, _RESULTS)
+    found = {row["day"]: list(Quality.of(json.loads(row["results"])).results) for row in tasks.collect()}
     # A day without rows is in no task, and is held against its suite all the same.
-    empty = [day for day in suites if day not in results]
+    empty = [day for day in suites if day not in found]
     if empty:
-        nothing = _frame(rows.limit(0).toArrow())
-        results |= {day: evaluate(suites[day], nothing, key, sensitive) for day in empty}
-    return results
+        frame = _frame(nothing.toArrow())
+        found |= {day: evaluate(suites[day], frame, key, sensitive) for day in empty}
+    return found
 
 
 def _whole_days(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -332,6 +376,8 @@ def _held_by_all(
 
     Bounds that differ from day to day become columns beside the values.
     """
+    import pandas as pd
+
     if len(suites) == 1:
         return set()
     alike: dict[str, list[tuple[date, int]]] = {}
@@ -358,22 +404,16 @@ def _held_by_all(
         if _is_of_single_rows(expectation):
             groups.append(places)
             expectations.append(expectation)
+    codes, days = pd.factorize(rows[EVENT_DAY])
     columns = {}
     for (name, nth), places in bounded.items():
-        for bound, greater in (("min_value", False), ("max_value", True)):
+        for bound in ("min_value", "max_value"):
             beside = f"{bound} {nth} of {name}"
-            values = {place[0]: at(place).kwargs.get(bound) for place in places}
-            columns[beside] = rows[EVENT_DAY].map(values).astype("Float64")
-            pair = (
-                {"column_A": beside, "column_B": name} if greater else {"column_A": name, "column_B": beside}
-            )
-            expectations.append(
-                _configured(
-                    "expect_column_pair_values_a_to_be_greater_than_b",
-                    {**pair, "or_equal": True, "ignore_row_if": "either_value_is_missing"},
-                    len(groups),
-                )
-            )
+            values = {day: at((day, position)).kwargs.get(bound) for day, position in places}
+            of_days = pd.array([values.get(day) for day in days], dtype="Float64")
+            columns[beside] = of_days.take(codes)
+            pair = (beside, name) if bound == "max_value" else (name, beside)
+            expectations.append(_at_least(*pair, len(groups)))
             groups.append(places)
     outcomes = _run(rows.assign(**columns), expectations, key, "BOOLEAN_ONLY")
     failed = {
@@ -457,10 +497,9 @@ def _counts_rows(expectation: Any) -> bool:
 
 def _run(rows: Any, expectations: Sequence[Any], key: Sequence[str], detail: str) -> dict[int, Any]:
     """The library's results by the position of the expectation."""
-    import great_expectations as gx
-
     if not expectations:
         return {}
+    gx = _library()
     batch = _batch_definition("pandas" if _is_pandas(rows) else "spark").get_batch(
         batch_parameters={"dataframe": rows}
     )
@@ -479,14 +518,30 @@ def _is_pandas(rows: Any) -> bool:
     return type(rows).__module__.startswith("pandas")
 
 
-@functools.cache
-def _batch_definition(engine: str) -> Any:
-    """The library's way to a data frame; one a process."""
+def prepare() -> None:
+    """Begin to import the library, which takes seconds, while the caller waits for something else.
+
+    Not as a daemon: an import that the end of the process cuts off can abort it.
+    """
+    threading.Thread(target=_library, name="import great_expectations").start()
+
+
+def _library() -> Any:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
 
+    return gx
+
+
+@functools.cache
+def _batch_definition(engine: str) -> Any:
+    """The library's way to a data frame; one a process."""
+    from great_expectations.execution_engine import pandas_execution_engine
+
+    # A hash of all rows, which nobody reads and which takes a quarter of the time.
+    pandas_execution_engine.HASH_THRESHOLD = 0
+    context = _library().get_context(mode="ephemeral")
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     source: Any = (
         context.data_sources.add_pandas(engine)

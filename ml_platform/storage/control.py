@@ -13,38 +13,56 @@ there as external tables (deploy/README.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ml_platform.storage.tables import Maintained, Tables
 
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
 FILES_BEFORE_COMPACTION = 50
+#: Rows of a joined file that are read or passed over together, where a table is sorted.
+_ROWS_TOGETHER = 64
 
 
 class ControlTable:
-    """One small table of a product, with a fixed schema."""
+    """One small table of a product, with a fixed schema.
 
-    def __init__(self, tables: Tables, product: str, name: str, schema: pa.Schema) -> None:
+    ``sort`` are the columns that most reads choose by: joined files are sorted by them, so that a read of a
+    few rows passes over the others.
+    """
+
+    def __init__(
+        self, tables: Tables, product: str, name: str, schema: pa.Schema, *, sort: Sequence[str] = ()
+    ) -> None:
         self.tables = tables
         self.product = product
         self.name = name
         self.schema = schema
+        self.sort = sort
 
     def read(self) -> list[dict[str, Any]]:
         """All rows; none if the table doesn't exist yet."""
         rows: list[dict[str, Any]] = self.scan().to_pylist()
         return rows
 
-    def scan(self, where: Any = None) -> pa.Table:
-        """The rows that fulfil an Arrow expression, as Arrow has them; all without one."""
+    def scan(self, where: Any = None, *, without: Collection[str] = ()) -> pa.Table:
+        """The rows that fulfil an Arrow expression, as Arrow has them; all without one.
+
+        Columns of ``without`` are not read, and null. From an object store files come whole all the same.
+        """
         place = self.tables.control
         if not place.exists(self.product, self.name):
             return self.schema.empty_table()
-        dataset = place.open(self.product, self.name).to_pyarrow_dataset()
-        table = dataset.to_table(filter=where)
+        parts = [
+            part.to_table([name for name in part.schema.names if name not in without], filter=where)
+            for part in place.datasets(self.product, self.name, where)
+        ]
+        table = pa.concat_tables(parts) if parts else self.schema.empty_table()
         missing = [field for field in self.schema if field.name not in table.column_names]
         for field in missing:
             table = table.append_column(field, pa.nulls(len(table), field.type))
@@ -73,16 +91,30 @@ class ControlTable:
             place.write(self.product, self.name, data, **options)
             table = place.open(self.product, self.name)
             if len(table.file_uris()) > FILES_BEFORE_COMPACTION:
-                table.optimize.compact()
+                _join(table, self.sort)
                 table.create_checkpoint()
 
 
-def maintain(tables: Tables, product: str, name: str, keep: timedelta) -> Maintained:
+def _join(table: DeltaTable, sort: Sequence[str]) -> int:
+    """Join a table's files, and say how many were joined."""
+    from deltalake import WriterProperties
+
+    if len(table.file_uris()) <= 1:
+        return 0
+    if not sort:
+        return int(table.optimize.compact()["numFilesRemoved"])
+    options = WriterProperties(compression="ZSTD", max_row_group_size=_ROWS_TOGETHER)
+    return int(table.optimize.z_order(sort, writer_properties=options)["numFilesRemoved"])
+
+
+def maintain(
+    tables: Tables, product: str, name: str, keep: timedelta, *, sort: Sequence[str] = ()
+) -> Maintained:
     """Join the files of a small table that exists, and delete those no version of the last ``keep`` needs."""
     place = tables.control
     with place.lock(product, name):
         table = place.open(product, name)
-        joined = table.optimize.compact()["numFilesRemoved"]
+        joined = _join(table, sort)
         deleted = table.vacuum(keep // timedelta(hours=1), dry_run=False, full=True)
         table.create_checkpoint()
         table.cleanup_metadata()

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_platform.product import EVENT_DAY
+from ml_platform.storage.datasets import in_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,23 @@ class DayFiles:
     ) -> Iterator[tuple[date, pa.Table]]:
         """Each day with its rows, at one version of the table; a day without rows is left out."""
         import pyarrow.compute as pc
-        from deltalake import DeltaTable
 
-        partitions = [(EVENT_DAY, "in", [day.isoformat() for day in days])]
-        dataset = DeltaTable(self.folder, version=version).to_pyarrow_dataset(partitions)
+        dataset = self._dataset(version, days)
         for day in days:
             rows = dataset.to_table(
                 columns=list(columns), filter=pc.field(EVENT_DAY) == day, use_threads=False
             )
             if len(rows):
                 yield day, rows
+
+    def read_all(
+        self, version: int, days: Sequence[date], columns: Sequence[str], where: pc.Expression | None = None
+    ) -> pa.Table:
+        """The rows of all the days for which ``where`` holds, at one version of the table."""
+        return self._dataset(version, days).to_table(columns=list(columns), filter=where)
+
+    def _dataset(self, version: int, days: Sequence[date]) -> ds.Dataset:
+        from deltalake import DeltaTable
+
+        of_days = [(EVENT_DAY, "in", [day.isoformat() for day in days])]
+        return in_folder(DeltaTable(self.folder, version=version), self.folder, of_days)

@@ -25,6 +25,8 @@ Outcome = Literal["written", "empty", "missing", "refused", "blocked", "held_bac
 SETTLED: frozenset[str] = frozenset({"written", "empty"})
 
 DAYS = "days"
+#: Steps read the days they are about; of a long history that is little.
+SORT = ("asset", "day")
 _SCHEMA = pa.schema(
     [
         ("asset", pa.string()),
@@ -83,24 +85,30 @@ class Ledger:
     """The table ``days`` of one product."""
 
     def __init__(self, tables: Tables, product: str) -> None:
-        self._table = ControlTable(tables, product, DAYS, _SCHEMA)
+        self._table = ControlTable(tables, product, DAYS, _SCHEMA, sort=SORT)
 
-    def latest(self, asset: str, days: Collection[date] | None = None) -> dict[date, DayRecord]:
-        """The newest record of each day of an asset, by day; only ``days`` if given."""
+    def latest(
+        self, asset: str, days: Collection[date] | None = None, *, details: bool = True
+    ) -> dict[date, DayRecord]:
+        """The newest record of each day of an asset, by day; only ``days`` if given.
+
+        Without ``details``, which are nearly all of a record's bytes, the records have none: such a record
+        is to be looked at, never recorded again.
+        """
         where = pc.field("asset") == asset
         if days is not None:
             if not days:
                 return {}
             where = where & pc.field("day").isin(pa.array(sorted(set(days)), pa.date32()))
-        return self._newest(where)
+        return self._newest(where, details)
 
     def between(self, asset: str, first: date, last: date) -> dict[date, DayRecord]:
         """The newest record of each day of an asset from ``first`` to ``last``, by day."""
         day = pc.field("day")
         return self._newest((pc.field("asset") == asset) & (day >= first) & (day <= last))
 
-    def _newest(self, where: pc.Expression) -> dict[date, DayRecord]:
-        table = self._table.scan(where)
+    def _newest(self, where: pc.Expression, details: bool = True) -> dict[date, DayRecord]:
+        table = self._table.scan(where, without=() if details else ("details",))
         newest: dict[date, int] = {}
         stamps = table.column("recorded_at").to_pylist()
         for row, day in enumerate(table.column("day").to_pylist()):

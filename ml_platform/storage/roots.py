@@ -27,10 +27,13 @@ import filelock
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ml_platform.product import EVENT_DAY
+from ml_platform.storage.datasets import fetched, in_folder
 from ml_platform.storage.day_files import DayFile, DayFiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
     from deltalake import DeltaTable
     from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
 
@@ -67,7 +70,7 @@ class Root(ABC):
     def batches(
         self, product: str, table: str, columns: Sequence[str], days: Sequence[date]
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of ``days`` of a table that exists, a bounded batch at a time."""
+        """The rows of ``days`` of a table that exists, in bounded batches."""
 
     def sql_name(self, product: str, table: str) -> str:
         """What SQL calls the table."""
@@ -76,6 +79,10 @@ class Root(ABC):
     @abstractmethod
     def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
         """The whole table, at one of its versions or the newest."""
+
+    def without_rows(self, spark: SparkSession, product: str, table: str) -> DataFrame:
+        """No rows, in the columns of a table that exists."""
+        return self.load(spark, product, table, None).limit(0)
 
     @abstractmethod
     def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
@@ -111,6 +118,10 @@ class PathRoot(Root):
         return DeltaTable(
             self.address(product, table), storage_options=self._options, without_files=without_files
         )
+
+    @abstractmethod
+    def datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
+        """Together, all rows of a table that exists for which ``where`` holds, and some others."""
 
     def write(self, product: str, table: str, data: pa.Table, **options: Any) -> None:
         """Commit rows in-process; ``options`` are those of ``write_deltalake``."""
@@ -197,14 +208,9 @@ class PathRoot(Root):
     ) -> Iterator[pa.RecordBatch]:
         import pyarrow.compute as pc
 
-        scanner = (
-            self.open(product, table)
-            .to_pyarrow_dataset()
-            .scanner(
-                columns=list(columns), filter=pc.field(EVENT_DAY).isin(list(days)), batch_size=_BATCH_ROWS
-            )
-        )
-        yield from scanner.to_batches()
+        of_days = pc.field(EVENT_DAY).isin(list(days))
+        for part in self.datasets(product, table, of_days):
+            yield from part.to_batches(columns=list(columns), filter=of_days, batch_size=_BATCH_ROWS)
 
     def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
         reader = spark.read.format("delta")
@@ -212,12 +218,22 @@ class PathRoot(Root):
             reader = reader.option("versionAsOf", version)
         return reader.load(self.address(product, table))
 
+    def without_rows(self, spark: SparkSession, product: str, table: str) -> DataFrame:
+        from pyspark.sql.types import StructType
+
+        # Delta's schemas are Spark's; to open the table in Spark takes a second or two.
+        schema = self.open(product, table, without_files=True).schema().to_json()
+        return spark.createDataFrame([], StructType.fromJson(json.loads(schema)))
+
     def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
         writer.save(self.address(product, table))
 
 
 class FolderRoot(PathRoot):
     """A local folder, or one that all machines of a cluster share."""
+
+    def datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
+        yield in_folder(self.open(product, table), self.address(product, table))
 
     def day_files(self, product: str, table: str) -> DayFiles:
         return DayFiles(self.address(product, table))
@@ -242,6 +258,9 @@ class ObjectStoreRoot(PathRoot):
     (``AZURE_STORAGE_ACCOUNT_KEY``; or ``AZURE_CLIENT_ID``, ``AZURE_CLIENT_SECRET`` and ``AZURE_TENANT_ID``;
     or the identity of the machine); ``options`` go before them. Spark has its own: those of the cluster.
     """
+
+    def datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
+        return fetched(self.open(product, table), where)
 
     def write(self, product: str, table: str, data: pa.Table, **options: Any) -> None:
         """Commit rows, again if the store refused the commit for ones that came first.

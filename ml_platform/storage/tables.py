@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _RETENTION = "delta.deletedFileRetentionDuration"
 
-__all__ = ["Maintained", "Tables", "column", "content_hash", "on_days"]
+__all__ = ["Maintained", "Tables", "column", "on_days"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,10 @@ class Tables:
     ) -> DataFrame:
         """The rows of exactly ``days``."""
         return self.read(spark, product, table, version=version).where(on_days(days))
+
+    def without_rows(self, spark: SparkSession, product: str, table: str) -> DataFrame:
+        """No rows, in the columns of a table that exists, which Spark need not open for that."""
+        return self.root.without_rows(spark, product, table)
 
     def replace_days(
         self,
@@ -253,25 +257,3 @@ def column(name: str) -> Column:
     from pyspark.sql import functions as F
 
     return F.col(quoted(name))
-
-
-def content_hash(columns: Sequence[str]) -> Column:
-    """An aggregate over rows: a hash of their content that ignores order, files and duplicates of layout.
-
-    It is the count and two sums of 64-bit hashes with different seeds. The null flags are hashed too,
-    since Spark's hash skips nulls and could not tell ``(null, 1)`` from ``(1, null)``.
-    """
-    from pyspark.sql import functions as F
-
-    names = sorted(columns)
-    values = [column(name) for name in names]
-    flags = [value.isNull() for value in values]
-
-    def total(seed: str) -> Column:
-        # In two halves, which can't overflow below two thousand million rows: decimals are slow to add.
-        hashed = F.xxhash64(F.lit(seed), *values, *flags)
-        high, low = F.sum(F.shiftright(hashed, 32)), F.sum(hashed.bitwiseAND(F.lit(0xFFFFFFFF)))
-        return (high.cast("decimal(38,0)") * F.lit(1 << 32) + low).cast("string")
-
-    parts = [F.lit(",".join(names)), F.count(F.lit(1)).cast("string"), total("a"), total("b")]
-    return F.substring(F.sha2(F.concat_ws("|", *parts), 256), 1, 32)

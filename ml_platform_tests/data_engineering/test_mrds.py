@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from ml_platform.data_engineering import mrds, small_mrds
 from ml_platform.product import Product
 from ml_platform_tests.small_platform import shop
+from ml_platform_tests.typed_rows import DAY, TYPED, typed_rows
 
 NAMES = ("min", "max", "sum", "mean", "count", "first", "last")
 
@@ -132,52 +133,6 @@ def test_a_sum_of_nothing_is_null(spark: SparkSession) -> None:
     product = shop(mrds__aggregate={"spend": "sum", "bought": "last"}, model__features={"numeric": ["spend"]})
     frame = rows().assign(spend=np.nan)
     assert aggregated(spark, product, frame)["spend"].isna().all()
-
-
-TYPED = {
-    "key": ["id"],
-    "event_day": "day",
-    "label": "bought",
-    "columns": {
-        "id": {"type": "long"},
-        "day": {"type": "date"},
-        "who": {"type": "integer", "nullable": True},
-        "name": {"type": "string", "nullable": True},
-        "amount": {"type": "double", "nullable": True},
-        "count": {"type": "integer", "nullable": True},
-        "big": {"type": "long", "nullable": True},
-        "flag": {"type": "boolean", "nullable": True},
-        "born": {"type": "date", "nullable": True},
-        "seen": {"type": "timestamp", "nullable": True},
-        "bought": {"type": "integer", "nullable": True},
-    },
-}
-DAY = date(2024, 1, 5)
-
-
-def typed_rows(seed: int) -> pa.Table:
-    draw = np.random.default_rng(seed)
-    n = 300
-
-    def some(values: Any, type_: pa.DataType) -> pa.Array:
-        return pa.array(values, mask=draw.random(n) < 0.3).cast(type_)
-
-    return pa.table(
-        {
-            "id": draw.permutation(n),
-            "day": pa.repeat(pa.scalar(DAY), n),
-            "who": some(draw.integers(0, 40, n), pa.int32()),
-            "name": some(draw.choice(["", "é", "z", "Z", "\U0001f600"], n), pa.string()),
-            "amount": some(draw.choice([np.inf, -1e300, 0.1, 0.2, 0.3, 1e-300, 1e16], n), pa.float64()),
-            "count": some(draw.integers(-(2**31), 2**31, n), pa.int32()),
-            "big": some(draw.integers(-(2**53), 2**53, n), pa.int64()),
-            "flag": some(draw.random(n) < 0.5, pa.bool_()),
-            "born": some(draw.integers(-30_000, 30_000, n).astype("int32"), pa.int32()).cast(pa.date32()),
-            "seen": some(draw.integers(-(2**50), 2**50, n), pa.int64()).cast(pa.timestamp("us", tz="UTC")),
-            "bought": some(draw.integers(0, 2, n), pa.int32()),
-            "label_known_on": some(draw.integers(19_700, 19_800, n), pa.int32()).cast(pa.date32()),
-        }
-    )
 
 
 @pytest.mark.parametrize("seed", range(4))

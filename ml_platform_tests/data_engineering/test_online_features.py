@@ -68,13 +68,19 @@ def test_days_in_any_order_give_the_same_store(platform: Platform, monkeypatch: 
     assert stored(platform) == newest(platform)
 
 
-def test_a_range_publishes_each_entity_once_and_reads_rows_back(platform: Platform) -> None:
+@pytest.mark.parametrize("by_spark", [False, True])
+def test_a_range_publishes_each_entity_once_and_reads_rows_back(
+    platform: Platform, by_spark: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_spark:
+        monkeypatch.setattr(online_features, "ROWS_OF_A_PARTITION", 50)
     chosen = days("2024-01-01", "2024-01-05")
     deliver_visits(platform, chosen, rows=40, customers=30)
     for step in ("ards", "mrds"):
         platform.run(step, chosen)
     done = platform.run("online_features", chosen).days[0]
     entities = len(newest(platform))
+    assert stored(platform) == newest(platform)
     assert done.metadata["entities_published"] == entities
     assert done.metadata["entities_older_and_kept"] == 0
     assert 0 < done.metadata["rows_compared"] <= entities
@@ -139,7 +145,7 @@ def test_an_mrds_that_was_made_anew_is_refused_with_what_to_do(platform: Platfor
 def publish(platform: Platform, log: list[str]) -> online_features.Published:
     """Publish 2024-01-01 without waiting between attempts."""
     return online_features.publish(
-        platform.spark,
+        lambda: platform.spark,
         platform.product,
         platform.tables,
         OnlineStore(platform.settings.online_url),

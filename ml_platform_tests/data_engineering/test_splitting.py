@@ -222,12 +222,16 @@ def test_an_unordered_history_of_many_days_takes_little_memory(
     random.Random(1).shuffle(rows)
     history = write(tmp_path / "history.csv", HEADER, *rows)
 
-    tracemalloc.start()
-    try:
-        split_history(product(), [history], tmp_path / "landing", labels_apart=False)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    def peak_of(landing: str) -> int:
+        tracemalloc.start()
+        try:
+            split_history(product(), [history], tmp_path / landing, labels_apart=False)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    # Python's table of names, which may grow by megabytes once, is not what is measured.
+    peak = min(peak_of("first"), peak_of("landing"))
 
     found = {name.split("/")[1]: text for name, text in delivered(tmp_path / "landing").items()}
     assert {day: sorted(text.splitlines()) for day, text in found.items()} == {

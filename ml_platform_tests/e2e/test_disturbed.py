@@ -21,8 +21,9 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
+from ml_platform.console import instance_of
 from ml_platform.product import EVENT_DAY
-from ml_platform.storage.tables import content_hash
+from ml_platform.storage.fingerprints import content_hash
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, Platform, days, deliver_visits
 
@@ -115,8 +116,10 @@ class Shop:
 
     @contextmanager
     def _instance(self) -> Iterator[dg.DagsterInstance]:
-        with dg.DagsterInstance.from_config(str(self.folder / "dagster")) as instance:
-            yield instance
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DAGSTER_HOME", str(self.folder / "dagster"))
+            with instance_of(self.platform.settings) as instance:
+                yield instance
 
 
 @pytest.fixture

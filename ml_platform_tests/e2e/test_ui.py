@@ -1,4 +1,4 @@
-"""A person opens the UI, finds the graph, materializes one day by clicking, and sees what came of it."""
+"""A person materializes a day or a history of the graph in the UI, by clicking, and sees what came of it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,7 +24,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 from ml_platform_tests.conftest import CHECKOUT, settings_in
 from ml_platform_tests.small_platform import SHOP, days, visits
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
+expect.set_options(timeout=60_000)
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -31,6 +34,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 DAY = "2024-01-03"
+FIRST, MISSING, LAST = "2024-01-01", "2024-01-20", "2024-02-09"  # 40 days
 
 
 @dataclass
@@ -47,16 +51,21 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def graphql(base: str, query: str) -> Any:
+    """What Dagster's web server answers to a query."""
+    request = urllib.request.Request(
+        f"{base}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)["data"]
+
+
 def locations(base: str) -> dict[str, str]:
     """The code locations and what they loaded as, once the server answers."""
     entry = "name locationOrLoadError { __typename }"
     query = f"{{ workspaceOrError {{ ... on Workspace {{ locationEntries {{ {entry} }} }} }} }}"
-    request = urllib.request.Request(
-        f"{base}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-    )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
+        entries = graphql(base, query)["workspaceOrError"]["locationEntries"]
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return {}
     return {e["name"]: e["locationOrLoadError"]["__typename"] for e in entries if e["locationOrLoadError"]}
@@ -64,14 +73,16 @@ def locations(base: str) -> dict[str, str]:
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Servers]:
-    """The UI over a platform of its own, in which a week of ``shop`` has been delivered."""
+    """The UI over a platform of its own, in which all days of ``shop`` but one have been delivered."""
     home, contracts = tmp_path / "home", tmp_path / "contracts"
     contracts.mkdir()
     # A history that has ended shows all its days; of one that goes on the UI offers the last ninety.
     contract = {**SHOP, "end": "2024-02-10"}
     (contracts / "shop.yaml").write_text(yaml.safe_dump(contract, sort_keys=False))
     landing = settings_in(home).landing_path / "shop"
-    for day in days("2024-01-01", "2024-01-07"):
+    for day in days(FIRST, LAST):
+        if str(day) == MISSING:
+            continue
         (landing / str(day)).mkdir(parents=True)
         frame = visits(day, rows=40)
         frame.drop(columns="bought").to_csv(landing / str(day) / "rows.csv", index=False)
@@ -129,8 +140,9 @@ def test_one_day_is_materialized_by_clicking(servers: Servers, page: Page) -> No
         for asset in assets:
             expect(page.get_by_text(asset, exact=True).first).to_be_visible()
 
+    page.wait_for_load_state("networkidle")
     page.get_by_role("button", name="Materialize all").click()
-    # Dagster asks whether to go on without the model, which no day of this week has.
+    # Dagster asks whether to go on without the model, which the first days don't have.
     page.get_by_role("button", name="Confirm").click()
     partitions = page.get_by_placeholder(re.compile("^ex: 2024-01-01"))
     partitions.fill(DAY)
@@ -164,3 +176,51 @@ def test_one_day_is_materialized_by_clicking(servers: Servers, page: Page) -> No
     log = servers.log.read_text()
     for line in log.splitlines():
         assert "Warning" not in line or "/site-packages/" in line, line
+
+
+def runs_of(base: str) -> list[tuple[str, set[str]]]:
+    """Status and assets of each run, in the order in which they were launched."""
+    query = "{ runsOrError { ... on Runs { results { status assetSelection { path } } } } }"
+    runs = graphql(base, query)["runsOrError"]["results"]
+    return [(run["status"], {key["path"][-1] for key in run["assetSelection"]}) for run in reversed(runs)]
+
+
+@pytest.mark.timeout(900)
+def test_a_history_is_backfilled_by_clicking(servers: Servers, page: Page) -> None:
+    page.goto(f"{servers.dagster}/asset-groups")
+    page.locator(".CodeMirror").first.click()
+    page.keyboard.type('key:"shop/*"')
+    page.keyboard.press("Enter")
+    page.wait_for_load_state("networkidle")
+    page.get_by_role("button", name="Materialize all (8)").click()
+    partitions = page.get_by_placeholder(re.compile(f"^ex: {FIRST}"))
+    partitions.fill(f"[{FIRST}...{LAST}]")
+    partitions.press("Enter")
+    page.get_by_text("Preview", exact=True).click()
+    preview = page.get_by_role("dialog").filter(has_text="Backfill preview")
+    for asset, chosen in {
+        "ards": f"{FIRST}...{LAST}",
+        "model": "2024-02-01...2024-02-01",
+        "drift_report": "2024-01-01...2024-01-01",
+        # Labels are looked at a day later than they are due.
+        "model_performance": f"{FIRST}...2024-02-10",
+    }.items():
+        row = re.compile(rf"shop / {asset}Backfills all partitions in a single run((?!shop).)*{chosen}")
+        expect(preview).to_contain_text(row)
+    page.get_by_role("button", name="OK", exact=True).click()
+    page.get_by_role("button", name="Launch backfill").click()
+
+    page.goto(f"{servers.dagster}/runs?view=BACKFILLS")
+    page.get_by_role("link", name="View", exact=True).click()
+    expect(page.get_by_text("100% completed")).to_have_count(8, timeout=400_000)
+    # The head of a column, and the backfill's status.
+    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(2, timeout=60_000)
+    runs = runs_of(servers.dagster)
+    assert {status for status, _ in runs} == {"SUCCESS"}
+    assert len(runs) <= 6, runs
+    assert runs[0][1] == {"ards", "mrds", "online_features"}
+
+    page.goto(f"{servers.dagster}/assets/shop/mrds?view=partitions&partition={MISSING}")
+    expect(page.get_by_role("row").filter(has_text=re.compile("^outcome")).first).to_contain_text("missing")
+    page.goto(f"{servers.dagster}/assets/shop/predictions?view=partitions&partition=2024-02-05")
+    expect(page.get_by_role("row").filter(has_text=re.compile("^outcome")).first).to_contain_text("written")

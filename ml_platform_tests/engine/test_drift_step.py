@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml_platform.engine import drift_step
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, shop, visits
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 BAD = D("2024-03-25")
+#: Its labels have not come yet, as on the first morning of the month after.
+UNLABELLED = D("2024-02-29")
 DELIVERED = {
     "2024-01": days("2024-01-22", "2024-01-31"),
     "2024-02": days("2024-02-20", "2024-02-29"),
@@ -45,13 +48,16 @@ def deliver(platform: Platform, day: date) -> None:
     frame = visits_of(day)
     rows, labels = frame.drop(columns="bought"), frame[["visit", "day", "bought"]]
     platform.deliver(day, f"{day + timedelta(days=1)}T0600_visits.csv", rows.to_csv(index=False))
-    platform.deliver(day, f"{day + timedelta(days=2)}T0600_labels.csv", labels.to_csv(index=False))
+    if day != UNLABELLED:
+        platform.deliver(day, f"{day + timedelta(days=2)}T0600_labels.csv", labels.to_csv(index=False))
 
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Platform:
     """Ten days at the end of each of three months, one of them refused, with models and three reports."""
-    product = shop(drift={"minimum_rows": 500, "maximum_rows": 1000})
+    # An entity can be a feature too, as it is here.
+    features = {"numeric": ["spend", "pages"], "categorical": ["channel", "customer"]}
+    product = shop(drift={"minimum_rows": 500, "maximum_rows": 1000}, model__features=features)
     platform = Platform(settings_in(tmp_path_factory.mktemp("drift")), spark, product)
     everything = [day for month in DELIVERED.values() for day in month]
     for day in everything:
@@ -139,6 +145,20 @@ def test_what_is_up_to_date_is_left_alone_until_a_day_changes(history: Platform)
     january, february, march = history.run("drift_report", MONTHS).days
     assert (january.up_to_date, february.up_to_date, march.up_to_date) == (True, True, False)
     assert report(history, "2024-03")["left_out"] == []
+
+
+def test_windows_read_by_spark_are_those_held_in_memory(
+    history: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.sessions_asked_for = 0
+    held = history.run("drift_report", MONTHS, force=True)
+    assert history.sessions_asked_for == 0
+    known = history.fingerprints("drift_report")
+    monkeypatch.setattr(drift_step, "_VALUES_HELD", 0)
+    opened = history.run("drift_report", MONTHS, force=True)
+    assert history.sessions_asked_for == 1
+    assert history.fingerprints("drift_report") == known
+    assert [day.metadata for day in opened.days] == [day.metadata for day in held.days]
 
 
 def test_a_month_of_which_nothing_is_there_is_missing(history: Platform) -> None:

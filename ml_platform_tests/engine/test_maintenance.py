@@ -60,6 +60,11 @@ def test_small_files_are_joined_and_old_ones_of_no_version_deleted(platform: Pla
     for name, rows_before in before.items():
         assert platform.rows(name).equals(rows_before)
     assert platform.fingerprints("ards", "mrds") == fingerprints
+    assert (
+        platform.run("maintenance", [])
+        .metadata["days"]
+        .endswith("; 0 joined with others, 0 old ones deleted")
+    )
 
     again = platform.run("ards", CHOSEN)
     assert all(result.up_to_date for result in again.days)

@@ -16,6 +16,7 @@ from ml_platform.backfill import roll_back
 from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.models import ModelHistory
+from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import (
     DATA_STEPS,
@@ -93,7 +94,7 @@ def test_no_model_learns_from_the_entities_it_is_judged_on(history: Platform) ->
     sides = {}
     for held_out in (True, False):
         rows = asof.labelled(
-            history.spark,
+            lambda: history.spark,
             history.product,
             history.tables,
             usable,
@@ -117,7 +118,7 @@ def test_a_sample_above_the_bound_is_the_same_every_time(history: Platform) -> N
 
     def sample() -> asof.Slice:
         return asof.labelled(
-            history.spark,
+            lambda: history.spark,
             history.product,
             history.tables,
             ALL[:40],
@@ -134,6 +135,29 @@ def test_a_sample_above_the_bound_is_the_same_every_time(history: Platform) -> N
         first.collect().sort_values(by, ignore_index=True),
         second.collect().sort_values(by, ignore_index=True),
     )
+
+
+def test_spark_makes_of_the_same_days_what_tasks_and_this_process_make(
+    copy: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = copy.fingerprints("model", "predictions", "model_performance")
+    rows = copy.rows("predictions")
+    monkeypatch.setattr(Tables, "day_files", lambda self, product, table: None)
+    copy.sessions_asked_for = 0
+    trained = copy.run("model", MONTHS, force=True)
+    assert trained.metadata == {"models_trained": 0, "models_reused": 2}
+    for step in ("predictions", "model_performance"):
+        copy.run(step, SCORED, force=True, rescore=True)
+    assert copy.sessions_asked_for == 3
+    assert copy.fingerprints("model", "predictions", "model_performance") == before
+    pd.testing.assert_frame_equal(copy.rows("predictions"), rows)
+
+
+def test_learning_and_publishing_of_small_days_need_no_spark(copy: Platform) -> None:
+    copy.sessions_asked_for = 0
+    copy.run("model", MONTHS, force=True)
+    copy.run("online_features", ALL[-1], force=True)
+    assert copy.sessions_asked_for == 0
 
 
 def test_probabilities_are_those_of_the_registered_pipeline(history: Platform) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ml_platform.engine import spark as module
-from ml_platform.engine.local import is_brief
-from ml_platform.engine.spark import spark_conf
+from ml_platform.engine.local import length_of
+from ml_platform.engine.spark import Length, spark_conf
 from ml_platform.engine.step import StepName, StepRequest
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform_tests.small_platform import days, shop
@@ -50,34 +50,35 @@ def test_executors_get_the_drivers_code_whole_and_the_same_bytes_again(tmp_path:
     assert (again.name, again.read_bytes()) == (packed.name, packed.read_bytes())
 
 
-def test_a_brief_session_leaves_out_what_pays_off_later_unless_it_is_on_a_cluster(tmp_path: Path) -> None:
-    def differing(master: str) -> set[str]:
+def test_sessions_for_little_work_leave_out_what_pays_off_later_unless_on_a_cluster(tmp_path: Path) -> None:
+    def differing(length: Length, master: str = "local[2]") -> set[str]:
         settings = Settings(home=tmp_path, spark_master=master)
-        brief, other = spark_conf(settings, brief=True), spark_conf(settings)
-        return {name for name in brief if brief[name] != other.get(name)}
+        given, other = spark_conf(settings, length=length), spark_conf(settings)
+        return {name for name in given if given[name] != other.get(name)}
 
-    assert "spark.driver.extraJavaOptions" in differing("local[2]")
-    assert "spark.sql.codegen.wholeStage" in differing("local[2]")
-    assert differing("spark://127.0.0.1:7077") == set()
+    assert differing("short") == {"spark.driver.extraJavaOptions"}
+    assert differing("brief") > {"spark.driver.extraJavaOptions", "spark.sql.codegen.wholeStage"}
+    assert differing("brief", "spark://127.0.0.1:7077") == set()
 
 
 @pytest.mark.parametrize(
-    ("step", "last", "size", "brief"),
+    ("step", "last", "size", "length"),
     [
-        ("ards", "2024-01-01", 10, True),
-        ("predictions", "2024-01-07", 10, True),
-        ("ards", "2024-01-08", 10, False),
-        ("ards", "2024-01-01", 1 << 30, False),
-        ("model", "2024-01-01", 10, False),
-        ("drift_report", "2024-01-01", 10, False),
+        ("ards", "2024-01-01", 10, "brief"),
+        ("predictions", "2024-01-07", 10, "brief"),
+        ("ards", "2024-01-08", 10, "short"),
+        ("ards", "2024-01-01", 100 << 20, "short"),
+        ("ards", "2024-01-01", 1 << 30, "long"),
+        ("model", "2024-01-01", 10, "long"),
+        ("drift_report", "2024-01-01", 10, "long"),
     ],
 )
-def test_few_days_of_small_deliveries_are_brief(
-    tmp_path: Path, step: StepName, last: str, size: int, brief: bool
+def test_days_and_bytes_tell_how_long_the_work_will_be(
+    tmp_path: Path, step: StepName, last: str, size: int, length: Length
 ) -> None:
     folder = tmp_path / "landing" / "shop" / "2024-01-01"
     folder.mkdir(parents=True)
     with (folder / "a.csv").open("wb") as file:
         file.truncate(size)
     request = StepRequest(step=step, product="shop", days=tuple(days("2024-01-01", last)), run_id="r")
-    assert is_brief(request, shop(), Settings(home=tmp_path)) is brief
+    assert length_of(request, shop(), Settings(home=tmp_path)) == length

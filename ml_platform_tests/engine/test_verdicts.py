@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from deltalake import write_deltalake
 
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.step import quality_of
 from ml_platform.mlops import expectations, validation
+from ml_platform.storage.day_files import DayFiles
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
 
 DAY = D("2024-01-01")
@@ -257,7 +260,13 @@ def test_both_engines_take_nan_for_null(platform: Platform) -> None:
     )
     for rows_in_memory in (100, 0):
         found = validation.validate(
-            product, "ards", rows, {DAY: suite}, {DAY: len(values)}, maximum_rows=rows_in_memory
+            product,
+            "ards",
+            lambda: rows,
+            rows.limit(0),
+            {DAY: suite},
+            {DAY: len(values)},
+            maximum_rows=rows_in_memory,
         )[DAY]
         assert [(one.expectation, one.failing_rows) for one in found] == [
             ("spend is never null", 2),
@@ -265,7 +274,7 @@ def test_both_engines_take_nan_for_null(platform: Platform) -> None:
         ]
 
 
-def test_many_days_at_once_are_judged_like_each_alone(platform: Platform) -> None:
+def test_many_days_at_once_are_judged_like_each_alone(platform: Platform, tmp_path: Path) -> None:
     spend_at_most = {"type": "expect_column_values_to_be_between", "on": "ards"}
     product = shop(
         validation={
@@ -298,13 +307,19 @@ def test_many_days_at_once_are_judged_like_each_alone(platform: Platform) -> Non
     table = platform.spark.createDataFrame(rows, f"{types}, event_day date")
     chosen = days("2024-01-01", "2024-01-08")
 
-    def judged(*days_: date) -> dict[date, list[validation.Result]]:
-        suites, sizes = dict.fromkeys(days_, suite), dict.fromkeys(days_, 40)
-        return validation.validate(product, "ards", table, suites, sizes, maximum_rows=1000)
+    write_deltalake(tmp_path / "ards", table.toArrow(), partition_by=["event_day"])
+    written = (DayFiles(str(tmp_path / "ards")), 0)
 
-    together = judged(*chosen)
+    def judged(*days_: date, files: tuple[DayFiles, int] | None) -> dict[date, list[validation.Result]]:
+        suites, sizes = dict.fromkeys(days_, suite), dict.fromkeys(days_, 40)
+        return validation.validate(
+            product, "ards", lambda: table, table.limit(0), suites, sizes, maximum_rows=1000, files=files
+        )
+
+    together = judged(*chosen, files=None)
+    assert judged(*chosen, files=written) == together
     for day in chosen:
-        assert together[day] == judged(day)[day]
+        assert together[day] == judged(day, files=None)[day] == judged(day, files=written)[day]
     beyond = "spend column values to be between"
     failed = [
         [one.severity for one in together[day] if not one.passed and one.expectation.startswith(beyond)]
@@ -312,6 +327,35 @@ def test_many_days_at_once_are_judged_like_each_alone(platform: Platform) -> Non
     ]
     assert failed[:6] == [[], [], [], ["warning"], ["error", "warning"], []]
     assert all(any(not one.passed for one in together[day]) for day in chosen[1:])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "holds"),
+    [
+        ({"min_value": 40}, [False, True, True]),
+        ({"min_value": 40, "strict_min": True}, [False, False, True]),
+        ({"min_value": 39.5, "max_value": 40.5}, [False, True, False]),
+        ({"max_value": 40}, [True, True, False]),
+        ({"max_value": 40, "strict_max": True}, [True, False, False]),
+        ({"value": 40}, [False, True, False]),
+    ],
+)
+def test_the_number_of_rows_is_judged_of_all_days_at_once(kwargs: dict[str, Any], holds: list[bool]) -> None:
+    kind = "expect_table_row_count_to_equal" if "value" in kwargs else "expect_table_row_count_to_be_between"
+    rule = {"type": kind, "kwargs": kwargs, "on": "ards"}
+    least = [
+        one
+        for one in expectations.suite(shop(validation={"minimum_rows": 39, "expectations": [rule]}), "ards")
+        if one.of_size
+    ]
+    chosen = days("2024-01-01", "2024-01-04")
+    # The last day is held against no more than the contract's minimum.
+    suites = {**dict.fromkeys(chosen[:3], least), chosen[3]: least[:1]}
+    sizes = dict(zip(chosen, (39, 40, 41, 38), strict=True))
+    found = validation._by_size(suites, sizes)
+    assert [found[day][-1].passed for day in chosen[:3]] == holds
+    assert [found[day][0].passed for day in chosen] == [True, True, True, False]
+    assert [found[day][0].value for day in chosen] == [39.0, 40.0, 41.0, 38.0]
 
 
 # -- the report --------------------------------------------------------------------------------------

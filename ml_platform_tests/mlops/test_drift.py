@@ -141,9 +141,11 @@ def test_types_are_aligned() -> None:
     assert naive([str(one) for one in now], [str(one) for one in before], "categorical") > 1
     numbers = compare(Column("pages", "numeric", "feature"), now, before)
     assert (numbers.verdict, numbers.score) == ("stable", pytest.approx(0.0, abs=1e-9))
-    found = compare(LABEL, pd.array([*before, None], dtype="Int64"), np.array([*before, 0], dtype="int32"))
-    assert found.verdict == "stable"
-    assert found.score == pytest.approx(0.0, abs=1e-4)
+    for labels in (np.array([*now, np.nan]), pd.array([*before, None], dtype="Int64")):
+        found = compare(LABEL, labels, np.array([*before, 0], dtype="int32"))
+        assert found.verdict == "stable"
+        assert found.score == pytest.approx(0.0, abs=1e-4)
+        assert found.new_categories == found.gone_categories == ()
 
 
 @pytest.mark.parametrize(
@@ -209,6 +211,17 @@ def test_many_categories_are_compared_by_the_frequent_ones() -> None:
     before, now = draw(1).choice(codes, N), draw(2).choice(codes, N)
     assert naive(now, before, "categorical") > 0.15
     assert compare(CHANNEL, now, before).verdict == "stable"
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    codes = [f"code{n}" for n in range(50)]
+    before, now = [*codes, "gone", "lost"] * 100, [*codes[:40], "new", "odd"] * 100
+    for column, left, right in (
+        (CHANNEL, now, before),
+        (SPEND, draw(1).normal(size=N), draw(2).gamma(2, size=N)),
+    ):
+        shuffled = (draw(seed).permutation(values) for seed, values in ((3, left), (4, right)))
+        assert compare(column, *shuffled) == compare(column, left, right)
 
 
 def test_a_column_has_a_threshold_of_its_own() -> None:

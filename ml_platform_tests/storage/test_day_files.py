@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.roots import RootError
@@ -114,3 +115,20 @@ def test_spark_and_tasks_write_the_same_table_in_turn(desk: Desk, spark: SparkSe
     expected = {FIRST: [1], SECOND: [5], THIRD: [6]}
     assert desk.ids() == expected
     assert desk.tables.read(spark, "shop", "visits").count() == 3
+
+
+def test_timestamps_that_spark_has_written_are_read_whatever_their_year(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    tables, day = Tables(str(tmp_path)), date(2024, 1, 1)
+    texts = ["1600-01-01 00:00:00", "2024-01-01 12:00:00.000001", "9999-12-31 00:00:00"]
+    rows = spark.createDataFrame([(text,) for text in texts], "seen string").select(
+        F.col("seen").cast("timestamp").alias("seen"), F.lit(day).alias("event_day")
+    )
+    version = tables.replace_days(spark, "shop", "mrds", rows, [day], run_id="test")
+    files = tables.day_files("shop", "mrds")
+    assert files is not None
+    expected = sorted(datetime.fromisoformat(text).replace(tzinfo=UTC) for text in texts)
+    assert sorted(files.read_all(version, [day], ["seen"])["seen"].to_pylist()) == expected
+    batches = tables.batches("shop", "mrds", ["seen"], [day])
+    assert sorted(value for batch in batches for value in batch["seen"].to_pylist()) == expected

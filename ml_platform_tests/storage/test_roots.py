@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 from azure.storage.blob import ContainerClient
+from deltalake.fs import DeltaStorageHandler
 
 from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
 from ml_platform.mlops import quarantine
+from ml_platform.mlops.profiles import ProfileStatistics, profile
 from ml_platform.product import DataSet
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.roots import CatalogRoot, FolderRoot, ObjectStoreRoot, RootError, root_of
@@ -41,7 +45,7 @@ def blob_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def object_store(blob_url: str, request: pytest.FixtureRequest) -> Tables:
     """Tables in an empty container; ``deltalake`` reaches ``abfss`` by Blob's protocol."""
-    container = request.node.name.replace("_", "-")[:60].strip("-")
+    container = re.sub(r"\W|_", "-", request.node.name)[:60].strip("-")
     ContainerClient(blob_url, container, credential=KEY).create_container()
     options = {
         "account_name": ACCOUNT,
@@ -125,6 +129,45 @@ def test_writers_of_an_object_store_that_commit_at_once_lose_nothing(object_stor
     assert object_store.version("shop", "days") == 12
 
 
+@pytest.mark.parametrize("place", ["folder", "object store"])
+def test_no_thread_of_arrow_holds_a_python_file(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that lets go of it while the interpreter ends would abort the process."""
+    tables = Tables(str(tmp_path)) if place == "folder" else request.getfixturevalue("object_store")
+    opened = DeltaStorageHandler.open_input_file
+    threads: list[threading.Thread] = []
+
+    def watched(self: DeltaStorageHandler, path: str) -> pa.PythonFile:
+        threads.append(threading.current_thread())
+        return opened(self, path)
+
+    monkeypatch.setattr(DeltaStorageHandler, "open_input_file", watched)
+    days = [date(2024, 1, 1) + timedelta(days=number) for number in range(20)]
+    for day in days:
+        tables.control.write(
+            "shop", "quarantine", pa.table({"event_day": [day], "n": [day.day]}), mode="append"
+        )
+        Ledger(tables, "shop").record([record(day)])
+    assert list(Ledger(tables, "shop").latest("ards")) == days
+    assert list(Ledger(tables, "shop").latest("ards", days[4:6])) == days[4:6]
+    found = [
+        row["n"]
+        for batch in tables.batches("shop", "quarantine", ["n"], days[:18])
+        for row in batch.to_pylist()
+    ]
+    assert sorted(found) == list(range(1, 19))
+    if (files := tables.day_files("shop", "quarantine")) is not None:
+        assert [(day, rows["n"].to_pylist()) for day, rows in files.read(19, days[:2], ["n"])] == [
+            (days[0], [1]),
+            (days[1], [2]),
+        ]
+        assert sorted(files.read_all(19, days[:2], ["n"])["n"].to_pylist()) == [1, 2]
+    # A thread that Python didn't start has a stand-in for its name.
+    assert not [thread.name for thread in threads if thread.name.startswith("Dummy")]
+    assert bool(threads) == (place == "object store")
+
+
 def test_the_data_sets_are_the_same_in_a_catalog_as_in_a_folder(
     platform: Platform, spark: SparkSession, schema: str
 ) -> None:
@@ -138,9 +181,17 @@ def test_the_data_sets_are_the_same_in_a_catalog_as_in_a_folder(
     deliveries = list(landing.scan(product, platform.settings.landing_path, days).values())
     made = {}
     for name, tables in (("folder", platform.tables), ("catalog", catalog)):
-        rows = ards.write(spark, product, tables, deliveries, run_id="1")
-        entities = mrds.write(spark, product, tables, days, run_id="1")
-        made[name] = [one.fingerprint for day in days for one in (rows[day], entities[day])]
+        rows = ards.write(
+            spark, product, tables, deliveries, run_id="1", statistics=ProfileStatistics(product, "ards")
+        )
+        entities = mrds.write(
+            spark, product, tables, days, run_id="1", statistics=ProfileStatistics(product, "mrds")
+        )
+        profiles = [profile(product, "ards", rows[day].rows, rows[day].statistics) for day in days]
+        counted = [entities[day].counted for day in days]
+        profiles += [profile(product, "mrds", one.rows, one.statistics) for one in counted]
+        hashes = [(one.fingerprint, one.features_fingerprint) for one in counted]
+        made[name] = ([(rows[day].counts, rows[day].fingerprint) for day in days], hashes, profiles)
     assert made["catalog"] == made["folder"]
     names = {row["tableName"] for row in spark.sql(f"SHOW TABLES IN {schema}").collect()}
     assert names == {"shop_ards", "shop_mrds", "shop_quarantine"}

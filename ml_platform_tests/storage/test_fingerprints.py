@@ -1,0 +1,73 @@
+"""The hash of rows' content: Spark's, and the same of rows in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from ml_platform.storage import fingerprints
+from ml_platform.storage.fingerprints import EMPTY, content_hash, content_hash_of
+from ml_platform_tests.typed_rows import typed_rows
+
+
+def by_spark(spark: SparkSession, rows: pa.Table, columns: list[str]) -> str:
+    hashed = spark.createDataFrame(rows).agg(content_hash(columns).alias("hash")).collect()
+    return str(hashed[0]["hash"])
+
+
+def rows(seed: int) -> pa.Table:
+    """Every type, strings of all lengths up to three stripes of the hash, and doubles of many bits."""
+    draw = np.random.default_rng(seed)
+    found = typed_rows(seed)
+    letters = np.array(list("abz é\U0001f600"))
+    texts = ["".join(draw.choice(letters, length % 100)) for length in range(len(found))]
+    odd = draw.choice([0.0, -0.0, np.nan, -np.inf, 5e-324, 0.1], len(found))
+    found = found.append_column("text", pa.array(texts, mask=draw.random(len(found)) < 0.1))
+    found = found.append_column("nothing", pa.nulls(len(found), pa.string()))
+    return found.append_column("odd", pa.array(odd))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rows_in_memory_have_the_hash_that_spark_gives_them(spark: SparkSession, seed: int) -> None:
+    given = rows(seed)
+    assert by_spark(spark, given, given.column_names) == content_hash_of(given, given.column_names)
+    one_by_one = spark.createDataFrame(given).agg(
+        *[content_hash([name]).alias(name) for name in given.column_names]
+    )
+    found = one_by_one.collect()[0].asDict()
+    assert found == {name: content_hash_of(given, [name]) for name in given.column_names}
+    assert len(set(found.values())) == len(found)
+
+
+def test_the_order_of_rows_and_columns_and_the_chunks_do_not_count_and_every_value_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = rows(2)
+    names = given.column_names
+    expected = content_hash_of(given, names)
+    shuffled = given.take(np.random.default_rng(1).permutation(len(given)))
+    parts = pa.concat_tables([shuffled.slice(0, 100), shuffled.slice(100)])
+    assert content_hash_of(parts, names[::-1]) == expected
+    monkeypatch.setattr(fingerprints, "_ROWS_AT_ONCE", 7)
+    assert content_hash_of(parts, names) == expected
+    assert content_hash_of(given.slice(1), names) != expected
+    for name in ("amount", "text", "nothing"):
+        at = names.index(name)
+        others = given[name].combine_chunks().take(np.roll(np.arange(len(given)), 1))
+        if name == "nothing":
+            others = pa.array(["", *[None] * (len(given) - 1)])
+        assert content_hash_of(given.set_column(at, name, others), names) != expected, name
+
+
+def test_a_null_is_not_the_value_beside_it() -> None:
+    left = pa.table({"a": pa.array([None, 1], pa.int64()), "b": pa.array([1, None], pa.int64())})
+    right = pa.table({"a": pa.array([1, None], pa.int64()), "b": pa.array([1, None], pa.int64())})
+    assert content_hash_of(left, ["a", "b"]) != content_hash_of(right, ["a", "b"])
+
+
+def test_no_rows_have_a_fingerprint_of_their_own_and_unknown_types_none() -> None:
+    assert content_hash_of(rows(1).slice(0, 0), ["text"]) == EMPTY
+    with pytest.raises(TypeError, match="list<item: int64>"):
+        content_hash_of(pa.table({"a": [[1]]}), ["a"])
