@@ -1,7 +1,7 @@
 """A Databricks workspace over HTTP, in a folder: volumes, DBFS, secrets and jobs, with a token check.
 
 It stands in for what can't be had here. What it is asked is in its log; faults are injected by the kind of
-a request or by its position. Jobs really run (:mod:`.fake_jobs`). Where a request waits for something, it
+a request. Jobs really run (:mod:`.fake_jobs`). Where a request waits for something, it
 is answered when that has happened, so that a client that asks again and again needs no pauses.
 """
 
@@ -35,30 +35,34 @@ class Request(NamedTuple):
 
 @dataclass
 class Fault:
-    """Requests that get an error: those of a kind, or the one at a position.
+    """Requests of a kind that get an error.
 
     Args:
         status: of the answer; :data:`CUT` closes the connection without one.
         part: of the path of such a request.
-        position: of the request in the log, counted from 0.
-        times: how many requests are hit; all that come with None.
+        spared: how many of them pass before.
+        times: how many requests are hit then; all that come with None.
         after: the request is carried out all the same.
     """
 
     status: int
     method: str = ""
     part: str = ""
-    position: int | None = None
+    spared: int = 0
     times: int | None = 1
     after: bool = False
     hit: list[str] = field(default_factory=list)
 
-    def strikes(self, position: int, method: str, path: str) -> bool:
+    def strikes(self, method: str, path: str) -> bool:
+        """Whether the request that has come is hit; to be asked once for each."""
         if self.times is not None and len(self.hit) >= self.times:
             return False
-        if self.position is not None and position != self.position:
+        if self.part not in path or not method.startswith(self.method):
             return False
-        return self.part in path and method.startswith(self.method)
+        if self.spared:
+            self.spared -= 1
+            return False
+        return True
 
 
 class FakeWorkspace:
@@ -127,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.workspace.lock:
             position = len(self.workspace.requests)
             self.workspace.requests.append(Request(self.command, path, CUT))
-            striking = (one for one in self.workspace.faults if one.strikes(position, self.command, path))
+            striking = (one for one in self.workspace.faults if one.strikes(self.command, path))
             fault = next(striking, None)
             if fault is not None:
                 fault.hit.append(path)
@@ -294,10 +298,10 @@ def _error(code: str, message: str) -> dict[str, str]:
     return {"error_code": code, "message": message}
 
 
-def kinds(requests: Iterable[Request]) -> list[str]:
-    """The requests by what they ask for, without the names of files, folders and runs."""
+def kinds(requests: Iterable[Request]) -> list[tuple[str, str]]:
+    """The requests by method and what they ask for, without the names of files, folders and runs."""
     found = []
     for one in requests:
         parts = one.path.split("/")
-        found.append(f"{one.method} {'/'.join(parts[3:5]) if 'fs' in parts else '/'.join(parts[-2:])}")
+        found.append((one.method, "/".join(parts[3:5] if "fs" in parts else parts[-2:])))
     return found

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from ml_platform_tests.conftest import CHECKOUT, settings_in
 from ml_platform_tests.small_platform import SHOP, days, visits
@@ -128,6 +128,16 @@ def page(tmp_path: Path) -> Iterator[Page]:
         browser.close()
 
 
+def launch(page: Page, button: Locator) -> None:
+    """Click, and wait for the server's answer: to leave the page before takes the launch back."""
+    with page.expect_response(
+        lambda answer: "mutation Launch" in (answer.request.post_data or "")
+    ) as launched:
+        button.click()
+    (said,) = launched.value.json()["data"].values()
+    assert said["__typename"] in {"LaunchRunSuccess", "LaunchBackfillSuccess"}, said
+
+
 def test_one_day_is_materialized_by_clicking(servers: Servers, page: Page) -> None:
     assert set(locations(servers.dagster).values()) == {"RepositoryLocation"}
 
@@ -148,7 +158,7 @@ def test_one_day_is_materialized_by_clicking(servers: Servers, page: Page) -> No
     partitions.fill(DAY)
     partitions.press("Enter")
     expect(page.get_by_text("1 partition", exact=True)).to_be_visible()
-    page.get_by_role("button", name=re.compile("^Launch")).click()
+    launch(page, page.get_by_role("button", name=re.compile("^Launch")))
 
     page.goto(f"{servers.dagster}/runs")
     expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=400_000)
@@ -208,7 +218,7 @@ def test_a_history_is_backfilled_by_clicking(servers: Servers, page: Page) -> No
         row = re.compile(rf"shop / {asset}Backfills all partitions in a single run((?!shop).)*{chosen}")
         expect(preview).to_contain_text(row)
     page.get_by_role("button", name="OK", exact=True).click()
-    page.get_by_role("button", name="Launch backfill").click()
+    launch(page, page.get_by_role("button", name="Launch backfill"))
 
     page.goto(f"{servers.dagster}/runs?view=BACKFILLS")
     page.get_by_role("link", name="View", exact=True).click()
