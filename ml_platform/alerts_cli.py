@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ml_platform.console import ProductName, console, fail, instance_of, product_named
+from ml_platform.console import ProductName, console, fail, instance_of, print_wide, product_named
 
 app = typer.Typer(no_args_is_help=True, help="What is wrong with a product, and who is told.")
 
@@ -32,7 +31,7 @@ def show(name: ProductName) -> None:
     table.add_column("found", ratio=1)
     for one in sorted(wrong, key=lambda one: (one.severity, one.asset, one.partition)):
         table.add_row(one.severity, one.asset, one.partition, one.subject, escape(one.what))
-    Console(width=max(console.width, 140)).print(table)
+    print_wide(table)
 
 
 @app.command()

@@ -18,12 +18,15 @@ import dagster as dg
 from ml_platform.build import build_definitions
 from ml_platform.engine import local
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.step import StepName, StepRequest
+from ml_platform.engine.step import StepRequest
 from ml_platform.graph import processes
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, asset_key
+from ml_platform.graph.automation import PRODUCT_TAG
+from ml_platform.graph.partitions import range_tags
 from ml_platform.graph.resources import ChosenStepRunner, LocalStepRunner
 from ml_platform.product import DayRange, Product, add_months, month_of
 from ml_platform.settings import Settings
+from ml_platform.steps import StepName
 
 _BEFORE_MODELS: tuple[StepName, ...] = ("ards", "mrds", "online_features", "validation_report")
 _AFTER_MODELS: tuple[StepName, ...] = ("predictions", "model_performance")
@@ -71,7 +74,11 @@ class Backfill:
         self._job = definitions.resolve_implicit_global_asset_job_def()
 
     def run(self, days: DayRange) -> list[RunReport]:
-        """Bring every selected asset up to date over ``days``, stage by stage."""
+        """Bring every selected asset up to date over ``days``, stage by stage.
+
+        Raises:
+            BackfillError: a run failed.
+        """
         before, after = self._selected(_BEFORE_MODELS), self._selected(_AFTER_MODELS)
         self._stage(before, list(days))
         if MODEL in self.select:
@@ -81,9 +88,12 @@ class Backfill:
         return self.reports
 
     def run_with_retraining(self, days: DayRange) -> list[RunReport]:
-        """Replay ``days`` as they would have gone: after each failed evaluation, a retrain if it is due.
+        """Replay all assets over ``days`` as they would have gone: after a failed evaluation, a due retrain.
 
         Days are scored again with the model that would have served them then.
+
+        Raises:
+            BackfillError: a run failed.
         """
         self._stage(_BEFORE_MODELS, list(days))
         for month in _months_of(days):
@@ -155,9 +165,8 @@ class Backfill:
         asked = f"as of {as_of}" if as_of else str(DayRange(first, last))
         self.started(f"{', '.join(assets)}: {asked}")
         tags = {
-            "dagster/asset_partition_range_start": first.isoformat(),
-            "dagster/asset_partition_range_end": last.isoformat(),
-            "ml_platform/product": self.product.name,
+            **range_tags(first, last),
+            PRODUCT_TAG: self.product.name,
             processes.PROCESS_TAG: processes.mark_of(run_id),
         }
         result = self._job.execute_in_process(

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ml_platform import alerts_cli, databricks_cli, online_cli
-from ml_platform.console import ProductName, console, fail, instance_of, product_named
+from ml_platform.console import ProductName, console, fail, instance_of, print_wide, product_named
 from ml_platform.product import ContractError, DayRange, Product, load_product, load_products
 from ml_platform.settings import Settings
 
@@ -109,17 +108,19 @@ def sample(
 
     Example: `ml-platform sample customers --from 2022-01-01 --to 2022-03-31 --rows-per-day 2000`
     """
-    from ml_platform.samples import SAMPLES
+    from ml_platform.samples import GENERATED, SAMPLES
 
     settings, product = product_named(name)
     if name not in SAMPLES:
         fail(f"there is no sample of {name!r}; there are samples of {', '.join(SAMPLES)}")
+    if rows_per_day is not None and name not in GENERATED:
+        fail(f"--rows-per-day is for generated samples ({', '.join(GENERATED)}); {name} is real data")
     days = _days(first, last)
     options = {} if rows_per_day is None else {"rows_per_day": rows_per_day}
     with _progress("rows written") as progress:
         try:
             SAMPLES[name](product, settings.landing_path, days, progress=progress, **options)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             fail(str(error))
     console.print(f"The deliveries of {days} lie in {settings.landing_path / product.name}")
 
@@ -133,7 +134,11 @@ def backfill(
         str | None, typer.Option(help="Assets to bring up to date, separated by commas; all without it.")
     ] = None,
     with_retraining: Annotated[
-        bool, typer.Option(help="Replay the retrains that failed evaluations would have asked for.")
+        bool,
+        typer.Option(
+            help="Replay all assets with the retrains that failed evaluations would have asked for; "
+            "predictions become those of the models that would have served then."
+        ),
     ] = False,
     force: Annotated[bool, typer.Option(help="Do days again although nothing has changed.")] = False,
 ) -> None:
@@ -145,6 +150,8 @@ def backfill(
 
     settings, product = product_named(name)
     days = _days(first, last)
+    if with_retraining and select:
+        fail("--with-retraining replays all assets: leave --select out")
     chosen = tuple(part.strip() for part in select.split(",")) if select else ASSETS
     unknown = [asset for asset in chosen if asset not in ASSETS]
     if unknown:
@@ -206,10 +213,11 @@ def summary(name: ProductName) -> None:
                 told = [f"v{model.version}", str(model.as_of), model.comparison, f"{verdict}: {model.reason}"]
             table.add_row(*(facts if first else [""] * 4), *told, value if first else "")
             first = False
-    _print_wide(table)
+    print_wide(table)
     console.print(f"Tables     {settings.tables_root}/{name}", highlight=False, soft_wrap=True)
     console.print(f"Registry   {settings.tracking_uri}", highlight=False, soft_wrap=True)
-    console.print(f"Reports    {settings.reports_path}", highlight=False, soft_wrap=True)
+    reports = ", ".join(settings.report_targets) or settings.reports_path
+    console.print(f"Reports    {reports}", highlight=False, soft_wrap=True)
     console.print("Open the UI with [bold]make ui[/bold], then http://127.0.0.1:3000")
 
 
@@ -241,7 +249,7 @@ def history(name: ProductName) -> None:
             escape(model.cause),
             escape(f"{verdict}: {model.reason}"),
         )
-    _print_wide(table)
+    print_wide(table)
 
 
 @app.command()
@@ -336,11 +344,6 @@ def accept(
 
 
 # -- helpers -----------------------------------------------------------------------------------------
-
-
-def _print_wide(table: Table) -> None:
-    """Print a table for a wide window; in a file or a pipe it gets the width it needs."""
-    Console(width=max(console.width, 140)).print(table)
 
 
 def _days(first: datetime, last: datetime) -> DayRange:

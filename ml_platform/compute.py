@@ -9,20 +9,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-EngineName = Literal["local", "databricks"]
+from ml_platform.steps import StepName
 
-#: Everything that computes, by the name of the asset it makes; ``maintenance`` makes none, and has no days.
-StepName = Literal[
-    "ards",
-    "mrds",
-    "online_features",
-    "model",
-    "predictions",
-    "model_performance",
-    "validation_report",
-    "drift_report",
-    "maintenance",
-]
+EngineName = Literal["local", "databricks"]
 
 
 class Compute(BaseModel):

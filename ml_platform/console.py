@@ -12,6 +12,7 @@ import filelock
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from ml_platform.product import Product, load_products
 from ml_platform.settings import Settings
@@ -27,6 +28,11 @@ def fail(message: str) -> NoReturn:
     """End the command with an error."""
     Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)
+
+
+def print_wide(table: Table) -> None:
+    """Print a table for a wide window; in a file or a pipe it gets the width it needs."""
+    Console(width=max(console.width, 140)).print(table)
 
 
 def product_named(name: str) -> tuple[Settings, Product]:

@@ -6,11 +6,10 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ml_platform.console import ProductName, console, fail, product_named
+from ml_platform.console import ProductName, console, fail, print_wide, product_named
 from ml_platform.product import Product
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The online store of features.")
@@ -53,7 +52,7 @@ def get(
     for row in known:
         table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
     if known:
-        Console(width=max(console.width, 140)).print(table)
+        print_wide(table)
     unknown = [key for key, row in zip(keys, rows, strict=True) if row is None]
     if unknown:
         fail(f"the online store has no features of {', '.join(unknown)}")

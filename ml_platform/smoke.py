@@ -22,12 +22,13 @@ from ml_platform.build import build_definitions
 from ml_platform.engine.databricks import wheel as wheels
 from ml_platform.engine.databricks.runner import DatabricksStepRunner
 from ml_platform.engine.databricks.workspace import Workspace, told
-from ml_platform.engine.step import StepName
 from ml_platform.graph.assets import DRIFT_REPORT, MODEL, asset_key
+from ml_platform.graph.partitions import range_tags
 from ml_platform.graph.resources import LocalStepRunner, StepRunner
 from ml_platform.product import DayRange, Product, load_product, parse_product
 from ml_platform.samples import SAMPLES
 from ml_platform.settings import PACKAGE, Settings
+from ml_platform.steps import StepName
 
 SAMPLE = "customers"
 DAYS = DayRange(date(2022, 1, 1), date(2022, 2, 10))
@@ -131,7 +132,7 @@ class Smoke:
                 result = job.execute_in_process(
                     asset_selection=[asset_key(product, asset)],
                     instance=instance,
-                    tags=_tags(first, last),
+                    tags=range_tags(first, last),
                     run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                     raise_on_error=False,
                 )
@@ -176,13 +177,6 @@ class Smoke:
 def _product(name: str) -> Product:
     contract = load_product(PACKAGE / "products" / f"{SAMPLE}.yaml").model_dump(mode="json", by_alias=True)
     return parse_product({**contract, "name": name, "engine": {}}, f"{SAMPLE}.yaml")
-
-
-def _tags(first: date, last: date) -> dict[str, str]:
-    return {
-        "dagster/asset_partition_range_start": first.isoformat(),
-        "dagster/asset_partition_range_end": last.isoformat(),
-    }
 
 
 def _facts(instance: dg.DagsterInstance, product: Product, asset: StepName) -> Made:

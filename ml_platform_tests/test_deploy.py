@@ -21,6 +21,7 @@ from dagster._core.scheduler.instigation import TickStatus
 from dagster_azure.blob.compute_log_manager import AzureBlobComputeLogManager
 
 from ml_platform.data_engineering import unity_catalog
+from ml_platform.engine.travel import settings_for
 from ml_platform.graph.automation import ENGINE_TAG, PRODUCT_TAG, jobs
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform.storage.tables import Tables
@@ -62,7 +63,7 @@ def test_dagster_starts_with_its_production_configuration(
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None
         limited = {(limit["key"], str(limit["value"])) for limit in queue.tag_concurrency_limits}
-        assert {key for key, _ in limited} == {PRODUCT_TAG, ENGINE_TAG}
+        assert {key for key, _ in limited} == {PRODUCT_TAG, ENGINE_TAG, "dagster/backfill"}
         assert instance.run_monitoring_enabled
         kept = instance.get_tick_retention_settings(InstigatorType.SENSOR)
         assert (kept[TickStatus.SKIPPED], kept[TickStatus.SUCCESS]) == (7, 365)
@@ -225,8 +226,8 @@ def test_no_file_names_a_host_of_a_workspace_or_a_registry(file: Path) -> None:
 def repository(tmp_path: Path) -> Path:
     """A repository with two contracts and training code, in one commit."""
     files = {
-        "ml_platform/products/customers.yaml": "name: customers\nstart: 2022-01-01\n",
-        "ml_platform/products/flights.yaml": "# real\nname: flights\n",
+        "contracts/customers.yaml": "name: customers\nstart: 2022-01-01\n",
+        "contracts/flights.yaml": "# real\nname: flights\n",
         "ml_platform/machine_learning/training.py": "rate = 1\n",
         "README.md": "words\n",
     }
@@ -252,7 +253,7 @@ def commit(folder: Path) -> None:
     ("changed", "retrained"),
     [
         ("README.md", []),
-        ("ml_platform/products/flights.yaml", ["flights"]),
+        ("contracts/flights.yaml", ["flights"]),
         ("ml_platform/machine_learning/training.py", ["customers", "flights"]),
     ],
 )
@@ -265,8 +266,28 @@ def test_what_a_change_concerns_is_trained_anew(repository: Path, changed: str, 
     assert found.stdout.split() == retrained
 
 
+def test_a_product_whose_history_has_ended_is_not_trained(repository: Path) -> None:
+    ended = repository / "contracts/flights.yaml"
+    ended.write_text(ended.read_text() + "end: 2013-12-31\n")
+    (repository / "contracts/customers.yaml").write_text("name: customers\nend: 2999-12-31\n")
+    commit(repository)
+    script = CHECKOUT / "scripts" / "products_to_retrain.sh"
+    found = subprocess.run([script, "HEAD~1"], cwd=repository, check=True, capture_output=True, text=True)
+    assert found.stdout.split() == ["customers"]
+
+
+def test_the_retrain_has_every_setting_that_a_remote_training_asks_for() -> None:
+    """The variables of Azure's stage come from its variable group as well."""
+    job = yaml.safe_load(WORKFLOW.read_text())["jobs"]["retrain"]
+    placeholder = "uc:catalog.schema"
+    given = {name.removeprefix("ML_PLATFORM_").lower(): placeholder for name in job["env"]}
+    fields = {"landing", "tables", "control_tables", "mlflow_tracking_uri"}
+    settings = Settings(**{name: value for name, value in given.items() if name in fields})
+    assert settings_for("model", settings)["landing"]
+
+
 def test_a_contract_that_is_gone_is_not_trained(repository: Path) -> None:
-    (repository / "ml_platform/products/flights.yaml").unlink()
+    (repository / "contracts/flights.yaml").unlink()
     commit(repository)
     script = CHECKOUT / "scripts" / "products_to_retrain.sh"
     found = subprocess.run([script, "HEAD~1"], cwd=repository, check=True, capture_output=True, text=True)

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # The products whose models a change may have made worse or better: those whose contracts changed, or all if
-# the code that trains and compares did. One name a line.
+# the code that trains and compares did. One name a line; a product whose history has ended is not trained.
 #
 #   scripts/products_to_retrain.sh BASE [FOLDER...]
 #
-# BASE is the commit that was deployed before; FOLDER holds contracts (default: the package's own).
+# BASE is the commit that was deployed before; FOLDER holds contracts (default: contracts).
 set -euo pipefail
 base=${1:?name the commit that was deployed before}
 shift
 folders=("$@")
-[ ${#folders[@]} -gt 0 ] || folders=(ml_platform/products)
+[ ${#folders[@]} -gt 0 ] || folders=(contracts)
 
 TRAINING=(ml_platform/machine_learning ml_platform/engine/model_step.py)
 
@@ -18,8 +18,14 @@ if git diff --quiet "$base" HEAD -- "${TRAINING[@]}"; then
 else
   changed=$(git ls-files -- "${folders[@]}")
 fi
+month=$(date -u +%Y-%m-01)
 for contract in $changed; do
   case $contract in
-    *.yaml | *.yml) sed -nE 's/^name: *"?([a-z0-9_]+)"?.*/\1/p' "$contract" ;;
+    *.yaml | *.yml) ;;
+    *) continue ;;
   esac
+  end=$(sed -nE 's/^end: *"?([0-9-]+)"?.*/\1/p' "$contract")
+  if [[ -z $end || ! $end < $month ]]; then
+    sed -nE 's/^name: *"?([a-z0-9_]+)"?.*/\1/p' "$contract"
+  fi
 done | sort -u

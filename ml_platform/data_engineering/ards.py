@@ -24,7 +24,6 @@ from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import EMPTY
 from ml_platform.storage.tables import Tables
 
-CODE_VERSION = "2"
 ARDS = "ards"
 QUARANTINE = "quarantine"
 

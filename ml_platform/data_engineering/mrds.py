@@ -21,7 +21,6 @@ from ml_platform.data_engineering.small_mrds import AggregatedDay
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.tables import Tables, column
 
-CODE_VERSION = "1"
 MRDS = "mrds"
 
 

@@ -26,7 +26,6 @@ from ml_platform.tasks import spare_next_task
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CODE_VERSION = "1"
 #: The driver holds one partition of rows at a time.
 ROWS_OF_A_PARTITION = 250_000
 ATTEMPTS = 5

@@ -11,9 +11,8 @@ from datetime import date
 
 from ml_platform.engine.data_steps import quality_check
 from ml_platform.engine.step import quality_of
+from ml_platform.steps import VALIDATED
 from ml_platform.storage.ledger import DayRecord, Ledger
-
-VALIDATED = ("ards", "mrds")
 
 
 def accept(ledger: Ledger, day: date, *, reason: str, by: str) -> list[DayRecord]:

@@ -23,12 +23,12 @@ from ml_platform.machine_learning.models import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.product import fingerprint_of
+from ml_platform.steps import CODE_VERSIONS, PERFORMANCE_ABOVE_THRESHOLD
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.online import OnlineStore, OnlineStoreError
 
 #: Seconds that a publication waits for another one's merge, which takes a minute for millions of entities.
 LOCK_TIMEOUT = 300.0
-PERFORMANCE_CHECK = "performance_above_threshold"
 
 
 class OnlineFeatures(DailyStep):
@@ -36,7 +36,7 @@ class OnlineFeatures(DailyStep):
 
     asset = "online_features"
     contract_sections = ("source", "mrds")
-    code_version = online_features.CODE_VERSION
+    code_version = CODE_VERSIONS["online_features"]
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         return from_same_day(self.context, "mrds", days, fingerprint=FEATURES_FINGERPRINT)
@@ -94,7 +94,7 @@ class Predictions(DailyStep):
 
     asset = "predictions"
     contract_sections = ("mrds", "model.features")
-    code_version = scoring.CODE_VERSION
+    code_version = CODE_VERSIONS["predictions"]
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
@@ -175,7 +175,7 @@ class Performance(DailyStep):
 
     asset = performance.PERFORMANCE
     contract_sections = ("source", "mrds", "evaluation")
-    code_version = evaluation.CODE_VERSION
+    code_version = CODE_VERSIONS["model_performance"]
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
@@ -268,7 +268,7 @@ class Performance(DailyStep):
         if missing:
             metadata["left_out"] = ", ".join(missing)
         check = Check(
-            name=PERFORMANCE_CHECK,
+            name=PERFORMANCE_ABOVE_THRESHOLD,
             passed=verdict == "passed",
             severity="WARN" if verdict == "insufficient" else "ERROR",
             description=description,

@@ -23,6 +23,7 @@ from ml_platform.mlops.history import DayFacts, Fact
 from ml_platform.mlops.profiles import Profile
 from ml_platform.mlops.validation import Quality, Result
 from ml_platform.product import DataSet, fingerprint_of
+from ml_platform.steps import CODE_VERSIONS, DATA_QUALITY, VALIDATION_VERSION
 from ml_platform.storage.ledger import DayRecord, Outcome
 
 FEATURES_FINGERPRINT = "features_fingerprint"
@@ -126,7 +127,7 @@ class ValidatedStep(DailyStep):
         held = {}
         for day, content in contents.items():
             suite = alike or expectations.suite(product, self.data_set, sources.get(day))
-            rules = [validation.CODE_VERSION, [vars(one) for one in suite], sensitive]
+            rules = [VALIDATION_VERSION, [vars(one) for one in suite], sensitive]
             held[day] = _Held(
                 suite=suite,
                 facts=facts[day],
@@ -212,7 +213,7 @@ def quality_check(quality: Quality, accepted: tuple[str, str] | None = None) -> 
     if accepted:
         summary = f"accepted by {accepted[0]} ({accepted[1]}): {summary}"
     return Check(
-        name=validation.CHECK,
+        name=DATA_QUALITY,
         passed=not quality.errors and not quality.warnings,
         severity="WARN" if quality.passed or accepted else "ERROR",
         description=summary,
@@ -252,7 +253,7 @@ class Ards(ValidatedStep):
     asset = "ards"
     data_set = "ards"
     contract_sections = ("source",)
-    code_version = ards.CODE_VERSION
+    code_version = CODE_VERSIONS["ards"]
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
@@ -311,7 +312,7 @@ class Mrds(ValidatedStep):
     asset = "mrds"
     data_set = "mrds"
     contract_sections = ("source", "mrds")
-    code_version = mrds.CODE_VERSION
+    code_version = CODE_VERSIONS["mrds"]
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         return from_same_day(self.context, "ards", days)

@@ -42,6 +42,7 @@ from ml_platform.mlops import drift, drift_report
 from ml_platform.mlops.drift import PREDICTION, Column, Comparison, Summary, Window
 from ml_platform.mlops.drift_report import MonthDrift
 from ml_platform.product import NUMERIC_TYPES, Product, add_months, fingerprint_of
+from ml_platform.steps import CODE_VERSIONS, NO_DRIFT
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.tables import column
 
@@ -73,7 +74,7 @@ class DriftReport(DailyStep):
     @property
     def code_version(self) -> str:
         targets = fingerprint_of(self.context.settings.report_targets)
-        return f"{drift_report.CODE_VERSION}/{targets}"
+        return f"{CODE_VERSIONS['drift_report']}/{targets}"
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
@@ -348,7 +349,7 @@ def _written(
         one["columns"].sort(key=lambda column: column["column"])
     exceeding = drift_report.exceeds(product, month)
     check = Check(
-        name=drift.CHECK,
+        name=NO_DRIFT,
         passed=not exceeding,
         severity="ERROR" if product.drift.severity == "error" else "WARN",
         description=drift_report.summary(product, month),

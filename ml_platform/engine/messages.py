@@ -93,7 +93,7 @@ class MissingResultError(Exception):
     """The messages don't tell what became of every day; the text says what is missing."""
 
 
-class Told:
+class RemoteMessages:
     """What a remote step has said of its result."""
 
     def __init__(self, messages: list[Any]) -> None:

@@ -21,11 +21,11 @@ from ml_platform.machine_learning import asof, promotion, registry, training
 from ml_platform.machine_learning.models import Kind, ModelHistory, ModelRecord, champion
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
+from ml_platform.steps import CHALLENGER_BEATS_CHAMPION, CODE_VERSIONS, StepName
 from ml_platform.storage.ledger import DayRecord
 
-CODE_VERSION = "1"
-MODEL = "model"
-CHECK = "challenger_beats_champion"
+MODEL: StepName = "model"
+CODE_VERSION = CODE_VERSIONS[MODEL]
 CONTRACT_SECTIONS = ("source", "mrds", "model", "evaluation.metric")
 
 
@@ -305,7 +305,7 @@ class _ModelStep:
         comparison = decision.comparison
         facts = {} if comparison is None else _numbers(comparison)
         check = Check(
-            name=CHECK,
+            name=CHALLENGER_BEATS_CHAMPION,
             passed=decision.promoted,
             severity="WARN",
             description=decision.reason,

@@ -1,7 +1,8 @@
 """What goes into a step and what comes out of it, as plain data.
 
 The same request and result travel within a process and to a cluster, so everything here can be written
-as JSON. What a step does is in :mod:`.steps`; where it runs is a runner's business.
+as JSON. What a step does is in :mod:`.daily_steps`, :mod:`.model_step` and :mod:`.maintenance`; where it
+runs is a runner's business.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ml_platform.compute import StepName as StepName
-from ml_platform.mlops import validation
 from ml_platform.mlops.validation import Quality
+from ml_platform.steps import DATA_QUALITY, StepName
 from ml_platform.storage.ledger import DayRecord, Outcome
 
 #: How many days a validation report looks back on, its own included.
 REPORT_DAYS = 30
-QUALITY_CHECK = validation.CHECK
 #: The step that has no days, and makes nothing new.
 MAINTENANCE: StepName = "maintenance"
 
@@ -147,7 +146,7 @@ def quality_of(record: DayRecord) -> Quality | None:
 
 def _check_of(record: DayRecord, plain: dict[str, Any]) -> Check:
     check = Check(**plain)
-    quality = quality_of(record) if check.name == QUALITY_CHECK else None
+    quality = quality_of(record) if check.name == DATA_QUALITY else None
     if quality is None:
         return check
     return check.model_copy(update={"metadata": {"expectations": quality.table, **check.metadata}})

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from ml_platform.compute import StepName
 from ml_platform.engine.step import PermanentError
 from ml_platform.secrets import SCHEME
 from ml_platform.settings import Settings
+from ml_platform.steps import StepName
 from ml_platform.storage.roots import UNITY_CATALOG
 
 _PLACES = (

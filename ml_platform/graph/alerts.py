@@ -20,6 +20,7 @@ import dagster as dg
 from ml_platform.data_engineering import landing
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL
 from ml_platform.graph.automation import OVERDUE_ON, model_is_due
+from ml_platform.graph.partitions import RANGE_TAGS
 from ml_platform.mlops import alerts, channels
 from ml_platform.mlops.alerts import Finding, Links, Told
 from ml_platform.product import Product, month_of
@@ -31,7 +32,6 @@ from ml_platform.storage.tables import Tables
 RUN_DAYS, RUNS = 7, 500
 #: Event days, from yesterday back, that can be overdue.
 OVERDUE_DAYS = 7
-_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 Clock = Callable[[ZoneInfo], datetime]
 
@@ -179,7 +179,7 @@ def _assets_of(run: dg.DagsterRun, product: Product) -> list[str]:
 
 
 def _days_of(run: dg.DagsterRun) -> tuple[str, str]:
-    first, last = (run.tags.get(tag, "") for tag in _RANGE)
+    first, last = (run.tags.get(tag, "") for tag in RANGE_TAGS)
     single = run.tags.get("dagster/partition", "")
     return (first or single, last or single)
 

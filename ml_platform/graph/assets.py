@@ -11,12 +11,19 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.engine.step import QUALITY_CHECK as QUALITY
-from ml_platform.engine.step import PermanentError, StepName, StepRequest, StepResult
+from ml_platform.engine.step import PermanentError, StepRequest, StepResult
 from ml_platform.graph import partitions, processes
 from ml_platform.graph.report import dagster_metadata, report
 from ml_platform.graph.resources import MlflowRuns, StepRunner
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+from ml_platform.steps import (
+    CHALLENGER_BEATS_CHAMPION,
+    CODE_VERSIONS,
+    DATA_QUALITY,
+    NO_DRIFT,
+    PERFORMANCE_ABOVE_THRESHOLD,
+    StepName,
+)
 
 ENGINEERING, LEARNING, OPERATIONS = "data_engineering", "machine_learning", "mlops"
 DAILY_ASSETS: tuple[StepName, ...] = (
@@ -30,10 +37,6 @@ DAILY_ASSETS: tuple[StepName, ...] = (
 MODEL: StepName = "model"
 VALIDATION_REPORT: StepName = "validation_report"
 DRIFT_REPORT: StepName = "drift_report"
-NO_DRIFT = "no_drift"
-
-#: Changes when a step makes something else of the same inputs; shown in the UI.
-CODE_VERSION = "1"
 
 
 class DailyConfig(dg.Config):
@@ -123,7 +126,7 @@ def _shells(product: Product) -> list[_Shell]:
             ),
             kinds=frozenset({"spark", "deltalake"}),
             deps=[same_day("landing")],
-            checks=[QUALITY],
+            checks=[DATA_QUALITY],
             columns=_ards_columns(product),
         ),
         _Shell(
@@ -135,7 +138,7 @@ def _shells(product: Product) -> list[_Shell]:
             ),
             kinds=frozenset({"spark", "deltalake"}),
             deps=[same_day("ards")],
-            checks=[QUALITY],
+            checks=[DATA_QUALITY],
             columns=_mrds_columns(product),
         ),
         _Shell(
@@ -191,7 +194,7 @@ def _shells(product: Product) -> list[_Shell]:
                 dg.AssetDep(asset_key(product, asset), partition_mapping=window)
                 for asset in ("predictions", "mrds")
             ],
-            checks=["performance_above_threshold"],
+            checks=[PERFORMANCE_ABOVE_THRESHOLD],
         ),
     ]
 
@@ -213,7 +216,7 @@ def _daily_asset(product: Product, shell: _Shell) -> dg.AssetsDefinition:
         )
         metadata = {"dagster/column_schema": shell.columns} if shell.columns else {}
         result = _run(context, request, product)
-        if len(result.days) == 1 and result.days[0].failure and QUALITY in shell.checks:
+        if len(result.days) == 1 and result.days[0].failure and DATA_QUALITY in shell.checks:
             _report_on_failure(context, request, product, result)
         yield from report(context, result, metadata)
 
@@ -231,7 +234,7 @@ def _daily_asset(product: Product, shell: _Shell) -> dg.AssetsDefinition:
         ],
         kinds=set(shell.kinds),
         owners=list(product.owners) or None,
-        code_version=CODE_VERSION,
+        code_version=CODE_VERSIONS[shell.step],
         freshness_policy=_freshness(product),
         metadata={"dagster/column_schema": shell.columns} if shell.columns else None,
         required_resource_keys={"step_runner"},
@@ -256,15 +259,15 @@ def _model(product: Product) -> dg.AssetsDefinition:
         deps=[dg.AssetDep(asset_key(product, "mrds"), partition_mapping=partitions.months_before(product))],
         check_specs=[
             dg.AssetCheckSpec(
-                "challenger_beats_champion",
+                CHALLENGER_BEATS_CHAMPION,
                 asset=key,
                 partitions_def=months,
-                description=_CHECKS["challenger_beats_champion"],
+                description=_CHECKS[CHALLENGER_BEATS_CHAMPION],
             )
         ],
         kinds={"scikitlearn", "mlflow"},
         owners=list(product.owners) or None,
-        code_version=CODE_VERSION,
+        code_version=CODE_VERSIONS[MODEL],
         required_resource_keys={"step_runner", "mlflow"},
     )
     def model(context: dg.AssetExecutionContext, config: ModelConfig) -> Iterator[Any]:
@@ -314,7 +317,7 @@ def _drift_report(product: Product) -> dg.AssetsDefinition:
         ],
         kinds={"evidently"},
         owners=list(product.owners) or None,
-        code_version=CODE_VERSION,
+        code_version=CODE_VERSIONS[DRIFT_REPORT],
         required_resource_keys={"step_runner"},
     )
     def drift_report(context: dg.AssetExecutionContext, config: DailyConfig) -> Iterator[Any]:
@@ -381,22 +384,24 @@ def _days(first: str, last: str) -> tuple[date, ...]:
 
 
 _CHECKS = {
-    QUALITY: (
+    DATA_QUALITY: (
         "The day fulfils what the contract expects: schema, completeness, validity, uniqueness, volume and "
         "timeliness, by Great Expectations. A failed error blocks the day; a warning doesn't."
     ),
-    "challenger_beats_champion": "The new model is better on held-out entities than the champion before it.",
+    CHALLENGER_BEATS_CHAMPION: "The new model is better on held-out entities than the champion before it.",
     NO_DRIFT: "No column has drifted from the month before, or from the model's training data.",
-    "performance_above_threshold": "The metric over the window is not below the contract's threshold.",
+    PERFORMANCE_ABOVE_THRESHOLD: "The metric over the window is not below the contract's threshold.",
 }
 
 
 def _freshness(product: Product) -> dg.FreshnessPolicy | None:
-    """A live product's day is due the next morning at ten; a finished history is never overdue."""
+    """A live product's day is due the next day, by its ``alerts.due_hour``; a finished history never."""
     if product.end is not None:
         return None
     return dg.FreshnessPolicy.cron(
-        deadline_cron="0 10 * * *", lower_bound_delta=timedelta(hours=24), timezone=product.timezone
+        deadline_cron=f"0 {product.alerts.due_hour} * * *",
+        lower_bound_delta=timedelta(hours=24),
+        timezone=product.timezone,
     )
 
 

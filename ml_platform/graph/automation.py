@@ -15,10 +15,11 @@ import dagster as dg
 from ml_platform.data_engineering import landing
 from ml_platform.engine.step import MAINTENANCE, StepRequest
 from ml_platform.graph import partitions, processes
-from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, NO_DRIFT, ModelConfig, asset_key
+from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, ModelConfig, asset_key
 from ml_platform.graph.resources import StepRunner
 from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
 from ml_platform.settings import Settings
+from ml_platform.steps import NO_DRIFT
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 
@@ -201,10 +202,7 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             requests.append(
                 dg.RunRequest(
                     run_key=f"{first}/{last}/{fingerprint_of(inside)}",
-                    tags={
-                        "dagster/asset_partition_range_start": first.isoformat(),
-                        "dagster/asset_partition_range_end": last.isoformat(),
-                    },
+                    tags=partitions.range_tags(first, last),
                 )
             )
         events = [

@@ -10,6 +10,7 @@ from ml_platform.engine.step import REPORT_DAYS
 from ml_platform.product import Product, add_months, month_of
 
 SINGLE_RUN = dg.BackfillPolicy.single_run()
+RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
 def daily(product: Product) -> dg.DailyPartitionsDefinition:
@@ -74,6 +75,6 @@ def report_window() -> dg.TimeWindowPartitionMapping:
     )
 
 
-def key_of(day: date) -> str:
-    """The partition key of a day, or of the month that begins with it."""
-    return day.isoformat()
+def range_tags(first: date, last: date) -> dict[str, str]:
+    """The tags of a run over the partitions from ``first`` to ``last``, as Dagster names them."""
+    return {RANGE_TAGS[0]: first.isoformat(), RANGE_TAGS[1]: last.isoformat()}

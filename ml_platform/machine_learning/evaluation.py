@@ -35,8 +35,6 @@ from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, DayRange, Product
 from ml_platform.storage.tables import Tables, column
 from ml_platform.tasks import in_tasks
 
-CODE_VERSION = "1"
-
 #: Days evaluated by one task; each task reads its days' windows once.
 _DAYS_A_TASK = 16
 _DECIMALS = 9

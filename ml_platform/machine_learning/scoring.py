@@ -29,7 +29,6 @@ from ml_platform.storage.roots import quoted
 from ml_platform.storage.tables import Tables, column
 from ml_platform.tasks import in_tasks, spare_next_task
 
-CODE_VERSION = "1"
 PREDICTIONS = "predictions"
 
 #: Matrix products may differ in the last bit with the size of a batch; stored probabilities don't.

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from ml_platform.product import Product, Severity
+from ml_platform.steps import DATA_QUALITY, PERFORMANCE_ABOVE_THRESHOLD, VALIDATED
 from ml_platform.storage.ledger import DayRecord
 
 Kind = Literal["check", "outcome", "run", "overdue"]
@@ -26,7 +27,7 @@ _OUTCOMES: dict[str, Severity] = {
     "empty": "warning",
 }
 #: Checks over a window: that they fail again on the next day is no news.
-_CONTINUING = frozenset({"performance_above_threshold"})
+_CONTINUING = frozenset({PERFORMANCE_ABOVE_THRESHOLD})
 #: Single findings of one asset and check that a message lists; more are counted.
 LISTED = 5
 #: Findings that are remembered per channel; the oldest ones are forgotten first.
@@ -184,8 +185,7 @@ def _keys(asset: str, day: date, record: DayRecord) -> list[str]:
     if record.outcome in ("held_back", "no_model"):
         return []
     checks = [check["name"] for check in record.details.get("checks", [])]
-    known = {"ards": "data_quality", "mrds": "data_quality"}
-    names = {*checks, *([known[asset]] if asset in known and record.usable else [])}
+    names = {*checks, *([DATA_QUALITY] if asset in VALIDATED and record.usable else [])}
     return [*(_check_key(asset, day, name) for name in names), f"{asset}/{day}/outcome"]
 
 

@@ -20,7 +20,6 @@ from ml_platform.product import Product
 if TYPE_CHECKING:
     import pandas as pd
 
-CHECK = "no_drift"
 PREDICTION = "predicted probability"
 
 Kind = Literal["numeric", "categorical"]

@@ -11,7 +11,6 @@ from ml_platform.mlops.drift import ColumnDrift, Comparison
 from ml_platform.mlops.pages import template
 from ml_platform.product import Product
 
-CODE_VERSION = "2"
 HTML, JSON = "report.html", "report.json"
 
 

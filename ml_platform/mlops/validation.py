@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-CHECK = "data_quality"
-CODE_VERSION = "2"
 EXAMPLES = 20
 DIMENSIONS: tuple[Dimension, ...] = (
     "schema",

@@ -19,7 +19,6 @@ from ml_platform.mlops.quarantine import LISTED, Unusable
 from ml_platform.mlops.validation import Quality, Result
 from ml_platform.product import Product
 
-CODE_VERSION = "1"
 HTML, JSON, QUARANTINE_CSV = "report.html", "report.json", "quarantine.csv"
 
 _TITLES = {"ards": "Analytics-ready data set", "mrds": "Model-ready data set"}

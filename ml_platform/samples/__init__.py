@@ -27,3 +27,5 @@ def _customers(product: Product, landing: Path, days: DayRange, **options: Any) 
 
 
 SAMPLES: dict[str, Callable[..., object]] = {"flights": _flights, "customers": _customers}
+#: The samples whose days can have any size.
+GENERATED: frozenset[str] = frozenset({"customers"})

@@ -12,8 +12,8 @@ import pytest
 from ml_platform.engine import messages
 from ml_platform.engine.messages import (
     MissingResultError,
+    RemoteMessages,
     Task,
-    Told,
     VolumeChannel,
     VolumeMessageWriter,
     decode,
@@ -57,7 +57,7 @@ def written(folder: Path) -> list[str]:
 
 def test_a_result_arrives_as_it_was_sent() -> None:
     travelled = json.loads(json.dumps(list(messages_of(RESULT))))
-    assert repr(Told(travelled).result(REQUEST)) == repr(RESULT)
+    assert repr(RemoteMessages(travelled).result(REQUEST)) == repr(RESULT)
     assert len(travelled) == 3, "each day is a message of its own"
 
 
@@ -66,7 +66,7 @@ def test_a_result_that_lacks_a_message_is_none(left_out: int) -> None:
     travelled = list(messages_of(RESULT))
     del travelled[left_out]
     with pytest.raises(MissingResultError):
-        Told(travelled).result(REQUEST)
+        RemoteMessages(travelled).result(REQUEST)
 
 
 def test_a_task_arrives_as_it_was_sent() -> None:

@@ -10,8 +10,9 @@ import pytest
 from ml_platform.engine import spark as module
 from ml_platform.engine.local import length_of
 from ml_platform.engine.spark import Length, spark_conf
-from ml_platform.engine.step import StepName, StepRequest
+from ml_platform.engine.step import StepRequest
 from ml_platform.settings import PACKAGE, Settings
+from ml_platform.steps import StepName
 from ml_platform_tests.small_platform import days, shop
 
 

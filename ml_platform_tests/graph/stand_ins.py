@@ -11,21 +11,19 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.build import build_definitions
-from ml_platform.engine.daily_steps import PERFORMANCE_CHECK
-from ml_platform.engine.model_step import CHECK as MODEL_CHECK
 from ml_platform.engine.step import Check, DayResult, StepRequest, StepResult
 from ml_platform.graph.assets import asset_key
-from ml_platform.mlops.validation import CHECK as QUALITY_CHECK
 from ml_platform.product import Product
 from ml_platform.settings import Settings
+from ml_platform.steps import CHALLENGER_BEATS_CHAMPION, DATA_QUALITY, PERFORMANCE_ABOVE_THRESHOLD
 from ml_platform.storage.ledger import Outcome
 from ml_platform_tests.small_platform import D, shop
 
 CHECKS = {
-    "ards": QUALITY_CHECK,
-    "mrds": QUALITY_CHECK,
-    "model": MODEL_CHECK,
-    "model_performance": PERFORMANCE_CHECK,
+    "ards": DATA_QUALITY,
+    "mrds": DATA_QUALITY,
+    "model": CHALLENGER_BEATS_CHAMPION,
+    "model_performance": PERFORMANCE_ABOVE_THRESHOLD,
 }
 
 

@@ -21,7 +21,7 @@ from ml_platform.compute import Compute
 from ml_platform.engine.databricks import wheel as wheels
 from ml_platform.engine.databricks.pipes import VolumeContextInjector, VolumeMessageReader, message_folder
 from ml_platform.engine.databricks.workspace import REFUSALS, Workspace, told
-from ml_platform.engine.messages import MissingResultError, Task, Told
+from ml_platform.engine.messages import MissingResultError, RemoteMessages, Task
 from ml_platform.engine.step import PermanentError, StepRequest, StepResult
 from ml_platform.engine.travel import settings_for
 from ml_platform.product import Product, fingerprint_of
@@ -175,7 +175,7 @@ class _RemoteRun:
                 self._cancel()
                 raise
             self._read_the_rest(succeeded=_succeeded(state))
-            messages = Told(list(session.get_custom_messages()))
+            messages = RemoteMessages(list(session.get_custom_messages()))
         if messages.failure is not None or not _succeeded(state):
             raise self._failure(state, messages)
         try:
@@ -290,7 +290,7 @@ class _RemoteRun:
 
     # -- failing -------------------------------------------------------------------------------------
 
-    def _failure(self, state: jobs.RunState, messages: Told) -> dg.Failure:
+    def _failure(self, state: jobs.RunState, messages: RemoteMessages) -> dg.Failure:
         known = messages.failure
         if known is not None:
             why = (
