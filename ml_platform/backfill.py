@@ -23,6 +23,7 @@ from ml_platform.graph import processes
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, asset_key
 from ml_platform.graph.automation import PRODUCT_TAG
 from ml_platform.graph.partitions import range_tags
+from ml_platform.graph.report import BACKFILL_TAGS
 from ml_platform.graph.resources import ChosenStepRunner, LocalStepRunner
 from ml_platform.product import DayRange, Product, add_months, month_of
 from ml_platform.settings import Settings
@@ -65,6 +66,7 @@ class Backfill:
 
     def __post_init__(self) -> None:
         processes.reap(self.instance)
+        self._days: DayRange | None = None
         self._runner = ChosenStepRunner(self.settings, progress=self.progress)
         definitions = build_definitions(
             self.settings,
@@ -79,6 +81,7 @@ class Backfill:
         Raises:
             BackfillError: a run failed.
         """
+        self._days = days
         before, after = self._selected(_BEFORE_MODELS), self._selected(_AFTER_MODELS)
         self._stage(before, list(days))
         if MODEL in self.select:
@@ -95,6 +98,7 @@ class Backfill:
         Raises:
             BackfillError: a run failed.
         """
+        self._days = days
         self._stage(_BEFORE_MODELS, list(days))
         for month in _months_of(days):
             last = min(days.last, add_months(month, 1) - timedelta(days=1))
@@ -167,6 +171,7 @@ class Backfill:
         tags = {
             **range_tags(first, last),
             PRODUCT_TAG: self.product.name,
+            **({BACKFILL_TAGS[1]: str(self._days)} if self._days and len(self._days) > 1 else {}),
             processes.PROCESS_TAG: processes.mark_of(run_id),
         }
         result = self._job.execute_in_process(

@@ -18,7 +18,13 @@ from pyspark.sql import DataFrame, SparkSession
 from ml_platform.data_engineering import large_days, small_days
 from ml_platform.data_engineering.counting import Counted, Counting, Statistics
 from ml_platform.data_engineering.landing import Delivery
-from ml_platform.data_engineering.resolution import Account, Resolution, ards_columns, quarantine_schema
+from ml_platform.data_engineering.resolution import (
+    Account,
+    Refusal,
+    Resolution,
+    ards_columns,
+    quarantine_schema,
+)
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import EMPTY
@@ -45,7 +51,7 @@ class ArdsDay:
     ``delivered`` = ``rows`` + ``superseded`` + ``labels_applied`` + ``quarantined``, always.
     """
 
-    refusal: str | None = None
+    refusal: Refusal | None = None
     rows: int = 0
     delivered: int = 0
     superseded: int = 0
@@ -87,7 +93,7 @@ def write(
     run_id: str,
     statistics: Statistics | None = None,
 ) -> dict[date, ArdsDay]:
-    """Write the ARDS and the quarantine of some days, each table in one commit.
+    """Write the ARDS and the quarantine of some days, each table in one commit, none beside another run's.
 
     Args:
         deliveries: readable ones, of different days; these days are replaced, and no others.
@@ -115,7 +121,7 @@ class _Done:
     """The days that were written, each with its account and what it holds, and those that can't be read."""
 
     accounts: Mapping[date, Account]
-    refusals: Mapping[date, str]
+    refusals: Mapping[date, Refusal]
     counted: Mapping[date, Counted] = field(default_factory=dict)
     version: int | None = None
 
@@ -136,11 +142,12 @@ def _write_in_tasks(
     if not days:
         return _Done(accounts, refusals)
     unfit = {day: written[day].quarantine for day in days}
-    if any(unfit.values()) or tables.has_days(product.name, QUARANTINE, days):
-        schema = quarantine_schema()
-        tables.replace_days_by(product.name, QUARANTINE, schema, unfit, days, run_id=run_id)
-    rows, schema = {day: written[day].rows for day in days}, small_days.rows_schema(product)
-    version = tables.replace_days_by(product.name, ARDS, schema, rows, days, run_id=run_id)
+    with tables.hold(product.name, ARDS, days):
+        if any(unfit.values()) or tables.has_days(product.name, QUARANTINE, days):
+            schema = quarantine_schema()
+            tables.replace_days_by(product.name, QUARANTINE, schema, unfit, days, run_id=run_id)
+        rows, schema = {day: written[day].rows for day in days}, small_days.rows_schema(product)
+        version = tables.replace_days_by(product.name, ARDS, schema, rows, days, run_id=run_id)
     return _Done(accounts, refusals, {day: written[day].counted for day in days}, version)
 
 
@@ -160,11 +167,12 @@ def _write_by_spark(
         if not days:
             return _Done(accounts, refusals)
         unfit = any(account.quarantined for account in accounts.values())
-        if unfit or tables.has_days(product.name, QUARANTINE, days):
-            quarantine = reduce(DataFrame.unionByName, [one.quarantine for one in resolutions])
-            tables.replace_days(spark, product.name, QUARANTINE, quarantine, days, run_id=run_id)
-        rows = reduce(DataFrame.unionByName, [one.rows for one in resolutions])
-        version = tables.replace_days(spark, product.name, ARDS, rows, days, run_id=run_id)
+        with tables.hold(product.name, ARDS, days):
+            if unfit or tables.has_days(product.name, QUARANTINE, days):
+                quarantine = reduce(DataFrame.unionByName, [one.quarantine for one in resolutions])
+                tables.replace_days(spark, product.name, QUARANTINE, quarantine, days, run_id=run_id)
+            rows = reduce(DataFrame.unionByName, [one.rows for one in resolutions])
+            version = tables.replace_days(spark, product.name, ARDS, rows, days, run_id=run_id)
     finally:
         for one in resolutions:
             one.release()

@@ -6,6 +6,7 @@ inside the files is :mod:`.parsing`'s business.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -51,28 +52,37 @@ def delivered_days(product: Product, landing: Path) -> list[date]:
 
 def stamp(product: Product, landing: Path, day: date) -> str | None:
     """The stamp of a day's delivery, without opening a file; None if nothing was delivered."""
-    paths = _csv_files(landing / product.name / day.isoformat())
-    return fingerprint_of([_facts(path) for path in paths]) if paths else None
+    try:
+        paths = _csv_files(landing / product.name / day.isoformat())
+        return fingerprint_of([_facts(path) for path in paths]) if paths else None
+    except OSError as error:
+        return fingerprint_of(_why(error))
 
 
 def size(product: Product, landing: Path, days: Iterable[date]) -> int:
     """Bytes of the deliveries of some days, as they lie there."""
-    return sum(
-        path.stat().st_size for day in days for path in _csv_files(landing / product.name / day.isoformat())
-    )
+    total = 0
+    for day in days:
+        with contextlib.suppress(OSError):  # such a day is refused, when it is scanned
+            total += sum(_facts(path)[1] for path in _csv_files(landing / product.name / day.isoformat()))
+    return total
 
 
 def scan(product: Product, landing: Path, days: Iterable[date]) -> dict[date, Delivery]:
     """The deliveries of ``days``; a day for which nothing was delivered is absent.
 
-    A day that has label files only is absent too: its rows have not been delivered yet.
+    A day that has label files only is absent too: its rows have not been delivered yet. One whose folder or
+    files can't be looked at is refused, the others are not concerned.
     """
     found = {}
     for day in days:
-        paths = _csv_files(landing / product.name / day.isoformat())
-        if not paths:
-            continue
-        delivery = _delivery(product, day, paths)
+        try:
+            paths = _csv_files(landing / product.name / day.isoformat())
+            if not paths:
+                continue
+            delivery = _delivery(product, day, paths)
+        except OSError as error:
+            delivery = Delivery(day, (), fingerprint_of(_why(error)), _why(error))
         if delivery.refusal or any(not file.labels_only for file in delivery.files):
             found[day] = delivery
     return found
@@ -97,6 +107,10 @@ def _csv_files(folder: Path) -> list[Path]:
         return []
     names = [e.name for e in entries if e.name.endswith(_SUFFIXES) and not e.name.startswith(".")]
     return [folder / name for name in sorted(names)]
+
+
+def _why(error: OSError) -> str:
+    return f"{error.filename}: can't be read: {error.strerror}"
 
 
 def _facts(path: Path) -> tuple[str, int, int]:

@@ -17,7 +17,9 @@ from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.parsing import DeliveryFile, locate, parse_file, parsed_schema
 from ml_platform.data_engineering.resolution import (
     ORPHAN,
+    REFUSALS,
     Account,
+    Refusal,
     Resolution,
     ards_columns,
     quarantine_schema,
@@ -31,13 +33,13 @@ def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery
     """What becomes of these days; holds their records in Spark's memory, or on disk, until released."""
     parsed = _parse(spark, product, [file for delivery in deliveries for file in delivery.files]).persist()
     records: dict[date, dict[str, int]] = {delivery.day: {} for delivery in deliveries}
-    refusals: dict[date, str] = {}
+    refusals: dict[date, Refusal] = {}
     for row in (
         parsed.groupBy("_day", "_kind").agg(F.count(F.lit(1)).alias("n"), F.min("_reason").alias("why"))
     ).collect():
         records[row["_day"]][row["_kind"]] = row["n"]
-        if row["_kind"] == "unreadable":
-            refusals[row["_day"]] = row["why"]
+        if row["_kind"] in REFUSALS:
+            refusals[row["_day"]] = Refusal(row["why"], may_pass=REFUSALS[row["_kind"]])
     days = sorted(day for day in records if day not in refusals)
     usable = parsed.where(F.col("_day").isin(days)) if refusals else parsed
 

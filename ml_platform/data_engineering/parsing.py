@@ -52,6 +52,10 @@ class UnreadableFile(Exception):  # noqa: N818 - what it is, not what went wrong
     """A file that can't be read to its end; the message says why."""
 
 
+class UnreachableFile(UnreadableFile):
+    """A file whose content this machine doesn't get: no right to read it, a folder that isn't mounted."""
+
+
 @dataclass(frozen=True)
 class DeliveryFile:
     """One file of a day's delivery; ``number`` is its place in file-name order."""
@@ -69,7 +73,8 @@ class DeliveryFile:
 def parsed_schema(product: Product) -> pa.Schema:
     """The schema of :func:`parse_file`, the same for every file of a product.
 
-    ``_kind`` is ``row``, ``label``, ``bad`` (with ``_line``, ``_raw`` and ``_reason``) or ``unreadable``;
+    ``_kind`` is ``row``, ``label``, ``bad`` (with ``_line``, ``_raw`` and ``_reason``), ``unreadable``, or
+    ``unreachable`` where that is no fault of the file's content;
     ``_record`` counts the records of a file from 0, blank lines not counted.
     """
     columns = [(name, ARROW_TYPES[declared.type]) for name, declared in product.source.columns.items()]
@@ -92,8 +97,8 @@ def parsed_schema(product: Product) -> pa.Schema:
 def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
     """Every record of a file, in order, typed.
 
-    A file that can't be read to its end ends with one record of the kind ``unreadable``; what came
-    before it is then worth nothing.
+    A file that can't be read to its end ends with one record of the kind ``unreadable`` or
+    ``unreachable``; what came before it is then worth nothing.
     """
     done = 0
     try:
@@ -111,7 +116,8 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
     try:
         yield from _parse_exactly(file, product, done)
     except UnreadableFile as error:
-        yield _unreadable(file, product, str(error))
+        kind = "unreachable" if isinstance(error, UnreachableFile) else "unreadable"
+        yield _unreadable(file, product, kind, str(error))
 
 
 def read_header(path: str, source: Source) -> tuple[str, ...]:
@@ -119,6 +125,7 @@ def read_header(path: str, source: Source) -> tuple[str, ...]:
 
     Raises:
         UnreadableFile: the file is empty, damaged, or not UTF-8.
+        UnreachableFile: the machine doesn't give its content.
     """
     for record in _tokenize(path, source):
         if record.problem:
@@ -407,8 +414,10 @@ def _tokenize(path: str, source: Source) -> Iterator[_Record]:
             while (record := _next_record(lines, source)) is not None:
                 if record.raw:
                     yield record
-    except (OSError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UnreadableFile(f"can't be read to its end: {error}") from error
+    except OSError as error:
+        raise UnreachableFile(f"can't be read: {error.strerror or error}") from error
 
 
 def _open(path: str) -> io.TextIOWrapper:
@@ -673,14 +682,14 @@ def _parse(text: str, declared: Column) -> Any:
         return None
 
 
-def _unreadable(file: DeliveryFile, product: Product, reason: str) -> pa.RecordBatch:
+def _unreadable(file: DeliveryFile, product: Product, kind: str, reason: str) -> pa.RecordBatch:
     schema = parsed_schema(product)
     facts = {
         "_day": file.day,
         "_file": file.name,
         "_file_number": file.number,
         "_record": -1,
-        "_kind": "unreadable",
+        "_kind": kind,
         "_reason": f"{file.name}: {reason}",
     }
     arrays = [pa.array([facts.get(one.name)], one.type) for one in schema]

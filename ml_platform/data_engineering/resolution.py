@@ -14,6 +14,18 @@ from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 ORPHAN = "label without a row"
 
 
+#: The kinds of parsed records that tell why a file can't be used, and whether another try may find otherwise.
+REFUSALS = {"unreadable": False, "unreachable": True}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a day's delivery can't be read; ``may_pass`` if its files need not be changed for that to end."""
+
+    reason: str
+    may_pass: bool = False
+
+
 @dataclass(frozen=True)
 class Account:
     """How many records of a day came, gave a row its label, and could not be used."""
@@ -35,7 +47,7 @@ class Resolution:
     rows: DataFrame
     quarantine: DataFrame
     accounts: Mapping[date, Account]
-    refusals: Mapping[date, str]
+    refusals: Mapping[date, Refusal]
     release: Callable[[], object]
 
 

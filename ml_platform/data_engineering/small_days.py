@@ -24,7 +24,9 @@ from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.parsing import UnreadableFile, locate, parse_file, parsed_schema
 from ml_platform.data_engineering.resolution import (
     ORPHAN,
+    REFUSALS,
     Account,
+    Refusal,
     Resolution,
     ards_columns,
     quarantine_schema,
@@ -53,7 +55,7 @@ def is_small(delivery: Delivery) -> bool:
 class WrittenDay:
     """What became of a day: why it can't be read, or else its account, and the files of its records."""
 
-    refusal: str | None = None
+    refusal: Refusal | None = None
     account: Account | None = None
     counted: Counted = field(default_factory=Counted)
     rows: list[DayFile] = field(default_factory=list)
@@ -89,7 +91,7 @@ def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery
         row[EVENT_DAY]: json.loads(row["_facts"])
         for row in found.where(F.col("_kind") == "day").select(EVENT_DAY, "_facts").collect()
     }
-    refusals = {day: one["refusal"] for day, one in facts.items() if "refusal" in one}
+    refusals = {day: Refusal(**one["refusal"]) for day, one in facts.items() if "refusal" in one}
     readable = [delivery for delivery in deliveries if delivery.day not in refusals]
     rows = _in_tasks(spark, product, readable, with_rows=True)
     return Resolution(
@@ -151,8 +153,10 @@ class _Day:
         )
         self._records = len(parsed)
         kind = parsed["_kind"]
-        unreadable = parsed.filter(pc.equal(kind, "unreadable"))
-        self._refusal: str | None = unreadable["_reason"][0].as_py() if len(unreadable) else None
+        self._refusal: Refusal | None = None
+        for one in parsed.filter(pc.is_in(kind, pa.array(list(REFUSALS)))).to_pylist():
+            self._refusal = Refusal(one["_reason"], may_pass=REFUSALS[one["_kind"]])
+            break
         is_bad = pc.equal(kind, "bad")
         self._bad = parsed.filter(is_bad)
         usable = parsed.filter(pc.invert(is_bad)) if len(self._bad) else parsed
@@ -183,14 +187,14 @@ class _Day:
         """
         if self._refusal is not None:
             raise UnreadableFile(
-                f"{self._delivery.day}: the delivery changed while it was read: {self._refusal}"
+                f"{self._delivery.day}: the delivery changed while it was read: {self._refusal.reason}"
             )
         yield from self._batches("row", self._entries.rows())
 
     def others(self) -> Iterator[pa.RecordBatch]:
         """The records for the quarantine, and the account of the day or why it can't be read."""
         if self._refusal is not None:
-            facts: dict[str, Any] = {"refusal": self._refusal}
+            facts: dict[str, Any] = {"refusal": asdict(self._refusal)}
         else:
             facts = asdict(self._account)
             for columns in self._unusable():

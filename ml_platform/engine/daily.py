@@ -6,13 +6,18 @@ Every daily step goes through :func:`run_days`; what it reads and writes is the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar
 
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import Inputs, StepResult, Written, result_of
 from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.tables import OvertakenError
+
+#: How often days are done again that other runs are writing at the same time.
+ATTEMPTS = 10
 
 
 class DailyStep(ABC):
@@ -24,6 +29,8 @@ class DailyStep(ABC):
 
     asset: ClassVar[str]
     contract_sections: ClassVar[tuple[str, ...]]
+    #: The tables whose days it replaces; those that steer the platform are not among them.
+    tables: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, context: StepContext) -> None:
         self.context = context
@@ -58,26 +65,38 @@ class DailyStep(ABC):
         return self.context.product.hash_of(*self.contract_sections)
 
 
-def pending(step: DailyStep, days: Sequence[date], *, force: bool = False) -> dict[date, Inputs]:
-    """The days that are not up to date, with their inputs. Needs no Spark."""
-    inputs = step.inputs(days)
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done of some days now: their inputs, and the records that days have so far."""
+
+    todo: Mapping[date, Inputs]
+    known: Mapping[date, DayRecord]
+
+    @property
+    def doable(self) -> list[date]:
+        return sorted(day for day, inputs in self.todo.items() if inputs.outcome is None)
+
+    @property
+    def settled(self) -> dict[date, DayRecord]:
+        """The records of the days that need not be done."""
+        return {day: record for day, record in self.known.items() if day not in self.todo}
+
+
+def _plan(step: DailyStep, days: Sequence[date], *, force: bool) -> _Plan:
     known = step.context.ledger.latest(step.asset, set(days))
-    return {day: inputs[day] for day in days if force or not _up_to_date(step, known.get(day), inputs[day])}
-
-
-#: Outcomes that a day had because of its inputs, which are no obstacle any more.
-_OF_INPUTS = frozenset({"missing", "held_back", "no_model"})
+    inputs = step.inputs(days)
+    todo = {day: inputs[day] for day in days if force or not _up_to_date(step, known.get(day), inputs[day])}
+    return _Plan(todo, known)
 
 
 def is_pending(step: DailyStep, days: Sequence[date], *, force: bool = False) -> bool:
     """Whether any day is to be done or judged again. Needs no Spark."""
-    todo = pending(step, days, force=force)
-    return bool(todo) or bool(step.outdated_verdicts(_settled(step, days, todo)))
+    plan = _plan(step, days, force=force)
+    return bool(plan.todo) or bool(step.outdated_verdicts(plan.settled))
 
 
-def _settled(step: DailyStep, days: Sequence[date], todo: Collection[date]) -> dict[date, DayRecord]:
-    """What the ledger has of the days that need not be done."""
-    return step.context.ledger.latest(step.asset, {day for day in days if day not in todo})
+#: Outcomes that a day had because of its inputs, which are no obstacle any more.
+_OF_INPUTS = frozenset({"missing", "held_back", "no_model"})
 
 
 def _up_to_date(step: DailyStep, record: DayRecord | None, inputs: Inputs) -> bool:
@@ -100,51 +119,74 @@ def run_days(step: DailyStep, days: Sequence[date], *, force: bool = False) -> S
     """Bring ``days`` of an asset up to date, in chunks that are each recorded when they are done.
 
     A day that must not or can't be done gets its outcome and keeps what the tables hold of it; the
-    other days go on. A run that was killed continues with the first chunk that isn't recorded.
+    other days go on. A run that was killed continues with the first chunk that isn't recorded. Runs may
+    work on the same days at once: what stays is made from what the last of them has seen.
+
+    Raises:
+        OvertakenError: other runs have written the same days again and again.
     """
     context = step.context
-    todo = pending(step, days, force=force)
-    _record_outcomes(step, {day: inputs for day, inputs in todo.items() if inputs.outcome is not None})
-    doable = sorted(day for day, inputs in todo.items() if inputs.outcome is None)
-    size = context.settings.chunk_days
-    for start in range(0, len(doable), size):
-        chunk = doable[start : start + size]
-        written = step.write(chunk)
-        context.ledger.record(
-            [_record(step, day, todo[day].fingerprint, written[day]) for day in chunk if day in written]
-        )
-        context.log(f"{step.asset}: {start + len(chunk)} of {len(doable)} days, to {chunk[-1]}")
-    judged = _judge_again(step, days, todo)
+    todo = _plan(step, days, force=force).todo
+    size, ordered, done = context.settings.chunk_days, sorted(todo), 0
+    for start in range(0, len(ordered), size):
+        chunk = ordered[start : start + size]
+        if written := _do(step, chunk, force=force):
+            done += written
+            context.log(f"{step.asset}: {start + len(chunk)} of {len(ordered)} days, to {chunk[-1]}")
+    settled = context.ledger.latest(step.asset, {day for day in days if day not in todo})
+    judged = _judge_again(step, settled)
     known = context.ledger.latest(step.asset, set(days))
     return StepResult(
         days=[result_of(known[day], up_to_date=day not in todo and day not in judged) for day in days],
-        metadata={"days_done": len(doable), "days_up_to_date": len(days) - len(todo)}
+        metadata={"days_done": done, "days_up_to_date": len(days) - len(todo)}
         | ({"days_judged_again": len(judged)} if judged else {}),
     )
 
 
-def _judge_again(step: DailyStep, days: Sequence[date], todo: Collection[date]) -> list[date]:
+def _do(step: DailyStep, days: Sequence[date], *, force: bool) -> int:
+    """Do some days, from what they are made of now; says how many were written.
+
+    What another run has written or recorded meanwhile is done again, from what it is made of by then.
+    """
+    context, done, left = step.context, 0, list(days)
+    for attempt in range(ATTEMPTS):
+        # The other run's record may be of what this one has replaced, so such days are done in any case.
+        again = force or attempt > 0
+        with context.tables.guarded(context.product.name, step.tables):
+            plan = _plan(step, left, force=again)
+            try:
+                written = dict(step.write(plan.doable)) if plan.doable else {}
+            except OvertakenError as error:
+                context.log(f"{step.asset}: {error}; these days are done again")
+                continue
+            found = {day: Written(one.outcome, one.reason) for day, one in plan.todo.items() if one.outcome}
+            records = [
+                _record(step, day, plan.todo[day].fingerprint, one)
+                for day, one in {**found, **written}.items()
+            ]
+            overtaken = context.ledger.record_since(records, plan.known)
+        done += len(written)
+        left = sorted(overtaken.union(day for day in plan.doable if day not in written))
+        if not left:
+            return done
+        context.log(f"{step.asset}: another run has done {len(left)} of the same days; they are done again")
+    raise OvertakenError(
+        f"{context.product.name}/{step.asset}: other runs have changed {left[0]} again and again; "
+        "run again when they are done"
+    )
+
+
+def _judge_again(step: DailyStep, settled: Mapping[date, DayRecord]) -> list[date]:
     """Give days that stand as they are a new verdict, where what they are held against has changed."""
-    settled = _settled(step, days, todo)
     outdated = step.outdated_verdicts(settled)
     if not outdated:
         return []
     judged = step.judge_again({day: settled[day] for day in outdated})
-    step.context.ledger.record(
-        [_record(step, day, settled[day].inputs, written) for day, written in judged.items()]
+    step.context.ledger.record_since(
+        [_record(step, day, settled[day].inputs, written) for day, written in judged.items()], settled
     )
     step.context.log(f"{step.asset}: {len(judged)} days judged again")
     return list(judged)
-
-
-def _record_outcomes(step: DailyStep, outcomes: dict[date, Inputs]) -> None:
-    step.context.ledger.record(
-        [
-            _record(step, day, inputs.fingerprint, Written(inputs.outcome, inputs.reason))
-            for day, inputs in outcomes.items()
-            if inputs.outcome is not None
-        ]
-    )
 
 
 def _record(step: DailyStep, day: date, inputs: str, written: Written) -> DayRecord:
@@ -187,11 +229,15 @@ def from_same_day(
         elif record.outcome in ("missing", "no_model"):
             found[day] = Inputs(record.inputs, record.outcome, record.reason)
         elif record.usable:
-            value = record.details.get("metadata", {}).get(fingerprint) or record.fingerprint or "empty"
-            found[day] = Inputs(value)
+            found[day] = Inputs(content_of(record, fingerprint))
         else:
             why = record.reason
             if record.outcome != "held_back":
                 why = f"{asset} is {record.outcome}: {why}"
             found[day] = Inputs(record.fingerprint or record.inputs, "held_back", why)
     return found
+
+
+def content_of(record: DayRecord, fingerprint: str = "fingerprint") -> str:
+    """What a usable day holds, by one of its record's fingerprints."""
+    return record.details.get("metadata", {}).get(fingerprint) or record.fingerprint or "empty"

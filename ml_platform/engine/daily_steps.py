@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_platform.data_engineering import online_features
 from ml_platform.engine.context import StepContext, days_between, left_out
-from ml_platform.engine.daily import DailyStep, from_same_day
+from ml_platform.engine.daily import DailyStep, content_of, from_same_day
 from ml_platform.engine.data_steps import FEATURES_FINGERPRINT, Ards, Mrds
 from ml_platform.engine.drift_step import DriftReport
 from ml_platform.engine.report_steps import ValidationReport
@@ -24,7 +24,7 @@ from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.product import fingerprint_of
 from ml_platform.steps import CODE_VERSIONS, PERFORMANCE_ABOVE_THRESHOLD
-from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.ledger import SETTLED, DayRecord
 from ml_platform.storage.online import OnlineStore, OnlineStoreError
 
 #: Seconds that a publication waits for another one's merge, which takes a minute for millions of entities.
@@ -38,12 +38,24 @@ class OnlineFeatures(DailyStep):
     contract_sections = ("source", "mrds")
     code_version = CODE_VERSIONS["online_features"]
 
+    def __init__(self, context: StepContext) -> None:
+        super().__init__(context)
+        self._inputs: dict[date, Inputs] = {}
+
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
-        return from_same_day(self.context, "mrds", days, fingerprint=FEATURES_FINGERPRINT)
+        self._inputs = from_same_day(self.context, "mrds", days, fingerprint=FEATURES_FINGERPRINT)
+        return self._inputs
 
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         context = self.context
-        records = context.ledger.latest("mrds", set(days))
+        records = {
+            day: record
+            for day, record in context.usable("mrds", set(days)).items()
+            if content_of(record, FEATURES_FINGERPRINT) == self._inputs[day].fingerprint
+        }
+        days = [day for day in days if day in records]  # the others have changed just now
+        if not days:
+            return {}
         known = context.ledger.latest("mrds", details=False)
         usable = [day for day, record in known.items() if record.usable]
         url = context.settings.online_url
@@ -93,6 +105,7 @@ class Predictions(DailyStep):
     """MRDS and the model that served the day, to predictions."""
 
     asset = "predictions"
+    tables = (scoring.PREDICTIONS,)
     contract_sections = ("mrds", "model.features")
     code_version = CODE_VERSIONS["predictions"]
 
@@ -117,8 +130,8 @@ class Predictions(DailyStep):
         self._rows = {day: inputs.fingerprint.partition("/")[0] for day, inputs in found.items()}
         self._kept = {}
         if not self.context.request.rescore:
-            known = self.context.ledger.latest(self.asset, set(days))
-            self._kept = {day: record for day, record in known.items() if record.outcome == "written"}
+            settled = self.context.ledger.latest(self.asset, set(days), outcomes=SETTLED)
+            self._kept = {day: record for day, record in settled.items() if record.outcome == "written"}
         return found
 
     def keeps(self, record: DayRecord, inputs: Inputs) -> bool:
@@ -128,7 +141,7 @@ class Predictions(DailyStep):
         context = self.context
         product = context.product
         decisions = self._history.decisions()
-        records = {model.fingerprint: model for model in self._history.models()}
+        records = self._history.by_fingerprint()
         registry = Registry.of(context.settings)
         models: dict[date, scoring.ServingModel] = {}
         for day in days:

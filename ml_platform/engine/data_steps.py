@@ -14,6 +14,7 @@ from datetime import date
 from typing import Any, ClassVar
 
 from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
+from ml_platform.data_engineering.resolution import Refusal
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.daily import DailyStep, from_same_day
 from ml_platform.engine.step import Check, Inputs, Written, quality_of
@@ -251,6 +252,7 @@ class Ards(ValidatedStep):
     """Deliveries to typed rows."""
 
     asset = "ards"
+    tables = (ards.ARDS, ards.QUARANTINE)
     data_set = "ards"
     contract_sections = ("source",)
     code_version = CODE_VERSIONS["ards"]
@@ -269,7 +271,8 @@ class Ards(ValidatedStep):
                 place = folder / product.name / day.isoformat()
                 found[day] = Inputs("", "missing", f"no rows have been delivered to {place}")
             elif delivery.refusal:
-                found[day] = Inputs(delivery.stamp, "refused", delivery.refusal)
+                # Another stamp than that of its content: the same files may be read when they are reached.
+                found[day] = Inputs(f"{delivery.stamp}/refused", "refused", delivery.refusal)
             else:
                 found[day] = Inputs(delivery.stamp)
         return found
@@ -287,7 +290,7 @@ class Ards(ValidatedStep):
             statistics=profiles.ProfileStatistics(product, "ards"),
         )
         return {
-            day: Written("refused", one.refusal)
+            day: self._refused(day, one.refusal)
             if one.refusal
             else Content(
                 counts=one.counts,
@@ -297,6 +300,10 @@ class Ards(ValidatedStep):
             )
             for day, one in written.items()
         }
+
+    def _refused(self, day: date, refusal: Refusal) -> Written:
+        stamp = self._deliveries[day].stamp
+        return Written("refused", refusal.reason, inputs=f"{stamp}/unread" if refusal.may_pass else None)
 
     def sources(self, days: Sequence[date]) -> dict[date, Profile]:
         return {}
@@ -310,6 +317,7 @@ class Mrds(ValidatedStep):
     """ARDS to one row per entity and day."""
 
     asset = "mrds"
+    tables = (mrds.MRDS,)
     data_set = "mrds"
     contract_sections = ("source", "mrds")
     code_version = CODE_VERSIONS["mrds"]

@@ -8,10 +8,9 @@ month's end was trained on; of these the probability is what that model gives th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -78,11 +77,19 @@ class DriftReport(DailyStep):
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
+        self._history = ModelHistory(context.tables, context.product)
+        self._known: dict[str, dict[date, DayRecord]] = {}
+        self._models: dict[str, ModelRecord] = {}
+        #: The windows of the month before, and those of the present one, some of which are the same.
+        self._earlier: dict[tuple[date, ...], Window] = {}
         self._windows: dict[tuple[date, ...], Window] = {}
 
     # -- what a month is made from -------------------------------------------------------------------
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        self._known = {asset: self.context.ledger.latest(asset) for asset in (ARDS, PREDICTIONS)}
+        self._models = self._history.by_fingerprint()
+        self._earlier, self._windows = {}, {}
         found = {}
         for month in days:
             plan = self._plan(month)
@@ -101,18 +108,6 @@ class DriftReport(DailyStep):
             if not plan.days:
                 found[month] = Inputs(inputs, "held_back", "no day of the month can be used")
         return found
-
-    @cached_property
-    def _known(self) -> dict[str, dict[date, DayRecord]]:
-        return {asset: self.context.ledger.latest(asset) for asset in (ARDS, PREDICTIONS)}
-
-    @cached_property
-    def _models(self) -> dict[str, ModelRecord]:
-        return {one.fingerprint: one for one in self._history.models()}
-
-    @cached_property
-    def _history(self) -> ModelHistory:
-        return ModelHistory(self.context.tables, self.context.product)
 
     def _plan(self, month: date) -> _Plan:
         rules = self.context.product.drift
@@ -133,23 +128,20 @@ class DriftReport(DailyStep):
     # -- measuring -----------------------------------------------------------------------------------
 
     def write(self, days: Sequence[date]) -> dict[date, Written]:
-        product = self.context.product
-        months, files = {}, {}
+        product, store = self.context.product, report_store(self.context.settings)
+        written = {}
         for position, month in enumerate(days, start=1):
             found = self._measure(self._plan(month))
-            months[month] = found
-            files[month] = drift_report.build(product, found)
+            files = drift_report.build(product, found)
+            path = f"{product.name}/{self.asset}/{month}"
+            links = store.publish_many({path: files})
+            written[month] = _written(product, found, files, links[path])
             self.context.log(f"drift_report: {month:%Y-%m} ({position} of {len(days)} months)")
-        paths = {month: f"{product.name}/{self.asset}/{month}" for month in days}
-        store = report_store(self.context.settings)
-        links = store.publish_many({paths[month]: files[month] for month in days})
-        return {
-            month: _written(product, found, files[month], links[paths[month]])
-            for month, found in months.items()
-        }
+        return written
 
     def _measure(self, plan: _Plan) -> MonthDrift:
         product = self.context.product
+        self._earlier, self._windows = self._windows, {}
         current = self._window(f"{plan.month:%Y-%m}", plan.days)
         comparisons: list[Comparison] = []
         columns = measured_columns(product)
@@ -171,30 +163,33 @@ class DriftReport(DailyStep):
         )
 
     def _window(self, name: str, days: Sequence[date]) -> Window:
-        """The ARDS and the predictions of some days; a window that another month needs too is kept."""
-        if tuple(days) not in self._windows:
-            window = self._ards(name, days)
-            scored = [
-                day
-                for day in days
-                if day in self._known[PREDICTIONS] and self._known[PREDICTIONS][day].usable
-            ]
-            if scored:
-                scores = self._sample(PREDICTIONS, scored, [_PROBABILITY], counted=PREDICTIONS)
-                window = _with_predictions(window, scores[_PROBABILITY])
-            self._windows[tuple(days)] = window
-        return self._windows[tuple(days)]
+        """The ARDS and the predictions of some days; a window that the next month needs too is kept."""
+        return self._kept(tuple(days), lambda: self._read_window(name, days))
+
+    def _kept(self, key: tuple[date, ...], read: Callable[[], Window]) -> Window:
+        if key not in self._windows:
+            self._windows[key] = self._earlier.get(key) or read()
+        return self._windows[key]
+
+    def _read_window(self, name: str, days: Sequence[date]) -> Window:
+        window = self._ards(name, days)
+        predicted = self._known[PREDICTIONS]
+        scored = [day for day in days if day in predicted and predicted[day].usable]
+        if not scored:
+            return window
+        scores = self._sample(PREDICTIONS, scored, [_PROBABILITY], counted=PREDICTIONS)
+        return _with_predictions(window, scores[_PROBABILITY])
 
     def _training_window(self, name: str, days: Sequence[date], model: ModelRecord) -> Window:
-        key = (model.as_of, *days)
-        if key not in self._windows:
-            context, product = self.context, self.context.product
-            pipeline = Registry.of(context.settings).load(product, model.version).pipeline
-            # On rows that it has learned from a flexible model is surer than on any others.
-            rows = self._sample(MRDS, days, product.model.features.all, counted=ARDS, held_out=True)
-            scores = pd.Series(training.probabilities(pipeline, product, rows))
-            self._windows[key] = _with_predictions(self._ards(name, days), scores)
-        return self._windows[key]
+        return self._kept((model.as_of, *days), lambda: self._read_training_window(name, days, model))
+
+    def _read_training_window(self, name: str, days: Sequence[date], model: ModelRecord) -> Window:
+        context, product = self.context, self.context.product
+        pipeline = Registry.of(context.settings).load(product, model.version).pipeline
+        # On rows that it has learned from a flexible model is surer than on any others.
+        rows = self._sample(MRDS, days, product.model.features.all, counted=ARDS, held_out=True)
+        scores = pd.Series(training.probabilities(pipeline, product, rows))
+        return _with_predictions(self._ards(name, days), scores)
 
     def _ards(self, name: str, days: Sequence[date]) -> Window:
         """The days' ARDS: exact counts and ranges of all rows, values of at most the contract's maximum."""

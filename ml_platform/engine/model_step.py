@@ -108,8 +108,10 @@ def run_model(context: StepContext) -> StepResult:
     todo = pending(context)
     step = _ModelStep(context)
     for one in todo:
-        step.train(one)
+        record = step.train(one)
         step.decide()
+        # Last, so that a run that is killed before has this month done again.
+        context.ledger.record([record])
         context.log(f"model: as of {one.as_of} ({todo.index(one) + 1} of {len(todo)})")
     decisions = {one.as_of: one for one in step.decide()}
     plans = plan(context)
@@ -135,12 +137,12 @@ class _ModelStep:
         self._held_out: tuple[date, pd.DataFrame] | None = None
         self._contract = self.product.hash_of(*CONTRACT_SECTIONS)
 
-    def train(self, plan: Plan) -> None:
-        """Train one model, or take the registered one with the same training fingerprint."""
+    def train(self, plan: Plan) -> DayRecord:
+        """Train one model, or take the registered one with the same training fingerprint; not decided yet."""
         context, product = self.context, self.product
         if not plan.usable:
-            self._record(plan, None, f"no day of {plan.days} is in the MRDS; needed are labelled rows", {})
-            return
+            why = f"no day of {plan.days} is in the MRDS; needed are labelled rows"
+            return self._record_of(plan, None, why, {})
         slice_ = asof.labelled(
             lambda: context.spark,
             product,
@@ -162,8 +164,7 @@ class _ModelStep:
             else:
                 self.reused += 1
         except training.TrainingError as error:
-            self._record(plan, None, str(error), {})
-            return
+            return self._record_of(plan, None, str(error), {})
         model = ModelRecord(
             as_of=plan.as_of,
             month=plan.month,
@@ -179,9 +180,8 @@ class _ModelStep:
             run_id=context.request.run_id,
         )
         self.history.add(model)
-        self._record(
-            plan, fingerprint, "", _metadata(model, plan, context.settings.mlflow_ui_url, self.registry)
-        )
+        metadata = _metadata(model, plan, context.settings.mlflow_ui_url, self.registry)
+        return self._record_of(plan, fingerprint, "", metadata)
 
     def _train(self, plan: Plan, slice_: asof.Slice, fingerprint: str) -> registry.RegisteredModel:
         context, product = self.context, self.product
@@ -277,22 +277,20 @@ class _ModelStep:
             entities=entities,
         )
 
-    def _record(self, plan: Plan, fingerprint: str | None, reason: str, metadata: dict[str, Any]) -> None:
-        self.context.ledger.record(
-            [
-                DayRecord(
-                    asset=MODEL,
-                    day=plan.as_of,
-                    outcome="written" if fingerprint else "refused",
-                    reason=reason,
-                    inputs=plan.inputs,
-                    contract=self._contract,
-                    code_version=CODE_VERSION,
-                    fingerprint=fingerprint,
-                    run_id=self.context.request.run_id,
-                    details={"metadata": metadata},
-                )
-            ]
+    def _record_of(
+        self, plan: Plan, fingerprint: str | None, reason: str, metadata: dict[str, Any]
+    ) -> DayRecord:
+        return DayRecord(
+            asset=MODEL,
+            day=plan.as_of,
+            outcome="written" if fingerprint else "refused",
+            reason=reason,
+            inputs=plan.inputs,
+            contract=self._contract,
+            code_version=CODE_VERSION,
+            fingerprint=fingerprint,
+            run_id=self.context.request.run_id,
+            details={"metadata": metadata},
         )
 
     def result(
@@ -300,6 +298,8 @@ class _ModelStep:
     ) -> DayResult:
         """A month's result, with the verdict of the present fold."""
         result = result_of(record, day=plan.month, up_to_date=up_to_date)
+        if record.fingerprint is None:
+            result.advice = "deliver labelled rows of the days before, then materialize the month again"
         if decision is None or record.fingerprint is None:
             return result
         comparison = decision.comparison

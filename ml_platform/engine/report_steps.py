@@ -48,6 +48,10 @@ class ValidationReport(DailyStep):
                 for one in _history(day)
                 if (record := known[asset].get(one)) is not None
             ]
+            delivered = known["ards"][day]
+            if delivered.counts.get("quarantined"):
+                # The page lists them, and nothing that is judged tells which they are.
+                shown.append([delivered.inputs])
             found[day] = Inputs(fingerprint_of(shown))
         return found
 

@@ -67,11 +67,13 @@ class DayResult(BaseModel):
     fingerprint: str | None = None
     metadata: dict[str, Any] = {}
     checks: list[Check] = []
+    advice: str | None = None
+    """What to do about it, where that isn't what one does about every such outcome."""
 
     @property
     def failure(self) -> str | None:
         """Why a run of only this partition has failed, or None."""
-        advice = FAILING_OUTCOMES.get(self.outcome)
+        advice = self.advice or FAILING_OUTCOMES.get(self.outcome)
         return f"{self.day} is {self.outcome}: {self.reason}. Now: {advice}." if advice else None
 
 

@@ -13,7 +13,7 @@ import dagster as dg
 
 from ml_platform.engine.step import PermanentError, StepRequest, StepResult
 from ml_platform.graph import partitions, processes
-from ml_platform.graph.report import dagster_metadata, report
+from ml_platform.graph.report import dagster_metadata, failure_of, report
 from ml_platform.graph.resources import MlflowRuns, StepRunner
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.steps import (
@@ -216,7 +216,7 @@ def _daily_asset(product: Product, shell: _Shell) -> dg.AssetsDefinition:
         )
         metadata = {"dagster/column_schema": shell.columns} if shell.columns else {}
         result = _run(context, request, product)
-        if len(result.days) == 1 and result.days[0].failure and DATA_QUALITY in shell.checks:
+        if failure_of(context, result) and DATA_QUALITY in shell.checks:
             _report_on_failure(context, request, product, result)
         yield from report(context, result, metadata)
 

@@ -14,6 +14,9 @@ from ml_platform.engine.step import Check, DayResult, StepResult, result_of
 from ml_platform.product import Product
 from ml_platform.storage.ledger import DayRecord
 
+#: The tags of a backfill's runs: of Dagster's own, and of one over several days by the command.
+BACKFILL_TAGS = ("dagster/backfill", "ml_platform/backfill")
+
 #: Outcomes under which nothing could be checked, but which are no defect of the asset's own.
 _NOT_TO_BLAME = frozenset({"held_back", "no_model"})
 
@@ -24,10 +27,10 @@ def report(
     """Yield the materialization, each day with its own metadata and settled checks.
 
     Raises:
-        dagster.Failure: the run is of one partition, and that one can't be used.
+        dagster.Failure: the run is of one partition, and that one can't be used (:func:`failure_of`).
     """
     checks = [spec.name for spec in context.assets_def.check_specs]
-    if len(result.days) == 1 and (failure := result.days[0].failure):
+    if failure := failure_of(context, result):
         _settle(context, result, checks)
         raise dg.Failure(failure, metadata=dagster_metadata(result.days[0].metadata), allow_retries=False)
 
@@ -40,6 +43,16 @@ def report(
     for name in checks:
         # The checks are settled by the events above, one a day; their outputs carry nothing.
         yield dg.Output(None, output_name=f"{'__'.join(context.asset_key.path)}_{name}")
+
+
+def failure_of(context: dg.AssetExecutionContext, result: StepResult) -> str | None:
+    """What a run ends with that is of one partition, which can't be used; None for any other run.
+
+    A run of a backfill may happen to have one partition; what became of it is an outcome among others.
+    """
+    if len(result.days) > 1 or any(tag in context.run.tags for tag in BACKFILL_TAGS):
+        return None
+    return result.days[0].failure if result.days else None
 
 
 def report_verdict(instance: dg.DagsterInstance, product: Product, record: DayRecord) -> None:

@@ -103,6 +103,14 @@ class ModelHistory:
             newest[row["as_of"]] = ModelRecord(**row)
         return [newest[as_of] for as_of in sorted(newest)]
 
+    def by_fingerprint(self) -> dict[str, ModelRecord]:
+        """Every model that was ever recorded, also those that others of the same as-of date have replaced.
+
+        Decisions name such a model until they are made again.
+        """
+        rows = sorted(self._models.read(), key=lambda row: row["recorded_at"])
+        return {row["fingerprint"]: ModelRecord(**row) for row in rows}
+
     def add(self, model: ModelRecord) -> None:
         """Record a model; it counts for its as-of date from now on."""
         values = asdict(model) | {"recorded_at": time.time_ns()}

@@ -6,6 +6,7 @@ column. Reads the quarantine in this process, a batch at a time: what is kept is
 
 from __future__ import annotations
 
+import bisect
 import csv
 import io
 import re
@@ -40,15 +41,15 @@ class Unusable:
         if kind not in self.reasons and len(self.reasons) >= REASONS:
             kind = OTHER_REASONS
         self.reasons[kind] += 1
-        if len(self.records) < LISTED:
-            self.records.append((file, line, reason))
+        bisect.insort(self.records, (file, line, reason))
+        del self.records[LISTED:]
 
     def as_csv(self) -> bytes:
         """The listed records, in the order of files and lines."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(["file", "line", "reason"])
-        writer.writerows(sorted(self.records))
+        writer.writerows(self.records)
         return text.getvalue().encode()
 
 

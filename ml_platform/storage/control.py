@@ -13,7 +13,9 @@ there as external tables (deploy/README.md).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -79,20 +81,29 @@ class ControlTable:
 
     def replace(self, predicate: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace the rows that fulfil ``predicate`` (SQL), in one commit."""
-        if self.tables.control.exists(self.product, self.name):
-            self._write(rows, mode="overwrite", predicate=predicate)
-        else:
-            self._write(rows, mode="append")
+        with self.lock():
+            if self.tables.control.exists(self.product, self.name):
+                self._write(rows, mode="overwrite", predicate=predicate)
+            else:
+                self._write(rows, mode="append")
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep others from writing, where the table's place has locks, while one looks and writes."""
+        return self.tables.control.lock(self.product, self.name)
 
     def _write(self, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
+        from deltalake.exceptions import CommitFailedError
+
         place = self.tables.control
         data = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
-        with place.lock(self.product, self.name):
+        with self.lock():
             place.write(self.product, self.name, data, **options)
             table = place.open(self.product, self.name)
             if len(table.file_uris()) > FILES_BEFORE_COMPACTION:
-                _join(table, self.sort)
-                table.create_checkpoint()
+                # Where nothing is locked another process may be doing the same; the rows are there.
+                with contextlib.suppress(CommitFailedError):
+                    _join(table, self.sort)
+                    table.create_checkpoint()
 
 
 def _join(table: DeltaTable, sort: Sequence[str]) -> int:

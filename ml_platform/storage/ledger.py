@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from ml_platform.storage.tables import Tables
 Outcome = Literal["written", "empty", "missing", "refused", "blocked", "held_back", "no_model"]
 
 #: Outcomes of days that have a settled content of their own.
-SETTLED: frozenset[str] = frozenset({"written", "empty"})
+SETTLED: frozenset[Outcome] = frozenset({"written", "empty"})
 
 DAYS = "days"
 #: Steps read the days they are about; of a long history that is little.
@@ -88,14 +88,23 @@ class Ledger:
         self._table = ControlTable(tables, product, DAYS, _SCHEMA, sort=SORT)
 
     def latest(
-        self, asset: str, days: Collection[date] | None = None, *, details: bool = True
+        self,
+        asset: str,
+        days: Collection[date] | None = None,
+        *,
+        outcomes: Collection[Outcome] | None = None,
+        details: bool = True,
     ) -> dict[date, DayRecord]:
         """The newest record of each day of an asset, by day; only ``days`` if given.
 
-        Without ``details``, which are nearly all of a record's bytes, the records have none: such a record
-        is to be looked at, never recorded again.
+        Args:
+            outcomes: pass over records with others; a day that is held back now had been written before.
+            details: without them, which are nearly all of a record's bytes, a record is to be looked at,
+                never recorded again.
         """
         where = pc.field("asset") == asset
+        if outcomes is not None:
+            where = where & pc.field("outcome").isin(pa.array(sorted(outcomes)))
         if days is not None:
             if not days:
                 return {}
@@ -122,6 +131,36 @@ class Ledger:
         """Append records, in one commit."""
         stamp = time.time_ns()
         self._table.append([_encode(replace(record, recorded_at=stamp)) for record in records])
+
+    def record_since(self, records: Sequence[DayRecord], seen: Mapping[date, DayRecord]) -> set[date]:
+        """Append records of an asset, but for days that another run has recorded since they were looked at.
+
+        A record whose commit to its table came after the other one's counts all the same: it tells what
+        the table holds.
+
+        Args:
+            seen: the newest record of each day, when the work on it began.
+
+        Returns:
+            The days that were left out.
+        """
+        if not records:
+            return set()
+        with self._table.lock():
+            now = self.latest(records[0].asset, {record.day for record in records}, details=False)
+            overtaken = {
+                record.day
+                for record in records
+                if (newest := now.get(record.day)) is not None
+                and newest.recorded_at != (seen[record.day].recorded_at if record.day in seen else 0)
+                and _version(record) <= _version(newest)
+            }
+            self.record([record for record in records if record.day not in overtaken])
+        return overtaken
+
+
+def _version(record: DayRecord) -> int:
+    return -1 if record.delta_version is None else record.delta_version
 
 
 def _encode(record: DayRecord) -> dict[str, Any]:

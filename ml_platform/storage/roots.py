@@ -14,6 +14,7 @@ small tables that steer the platform always lie at a path (:class:`PathRoot`), o
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -42,6 +43,8 @@ OBJECT_STORE = "abfss"
 #: How often a commit to an object store is tried, of which each must lose against another writer.
 ATTEMPTS = 10
 _BATCH_ROWS = 10_000
+#: Where a commit says what its writer wants to say, in Delta's words.
+_METADATA = "userMetadata"
 
 
 class RootError(Exception):
@@ -61,6 +64,10 @@ class Root(ABC):
     @abstractmethod
     def version(self, product: str, table: str) -> int:
         """The newest version of a table that exists."""
+
+    @abstractmethod
+    def commits_after(self, product: str, table: str, version: int) -> dict[int, str | None]:
+        """What the commits after a version of a table that exists say of themselves, by their version."""
 
     @abstractmethod
     def has_days(self, product: str, table: str, days: Sequence[date]) -> bool:
@@ -94,7 +101,7 @@ class Root(ABC):
 
     @contextlib.contextmanager
     def lock(self, product: str, table: str) -> Iterator[None]:
-        """Hold a table for one commit, where the place doesn't protect commits itself."""
+        """Hold a table for some commits, where the place doesn't protect commits itself; may be nested."""
         yield
 
 
@@ -111,13 +118,11 @@ class PathRoot(Root):
     def sql_name(self, product: str, table: str) -> str:
         return f"delta.{quoted(self.address(product, table))}"
 
-    def open(self, product: str, table: str, *, without_files: bool = False) -> DeltaTable:
+    def open(self, product: str, table: str) -> DeltaTable:
         """A table that exists, in-process."""
         from deltalake import DeltaTable
 
-        return DeltaTable(
-            self.address(product, table), storage_options=self._options, without_files=without_files
-        )
+        return DeltaTable(self.address(product, table), storage_options=self._options)
 
     @abstractmethod
     def datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
@@ -161,7 +166,7 @@ class PathRoot(Root):
             for file in files.get(day, ())
         ]
         wanted = Schema.from_arrow(schema)
-        properties = CommitProperties(custom_metadata={"userMetadata": metadata})
+        properties = CommitProperties(custom_metadata={_METADATA: metadata})
         if not self.exists(product, table):
             create_table_with_add_actions(
                 self.address(product, table),
@@ -197,7 +202,13 @@ class PathRoot(Root):
         return bool(DeltaTable.is_deltatable(self.address(product, table), storage_options=self._options))
 
     def version(self, product: str, table: str) -> int:
-        return int(self.open(product, table, without_files=True).version())
+        return int(self.open(product, table).version())
+
+    def commits_after(self, product: str, table: str, version: int) -> dict[int, str | None]:
+        opened = self.open(product, table)
+        count = int(opened.version()) - version
+        commits = opened.history(count) if count > 0 else []
+        return {commit["version"]: commit.get(_METADATA) for commit in commits}
 
     def has_days(self, product: str, table: str, days: Sequence[date]) -> bool:
         present = {partition[EVENT_DAY] for partition in self.open(product, table).partitions()}
@@ -222,7 +233,7 @@ class PathRoot(Root):
         from pyspark.sql.types import StructType
 
         # Delta's schemas are Spark's; to open the table in Spark takes a second or two.
-        schema = self.open(product, table, without_files=True).schema().to_json()
+        schema = self.open(product, table).schema().to_json()
         return spark.createDataFrame([], StructType.fromJson(json.loads(schema)))
 
     def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
@@ -247,7 +258,8 @@ class FolderRoot(PathRoot):
         """
         folder = Path(self.root) / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / f"{product}.{table}.lock"):
+        # One object per file: a thread that holds it already only counts.
+        with filelock.FileLock(folder / f"{product}.{table}.lock", is_singleton=True):
             yield
 
 
@@ -301,6 +313,11 @@ class CatalogRoot(Root):
         assert newest is not None, "a table that exists has a first commit"
         return int(newest["version"])
 
+    def commits_after(self, product: str, table: str, version: int) -> dict[int, str | None]:
+        spark = self._spark(product, table)
+        history = spark.sql(f"DESCRIBE HISTORY {self.address(product, table)}").select("version", _METADATA)
+        return {row["version"]: row[_METADATA] for row in history.where(f"version > {version}").collect()}
+
     def has_days(self, product: str, table: str, days: Sequence[date]) -> bool:
         rows = self._spark(product, table).table(self.address(product, table)).where(on_days(days))
         return rows.first() is not None
@@ -308,8 +325,14 @@ class CatalogRoot(Root):
     def batches(
         self, product: str, table: str, columns: Sequence[str], days: Sequence[date]
     ) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+        from pyspark.sql.pandas.types import to_arrow_schema
+
         rows = self._spark(product, table).table(self.address(product, table)).where(on_days(days))
-        yield from rows.select(*columns).toArrow().to_batches(max_chunksize=_BATCH_ROWS)
+        rows = rows.select(*columns)
+        schema, one_by_one = to_arrow_schema(rows.schema), rows.toLocalIterator()
+        while some := [row.asDict() for row in itertools.islice(one_by_one, _BATCH_ROWS)]:
+            yield pa.RecordBatch.from_pylist(some, schema=schema)
 
     def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
         reader = spark.read

@@ -7,11 +7,14 @@ are in :mod:`.control`.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ml_platform.product import EVENT_DAY
@@ -25,7 +28,11 @@ if TYPE_CHECKING:
 
 _RETENTION = "delta.deletedFileRetentionDuration"
 
-__all__ = ["Maintained", "Tables", "column", "on_days"]
+__all__ = ["Maintained", "OvertakenError", "Tables", "column", "on_days"]
+
+
+class OvertakenError(Exception):
+    """Another run has written days of a table since this one looked at what they are made from."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Tables:
                 "Spark: set ML_PLATFORM_CONTROL_TABLES to abfss://container@account.dfs.core.windows.net/path"
             )
         self.control: PathRoot = steering
+        self._guarded: dict[tuple[str, str], int] = {}
 
     @classmethod
     def of(cls, settings: Settings, session: Callable[[], SparkSession] | None = None) -> Tables:
@@ -128,6 +136,33 @@ class Tables:
         """No rows, in the columns of a table that exists, which Spark need not open for that."""
         return self.root.without_rows(spark, product, table)
 
+    @contextlib.contextmanager
+    def guarded(self, product: str, tables: Iterable[str]) -> Iterator[None]:
+        """Until the end of the block, replace no days of these tables that others write from now on.
+
+        What a run knows of the days it replaces may be out of date when it commits: a run that looked later,
+        and knew more, must not be undone. So a run looks at what days are made from within this block.
+        """
+        for table in tables:
+            exists = self.exists(product, table)
+            self._guarded[product, table] = self.version(product, table) if exists else -1
+        try:
+            yield
+        finally:
+            for table in tables:
+                del self._guarded[product, table]
+
+    @contextlib.contextmanager
+    def hold(self, product: str, table: str, days: Sequence[date]) -> Iterator[None]:
+        """Keep others from writing a table, where its place has locks, for commits that belong together.
+
+        Raises:
+            OvertakenError: another run has written some of ``days`` since the table is guarded.
+        """
+        with self.lock(product, table):
+            self._refuse_overtaken(product, table, days)
+            yield
+
     def replace_days(
         self,
         spark: SparkSession,
@@ -146,19 +181,21 @@ class Tables:
 
         Returns:
             The version the commit made.
+
+        Raises:
+            OvertakenError: another run has written some of ``days`` since the table is guarded.
         """
         chosen = ", ".join(f"DATE'{day}'" for day in sorted(days))
-        with self.lock(product, table):
-            writer = (
-                rows.write.format("delta")
-                .mode("overwrite")
-                .partitionBy(EVENT_DAY)
-                .option("replaceWhere", f"{quoted(EVENT_DAY)} IN ({chosen})")
-                .option("mergeSchema", "true")
-                .option("userMetadata", _origin(product, table, run_id))
-            )
-            _commit(lambda: self.root.save(writer, product, table))
-            return self.version(product, table)
+        origin = _Origin(product, table, run_id, days)
+        writer = (
+            rows.write.format("delta")
+            .mode("overwrite")
+            .partitionBy(EVENT_DAY)
+            .option("replaceWhere", f"{quoted(EVENT_DAY)} IN ({chosen})")
+            .option("mergeSchema", "true")
+            .option("userMetadata", origin.text)
+        )
+        return self._replace(origin, lambda: _commit(lambda: self.root.save(writer, product, table)))
 
     def day_files(self, product: str, table: str) -> DayFiles | None:
         """The table as a folder in which tasks may write; None where only Spark may."""
@@ -184,11 +221,45 @@ class Tables:
 
         Raises:
             RootError: a column has another type than the table's; nothing is committed.
+            OvertakenError: another run has written some of ``days`` since the table is guarded.
         """
-        assert isinstance(self.root, PathRoot), "tasks write files below a path only"
-        with self.lock(product, table):
-            self.root.commit(product, table, schema, files, days, _origin(product, table, run_id))
-            return self.version(product, table)
+        root, origin = self.root, _Origin(product, table, run_id, days)
+        assert isinstance(root, PathRoot), "tasks write files below a path only"
+        return self._replace(origin, lambda: root.commit(product, table, schema, files, days, origin.text))
+
+    def _replace(self, origin: _Origin, commit: Callable[[], None]) -> int:
+        product, table = origin.product, origin.table
+        with self.hold(product, table, origin.days):
+            commit()
+            if (product, table) not in self._guarded:
+                return self.version(product, table)
+            # Where nothing is locked, another commit may have come between the look and this one.
+            return self._refuse_overtaken(product, table, origin.days, own=origin.text)
+
+    def _refuse_overtaken(
+        self, product: str, table: str, days: Sequence[date], own: str | None = None
+    ) -> int:
+        """Refuse what another run has come before with, as far as a guard is set.
+
+        Args:
+            own: what the commit that was made says of itself; only commits before it count then.
+
+        Returns:
+            The version of the own commit; without one, nothing of use.
+        """
+        seen = self._guarded.get((product, table))
+        if seen is None or not (seen >= 0 or self.exists(product, table)):
+            return -1
+        commits = self.root.commits_after(product, table, seen)
+        mine = max((version for version, said in commits.items() if own and said == own), default=None)
+        for version, said in commits.items():
+            touched = [] if said == own else sorted(set(days) & _days_of(said))
+            if touched and (mine is None or version < mine):
+                raise OvertakenError(
+                    f"{product}/{table}: another run has written {touched[0]}"
+                    + (f" and {len(touched) - 1} more days" if len(touched) > 1 else "")
+                )
+        return max(commits, default=seen) if mine is None else mine
 
     def maintain(self, spark: SparkSession, product: str, table: str, keep: timedelta) -> Maintained:
         """Join the small files of each day, and delete those that no version of the last ``keep`` needs.
@@ -224,9 +295,29 @@ class Tables:
         return self.root.lock(product, table)
 
 
-def _origin(product: str, table: str, run_id: str) -> str:
-    """What a commit says of where it comes from."""
-    return json.dumps({"run_id": run_id, "product": product, "table": table})
+@dataclass(frozen=True)
+class _Origin:
+    """Where a commit comes from, and the days it replaces."""
+
+    product: str
+    table: str
+    run_id: str
+    days: Sequence[date]
+
+    @cached_property
+    def text(self) -> str:
+        """What the commit says of it; no other commit says the same."""
+        facts = {"run_id": self.run_id, "product": self.product, "table": self.table}
+        return json.dumps({**facts, "days": [str(day) for day in self.days], "commit": uuid.uuid4().hex})
+
+
+def _days_of(said: str | None) -> set[date]:
+    """The days that a commit has replaced; none for one that is not of a run, like maintenance's."""
+    try:
+        facts = json.loads(said or "{}")
+    except ValueError:
+        return set()
+    return {date.fromisoformat(day) for day in facts.get("days", ())} if isinstance(facts, dict) else set()
 
 
 def _commit(save: Callable[[], None]) -> None:
@@ -242,6 +333,8 @@ def _commit(save: Callable[[], None]) -> None:
         conflicts.ConcurrentTransactionException,
         conflicts.ConcurrentWriteException,
         conflicts.DeltaConcurrentModificationException,
+        conflicts.MetadataChangedException,
+        conflicts.ProtocolChangedException,
     )
     attempts = Retrying(
         retry=retry_if_exception_type(lost),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ml_platform.data_engineering import landing, small_days
 from ml_platform.data_engineering.small_days import SMALL_BYTES
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, days, deliver_visits, shop
@@ -65,6 +68,49 @@ def test_each_outcome_has_its_reason(platform: Platform) -> None:
     assert found["2024-01-05"][0] == "missing"  # labels alone are no delivery of the day's rows
     mrds = {str(day.day): day.outcome for day in platform.run("mrds", chosen).days}
     assert list(mrds.values()) == ["written", "empty", "held_back", "missing", "missing"]
+
+
+def test_what_the_machine_does_not_give_stops_no_other_day_and_is_tried_again(platform: Platform) -> None:
+    chosen = days("2024-01-01", "2024-01-04")
+    deliver_visits(platform, [chosen[0]], rows=20)
+    beyond = platform.settings.home / "not mounted yet.csv"
+    (platform.folder(chosen[1]) / "a.csv").symlink_to(beyond)
+    (platform.settings.landing_path / "shop" / str(chosen[2])).write_text("a file, not a folder")
+    (platform.folder(chosen[3]) / "a.csv").mkdir()
+    assert [day.outcome for day in platform.run("ards", chosen).days] == ["written", *["refused"] * 3]
+    reasons = {day: record.reason for day, record in platform.ledger.latest("ards").items()}
+    assert "a.csv: can't be read: No such file or directory" in reasons[chosen[1]]
+    assert f"{chosen[2]}: can't be read: Not a directory" in reasons[chosen[2]]
+    assert reasons[chosen[3]] == "a.csv: can't be read: Is a directory"
+    beyond.write_text(HEADER + f"1,{chosen[1]},ann,1,1,web\n")
+    assert platform.run("ards", chosen[1]).days[0].outcome == "written"
+
+
+@pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
+def test_files_that_tasks_could_not_reach_are_read_by_the_next_run(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    """As on a machine where the deliveries aren't mounted; they themselves stay as they are."""
+    monkeypatch.setattr(small_days, "SMALL_BYTES", small_bytes)
+    chosen = days("2024-01-01", "2024-01-02")
+    deliver_visits(platform, chosen, rows=20)
+    scan = landing.scan
+
+    def elsewhere(*arguments: Any) -> dict[date, landing.Delivery]:
+        return {
+            day: replace(one, files=tuple(replace(f, path=f"/elsewhere{f.path}") for f in one.files))
+            for day, one in scan(*arguments).items()
+        }
+
+    with monkeypatch.context() as patched:
+        patched.setattr(landing, "scan", elsewhere)
+        result = platform.run("ards", chosen)
+    assert [(day.outcome, day.reason) for day in result.days] == [
+        ("refused", f"{day + timedelta(days=1)}T0600_visits.csv: can't be read: No such file or directory")
+        for day in chosen
+    ]
+    assert [day.outcome for day in platform.run("ards", chosen).days] == ["written", "written"]
+    assert all(day.up_to_date for day in platform.run("ards", chosen).days)
 
 
 @pytest.mark.parametrize("outcome", ["missing", "refused", "empty"])
