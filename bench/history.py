@@ -81,9 +81,7 @@ class Bench:
         }
         (self.folder / "dagster").mkdir(exist_ok=True)
         with timed() as seconds:
-            subprocess.run(
-                [BIN / "ml-platform", *arguments], env=environment, check=True, stdout=subprocess.DEVNULL
-            )
+            _run([BIN / "ml-platform", *arguments], env=environment)
         return seconds()
 
     def backfill(self, days: DayRange, *options: str, product: str = "customers") -> float:
@@ -113,9 +111,7 @@ def data_sets(bench: Bench, days: int, rows: int) -> dict[str, Any]:
     peer = bench.folder / "duckdb"
     shutil.rmtree(peer, ignore_errors=True)
     with timed() as seconds:
-        subprocess.run(
-            [sys.executable, CHECKOUT / "bench" / "history_peer.py", landing, peer, str(THREADS)], check=True
-        )
+        _run([sys.executable, CHECKOUT / "bench" / "history_peer.py", landing, peer, str(THREADS)])
     _compare(bench, peer)
     return {
         "days": days,
@@ -310,7 +306,7 @@ def loading(bench: Bench) -> dict[str, Any]:
         found = []
         for _ in range(5):
             with timed() as took:
-                subprocess.run([sys.executable, "-c", statement], check=True, cwd=CHECKOUT)
+                _run([sys.executable, "-c", statement], cwd=CHECKOUT)
             found.append(took())
         return min(found)
 
@@ -360,9 +356,16 @@ def curves(bench: Bench, picture: Path) -> dict[str, Any]:
 def _in_process(bench: Bench, *arguments: str) -> dict[str, Any]:
     """What a fresh process of this script measured."""
     command = [sys.executable, str(Path(__file__)), "--folder", str(bench.folder), "--work", *arguments]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    result: dict[str, Any] = json.loads(_run(command).splitlines()[-1])
     return result
+
+
+def _run(command: Sequence[str | Path], **options: Any) -> str:
+    """What a command prints; what it complains of is shown only if it fails."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True, **options)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return done.stdout
 
 
 @contextmanager
@@ -416,12 +419,13 @@ def main() -> None:
     if unknown:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     for name in given.parts or PARTS:
+        print(f"{time.strftime('%H:%M:%S')} {name} ...", flush=True)
         folder = given.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         found = PARTS[name](Bench(folder), given)
         shutil.rmtree(folder)
-        print(f"\n{name}: " + " | ".join(f"{key} {value}" for key, value in found.items()), flush=True)
+        print(f"{name}: " + " | ".join(f"{key} {value}" for key, value in found.items()), flush=True)
 
 
 if __name__ == "__main__":

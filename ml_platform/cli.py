@@ -359,6 +359,9 @@ def _progress(unit: str) -> Iterator[Callable[[int], None]]:
         yield lambda count: status.update(f"{count:,} {unit}")
 
 
+_REFERENCES = {"month_before": "the month before", "training": "what its model has learned from"}
+
+
 def _in_words(product: Product) -> list[str]:
     model, rules = product.model, product.evaluation
     until = f"to {product.end}" if product.end else "and goes on"
@@ -375,12 +378,16 @@ def _in_words(product: Product) -> list[str]:
         + ".",
         f"{product.name}/online_features, daily: {len(product.features)} features of each entity's newest "
         "day.",
+        f"{product.name}/validation_report, daily: what each day was held against, with the 30 days before.",
         f"{product.name}/model, monthly from {product.first_month:%Y-%m}: {model.estimator.class_} on "
         f"{', '.join(model.features.all)}, learning from {model.training_months} months.",
         f"{product.name}/predictions, daily: scored with the model that served the day.",
         f"{product.name}/model_performance, daily: {rules.metric} over {rules.window_days} days, at least "
         f"{rules.threshold}; below it the model is trained again, at most every "
         f"{product.retrain.cooldown_days} days.",
+        f"{product.name}/drift_report, monthly: each month against "
+        f"{' and '.join(_REFERENCES[one] for one in product.drift.against)}.",
+        "Jobs, sensors and schedules of it are off until they are switched on in the UI.",
     ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -11,6 +13,10 @@ from rich.table import Table
 
 from ml_platform.console import ProductName, console, fail, print_wide, product_named
 from ml_platform.product import Product
+from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from ml_platform.storage.online import OnlineStore
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="The online store of features.")
 
@@ -36,13 +42,9 @@ def get(
 
     Example: `ml-platform online get flights N14228 N24211`
     """
-    from ml_platform.storage.online import OnlineStore, OnlineStoreError
-
     settings, product = product_named(name)
-    try:
-        rows = OnlineStore(settings.online_url).get(product, _parsed(product, keys))
-    except OnlineStoreError as error:
-        fail(str(error))
+    with _opened(settings) as store:
+        rows = store.get(product, _parsed(product, keys))
     if as_json:
         for row in rows:
             print(json.dumps(row, default=str))
@@ -77,8 +79,6 @@ def serve(
 
     from ml_platform.product import load_products
     from ml_platform.serving import build_app
-    from ml_platform.settings import Settings
-    from ml_platform.storage.online import OnlineStore, OnlineStoreError
 
     settings = Settings()
     token = settings.online_token.get_secret_value() if settings.online_token else None
@@ -93,14 +93,12 @@ def serve(
     products, errors = load_products(settings.product_folders)
     for error in errors.values():
         console.print(f"[yellow]Left out:[/yellow] {escape(str(error))}")
-    try:
-        store = OnlineStore(settings.online_url)
-    except OnlineStoreError as error:
-        fail(str(error))
+    with _opened(settings) as store:
+        app_ = build_app(products, store, token=token)
     console.print(
         f"The features of {', '.join(products)} are served on http://{host}:{port}, the API's page is /docs"
     )
-    uvicorn.run(build_app(products, store, token=token), host=host, port=port, log_level="warning")
+    uvicorn.run(app_, host=host, port=port, log_level="warning")
 
 
 @app.command()
@@ -115,14 +113,10 @@ def forget(
 
     Example: `ml-platform online forget flights N14228 N24211 --reason "request 4711"`
     """
-    from ml_platform.storage.online import OnlineStore, OnlineStoreError
-
     settings, product = product_named(name)
     entities = _parsed(product, keys)
-    try:
-        deleted = OnlineStore(settings.online_url).forget(product, entities, reason=reason)
-    except OnlineStoreError as error:
-        fail(str(error))
+    with _opened(settings) as store:
+        deleted = store.forget(product, entities, reason=reason)
     console.print(f"{len(entities):,} entities are to be forgotten; {deleted:,} of them had features.")
 
 
@@ -132,18 +126,26 @@ def unforget(name: ProductName, keys: Keys) -> None:
 
     Example: `ml-platform online unforget flights N14228`
     """
-    from ml_platform.storage.online import OnlineStore, OnlineStoreError
-
     settings, product = product_named(name)
     entities = _parsed(product, keys)
-    try:
-        known = OnlineStore(settings.online_url).unforget(product, entities)
-    except OnlineStoreError as error:
-        fail(str(error))
+    with _opened(settings) as store:
+        known = store.unforget(product, entities)
     console.print(
         f"{known:,} of {len(entities):,} entities were to be forgotten. To bring their features back now, "
         f"materialize days of {name}/online_features again with force."
     )
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[OnlineStore]:
+    """The online store; ends the command where it can't be used, or its secret can't be had."""
+    from ml_platform.secrets import SecretError
+    from ml_platform.storage.online import OnlineStore, OnlineStoreError
+
+    try:
+        yield OnlineStore(settings.online_url)
+    except (OnlineStoreError, SecretError) as error:
+        fail(str(error))
 
 
 def _parsed(product: Product, keys: list[str]) -> list[tuple[Any, ...]]:

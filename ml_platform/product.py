@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import keyword
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -656,8 +657,11 @@ def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML lets a later key silently replace an earlier one; a contract must not."""
+class ContractLoader(yaml.SafeLoader):
+    """YAML as a contract has it: no key twice, and of words only true and false are booleans, as in YAML 1.2.
+
+    Otherwise a country NO and the key ``on`` would be booleans, and a later key would replace an earlier one.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
@@ -671,6 +675,16 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_BOOLEAN = "tag:yaml.org,2002:bool"
+ContractLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+ContractLoader.add_implicit_resolver(
+    _BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
 def load_product(path: Path) -> Product:
     """Read and validate one contract.
 
@@ -678,7 +692,7 @@ def load_product(path: Path) -> Product:
         ContractError: the file can't be read as YAML, or breaks a rule; names file and key path.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=ContractLoader)  # noqa: S506
     except (OSError, UnicodeDecodeError) as error:
         raise ContractError(f"{path}: can't be read: {error}") from error
     except yaml.YAMLError as error:
@@ -728,7 +742,7 @@ def _accepted_keys(location: tuple[int | str, ...]) -> str:
             section = Column
     if isinstance(section, type) and issubclass(section, BaseModel):
         return _listed([f.alias or name for name, f in section.model_fields.items()])
-    return "those of the documentation"
+    return "those of docs/contract.md"
 
 
 def _without_none(annotation: Any) -> Any:

@@ -70,7 +70,10 @@ class Settings(BaseSettings):
         default=None,
         description="catalog.schema of registered models in Unity Catalog; that of uc: tables without",
     )
-    mlflow_ui_url: str = "http://127.0.0.1:5000"
+    mlflow_ui_url: str | None = Field(
+        default=None,
+        description="where MLflow's UI is; the workspace's, or port 5000 of this machine, without",
+    )
     online_store_url: SecretStr | None = Field(
         default=None, description="an address of SQLAlchemy, or keyvault://<vault>/<secret>"
     )
@@ -177,7 +180,11 @@ class Settings(BaseSettings):
 
     @property
     def table_options(self) -> dict[str, str]:
-        """The options of ``deltalake``; named secrets are looked up now."""
+        """The options of ``deltalake``; named secrets are looked up now.
+
+        Raises:
+            SecretError: a vault doesn't give its secret.
+        """
         return {name: resolve(value.get_secret_value()) for name, value in self.storage_options.items()}
 
     @property
@@ -218,7 +225,11 @@ class Settings(BaseSettings):
 
     @property
     def online_url(self) -> str:
-        """The address of the online store, with its credentials; a named secret is looked up now."""
+        """The address of the online store, with its credentials; a named secret is looked up now.
+
+        Raises:
+            SecretError: the vault doesn't give the secret.
+        """
         if self.online_store_url is None:
             return f"sqlite:///{self.home / 'online' / 'features.db'}"
         return resolve(self.online_store_url.get_secret_value())

@@ -46,12 +46,21 @@ def serve(settings: Settings, port: int, mlflow_port: int) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _IGNORED_WARNINGS])),
     }
-    workspace = PACKAGE.parent / "workspace.yaml"
+    workspace = PACKAGE.parent / "workspace.yaml"  # of a checkout; an installed package has none
+    locations = ["-m", "ml_platform.definitions", "-m", "ml_platform.contracts"]
     commands = [
-        ["dagster", "dev", "-h", HOST, "-p", str(port), "-w", str(workspace)],
+        [
+            "dagster",
+            "dev",
+            "-h",
+            HOST,
+            "-p",
+            str(port),
+            *(["-w", str(workspace)] if workspace.exists() else locations),
+        ],
         [
             *("mlflow", "server", "--backend-store-uri", settings.tracking_uri),
-            *("--registry-store-uri", settings.tracking_uri),
+            *("--registry-store-uri", settings.registry_uri),
             # Of several workers a busy machine kills those that don't answer within five seconds.
             *("--host", HOST, "--port", str(mlflow_port), "--workers", "1"),
         ],

@@ -126,6 +126,22 @@ def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
         load_product(path)
 
 
+def test_only_true_and_false_are_booleans(tmp_path: Path) -> None:
+    """YAML 1.1 would take the country NO, and the key of an expectation, for booleans."""
+    changed = copy.deepcopy(SHOP)
+    changed["source"]["columns"]["channel"]["allowed"] = ["NO", "yes", "on"]
+    changed["source"]["columns"]["channel"]["fill_null"] = "NO"
+    one = {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "pages", "min_value": 0}}
+    changed["validation"]["expectations"] = [{**one, "on": "mrds"}]
+    path = tmp_path / "shop.yaml"
+    path.write_text(yaml.safe_dump(changed).replace("'", ""))
+    assert "\n      - NO\n" in path.read_text()
+    product = load_product(path)
+    assert product.source.columns["channel"].allowed == ("NO", "yes", "on")
+    assert product.source.columns["bought"].nullable is True
+    assert product.validation.expectations[0].on == "mrds"
+
+
 def test_what_is_no_yaml_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "shop.yaml"
     path.write_text("name: [")

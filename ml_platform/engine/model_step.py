@@ -324,7 +324,7 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
     return {f"holdout_{name}": values[name] for name in sorted(names) if values[name] is not None}
 
 
-def _metadata(model: ModelRecord, plan: Plan, ui: str, mlflow: registry.Registry) -> dict[str, Any]:
+def _metadata(model: ModelRecord, plan: Plan, ui: str | None, mlflow: registry.Registry) -> dict[str, Any]:
     missing: Sequence[str] = left_out(plan.records)
     return {
         "as_of": str(model.as_of),

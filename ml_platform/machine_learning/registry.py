@@ -45,6 +45,10 @@ class RegistryError(Exception):
     """A model can't be kept or loaded; the message says which and why."""
 
 
+#: Where `ml-platform ui` opens MLflow, unless it is told otherwise.
+LOCAL_UI = "http://127.0.0.1:5000"
+
+
 @dataclass(frozen=True)
 class DataUsed:
     """The rows a model was trained on, and where they are.
@@ -264,10 +268,18 @@ class Registry:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
 
-    def run_url(self, ui_url: str, run_id: str) -> str:
-        """Where MLflow's UI shows a run."""
-        experiment = self._client().get_run(run_id).info.experiment_id
-        return f"{ui_url.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+    def run_url(self, ui_url: str | None, run_id: str) -> str:
+        """Where MLflow's UI shows a run.
+
+        Args:
+            ui_url: where the UI is; by default the workspace's, or the one that ``ml-platform ui`` opens.
+        """
+        place = f"experiments/{self._client().get_run(run_id).info.experiment_id}/runs/{run_id}"
+        if ui_url is None and self._tracking_uri.startswith("databricks"):
+            from mlflow.utils.databricks_utils import get_databricks_host_creds
+
+            return f"{get_databricks_host_creds(self._tracking_uri).host.rstrip('/')}/ml/{place}"
+        return f"{(ui_url or LOCAL_UI).rstrip('/')}/#/{place}"
 
     def _client(self) -> Any:
         return _prepared_client(self._tracking_uri, self._registry_uri)

@@ -97,3 +97,19 @@ def test_a_run_of_just_a_missing_day_fails_and_says_why(
         backfill(platform, instance).run(DayRange(day, day))
     (run,) = instance.get_runs()
     assert run.status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_month_with_too_little_to_learn_from_doesnt_end_a_backfill(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    """Its run has one partition, like a run of just that month, which would fail."""
+    chosen = DayRange(D("2024-01-30"), D("2024-02-02"))
+    deliver_visits(platform, chosen, rows=5)
+    reports = backfill(platform, instance).run(chosen)
+    assert [report.assets for report in reports] == [BEFORE_MODELS, ("model",), AFTER_MODELS]
+    assert platform.ledger.latest("model")[D("2024-02-01")].outcome == "refused"
+    assert {one.outcome for one in platform.ledger.latest("predictions").values()} == {"no_model"}
+    assert backfill(platform, instance).run(chosen) == []
+    alone = Backfill(platform.product, platform.settings, instance, select=["model"], force=True)
+    with pytest.raises(BackfillError, match="deliver labelled rows"):
+        alone.run(DayRange(chosen.last, chosen.last))

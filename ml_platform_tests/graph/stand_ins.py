@@ -101,13 +101,14 @@ class Graph:
         last: str | None = None,
         *,
         config: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> dg.ExecuteInProcessResult:
-        """One run of some assets over a range of partitions, as a backfill makes it."""
+        """One run of some assets over a range of partitions."""
         ops = {self.key(asset).to_python_identifier(): {"config": dict(config or {})} for asset in assets}
         return self.definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             asset_selection=[self.key(asset) for asset in assets],
             instance=self.instance,
-            tags=range_tags(first, last or first),
+            tags={**range_tags(first, last or first), **(tags or {})},
             run_config={"ops": ops if config else {}, **QUIET},
             raise_on_error=False,
         )

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 
 from ml_platform.engine.step import PermanentError, StepRequest, StepResult
+from ml_platform.graph.report import BACKFILL_TAGS
 from ml_platform.graph.resources import LocalStepRunner
 from ml_platform.product import Product
 from ml_platform.storage.ledger import Outcome
@@ -103,6 +104,19 @@ def test_a_run_of_just_a_bad_day_fails_with_the_reason(
         "Now: mend the delivery, then materialize the day again."
     )
     assert graph.materialized("ards") == {}
+    assert graph.verdicts("ards")["2024-03-02"][0] == "FAILED"
+
+
+@pytest.mark.parametrize("tag", BACKFILL_TAGS)
+def test_a_bad_day_that_is_alone_in_a_run_of_a_backfill_is_an_outcome(
+    graph_of: Callable[..., Graph], tag: str
+) -> None:
+    runner = FakeRunner(outcomes=BAD)
+    graph = graph_of(runner=runner)
+    result = graph.run(["ards", "mrds", "validation_report"], "2024-03-02", tags={tag: "all"})
+    assert result.success
+    assert [one.step for one in runner.requests] == ["ards", "mrds", "validation_report"]
+    assert graph.materialized("ards")["2024-03-02"]["outcome"] == "refused"
     assert graph.verdicts("ards")["2024-03-02"][0] == "FAILED"
 
 

@@ -225,6 +225,16 @@ def test_a_link_opens_the_run(registry, client, logged):
     experiment = client.get_run(logged.run_id).info.experiment_id
     expected = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{logged.run_id}"
     assert registry.run_url("http://127.0.0.1:5000/", logged.run_id) == expected
+    assert registry.run_url(None, logged.run_id) == expected
+
+
+def test_a_link_to_a_run_on_databricks_opens_it_in_the_workspace(client, logged, monkeypatch):
+    monkeypatch.setenv("DATABRICKS_HOST", "https://workspace.example.com/")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "t")
+    monkeypatch.setattr(module, "_prepared_client", lambda *_: client)
+    experiment = client.get_run(logged.run_id).info.experiment_id
+    expected = f"https://workspace.example.com/ml/experiments/{experiment}/runs/{logged.run_id}"
+    assert Registry("databricks").run_url(None, logged.run_id) == expected
 
 
 # -- finding and loading ---------------------------------------------------------------------------

@@ -1,0 +1,89 @@
+"""The documents name every key of a contract, with its default, and every setting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from ml_platform.mlops.expectations import RULES
+from ml_platform.product import Column, ContractLoader, CustomExpectation, Product, parse_product
+from ml_platform.settings import PACKAGE, Settings
+
+TEXT = (PACKAGE.parent / "docs" / "contract.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+CONTRACT, EXPECTATIONS = (yaml.load(block, Loader=ContractLoader) for block in BLOCKS)
+NOTHING = PydanticUndefined
+
+
+def keys(
+    model: type[BaseModel], content: Any, place: str = "", defaults: Any = NOTHING
+) -> Iterator[tuple[str, Any, Any]]:
+    """Each key of a section: its place, what the reference says, and the default."""
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        given = content.get(key, NOTHING)
+        default = (
+            field.get_default(call_default_factory=True) if defaults is NOTHING else getattr(defaults, name)
+        )
+        section = next(
+            (one for one in (field.annotation, *get_args(field.annotation)) if is_section(one)), None
+        )
+        if section is not None and section in (field.annotation, Column) and section is not Column:
+            yield from keys(section, given, f"{place}{key}.", default)
+        else:
+            yield f"{place}{key}", given, default
+
+
+def is_section(one: Any) -> bool:
+    return isinstance(one, type) and issubclass(one, BaseModel)
+
+
+OF_A_COLUMN = CONTRACT["source"]["columns"]["amount"]
+FOUND = [*keys(Product, CONTRACT), *keys(Column, OF_A_COLUMN, "source.columns.amount.")]
+#: Keys whose default is that there is nothing, which would make no contract.
+WITH_AN_EXAMPLE = {"model.features.numeric"}
+
+
+def test_the_reference_is_a_valid_contract() -> None:
+    assert parse_product(CONTRACT, "docs/contract.md").name == "orders"
+
+
+@pytest.mark.parametrize(("path", "given", "default"), FOUND, ids=[one[0] for one in FOUND])
+def test_a_key_is_named_with_its_default(path: str, given: Any, default: Any) -> None:
+    assert given is not NOTHING, f"{path} isn't in the reference"
+    if default is not NOTHING and path not in WITH_AN_EXAMPLE:
+        assert given == (list(default) if isinstance(default, tuple) else default)
+
+
+def test_a_key_without_a_default_is_marked_as_required() -> None:
+    marked = set(re.findall(r"^ *(\w+):[^#\n]*# required", BLOCKS[0], re.MULTILINE))
+    required = {path.split(".")[-1] for path, _, default in FOUND if default is NOTHING}
+    sections = {name for name, field in Product.model_fields.items() if field.is_required()}
+    assert marked == required | sections | {"features", "estimator"}
+
+
+def test_each_rule_is_listed_with_its_severity() -> None:
+    (text,) = re.findall(r"## Severities\n(.*?)\n## ", TEXT, re.DOTALL)
+    errors, warnings = text.split("are errors;")
+    for rule, (_, severity) in RULES.items():
+        assert f"`{rule}`" in (errors if severity == "error" else warnings)
+
+
+def test_an_expectation_has_its_defaults() -> None:
+    (one,) = EXPECTATIONS["expectations"]
+    assert set(one) == set(CustomExpectation.model_fields)
+    defaults = {name: field.default for name, field in CustomExpectation.model_fields.items()}
+    assert all(one[name] == defaults[name] for name in ("on", "severity", "description"))
+
+
+def test_every_setting_is_in_the_documents() -> None:
+    checkout = PACKAGE.parent
+    readme = (checkout / "README.md").read_text().split("## Settings")[1].split("## Develop")[0]
+    named = set(re.findall(r"`([A-Z_]+)`", readme + (checkout / "docs" / "databricks.md").read_text()))
+    assert {name.upper() for name in Settings.model_fields} <= named
