@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ml_platform.engine.context import StepContext, days_between, left_out
+from ml_platform.engine.daily import ATTEMPTS
 from ml_platform.engine.step import Check, DayResult, PermanentError, StepResult, result_of
 from ml_platform.machine_learning import asof, promotion, registry, training
 from ml_platform.machine_learning.models import Kind, ModelHistory, ModelRecord, champion
@@ -23,6 +24,7 @@ from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
 from ml_platform.steps import CHALLENGER_BEATS_CHAMPION, CODE_VERSIONS, StepName
 from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.tables import OvertakenError
 
 MODEL: StepName = "model"
 CODE_VERSION = CODE_VERSIONS[MODEL]
@@ -104,11 +106,17 @@ def pending(context: StepContext) -> list[Plan]:
 
 
 def run_model(context: StepContext) -> StepResult:
-    """Train what isn't up to date, decide about every model, and report each month asked for."""
+    """Train what isn't up to date, decide about every model, and report each month asked for.
+
+    Raises:
+        OvertakenError: other runs have written the same days again and again.
+    """
     todo = pending(context)
     step = _ModelStep(context)
     for one in todo:
-        record = step.train(one)
+        model, record = step.train_on_newest(one)
+        if model is not None:
+            step.history.add(model)
         step.decide()
         # Last, so that a run that is killed before has this month done again.
         context.ledger.record([record])
@@ -137,12 +145,29 @@ class _ModelStep:
         self._held_out: tuple[date, pd.DataFrame] | None = None
         self._contract = self.product.hash_of(*CONTRACT_SECTIONS)
 
-    def train(self, plan: Plan) -> DayRecord:
-        """Train one model, or take the registered one with the same training fingerprint; not decided yet."""
+    def train_on_newest(self, planned: Plan) -> tuple[ModelRecord | None, DayRecord]:
+        """Train one model, again if another run has written its days meanwhile.
+
+        Of two models of one as-of date the one that is recorded last counts, and must not be the one that
+        has learned from the older data.
+        """
+        for _ in range(ATTEMPTS):
+            trained = self.train(planned)
+            (now,) = [one for one in plan(self.context) if one.as_of == planned.as_of]
+            if now.inputs == planned.inputs:
+                return trained
+            planned = now
+        raise OvertakenError(
+            f"{self.product.name}/{MODEL} as of {planned.as_of}: other runs have changed its days again and "
+            "again; run again when they are done"
+        )
+
+    def train(self, plan: Plan) -> tuple[ModelRecord | None, DayRecord]:
+        """Train one model, or take the registered one with the same training fingerprint; record nothing."""
         context, product = self.context, self.product
         if not plan.usable:
             why = f"no day of {plan.days} is in the MRDS; needed are labelled rows"
-            return self._record_of(plan, None, why, {})
+            return None, self._record_of(plan, None, why, {})
         slice_ = asof.labelled(
             lambda: context.spark,
             product,
@@ -164,7 +189,7 @@ class _ModelStep:
             else:
                 self.reused += 1
         except training.TrainingError as error:
-            return self._record_of(plan, None, str(error), {})
+            return None, self._record_of(plan, None, str(error), {})
         model = ModelRecord(
             as_of=plan.as_of,
             month=plan.month,
@@ -179,9 +204,8 @@ class _ModelStep:
             last_day=plan.days.last,
             run_id=context.request.run_id,
         )
-        self.history.add(model)
         metadata = _metadata(model, plan, context.settings.mlflow_ui_url, self.registry)
-        return self._record_of(plan, fingerprint, "", metadata)
+        return model, self._record_of(plan, fingerprint, "", metadata)
 
     def _train(self, plan: Plan, slice_: asof.Slice, fingerprint: str) -> registry.RegisteredModel:
         context, product = self.context, self.product

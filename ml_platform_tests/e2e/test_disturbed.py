@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from ml_platform.console import instance_of
 from ml_platform.product import EVENT_DAY
 from ml_platform.storage.fingerprints import content_hash
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import SHOP, Platform, days, deliver_visits
+from ml_platform_tests.small_platform import DATA_STEPS, SHOP, Platform, days, deliver_visits
 
 FIRST, LAST = "2024-01-01", "2024-02-15"
 CHOSEN = days(FIRST, LAST)
@@ -131,6 +133,10 @@ def processes(expected: Expected, spark: SparkSession, tmp_path: Path) -> Shop:
     return Shop(Platform(settings, spark), tmp_path)
 
 
+def expected_of(assets: Sequence[str], expected: Expected) -> Fingerprints:
+    return {key: value for key, value in expected.fingerprints.items() if key[0] in assets}
+
+
 def told(process: subprocess.Popen[str]) -> str:
     """What a process says until its end, which must be a good one."""
     output, _ = process.communicate()
@@ -173,6 +179,34 @@ def test_killed_runs_are_repaired_by_the_next(processes: Shop, expected: Expecte
     assert rows_by_day(processes.platform) == expected.rows
     assert set(processes.statuses()) == {"FAILURE", "SUCCESS"}
     assert told(processes.start(*span())).strip().endswith("nothing to do")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_labels_that_come_while_a_backfill_runs_are_not_undone_by_it(
+    processes: Shop, expected: Expected, tmp_path: Path
+) -> None:
+    """The daily run that they set off is beside a backfill that has looked at the days before."""
+    landing = tmp_path / "landing"
+    late = [path.relative_to(expected.landing) for path in expected.landing.rglob("*labels.csv")]
+    shutil.copytree(expected.landing, landing, ignore=lambda _, names: fnmatch.filter(names, "*labels.csv"))
+    shop = replace(processes, platform=Platform(settings_in(tmp_path / "home", landing=landing), None))  # type: ignore[arg-type]
+    before_models = ("--select", ",".join(BEFORE_MODELS))
+    backfill = shop.start(*span(), *before_models)
+    assert backfill.stdout is not None
+    for line in backfill.stdout:
+        if "ards:" in line:  # a first chunk of its days is done
+            break
+    for path in late:
+        shutil.copy2(expected.landing / path, landing / path)
+    told(shop.start(*span(), *before_models))
+    told(backfill)
+    assert shop.platform.fingerprints(*DATA_STEPS) == expected_of(DATA_STEPS, expected)
+    # What a day is held against from the days before it, and so its report, a later run brings up to date.
+    told(shop.start(*span(), *before_models))
+    assert shop.platform.fingerprints(*BEFORE_MODELS) == expected_of(BEFORE_MODELS, expected)
+    assert set(shop.statuses()) == {"SUCCESS"}
+    assert told(shop.start(*span(), *before_models)).strip().endswith("nothing to do")
 
 
 @pytest.mark.slow

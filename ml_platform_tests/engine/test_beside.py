@@ -263,6 +263,27 @@ def test_days_are_scored_while_the_model_of_their_month_is_made_anew(
     assert set(platform.rows("predictions")["model_fingerprint"]) == {served}
 
 
+def test_a_model_that_has_learned_from_older_data_does_not_count(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its training began before a correction, and would have ended after that of the corrected one."""
+    with_data(platform)
+
+    def corrected() -> None:
+        deliver_visits(platform, HISTORY[:3], rows=60, seed=5)
+        for step in ("ards", "mrds", "model"):
+            platform.run(step, MONTH if step == "model" else HISTORY)
+
+    before_the_first(monkeypatch, Registry, "log", corrected)
+    platform.run("model", MONTH)
+    history = ModelHistory(platform.tables, platform.product)
+    (counts,) = history.models()
+    assert [one.fingerprint for one in history.decisions()] == [counts.fingerprint]
+    assert not is_pending(platform, "model", MONTH)
+    platform.run("model", MONTH, force=True)
+    assert history.models()[0].fingerprint == counts.fingerprint
+
+
 def test_predictions_of_a_day_that_was_held_back_for_a_while_stay(platform: Platform) -> None:
     with_data(platform)
     platform.run("model", MONTH)
