@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The products whose models a change may have made worse or better: those whose contracts changed, or all if
-# the code that trains and compares did. One name a line; a product whose history has ended is not trained.
+# the code that trains and compares did. One name a line; a product whose history has ended, or is yet to begin, is not.
 #
 #   scripts/products_to_retrain.sh BASE [FOLDER...]
 #
@@ -11,7 +11,7 @@ shift
 folders=("$@")
 [ ${#folders[@]} -gt 0 ] || folders=(contracts)
 
-TRAINING=(ml_platform/machine_learning ml_platform/engine/model_step.py)
+TRAINING=(ml_platform/machine_learning ml_platform/engine/model_step.py ml_platform/estimators.py ml_platform/steps.py)
 
 if git diff --quiet "$base" HEAD -- "${TRAINING[@]}"; then
   changed=$(git diff --name-only --diff-filter=d "$base" HEAD -- "${folders[@]}")
@@ -24,8 +24,9 @@ for contract in $changed; do
     *.yaml | *.yml) ;;
     *) continue ;;
   esac
+  start=$(sed -nE 's/^start: *"?([0-9-]+)"?.*/\1/p' "$contract")
   end=$(sed -nE 's/^end: *"?([0-9-]+)"?.*/\1/p' "$contract")
-  if [[ -z $end || ! $end < $month ]]; then
+  if [[ ! $start > $month && ( -z $end || ! $end < $month ) ]]; then
     sed -nE 's/^name: *"?([a-z0-9_]+)"?.*/\1/p' "$contract"
   fi
 done | sort -u

@@ -75,15 +75,18 @@ def write(
         done = {day: one for day, one in done.items() if not one.for_spark}
     others = [day for day in days if day not in done]
     counted = {day: one.counted for day, one in done.items()}
+    versions: dict[date, int] = {}
     if others:
         ards = tables.read_days(spark, product.name, ARDS, others)
         rows = aggregate(product, ards, len(others))
         version = tables.replace_days(spark, product.name, MRDS, rows, others, run_id=run_id)
+        versions |= dict.fromkeys(others, version)
         counted |= counting.in_spark(tables.read_days(spark, product.name, MRDS, others))
     if done:
         files, schema = {day: one.files for day, one in done.items()}, small_mrds.schema(product)
         version = tables.replace_days_by(product.name, MRDS, schema, files, list(done), run_id=run_id)
-    return {day: MrdsDay(counted.get(day, Counted()), version) for day in days}
+        versions |= dict.fromkeys(done, version)
+    return {day: MrdsDay(counted.get(day, Counted()), versions[day]) for day in days}
 
 
 def aggregate(product: Product, ards: DataFrame, days: int = 1) -> DataFrame:

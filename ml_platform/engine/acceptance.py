@@ -31,7 +31,9 @@ def accept(ledger: Ledger, day: date, *, reason: str, by: str) -> list[DayRecord
         found = ", ".join(outcomes) or "nothing has been materialized"
         raise LookupError(f"there is nothing to accept on {day}: {found}")
     accepted = [_accepted(record, reason.strip(), by) for record in blocked]
-    ledger.record(accepted)
+    for record, before in zip(accepted, blocked, strict=True):
+        if ledger.record_since([record], {day: before}):
+            raise LookupError(f"{record.asset} of {day} has just been done again: look at it once more")
     return accepted
 
 

@@ -7,7 +7,7 @@ the month and learns from the recent past only. Months are done in ascending ord
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -86,9 +86,14 @@ def plan(context: StepContext) -> list[Plan]:
         kind: Kind = "monthly" if as_of == month else "retrain"
         days = training_days(product, as_of, kind)
         records = {day: known[day] for day in days if day in known}
-        content = [(day, record.outcome, record.fingerprint) for day, record in records.items()]
+        content = _content(days, records)
         plans.append(Plan(month, as_of, kind, days, records, fingerprint_of([as_of, content])))
     return plans
+
+
+def _content(days: Iterable[date], known: Mapping[date, DayRecord]) -> list[Any]:
+    """What a window holds, by what the ledger says of its days."""
+    return [(day, known[day].outcome, known[day].fingerprint) for day in days if day in known]
 
 
 def pending(context: StepContext) -> list[Plan]:
@@ -142,7 +147,7 @@ class _ModelStep:
         self.registry = registry.Registry.of(context.settings)
         self.trained = 0
         self.reused = 0
-        self._held_out: tuple[date, pd.DataFrame] | None = None
+        self._held_out: tuple[str, pd.DataFrame] | None = None
         self._contract = self.product.hash_of(*CONTRACT_SECTIONS)
 
     def train_on_newest(self, planned: Plan) -> tuple[ModelRecord | None, DayRecord]:
@@ -211,7 +216,7 @@ class _ModelStep:
         context, product = self.context, self.product
         frame = slice_.collect()
         trained = training.train(product, frame)
-        holdout = self._holdout(plan.as_of)
+        holdout = self._holdout(plan.as_of, context.ledger.latest("mrds", details=False))
         return self.registry.log(
             product,
             trained,
@@ -235,26 +240,34 @@ class _ModelStep:
             parent_run_id=context.request.mlflow_parent_run_id,
         )
 
-    def _holdout(self, as_of: date) -> pd.DataFrame:
+    def _holdout(self, as_of: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
         """The labelled rows of the held-out entities, of the last days before the as-of date.
 
-        At most ``evaluation.maximum_rows``; those of the last as-of date asked for are kept.
+        At most ``evaluation.maximum_rows``. What was asked for last is kept.
+
+        Args:
+            known: what the ledger says of the MRDS.
         """
-        if self._held_out is not None and self._held_out[0] == as_of:
-            return self._held_out[1]
         context, product = self.context, self.product
-        days = days_between(as_of - timedelta(days=product.model.holdout_days), as_of - timedelta(days=1))
+        days = self._holdout_days(as_of)
+        key = fingerprint_of([as_of, _content(days, known)])
+        if self._held_out is not None and self._held_out[0] == key:
+            return self._held_out[1]
         frame = asof.labelled(
             lambda: context.spark,
             product,
             context.tables,
-            list(context.usable("mrds", set(days))),
+            [day for day in days if day in known and known[day].usable],
             as_of,
             held_out=True,
             maximum_rows=product.evaluation.maximum_rows,
         ).collect()
-        self._held_out = (as_of, frame)
+        self._held_out = (key, frame)
         return frame
+
+    def _holdout_days(self, as_of: date) -> list[date]:
+        days = self.product.model.holdout_days
+        return days_between(as_of - timedelta(days=days), as_of - timedelta(days=1))
 
     def decide(self) -> list[Decision]:
         """Fold all models into decisions, and point MLflow's alias at the champion."""
@@ -262,24 +275,26 @@ class _ModelStep:
         contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days")
 
         def key_of(challenger: ModelRecord, before: ModelRecord | None) -> str:
-            last = challenger.as_of - timedelta(days=1)
-            days = days_between(last - timedelta(days=self.product.model.holdout_days - 1), last)
-            content = [(day, labels[day].outcome, labels[day].fingerprint) for day in days if day in labels]
+            content = _content(self._holdout_days(challenger.as_of), labels)
             pair = [challenger.fingerprint, before.fingerprint if before else None]
             return fingerprint_of([challenger.as_of, pair, content, contract])
 
         before = self.history.decisions()
-        decisions = self.history.decide(key_of, self._compare)
+        decisions = self.history.decide(
+            key_of, lambda challenger, champion: self._compare(challenger, champion, labels)
+        )
         now = champion(decisions)
         if now is not None and (self.trained or self.reused or decisions != before):
-            versions = {model.fingerprint: model.version for model in self.history.models()}
-            self.registry.set_champion(self.product, versions[now.fingerprint])
+            serving_now = self.history.by_fingerprint()[now.fingerprint]
+            self.registry.set_champion(self.product, serving_now.version)
         elif now is None and champion(before) is not None:
             self.registry.set_champion(self.product, None)
         return decisions
 
-    def _compare(self, challenger: ModelRecord, before: ModelRecord | None) -> Comparison:
-        frame = self._holdout(challenger.as_of)
+    def _compare(
+        self, challenger: ModelRecord, before: ModelRecord | None, labels: Mapping[date, DayRecord]
+    ) -> Comparison:
+        frame = self._holdout(challenger.as_of, labels)
 
         label = frame[self.product.label].to_numpy(dtype="int64")
         clusters = frame["_cluster"].to_numpy(dtype="int64")

@@ -113,8 +113,10 @@ def write(
     done = _in_tasks(spark, product, tables, serving, [day for day in days if day not in keep], counting)
     others = [day for day in days if day not in done]
     counted = {day: one.counted for day, one in done.items()}
+    versions: dict[date, int] = {}
     if others:
         version = _by_spark(spark, product, tables, {day: serving[day] for day in others}, keep, run_id)
+        versions |= dict.fromkeys(others, version)
         written = tables.read_days(spark, product.name, PREDICTIONS, others)
         counted |= counting.in_spark(written)
     if done:
@@ -122,7 +124,8 @@ def write(
         version = tables.replace_days_by(
             product.name, PREDICTIONS, schema(product), files, list(done), run_id=run_id
         )
-    return {day: ScoredDay(counted.get(day, Counted()), version) for day in days}
+        versions |= dict.fromkeys(done, version)
+    return {day: ScoredDay(counted.get(day, Counted()), versions[day]) for day in days}
 
 
 def _in_tasks(

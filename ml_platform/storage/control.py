@@ -87,6 +87,11 @@ class ControlTable:
             else:
                 self._write(rows, mode="append")
 
+    @property
+    def locks(self) -> bool:
+        """Whether :meth:`lock` keeps others out."""
+        return self.tables.control.locks
+
     def lock(self) -> AbstractContextManager[None]:
         """Keep others from writing, where the table's place has locks, while one looks and writes."""
         return self.tables.control.lock(self.product, self.name)

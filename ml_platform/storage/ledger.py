@@ -127,35 +127,48 @@ class Ledger:
         rows = table.take(pa.array([newest[day] for day in sorted(newest)], pa.int64())).to_pylist()
         return {row["day"]: _decode(row) for row in rows}
 
-    def record(self, records: Sequence[DayRecord]) -> None:
-        """Append records, in one commit."""
+    def record(self, records: Sequence[DayRecord]) -> int:
+        """Append records, in one commit; returns the time it says of them, in nanoseconds."""
         stamp = time.time_ns()
         self._table.append([_encode(replace(record, recorded_at=stamp)) for record in records])
+        return stamp
 
     def record_since(self, records: Sequence[DayRecord], seen: Mapping[date, DayRecord]) -> set[date]:
         """Append records of an asset, but for days that another run has recorded since they were looked at.
 
-        A record whose commit to its table came after the other one's counts all the same: it tells what
-        the table holds.
+        Where both have written the day since, the record of the later commit counts, as it tells what the
+        table holds; an outcome or an acceptance that has come meanwhile is never passed over.
 
         Args:
             seen: the newest record of each day, when the work on it began.
 
         Returns:
-            The days that were left out.
+            The days to be looked at again: those that were left out, and those of which an older record
+            has come to stand above this one, where nothing is locked.
         """
         if not records:
             return set()
+        asset, days = records[0].asset, {record.day for record in records}
+
+        def is_overtaken(record: DayRecord, newest: DayRecord | None) -> bool:
+            before = seen.get(record.day)
+            if newest is None or (before is not None and newest.recorded_at == before.recorded_at):
+                return False
+            both_wrote = _version(newest) > (_version(before) if before else -1)
+            return not (both_wrote and _version(record) > _version(newest))
+
         with self._table.lock():
-            now = self.latest(records[0].asset, {record.day for record in records}, details=False)
-            overtaken = {
-                record.day
-                for record in records
-                if (newest := now.get(record.day)) is not None
-                and newest.recorded_at != (seen[record.day].recorded_at if record.day in seen else 0)
-                and _version(record) <= _version(newest)
-            }
-            self.record([record for record in records if record.day not in overtaken])
+            now = self.latest(asset, days, details=False)
+            chosen = [record for record in records if not is_overtaken(record, now.get(record.day))]
+            stamp = self.record(chosen)
+            overtaken = days - {record.day for record in chosen}
+            if not self._table.locks:
+                now = self.latest(asset, days, details=False)
+                overtaken |= {
+                    record.day
+                    for record in chosen
+                    if now[record.day].recorded_at != stamp and _version(now[record.day]) <= _version(record)
+                }
         return overtaken
 
 

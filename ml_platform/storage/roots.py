@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import filelock
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -53,6 +53,9 @@ class RootError(Exception):
 
 class Root(ABC):
     """A place for the tables of all products."""
+
+    #: Whether :meth:`lock` keeps others out; where it doesn't, the place itself orders commits.
+    locks: ClassVar[bool] = False
 
     @abstractmethod
     def address(self, product: str, table: str) -> str:
@@ -205,10 +208,13 @@ class PathRoot(Root):
         return int(self.open(product, table).version())
 
     def commits_after(self, product: str, table: str, version: int) -> dict[int, str | None]:
-        opened = self.open(product, table)
-        count = int(opened.version()) - version
-        commits = opened.history(count) if count > 0 else []
-        return {commit["version"]: commit.get(_METADATA) for commit in commits}
+        # The history is the log's, numbered from the version that was opened: both must be of one moment.
+        while True:
+            opened = self.open(product, table)
+            newest = int(opened.version())
+            commits = opened.history(newest - version) if newest > version else []
+            if not commits or self.version(product, table) == newest:
+                return {commit["version"]: commit.get(_METADATA) for commit in commits}
 
     def has_days(self, product: str, table: str, days: Sequence[date]) -> bool:
         present = {partition[EVENT_DAY] for partition in self.open(product, table).partitions()}
@@ -242,6 +248,8 @@ class PathRoot(Root):
 
 class FolderRoot(PathRoot):
     """A local folder, or one that all machines of a cluster share."""
+
+    locks = True
 
     def datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
         yield in_folder(self.open(product, table), self.address(product, table))

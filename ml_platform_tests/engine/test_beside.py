@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from ml_platform.data_engineering import ards
+from ml_platform.data_engineering import ards, mrds, small_days
 from ml_platform.engine import local
 from ml_platform.engine.daily_steps import OnlineFeatures
 from ml_platform.engine.step import StepRequest
@@ -109,6 +110,26 @@ def test_a_run_that_knew_less_undoes_nothing(
     assert_as_alone(platform, tmp_path)
 
 
+@pytest.mark.parametrize("locked", [True, False])
+def test_nor_does_one_whose_days_spark_writes(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, locked: bool
+) -> None:
+    deliver_without_labels(platform)
+    monkeypatch.setattr(small_days, "SMALL_BYTES", 0)
+
+    def newer() -> None:
+        deliver_labels(platform)
+        platform.run("ards", CHOSEN, run_id="newer")
+
+    if locked:
+        before_the_first(monkeypatch, ards, "write", newer)
+    else:
+        monkeypatch.setattr(FolderRoot, "lock", unlocked)
+        before_the_first(monkeypatch, PathRoot, "save", newer)
+    platform.run("ards", CHOSEN, run_id="older")
+    assert_as_alone(platform, tmp_path)
+
+
 @contextlib.contextmanager
 def unlocked(*_: Any) -> Iterator[None]:
     yield
@@ -164,6 +185,23 @@ def test_runs_that_never_let_each_other_finish_say_so(
     with pytest.raises(OvertakenError, match="run again when they are done"):
         platform.run("ards", CHOSEN)
     assert platform.ledger.latest("ards") == {}
+
+
+@pytest.mark.parametrize("moment", [(mrds, "write"), (Ledger, "record_since")])
+def test_a_day_that_is_held_back_meanwhile_stays_so(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, moment: tuple[Any, str]
+) -> None:
+    deliver_visits(platform, CHOSEN, rows=20)
+    platform.run("ards", CHOSEN)
+
+    def refuse() -> None:
+        platform.deliver(DAY, "2024-01-03T0800_visits.csv", "no,header\n")
+        for step in ("ards", "mrds"):
+            platform.run(step, CHOSEN)
+
+    before_the_first(monkeypatch, *moment, refuse)
+    result = platform.run("mrds", CHOSEN)
+    assert [day.outcome for day in result.days] == ["written", "held_back", "written", "written"]
 
 
 def test_a_day_that_is_held_back_meanwhile_is_not_published(
@@ -264,24 +302,26 @@ def test_days_are_scored_while_the_model_of_their_month_is_made_anew(
 
 
 def test_a_model_that_has_learned_from_older_data_does_not_count(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its training began before a correction, and would have ended after that of the corrected one."""
     with_data(platform)
 
     def corrected() -> None:
-        deliver_visits(platform, HISTORY[:3], rows=60, seed=5)
+        deliver_visits(platform, HISTORY[15:25], rows=60, seed=5)
         for step in ("ards", "mrds", "model"):
             platform.run(step, MONTH if step == "model" else HISTORY)
 
     before_the_first(monkeypatch, Registry, "log", corrected)
     platform.run("model", MONTH)
-    history = ModelHistory(platform.tables, platform.product)
-    (counts,) = history.models()
-    assert [one.fingerprint for one in history.decisions()] == [counts.fingerprint]
     assert not is_pending(platform, "model", MONTH)
-    platform.run("model", MONTH, force=True)
-    assert history.models()[0].fingerprint == counts.fingerprint
+
+    alone = Platform(settings_in(tmp_path / "alone"), platform.spark)
+    shutil.copytree(platform.settings.landing_path, alone.settings.landing_path)
+    for step in ("ards", "mrds", "model"):
+        alone.run(step, MONTH if step == "model" else HISTORY)
+    found, expected = (ModelHistory(one.tables, one.product).decisions() for one in (platform, alone))
+    assert found == expected
 
 
 def test_predictions_of_a_day_that_was_held_back_for_a_while_stay(platform: Platform) -> None:

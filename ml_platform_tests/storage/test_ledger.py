@@ -5,7 +5,10 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
-from ml_platform.storage.ledger import DayRecord, Ledger
+import pytest
+
+from ml_platform.storage.ledger import SETTLED, DayRecord, Ledger
+from ml_platform.storage.roots import FolderRoot
 from ml_platform.storage.tables import Tables
 
 DAY = date(2024, 1, 1)
@@ -31,6 +34,71 @@ def test_the_newest_record_of_each_day_counts(tmp_path: Path) -> None:
     assert not found[DAY].usable
     assert ledger.latest("mrds") == {}
     assert list(ledger.latest("ards", {date(2024, 1, 2)})) == [date(2024, 1, 2)]
+
+
+def test_records_with_other_outcomes_can_be_passed_over(tmp_path: Path) -> None:
+    ledger = Ledger(Tables(str(tmp_path)), "shop")
+    ledger.record([record(fingerprint="rows")])
+    ledger.record([record(outcome="held_back")])
+    assert ledger.latest("ards")[DAY].outcome == "held_back"
+    assert ledger.latest("ards", {DAY}, outcomes=SETTLED)[DAY].fingerprint == "rows"
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "mine", "stands"),
+    [
+        (None, None, {"delta_version": 5}, True),
+        ({"delta_version": 4}, None, {"outcome": "missing"}, True),
+        # The table was made anew, and its versions began again.
+        ({"delta_version": 9}, None, {"delta_version": 0}, True),
+        # The later commit is what the table holds.
+        ({"delta_version": 4}, {"delta_version": 5}, {"delta_version": 6}, True),
+        ({"delta_version": 4}, {"delta_version": 6}, {"delta_version": 5}, False),
+        (None, {"delta_version": 0}, {"delta_version": 1}, True),
+        # What isn't of a commit can't be told to be older.
+        ({"delta_version": 4}, {"outcome": "held_back"}, {"delta_version": 5}, False),
+        ({"delta_version": 4}, {"delta_version": 4, "accepted_by": "ann"}, {"delta_version": 5}, False),
+        (None, {"fingerprint": "theirs"}, {"fingerprint": "mine"}, False),
+    ],
+)
+@pytest.mark.parametrize("locked", [True, False])
+def test_what_another_run_has_recorded_meanwhile_is_passed_over_for_a_later_commit_only(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[str, object] | None,
+    meanwhile: dict[str, object] | None,
+    mine: dict[str, object],
+    stands: bool,
+    locked: bool,
+) -> None:
+    monkeypatch.setattr(FolderRoot, "locks", locked)
+    ledger = Ledger(Tables(str(tmp_path)), "shop")
+    if before is not None:
+        ledger.record([record(**before)])
+    seen = ledger.latest("ards")
+    if meanwhile is not None:
+        ledger.record([record(**meanwhile)])
+    left_out = ledger.record_since([record(run_id="mine", **mine), record(date(2024, 1, 2))], seen)
+    assert left_out == (set() if stands else {DAY})
+    assert (ledger.latest("ards")[DAY].run_id == "mine") == stands
+    assert date(2024, 1, 2) in ledger.latest("ards")
+
+
+def test_where_nothing_is_locked_a_record_that_comes_in_between_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FolderRoot, "locks", False)
+    ledger = Ledger(Tables(str(tmp_path)), "shop")
+    record_them = ledger.record
+
+    def older_comes_after(records: list[DayRecord]) -> int:
+        stamp = record_them(records)
+        record_them([record(delta_version=5)])
+        return stamp
+
+    monkeypatch.setattr(ledger, "record", older_comes_after)
+    assert ledger.record_since([record(delta_version=6)], {}) == {DAY}
+    assert ledger.record_since([record(delta_version=4)], ledger.latest("ards")) == set()
 
 
 def test_many_writes_stay_few_files(tmp_path: Path) -> None:
