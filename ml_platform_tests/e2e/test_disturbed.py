@@ -157,8 +157,10 @@ def stopped(process: subprocess.Popen[str], locks: Path) -> Iterator[None]:
     while not all(is_free(path) for path in locks.iterdir()):
         os.killpg(process.pid, signal.SIGCONT)
         os.killpg(process.pid, signal.SIGSTOP)
-    yield
-    os.killpg(process.pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)
 
 
 def is_free(path: Path) -> bool:
