@@ -14,6 +14,7 @@ from deltalake.exceptions import CommitFailedError
 
 from ml_platform.data_engineering import ards, mrds, small_days
 from ml_platform.engine import local
+from ml_platform.engine.acceptance import accept
 from ml_platform.engine.daily_steps import OnlineFeatures
 from ml_platform.engine.step import StepRequest
 from ml_platform.machine_learning.models import ModelHistory
@@ -24,7 +25,7 @@ from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.roots import FolderRoot, PathRoot
 from ml_platform.storage.tables import OvertakenError, Tables
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import D, Platform, days, deliver_visits
+from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
 
 CHOSEN = days("2024-01-01", "2024-01-04")
 DAY = D("2024-01-02")
@@ -48,7 +49,7 @@ def deliver_labels(platform: Platform) -> None:
 
 
 def before_the_first(
-    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, other: Callable[[], None]
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, other: Callable[[], object]
 ) -> None:
     """Have another run come just before the first call of a function, and go on then."""
     function, came = getattr(owner, name), []
@@ -219,6 +220,20 @@ def test_a_day_that_is_held_back_meanwhile_is_not_published(
     before_the_first(monkeypatch, OnlineFeatures, "write", refuse)
     result = platform.run("online_features", CHOSEN)
     assert [day.outcome for day in result.days] == ["written", "held_back", "written", "written"]
+
+
+def test_an_acceptance_of_what_has_just_been_done_again_is_refused(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = Platform(platform.settings, platform.spark, shop(validation={"minimum_rows": 100}))
+    deliver_visits(strict, CHOSEN, rows=20)
+    strict.run("ards", DAY)
+    before_the_first(monkeypatch, Ledger, "record_since", lambda: strict.run("ards", DAY, force=True))
+    with pytest.raises(LookupError, match="ards of 2024-01-02 has just been done again"):
+        accept(strict.ledger, DAY, reason="a holiday", by="ann")
+    assert strict.ledger.latest("ards")[DAY].outcome == "blocked"
+    accept(strict.ledger, DAY, reason="a holiday", by="ann")
+    assert strict.ledger.latest("ards")[DAY].outcome == "written"
 
 
 def test_a_small_table_that_another_process_is_joining_takes_rows(
