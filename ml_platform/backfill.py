@@ -23,7 +23,7 @@ from ml_platform.graph import processes
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, asset_key
 from ml_platform.graph.automation import PRODUCT_TAG
 from ml_platform.graph.partitions import range_tags
-from ml_platform.graph.report import BACKFILL_TAGS
+from ml_platform.graph.report import BACKFILL_TAG
 from ml_platform.graph.resources import ChosenStepRunner, LocalStepRunner
 from ml_platform.product import DayRange, Product, add_months, month_of
 from ml_platform.settings import Settings
@@ -171,7 +171,7 @@ class Backfill:
         tags = {
             **range_tags(first, last),
             PRODUCT_TAG: self.product.name,
-            **({BACKFILL_TAGS[1]: str(self._days)} if self._days and len(self._days) > 1 else {}),
+            **({BACKFILL_TAG: str(self._days)} if self._days and len(self._days) > 1 else {}),
             processes.PROCESS_TAG: processes.mark_of(run_id),
         }
         result = self._job.execute_in_process(

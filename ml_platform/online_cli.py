@@ -94,11 +94,11 @@ def serve(
     for error in errors.values():
         console.print(f"[yellow]Left out:[/yellow] {escape(str(error))}")
     with _opened(settings) as store:
-        app_ = build_app(products, store, token=token)
+        service = build_app(products, store, token=token)
     console.print(
         f"The features of {', '.join(products)} are served on http://{host}:{port}, the API's page is /docs"
     )
-    uvicorn.run(app_, host=host, port=port, log_level="warning")
+    uvicorn.run(service, host=host, port=port, log_level="warning")
 
 
 @app.command()

@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from zipimport import zipimporter
 
 from pydantic import TypeAdapter
@@ -60,6 +60,25 @@ def numbers(spark: SparkSession, count: int, a_task: int = DAYS_A_TASK) -> DataF
     """The numbers from 0 to ``count`` - 1, as the column ``number``, so many for each task."""
     tasks = max(1, -(-count // a_task))
     return spark.range(0, count, 1, numPartitions=tasks).withColumnRenamed("id", "number")
+
+
+def arrow_batches(rows: DataFrame) -> Iterator[pa.RecordBatch]:
+    """The rows as Arrow batches, a partition at a time; works without a Spark context of one's own."""
+    import pyarrow as pa
+
+    def pack(batches: Iterator[Any]) -> Iterator[Any]:
+        import pyarrow as pa
+
+        for batch in batches:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            yield pa.RecordBatch.from_arrays([pa.array([sink.getvalue().to_pybytes()])], names=["batch"])
+        spare_next_task()
+
+    for row in rows.mapInArrow(pack, "batch binary").toLocalIterator(prefetchPartitions=True):
+        with pa.ipc.open_stream(row["batch"]) as reader:
+            yield from reader
 
 
 def spare_next_task() -> None:

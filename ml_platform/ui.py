@@ -47,17 +47,10 @@ def serve(settings: Settings, port: int, mlflow_port: int) -> None:
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _IGNORED_WARNINGS])),
     }
     workspace = PACKAGE.parent / "workspace.yaml"  # of a checkout; an installed package has none
-    locations = ["-m", "ml_platform.definitions", "-m", "ml_platform.contracts"]
+    modules = ["-m", "ml_platform.definitions", "-m", "ml_platform.contracts"]
+    locations = ["-w", str(workspace)] if workspace.exists() else modules
     commands = [
-        [
-            "dagster",
-            "dev",
-            "-h",
-            HOST,
-            "-p",
-            str(port),
-            *(["-w", str(workspace)] if workspace.exists() else locations),
-        ],
+        ["dagster", "dev", "-h", HOST, "-p", str(port), *locations],
         [
             *("mlflow", "server", "--backend-store-uri", settings.tracking_uri),
             *("--registry-store-uri", settings.registry_uri),

@@ -39,7 +39,7 @@ def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery
     ).collect():
         records[row["_day"]][row["_kind"]] = row["n"]
         if row["_kind"] in REFUSALS:
-            refusals[row["_day"]] = Refusal(row["why"], may_pass=REFUSALS[row["_kind"]])
+            refusals[row["_day"]] = Refusal.of(row["_kind"], row["why"])
     days = sorted(day for day in records if day not in refusals)
     usable = parsed.where(F.col("_day").isin(days)) if refusals else parsed
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tenacity
 from pyspark.sql import DataFrame, SparkSession
@@ -21,7 +21,7 @@ from ml_platform.product import EVENT_DAY, Product
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.online import Merged, OnlineStore, OnlineStoreError, Publication
 from ml_platform.storage.tables import Tables, column
-from ml_platform.tasks import spare_next_task
+from ml_platform.tasks import arrow_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -169,22 +169,3 @@ def _newest(product: Product, rows: DataFrame, *, days: int, partitions: int) ->
     values = F.struct(F.col(EVENT_DAY), *[column(name) for name in names if name != EVENT_DAY])
     newest = rows.groupBy(*entity).agg(F.max(values).alias("_newest"))
     return newest.select(*[F.col("_newest").getField(name).alias(name) for name in names])
-
-
-def arrow_batches(rows: DataFrame) -> Iterator[pa.RecordBatch]:
-    """The rows as Arrow batches, a partition at a time; works without a Spark context of one's own."""
-    import pyarrow as pa
-
-    def pack(batches: Iterator[Any]) -> Iterator[Any]:
-        import pyarrow as pa
-
-        for batch in batches:
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, batch.schema) as writer:
-                writer.write_batch(batch)
-            yield pa.RecordBatch.from_arrays([pa.array([sink.getvalue().to_pybytes()])], names=["batch"])
-        spare_next_task()
-
-    for row in rows.mapInArrow(pack, "batch binary").toLocalIterator(prefetchPartitions=True):
-        with pa.ipc.open_stream(row["batch"]) as reader:
-            yield from reader

@@ -49,11 +49,15 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 
 
 class UnreadableFile(Exception):  # noqa: N818 - what it is, not what went wrong
-    """A file that can't be read to its end; the message says why."""
+    """A file that can't be read to its end; the message says why. ``kind`` is that of its record."""
+
+    kind = "unreadable"
 
 
 class UnreachableFile(UnreadableFile):
     """A file whose content this machine doesn't get: no right to read it, a folder that isn't mounted."""
+
+    kind = "unreachable"
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,7 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
     try:
         yield from _parse_exactly(file, product, done)
     except UnreadableFile as error:
-        kind = "unreachable" if isinstance(error, UnreachableFile) else "unreadable"
-        yield _unreadable(file, product, kind, str(error))
+        yield _unreadable(file, product, error)
 
 
 def read_header(path: str, source: Source) -> tuple[str, ...]:
@@ -682,15 +685,15 @@ def _parse(text: str, declared: Column) -> Any:
         return None
 
 
-def _unreadable(file: DeliveryFile, product: Product, kind: str, reason: str) -> pa.RecordBatch:
+def _unreadable(file: DeliveryFile, product: Product, error: UnreadableFile) -> pa.RecordBatch:
     schema = parsed_schema(product)
     facts = {
         "_day": file.day,
         "_file": file.name,
         "_file_number": file.number,
         "_record": -1,
-        "_kind": kind,
-        "_reason": f"{file.name}: {reason}",
+        "_kind": error.kind,
+        "_reason": f"{file.name}: {error}",
     }
     arrays = [pa.array([facts.get(one.name)], one.type) for one in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

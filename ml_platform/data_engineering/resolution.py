@@ -13,7 +13,6 @@ from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 
 ORPHAN = "label without a row"
 
-
 #: The kinds of parsed records that tell why a file can't be used, and whether another try may find otherwise.
 REFUSALS = {"unreadable": False, "unreachable": True}
 
@@ -23,7 +22,12 @@ class Refusal:
     """Why a day's delivery can't be read; ``may_pass`` if its files need not be changed for that to end."""
 
     reason: str
-    may_pass: bool = False
+    may_pass: bool
+
+    @classmethod
+    def of(cls, kind: str, reason: str) -> Refusal:
+        """That of a parsed record of one of the kinds in ``REFUSALS``."""
+        return cls(reason, REFUSALS[kind])
 
 
 @dataclass(frozen=True)

@@ -153,10 +153,8 @@ class _Day:
         )
         self._records = len(parsed)
         kind = parsed["_kind"]
-        self._refusal: Refusal | None = None
-        for one in parsed.filter(pc.is_in(kind, pa.array(list(REFUSALS)))).to_pylist():
-            self._refusal = Refusal(one["_reason"], may_pass=REFUSALS[one["_kind"]])
-            break
+        refused = parsed.filter(pc.is_in(kind, pa.array(list(REFUSALS)))).slice(0, 1).to_pylist()
+        self._refusal = Refusal.of(refused[0]["_kind"], refused[0]["_reason"]) if refused else None
         is_bad = pc.equal(kind, "bad")
         self._bad = parsed.filter(is_bad)
         usable = parsed.filter(pc.invert(is_bad)) if len(self._bad) else parsed

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import Inputs, StepResult, Written, result_of
+from ml_platform.steps import CODE_VERSIONS, StepName
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.tables import OvertakenError
 
@@ -27,7 +28,7 @@ class DailyStep(ABC):
     inputs and ``code_version`` they decide whether a day is up to date.
     """
 
-    asset: ClassVar[str]
+    asset: ClassVar[StepName]
     contract_sections: ClassVar[tuple[str, ...]]
     #: The tables whose days it replaces; those that steer the platform are not among them.
     tables: ClassVar[tuple[str, ...]] = ()
@@ -36,9 +37,9 @@ class DailyStep(ABC):
         self.context = context
 
     @property
-    @abstractmethod
     def code_version(self) -> str:
         """Changes when the code makes something else of the same inputs."""
+        return CODE_VERSIONS[self.asset]
 
     @abstractmethod
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
@@ -126,15 +127,15 @@ def run_days(step: DailyStep, days: Sequence[date], *, force: bool = False) -> S
         OvertakenError: other runs have written the same days again and again.
     """
     context = step.context
-    todo = _plan(step, days, force=force).todo
+    plan = _plan(step, days, force=force)
+    todo = plan.todo
     size, ordered, done = context.settings.chunk_days, sorted(todo), 0
     for start in range(0, len(ordered), size):
         chunk = ordered[start : start + size]
         if written := _do(step, chunk, force=force):
             done += written
             context.log(f"{step.asset}: {start + len(chunk)} of {len(ordered)} days, to {chunk[-1]}")
-    settled = context.ledger.latest(step.asset, {day for day in days if day not in todo})
-    judged = _judge_again(step, settled)
+    judged = _judge_again(step, plan.settled)
     known = context.ledger.latest(step.asset, set(days))
     return StepResult(
         days=[result_of(known[day], up_to_date=day not in todo and day not in judged) for day in days],

@@ -23,7 +23,7 @@ from ml_platform.machine_learning.models import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.product import fingerprint_of
-from ml_platform.steps import CODE_VERSIONS, PERFORMANCE_ABOVE_THRESHOLD
+from ml_platform.steps import PERFORMANCE_ABOVE_THRESHOLD
 from ml_platform.storage.ledger import SETTLED, DayRecord
 from ml_platform.storage.online import OnlineStore, OnlineStoreError
 
@@ -36,7 +36,6 @@ class OnlineFeatures(DailyStep):
 
     asset = "online_features"
     contract_sections = ("source", "mrds")
-    code_version = CODE_VERSIONS["online_features"]
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
@@ -107,7 +106,6 @@ class Predictions(DailyStep):
     asset = "predictions"
     tables = (scoring.PREDICTIONS,)
     contract_sections = ("mrds", "model.features")
-    code_version = CODE_VERSIONS["predictions"]
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
@@ -188,7 +186,6 @@ class Performance(DailyStep):
 
     asset = performance.PERFORMANCE
     contract_sections = ("source", "mrds", "evaluation")
-    code_version = CODE_VERSIONS["model_performance"]
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)

@@ -24,7 +24,7 @@ from ml_platform.mlops.history import DayFacts, Fact
 from ml_platform.mlops.profiles import Profile
 from ml_platform.mlops.validation import Quality, Result
 from ml_platform.product import DataSet, fingerprint_of
-from ml_platform.steps import CODE_VERSIONS, DATA_QUALITY, VALIDATION_VERSION
+from ml_platform.steps import DATA_QUALITY, VALIDATION_VERSION
 from ml_platform.storage.ledger import DayRecord, Outcome
 
 FEATURES_FINGERPRINT = "features_fingerprint"
@@ -255,7 +255,6 @@ class Ards(ValidatedStep):
     tables = (ards.ARDS, ards.QUARANTINE)
     data_set = "ards"
     contract_sections = ("source",)
-    code_version = CODE_VERSIONS["ards"]
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
@@ -320,7 +319,6 @@ class Mrds(ValidatedStep):
     tables = (mrds.MRDS,)
     data_set = "mrds"
     contract_sections = ("source", "mrds")
-    code_version = CODE_VERSIONS["mrds"]
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         return from_same_day(self.context, "ards", days)

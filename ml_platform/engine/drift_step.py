@@ -41,7 +41,7 @@ from ml_platform.mlops import drift, drift_report
 from ml_platform.mlops.drift import PREDICTION, Column, Comparison, Summary, Window
 from ml_platform.mlops.drift_report import MonthDrift
 from ml_platform.product import NUMERIC_TYPES, Product, add_months, fingerprint_of
-from ml_platform.steps import CODE_VERSIONS, NO_DRIFT
+from ml_platform.steps import NO_DRIFT
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.tables import column
 
@@ -73,7 +73,7 @@ class DriftReport(DailyStep):
     @property
     def code_version(self) -> str:
         targets = fingerprint_of(self.context.settings.report_targets)
-        return f"{CODE_VERSIONS['drift_report']}/{targets}"
+        return f"{super().code_version}/{targets}"
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
@@ -87,7 +87,9 @@ class DriftReport(DailyStep):
     # -- what a month is made from -------------------------------------------------------------------
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
-        self._known = {asset: self.context.ledger.latest(asset) for asset in (ARDS, PREDICTIONS)}
+        self._known = {
+            asset: self.context.ledger.latest(asset, details=False) for asset in (ARDS, PREDICTIONS)
+        }
         self._models = self._history.by_fingerprint()
         self._earlier, self._windows = {}, {}
         found = {}

@@ -80,15 +80,14 @@ def plan(context: StepContext) -> list[Plan]:
                 f"accepted is {months[0]} to {add_months(months[0], 1) - timedelta(days=1)}"
             )
     known = context.ledger.latest("mrds", details=False)
-    plans = []
-    for month in months:
-        as_of = request.as_of or month
-        kind: Kind = "monthly" if as_of == month else "retrain"
-        days = training_days(product, as_of, kind)
-        records = {day: known[day] for day in days if day in known}
-        content = _content(days, records)
-        plans.append(Plan(month, as_of, kind, days, records, fingerprint_of([as_of, content])))
-    return plans
+    return [_plan(product, month, request.as_of or month, known) for month in months]
+
+
+def _plan(product: Product, month: date, as_of: date, known: Mapping[date, DayRecord]) -> Plan:
+    kind: Kind = "monthly" if as_of == month else "retrain"
+    days = training_days(product, as_of, kind)
+    records = {day: known[day] for day in days if day in known}
+    return Plan(month, as_of, kind, days, records, fingerprint_of([as_of, _content(days, known)]))
 
 
 def _content(days: Iterable[date], known: Mapping[date, DayRecord]) -> list[Any]:
@@ -158,7 +157,8 @@ class _ModelStep:
         """
         for _ in range(ATTEMPTS):
             trained = self.train(planned)
-            (now,) = [one for one in plan(self.context) if one.as_of == planned.as_of]
+            known = self.context.ledger.latest("mrds", set(planned.days), details=False)
+            now = _plan(self.product, planned.month, planned.as_of, known)
             if now.inputs == planned.inputs:
                 return trained
             planned = now
@@ -216,7 +216,8 @@ class _ModelStep:
         context, product = self.context, self.product
         frame = slice_.collect()
         trained = training.train(product, frame)
-        holdout = self._holdout(plan.as_of, context.ledger.latest("mrds", details=False))
+        known = context.ledger.latest("mrds", set(self._holdout_days(plan.as_of)), details=False)
+        holdout = self._holdout(plan.as_of, known)
         return self.registry.log(
             product,
             trained,

@@ -19,7 +19,7 @@ from ml_platform.engine.step import REPORT_DAYS, Inputs, Written, quality_of
 from ml_platform.mlops import quarantine, validation_report
 from ml_platform.mlops.validation_report import DataSetDay
 from ml_platform.product import fingerprint_of
-from ml_platform.steps import CODE_VERSIONS, VALIDATED
+from ml_platform.steps import VALIDATED
 from ml_platform.storage.ledger import DayRecord
 
 
@@ -32,7 +32,7 @@ class ValidationReport(DailyStep):
     @property
     def code_version(self) -> str:
         targets = fingerprint_of(self.context.settings.report_targets)
-        return f"{CODE_VERSIONS['validation_report']}/{targets}"
+        return f"{super().code_version}/{targets}"
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         known = self._known(days)

@@ -14,8 +14,9 @@ from ml_platform.engine.step import Check, DayResult, StepResult, result_of
 from ml_platform.product import Product
 from ml_platform.storage.ledger import DayRecord
 
-#: The tags of a backfill's runs: of Dagster's own, and of one over several days by the command.
-BACKFILL_TAGS = ("dagster/backfill", "ml_platform/backfill")
+#: The tag of the runs of a backfill over several days by the command; its value are the days.
+BACKFILL_TAG = "ml_platform/backfill"
+BACKFILL_TAGS = ("dagster/backfill", BACKFILL_TAG)
 
 #: Outcomes under which nothing could be checked, but which are no defect of the asset's own.
 _NOT_TO_BLAME = frozenset({"held_back", "no_model"})

@@ -98,9 +98,7 @@ class ModelHistory:
 
     def models(self) -> list[ModelRecord]:
         """The model that counts for each as-of date, ascending: the one recorded last."""
-        newest: dict[date, ModelRecord] = {}
-        for row in sorted(self._models.read(), key=lambda row: row["recorded_at"]):
-            newest[row["as_of"]] = ModelRecord(**row)
+        newest = {model.as_of: model for model in self._recorded()}
         return [newest[as_of] for as_of in sorted(newest)]
 
     def by_fingerprint(self) -> dict[str, ModelRecord]:
@@ -108,8 +106,12 @@ class ModelHistory:
 
         Decisions name such a model until they are made again.
         """
+        return {model.fingerprint: model for model in self._recorded()}
+
+    def _recorded(self) -> list[ModelRecord]:
+        """All records, in the order in which they were made."""
         rows = sorted(self._models.read(), key=lambda row: row["recorded_at"])
-        return {row["fingerprint"]: ModelRecord(**row) for row in rows}
+        return [ModelRecord(**row) for row in rows]
 
     def add(self, model: ModelRecord) -> None:
         """Record a model; it counts for its as-of date from now on."""

@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from ml_platform.machine_learning.retraining import PerformanceRow
 from ml_platform.product import Product
+from ml_platform.steps import StepName
 from ml_platform.storage.control import ControlTable
 from ml_platform.storage.tables import Tables
 
-PERFORMANCE = "model_performance"
+PERFORMANCE: StepName = "model_performance"
 
 _SCHEMA = pa.schema(
     [

@@ -32,6 +32,8 @@ from ml_platform.machine_learning.training import Floats, Integers, TrainedModel
 from ml_platform.product import Product
 from ml_platform.settings import Settings
 
+#: Where `ml-platform ui` opens MLflow, unless it is told otherwise.
+LOCAL_UI = "http://127.0.0.1:5000"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
 
 # dagster-mlflow resumes the run of the experiment that carries this tag, so only its own run may.
@@ -43,10 +45,6 @@ _FINGERPRINT, _THRESHOLD = "fingerprint", "threshold"
 
 class RegistryError(Exception):
     """A model can't be kept or loaded; the message says which and why."""
-
-
-#: Where `ml-platform ui` opens MLflow, unless it is told otherwise.
-LOCAL_UI = "http://127.0.0.1:5000"
 
 
 @dataclass(frozen=True)

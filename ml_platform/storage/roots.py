@@ -14,7 +14,6 @@ small tables that steer the platform always lie at a path (:class:`PathRoot`), o
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from ml_platform.product import EVENT_DAY
 from ml_platform.storage.datasets import fetched, in_folder
 from ml_platform.storage.day_files import DayFile, DayFiles
+from ml_platform.tasks import arrow_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -333,14 +333,8 @@ class CatalogRoot(Root):
     def batches(
         self, product: str, table: str, columns: Sequence[str], days: Sequence[date]
     ) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-        from pyspark.sql.pandas.types import to_arrow_schema
-
         rows = self._spark(product, table).table(self.address(product, table)).where(on_days(days))
-        rows = rows.select(*columns)
-        schema, one_by_one = to_arrow_schema(rows.schema), rows.toLocalIterator()
-        while some := [row.asDict() for row in itertools.islice(one_by_one, _BATCH_ROWS)]:
-            yield pa.RecordBatch.from_pylist(some, schema=schema)
+        yield from arrow_batches(rows.select(*columns))
 
     def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
         reader = spark.read

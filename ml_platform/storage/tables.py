@@ -160,7 +160,7 @@ class Tables:
             OvertakenError: another run has written some of ``days`` since the table is guarded.
         """
         with self.lock(product, table):
-            self._refuse_overtaken(product, table, days)
+            self._refuse_overtaken(product, table, days, self._commits_since_guard(product, table))
             yield
 
     def replace_days(
@@ -231,35 +231,29 @@ class Tables:
         product, table = origin.product, origin.table
         with self.hold(product, table, origin.days):
             commit()
-            if (product, table) not in self._guarded:
-                return self.version(product, table)
+            commits = self._commits_since_guard(product, table)
+            own = next((version for version, said in commits.items() if said == origin.text), None)
             # Where nothing is locked, another commit may have come between the look and this one.
-            return self._refuse_overtaken(product, table, origin.days, own=origin.text)
+            before = {version: said for version, said in commits.items() if own is None or version < own}
+            self._refuse_overtaken(product, table, origin.days, before)
+            return self.version(product, table) if own is None else own
+
+    def _commits_since_guard(self, product: str, table: str) -> dict[int, str | None]:
+        """What was committed to a table since it is guarded; none of one that isn't, or doesn't exist."""
+        seen = self._guarded.get((product, table))
+        if seen is None or (seen < 0 and not self.exists(product, table)):
+            return {}
+        return self.root.commits_after(product, table, seen)
 
     def _refuse_overtaken(
-        self, product: str, table: str, days: Sequence[date], own: str | None = None
-    ) -> int:
-        """Refuse what another run has come before with, as far as a guard is set.
-
-        Args:
-            own: what the commit that was made says of itself; only commits before it count then.
-
-        Returns:
-            The version of the own commit; without one, nothing of use.
-        """
-        seen = self._guarded.get((product, table))
-        if seen is None or not (seen >= 0 or self.exists(product, table)):
-            return -1
-        commits = self.root.commits_after(product, table, seen)
-        mine = max((version for version, said in commits.items() if own and said == own), default=None)
-        for version, said in commits.items():
-            touched = [] if said == own else sorted(set(days) & _days_of(said))
-            if touched and (mine is None or version < mine):
+        self, product: str, table: str, days: Sequence[date], commits: Mapping[int, str | None]
+    ) -> None:
+        for said in commits.values():
+            if touched := sorted(set(days) & _days_of(said)):
                 raise OvertakenError(
                     f"{product}/{table}: another run has written {touched[0]}"
                     + (f" and {len(touched) - 1} more days" if len(touched) > 1 else "")
                 )
-        return max(commits, default=seen) if mine is None else mine
 
     def maintain(self, spark: SparkSession, product: str, table: str, keep: timedelta) -> Maintained:
         """Join the small files of each day, and delete those that no version of the last ``keep`` needs.

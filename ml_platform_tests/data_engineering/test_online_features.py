@@ -11,6 +11,7 @@ import tenacity
 
 from ml_platform.data_engineering import online_features
 from ml_platform.storage.online import OnlineStore
+from ml_platform.tasks import arrow_batches
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, days, deliver_visits
 
@@ -122,7 +123,7 @@ def test_labels_are_never_published(platform: Platform) -> None:
 
 def test_rows_come_in_arrow_batches_whatever_the_partitions(platform: Platform) -> None:
     frame = platform.spark.range(25_000, numPartitions=3).withColumnRenamed("id", "a")
-    batches = list(online_features.arrow_batches(frame))
+    batches = list(arrow_batches(frame))
     assert max(batch.num_rows for batch in batches) <= 10_000
     assert sorted(value for batch in batches for value in batch.column("a").to_pylist()) == list(
         range(25_000)

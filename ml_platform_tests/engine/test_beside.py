@@ -48,6 +48,16 @@ def deliver_labels(platform: Platform) -> None:
     platform.deliver(DAY, "2024-01-04T0700_more.csv", header + UNUSABLE)
 
 
+def newer_run(platform: Platform) -> Callable[[], None]:
+    """A run that comes when the labels have come, and knows them."""
+
+    def run() -> None:
+        deliver_labels(platform)
+        platform.run("ards", CHOSEN, run_id="newer")
+
+    return run
+
+
 def before_the_first(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, other: Callable[[], object]
 ) -> None:
@@ -99,14 +109,10 @@ def test_a_run_that_knew_less_undoes_nothing(
 ) -> None:
     deliver_without_labels(platform)
 
-    def newer() -> None:
-        deliver_labels(platform)
-        platform.run("ards", CHOSEN, run_id="newer")
-
     if name == "commit":
         # The lock is what keeps the other run out from here on, where there is one.
         monkeypatch.setattr(FolderRoot, "lock", unlocked)
-    before_the_first(monkeypatch, owner, name, newer)
+    before_the_first(monkeypatch, owner, name, newer_run(platform))
     platform.run("ards", CHOSEN, run_id="older")
     assert_as_alone(platform, tmp_path)
 
@@ -118,15 +124,11 @@ def test_nor_does_one_whose_days_spark_writes(
     deliver_without_labels(platform)
     monkeypatch.setattr(small_days, "SMALL_BYTES", 0)
 
-    def newer() -> None:
-        deliver_labels(platform)
-        platform.run("ards", CHOSEN, run_id="newer")
-
     if locked:
-        before_the_first(monkeypatch, ards, "write", newer)
+        before_the_first(monkeypatch, ards, "write", newer_run(platform))
     else:
         monkeypatch.setattr(FolderRoot, "lock", unlocked)
-        before_the_first(monkeypatch, PathRoot, "save", newer)
+        before_the_first(monkeypatch, PathRoot, "save", newer_run(platform))
     platform.run("ards", CHOSEN, run_id="older")
     assert_as_alone(platform, tmp_path)
 
@@ -141,20 +143,16 @@ def test_one_that_is_killed_after_a_newer_one_has_undone_nothing_either(
 ) -> None:
     deliver_without_labels(platform)
 
-    def newer() -> None:
-        deliver_labels(platform)
-        platform.run("ards", CHOSEN, run_id="newer")
-
     refuse = Tables._refuse_overtaken
 
-    def killed(*arguments: Any, **options: Any) -> int:
+    def killed(*arguments: Any, **options: Any) -> None:
         try:
-            return refuse(*arguments, **options)
+            refuse(*arguments, **options)
         except OvertakenError:
             raise KeyboardInterrupt from None
 
     with monkeypatch.context() as patched:
-        before_the_first(patched, ards, "write", newer)
+        before_the_first(patched, ards, "write", newer_run(platform))
         patched.setattr(Tables, "_refuse_overtaken", killed)
         with pytest.raises(KeyboardInterrupt):
             platform.run("ards", CHOSEN, run_id="older")
