@@ -59,9 +59,9 @@ format: setup  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: setup  ## pin the dependencies anew
+lock: setup  ## pin the dependencies anew, with the hashes of their packages
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
-	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" -o requirements.lock
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" -o requirements.lock
 
 clean:  ## remove data, runs and models, but not the environment
 	rm -rf var

@@ -579,6 +579,14 @@ class Product(_Section):
             return self.model.first_month
         return add_months(self.start, 1 if self.start.day == 1 else 2)
 
+    def last_labelled_day(self, as_of: date) -> date:
+        """The newest event day whose labels are all known on the morning of ``as_of``, if none is late.
+
+        Whatever means "the newest labelled days" ends here and has its full length before it: the days
+        after it have rows by then, but no labels that could be known.
+        """
+        return as_of - timedelta(days=1 + self.source.label_delay_days)
+
     @property
     def label(self) -> str:
         return self.source.label
@@ -631,15 +639,22 @@ class Product(_Section):
                 return declared
 
     def hash_of(self, *sections: str) -> str:
-        """A hash of the named sections (dotted paths), so that a change elsewhere changes nothing."""
+        """A hash of the named sections (dotted paths), so that a change elsewhere changes nothing.
+
+        Keys at their defaults don't count: a key that the contract's language gains makes nothing out of
+        date. Whoever changes a default raises the version of the steps that follow it.
+        """
         content = self.model_dump(
-            mode="json", by_alias=True, exclude={"source": {"columns": {"__all__": {"sensitive"}}}}
+            mode="json",
+            by_alias=True,
+            exclude_defaults=True,
+            exclude={"source": {"columns": {"__all__": {"sensitive"}}}},
         )
         chosen: dict[str, Any] = {}
         for section in sections:
             value: Any = content
             for part in section.split("."):
-                value = value[part]
+                value = value.get(part, {})
             chosen[section] = value
         return fingerprint_of(chosen)
 

@@ -46,9 +46,10 @@ state=$(cat requirements.lock pyproject.toml setup.cfg scripts/setup.sh | sha256
 if [ ! -x .venv/bin/python ] || [ "$(cat $stamp 2>/dev/null || true)" != "$state" ]; then
   echo "Creating the environment from requirements.lock ..."
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  uv=$(sed -nE 's/^(uv==[^ ;]+).*/\1/p' requirements.lock)
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check "$uv"
-  .venv/bin/uv pip sync --quiet --python .venv/bin/python --compile-bytecode requirements.lock
+  # uv's own block of the lock file: its version and hashes.
+  sed -n '/^uv==/,/^ *# via/p' requirements.lock > .venv/uv.lock
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.lock
+  .venv/bin/uv pip sync --quiet --python .venv/bin/python --compile-bytecode --require-hashes requirements.lock
   .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
   rm -rf ml_platform.egg-info  # of an earlier build; Python would take it for the installed package
   echo "$state" > $stamp
