@@ -27,6 +27,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -178,6 +179,12 @@ class Column(_Section):
     format: str | None = Field(
         default=None, description="strptime format of a date or timestamp; ISO 8601 without one"
     )
+    aliases: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description="other names that the column has in the header of some files"
+    )
+    since: date | None = Field(
+        default=None, description="first day whose files must have the column; it may be missing before"
+    )
     sensitive: bool = Field(default=False, description="its values are masked in reports, checks and alerts")
 
     @model_validator(mode="after")
@@ -192,6 +199,14 @@ class Column(_Section):
         if self.fill_null is not None and self.allowed and self.fill_null not in self.allowed:
             raise ValueError(f"fill_null {self.fill_null!r} is not among the allowed values")
         return self
+
+    def may_be_missing(self, day: date) -> bool:
+        """Whether a file of ``day`` may lack the column; its values are null then, or ``fill_null``."""
+        return day < self.since if self.since else self.nullable or self.fill_null is not None
+
+    def must_have_value(self, day: date) -> bool:
+        """Whether a row of ``day`` is of no use without a value."""
+        return not self.nullable and not (self.since and day < self.since)
 
 
 def _fits(value: object, type_: ColumnType) -> bool:
@@ -214,11 +229,57 @@ class Source(_Section):
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     decimal: Literal[".", ","] = "."
     null_values: tuple[str, ...] = ("",)
+    header_match: Literal["exact", "relaxed"] = Field(
+        default="exact", description="relaxed: names in headers match without case and outer spaces"
+    )
+    extra_columns: Literal["refuse", "ignore"] | tuple[str, ...] = Field(
+        default="refuse", description="what happens to columns of files that are not declared, or their names"
+    )
     key: tuple[str, ...] = Field(min_length=1)
     event_day: str
     label: str
     label_delay_days: int = Field(default=1, ge=0)
     columns: dict[str, Column] = Field(min_length=1)
+
+    @field_validator("extra_columns", mode="before")
+    @classmethod
+    def _refuse_ignore_or_names(cls, value: object) -> object:
+        names = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+        if value in ("refuse", "ignore") or names:
+            return value
+        raise ValueError(f"accepted are refuse, ignore, or a list of column names (found {value!r})")
+
+    def folded(self, name: str) -> str:
+        """A name as names in headers are compared."""
+        return name.strip().casefold() if self.header_match == "relaxed" else name
+
+    @cached_property
+    def header_names(self) -> Mapping[str, str]:
+        """The declared column that each accepted name of a header stands for; names are :meth:`folded`."""
+        return {
+            self.folded(name): column
+            for column, declared in self.columns.items()
+            for name in (column, *declared.aliases)
+        }
+
+    @model_validator(mode="after")
+    def _distinct_header_names(self) -> Self:
+        seen: dict[str, str] = {}
+        for column, declared in self.columns.items():
+            for name in (column, *declared.aliases):
+                other = seen.setdefault(self.folded(name), column)
+                if other != column:
+                    raise ValueError(
+                        f"in a header {name!r} would name both the columns {other!r} and {column!r}; "
+                        "change the name or the aliases of one"
+                    )
+        if isinstance(self.extra_columns, tuple):
+            for name in self.extra_columns:
+                if self.folded(name) in seen:
+                    raise ValueError(
+                        f"extra_columns: {name!r} names the column {seen[self.folded(name)]!r}, which is read"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -259,6 +320,9 @@ class Source(_Section):
         for name in (*self.key, self.event_day):
             if self.columns[name].nullable:
                 raise ValueError(f"{name!r} identifies a row and can't be nullable")
+        for name in (*self.key, self.event_day, self.label):
+            if self.columns[name].since:
+                raise ValueError(f"since: {name!r} belongs to the key or is the label, and has no first day")
         return self
 
 
@@ -496,6 +560,9 @@ class Product(_Section):
         columns = self.source.columns
         if self.end is not None and self.end < self.start:
             raise ValueError(f"end {self.end} lies before start {self.start}")
+        for name in self.mrds.entity:
+            if name in columns and columns[name].since:
+                raise ValueError(f"since: {name!r} is what is scored (mrds.entity), and has no first day")
 
         for place, names in {
             "mrds.entity": self.mrds.entity,
@@ -586,6 +653,26 @@ class Product(_Section):
         after it have rows by then, but no labels that could be known.
         """
         return as_of - timedelta(days=1 + self.source.label_delay_days)
+
+    @cached_property
+    def required_since(self) -> date | None:
+        """The first day whose rows have all features that must have a value; None if all days' rows do.
+
+        A feature has a first day if its column has a ``since`` and is neither nullable nor filled.
+        """
+        declared = (self.source.columns[name] for name in self.model.features.all)
+        return max(
+            (
+                column.since
+                for column in declared
+                if column.since and not column.nullable and column.fill_null is None
+            ),
+            default=None,
+        )
+
+    def trainable(self, day: date) -> bool:
+        """Whether a model may learn from the rows of ``day``: not before :attr:`required_since`."""
+        return self.required_since is None or day >= self.required_since
 
     @property
     def label(self) -> str:

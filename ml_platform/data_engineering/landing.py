@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
+from ml_platform.data_engineering import headers
 from ml_platform.data_engineering.parsing import DeliveryFile, UnreadableFile, read_header
 from ml_platform.product import Product, fingerprint_of
 
@@ -26,13 +28,16 @@ class Delivery:
     """The files of one event day.
 
     ``stamp`` changes whenever a file is added, removed or written again. ``refusal`` says why the day
-    can't be read, if so.
+    can't be read, if so. ``ignored_columns`` and ``missing_columns`` count, by name, the files with a column
+    that the contract doesn't read, and those with rows that lack a declared one.
     """
 
     day: date
     files: tuple[DeliveryFile, ...]
     stamp: str
     refusal: str | None = None
+    ignored_columns: Mapping[str, int] = field(default_factory=dict)
+    missing_columns: Mapping[str, int] = field(default_factory=dict)
 
 
 def delivered_days(product: Product, landing: Path) -> list[date]:
@@ -122,60 +127,28 @@ def _delivery(product: Product, day: date, paths: list[Path]) -> Delivery:
     known = [_facts(path) for path in paths]
     facts = fingerprint_of(known)
     files = []
+    ignored: Counter[str] = Counter()
+    missing: Counter[str] = Counter()
     for number, path in enumerate(paths):
         try:
             header = read_header(str(path), product.source)
         except UnreadableFile as error:
             return Delivery(day, (), facts, f"{path.name}: {error}")
-        problem = header_problem(product, header)
-        if problem:
-            return Delivery(day, (), facts, f"{path.name}: {problem}")
+        meaning = headers.resolve(product, header, day)
+        if meaning.problem:
+            return Delivery(day, (), facts, f"{path.name}: {meaning.problem}")
+        ignored.update(meaning.ignored)
+        missing.update(meaning.missing)
         files.append(
             DeliveryFile(
                 day=day,
                 path=str(path),
                 name=path.name,
                 number=number,
-                labels_only=frozenset(header) == product.label_file_columns,
+                labels_only=meaning.labels_only,
                 header=header,
                 known_on=known_on(product, day, path.name),
                 size=known[number][1],
             )
         )
-    return Delivery(day, tuple(files), facts)
-
-
-def header_problem(product: Product, header: tuple[str, ...]) -> str | None:
-    """What is wrong with a file's header, or None.
-
-    Accepted are all declared columns in any order, with or without the label, or just the key, the
-    event day and the label.
-    """
-    source = product.source
-    expected = list(source.columns)
-    given = set(header)
-    if len(given) < len(header):
-        doubled = sorted(name for name in given if header.count(name) > 1)
-        return f"the header names {', '.join(doubled)} twice"
-    if given == product.label_file_columns:
-        return None
-    missing = [name for name in expected if name not in given and name != source.label]
-    unexpected = [name for name in header if name not in source.columns]
-    if not missing and not unexpected:
-        return None
-    if not given & set(expected):
-        return (
-            f"no column of the contract is in the first line {_short(source.delimiter.join(header))!r}: "
-            f"is the header missing, or the delimiter other than {source.delimiter!r}? "
-            f"Expected are {', '.join(expected)}"
-        )
-    parts = []
-    if missing:
-        parts.append(f"missing columns: {', '.join(missing)}")
-    if unexpected:
-        parts.append(f"unexpected columns: {', '.join(unexpected)}")
-    return f"{'; '.join(parts)}. Expected are {', '.join(expected)}"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
+    return Delivery(day, tuple(files), facts, ignored_columns=dict(ignored), missing_columns=dict(missing))

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
+from ml_platform.data_engineering import headers
 from ml_platform.product import LABEL_KNOWN_ON, Column, Product, Source
 
 BLOCK_BYTES = 8 << 20
@@ -62,7 +63,10 @@ class UnreachableFile(UnreadableFile):
 
 @dataclass(frozen=True)
 class DeliveryFile:
-    """One file of a day's delivery; ``number`` is its place in file-name order."""
+    """One file of a day's delivery; ``number`` is its place in file-name order.
+
+    ``header`` has the names as they stand in the file; :func:`.headers.resolve` says what they mean.
+    """
 
     day: date
     path: str
@@ -106,7 +110,7 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
     """
     done = 0
     try:
-        with contextlib.closing(_read_fast(file, product.source)) as blocks:
+        with contextlib.closing(_read_fast(file, product)) as blocks:
             for records in blocks:
                 batch = _convert(file, product, records)
                 if batch is None:
@@ -158,13 +162,14 @@ def _is_quoted(path: str) -> bool:
 # -- reading fast ------------------------------------------------------------------------------------
 
 
-def _read_fast(file: DeliveryFile, source: Source) -> Generator[_Records, None, None]:
+def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None, None]:
     """The records of a file as strings, block by block.
 
     Raises:
         pa.ArrowInvalid: the exact tokenizer would, or might, see other records than Arrow does. None of
             the blocks before have such a record.
     """
+    source, names = product.source, headers.resolve(product, file.header, file.day).columns
     if not source.delimiter.isascii():
         raise pa.ArrowInvalid("Arrow knows only delimiters of one byte")
     plain: Any = pa.OSFile(file.path)
@@ -198,7 +203,7 @@ def _read_fast(file: DeliveryFile, source: Source) -> Generator[_Records, None, 
             raise pa.ArrowInvalid("the header is not the one that was read before")
 
         def block(batch: pa.RecordBatch) -> _Records:
-            records = _with_misfits(batch, first, misfits)
+            records = _with_misfits(batch, names, first, misfits)
             return replace(records, places=None if stream.quoted else lines.find)
 
         # Arrow closes an open quote at the end of the file by itself, so the last block waits for it.
@@ -226,9 +231,15 @@ class _Misfit:
     fields: int
 
 
-def _with_misfits(batch: pa.RecordBatch, first: int, misfits: deque[_Misfit]) -> _Records:
-    """The records from number ``first`` on: those of the batch, and the misfits between them."""
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+def _with_misfits(
+    batch: pa.RecordBatch, names: Sequence[str | None], first: int, misfits: deque[_Misfit]
+) -> _Records:
+    """The records from number ``first`` on: those of the batch, and the misfits between them.
+
+    Args:
+        names: of the batch's columns; one without a name isn't read.
+    """
+    columns = {name: column for name, column in zip(names, batch.columns, strict=True) if name is not None}
     taken: list[_Misfit] = []
     while misfits and misfits[0].number <= first + len(batch) + len(taken) - bool(len(batch)):
         taken.append(misfits.popleft())
@@ -348,7 +359,7 @@ class _Record:
 
 def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[pa.RecordBatch]:
     """The records from number ``skip`` on, with line and raw text for those that can't be used."""
-    source = product.source
+    source, names = product.source, headers.resolve(product, file.header, file.day).columns
     nulls = set(source.null_values)
     records: list[_Record] = []
 
@@ -369,7 +380,8 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
                 ],
                 pa.string(),
             )
-            for place, name in enumerate(file.header)
+            for place, name in enumerate(names)
+            if name is not None
         }
         places = [_Place(record.line, record.raw) for record in records]
         converted = _convert(
@@ -526,6 +538,8 @@ def _convert(file: DeliveryFile, product: Product, records: _Records) -> pa.Reco
     values: dict[str, pa.Array] = {}
     for name, text in records.columns.items():
         values[name] = _column(file, product, name, text, blame)
+    if not file.labels_only:
+        values |= _missing_columns(product, records)
     if reasons and records.places is None:
         return None
 
@@ -556,6 +570,15 @@ def _convert(file: DeliveryFile, product: Product, records: _Records) -> pa.Reco
     found = values | bookkeeping
     arrays = [found[one.name] if one.name in found else pa.nulls(count, one.type) for one in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _missing_columns(product: Product, records: _Records) -> dict[str, pa.Array]:
+    """The columns with a value for whatever is null, of those that rows come without."""
+    return {
+        name: pa.repeat(pa.scalar(declared.fill_null, ARROW_TYPES[declared.type]), records.count)
+        for name, declared in product.source.columns.items()
+        if declared.fill_null is not None and name not in records.columns
+    }
 
 
 def _column(
@@ -593,7 +616,7 @@ def _column(
 
 def _is_required(file: DeliveryFile, source: Source, name: str, declared: Column) -> bool:
     """Whether a record without this value is of no use; a label may come later, but in its own file."""
-    return file.labels_only if name == source.label else not declared.nullable
+    return file.labels_only if name == source.label else declared.must_have_value(file.day)
 
 
 def _positions(mask: pa.Array) -> list[int]:

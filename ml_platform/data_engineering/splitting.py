@@ -20,7 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
-from ml_platform.data_engineering.landing import header_problem
+from ml_platform.data_engineering import headers
+from ml_platform.data_engineering.headers import Header
 from ml_platform.product import Product
 
 HOUR = "T0600"
@@ -129,20 +130,22 @@ def _split_file(
     source, stem = product.source, _stem(path)
     records = _records(path, source.delimiter)
     _, header = next(records, (1, []))
-    problem = header_problem(product, tuple(header)) if header else "the file is empty"
-    labels_only = set(header) == product.label_file_columns
+    meaning = headers.resolve(product, header)
+    problem = meaning.problem if header else "the file is empty"
+    labels_only = meaning.labels_only
     if not labels_only and rows_file(product.start, stem) == labels_file(product, product.start):
         problem = "its rows would get the name of the label files; rename it"
     if problem:
         raise SplitError(f"{path}: {problem}")
 
-    day_at = header.index(source.event_day)
-    label_at = header.index(source.label) if source.label in header else None
+    names = meaning.columns
+    day_at = names.index(source.event_day)
+    label_at = names.index(source.label) if source.label in names else None
     apart = label_at is not None and (labels_apart or labels_only)
-    label_columns = [header.index(name) for name in labels.header] if apart else []
+    label_columns = [names.index(name) for name in labels.header] if apart else []
     kept = [at for at in range(len(header)) if not (apart and at == label_at)]
     rows = _DailyFile(lambda day: rows_file(day, stem), [header[at] for at in kept])
-    day_of = _DayReader(product)
+    day_of = _DayReader(product, meaning)
 
     for line, record in records:
         try:
@@ -196,8 +199,9 @@ def _open(path: Path) -> TextIO:
 class _DayReader:
     """Event days from their texts, each text read once."""
 
-    def __init__(self, product: Product) -> None:
+    def __init__(self, product: Product, header: Header) -> None:
         self._product = product
+        self._header = header
         self._format = product.source.columns[product.source.event_day].format
         self._known: dict[str | None, date] = {}
 
@@ -219,6 +223,8 @@ class _DayReader:
         if day < product.start or (product.end is not None and day > product.end):
             until = f"to {product.end}" if product.end else "on"
             raise ValueError(f"{text!r} is outside the contract's days, {product.start} {until}")
+        if lacks := headers.lacking(product, self._header, day):
+            raise ValueError(f"files of {day} must have the columns {', '.join(lacks)}, which this one lacks")
         return day
 
     def _parse(self, text: str) -> date:

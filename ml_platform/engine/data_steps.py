@@ -23,7 +23,7 @@ from ml_platform.mlops.expectations import Expectation
 from ml_platform.mlops.history import DayFacts, Fact
 from ml_platform.mlops.profiles import Profile
 from ml_platform.mlops.validation import Quality, Result
-from ml_platform.product import DataSet, fingerprint_of
+from ml_platform.product import DataSet, Product, fingerprint_of
 from ml_platform.steps import DATA_QUALITY, VALIDATION_VERSION
 from ml_platform.storage.ledger import DayRecord, Outcome
 
@@ -67,6 +67,23 @@ class _Held:
 
     def judged(self, record: DayRecord) -> bool:
         return record.details.get("judged") == {"rows": self.rows_hash, "facts": self.facts_hash}
+
+
+@dataclass(frozen=True)
+class _Suites:
+    """The expectations of each day; days that are held against the same share one suite."""
+
+    product: Product
+    data_set: DataSet
+    _shared: dict[frozenset[str], list[Expectation]] = field(default_factory=dict)
+
+    def of(self, day: date, source: Profile | None) -> list[Expectation]:
+        if source is not None:
+            return expectations.suite(self.product, self.data_set, source, day=day)
+        early = expectations.not_yet_required(self.product, day)
+        if early not in self._shared:
+            self._shared[early] = expectations.suite(self.product, self.data_set, day=day)
+        return self._shared[early]
 
 
 class ValidatedStep(DailyStep):
@@ -123,11 +140,11 @@ class ValidatedStep(DailyStep):
         if not contents:
             return {}
         sources, facts = self.sources(list(contents)), self.facts(contents)
-        alike = None if sources else expectations.suite(product, self.data_set)
+        suites = _Suites(product, self.data_set)
         sensitive = sorted(product.sensitive)
         held = {}
         for day, content in contents.items():
-            suite = alike or expectations.suite(product, self.data_set, sources.get(day))
+            suite = suites.of(day, sources.get(day))
             rules = [VALIDATION_VERSION, [vars(one) for one in suite], sensitive]
             held[day] = _Held(
                 suite=suite,
@@ -296,6 +313,7 @@ class Ards(ValidatedStep):
                 profile=profiles.profile(product, "ards", one.rows, one.statistics),
                 fingerprint=one.fingerprint,
                 delta_version=one.delta_version,
+                metadata=_columns_of_files(self._deliveries[day]),
             )
             for day, one in written.items()
         }
@@ -310,6 +328,19 @@ class Ards(ValidatedStep):
     def facts(self, contents: Mapping[date, Content]) -> dict[date, list[Fact]]:
         known = self.known_facts(contents)
         return {day: history.facts(self.context.product, day, known) for day in contents}
+
+
+def _columns_of_files(delivery: landing.Delivery) -> dict[str, str]:
+    """How the columns of a day's files differ from those of the contract, if they do."""
+    found = {
+        "ignored_columns": delivery.ignored_columns,
+        "missing_columns": delivery.missing_columns,
+    }
+    return {
+        key: ", ".join(f"{name} ({count} of {len(delivery.files)} files)" for name, count in counts.items())
+        for key, counts in found.items()
+        if counts
+    }
 
 
 class Mrds(ValidatedStep):

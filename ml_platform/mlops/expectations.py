@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Literal
 
 from ml_platform.mlops.profiles import ColumnProfile, Profile
@@ -104,19 +105,32 @@ class Expectation:
         return self.type == "expect_column_values_to_be_in_type_list"
 
 
-def suite(product: Product, data_set: DataSet, source: Profile | None = None) -> list[Expectation]:
+def suite(
+    product: Product, data_set: DataSet, source: Profile | None = None, *, day: date | None = None
+) -> list[Expectation]:
     """The expectations over the rows of a day.
 
     Args:
+        day: before the first day of a column (its ``since``) only its place in the table and its type are
+            looked at; None for a day on which all columns must be there.
         source: for the MRDS, the profile of the ARDS that the day was aggregated from; its rules give
             bounds then, and the suite differs from day to day.
     """
-    return [
-        *_schema(product, data_set),
+    early = not_yet_required(product, day)
+    rules = [
         *_own_rules(product, data_set),
         *(_of_aggregation(product, source) if data_set == "mrds" else ()),
         *(_custom(product, added) for added in product.validation.expectations if added.on == data_set),
     ]
+    return [*_schema(product, data_set), *(rule for rule in rules if early.isdisjoint(rule.columns))]
+
+
+def not_yet_required(product: Product, day: date | None) -> frozenset[str]:
+    """The columns whose first day (``since``) is after ``day``: rules about their values don't count yet."""
+    if day is None:
+        return frozenset()
+    declared = product.source.columns.items()
+    return frozenset(name for name, column in declared if column.since and day < column.since)
 
 
 def severity_of(product: Product, rule: Rule) -> Severity:

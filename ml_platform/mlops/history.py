@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
-from ml_platform.mlops.expectations import MASK, RULES, Dimension, number, severity_of
+from ml_platform.mlops.expectations import MASK, RULES, Dimension, not_yet_required, number, severity_of
 from ml_platform.mlops.profiles import ColumnProfile, Profile
 from ml_platform.product import Product, Rule, Severity
 
@@ -212,7 +212,15 @@ def _columns(product: Product, day: date, known: Mapping[date, DayFacts]) -> Ite
         for n in range(1, rules.days + 1)
         if (one := day - timedelta(days=n)) in known and known[one].profile.rows
     ]
-    today = known[day].profile
+    early = not_yet_required(product, day)
+    for fact in _of_columns(product, known[day].profile, past):
+        column = fact.name.removeprefix(f"{fact.rule} ")
+        yield (
+            replace(fact, score=None, expected="nothing yet: it has a first day") if column in early else fact
+        )
+
+
+def _of_columns(product: Product, today: Profile, past: list[Profile]) -> Iterator[Fact]:
     for name, now in today.columns.items():
         before = [one.columns[name] for one in past if name in one.columns]
         if name == product.label:  # its nulls are labels that haven't come
