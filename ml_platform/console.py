@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import filelock
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from ml_platform.product import Product, load_products
 from ml_platform.settings import Settings
+from ml_platform.storage import locks
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -59,7 +59,8 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "200")
     with ExitStack() as stack:
         # Two processes that open a new instance at once would both create its databases.
-        with filelock.FileLock(home / ".opening.lock"):
+        what = f"Dagster's instance in {home}"
+        with locks.held(home / ".opening.lock", what, seconds=settings.lock_timeout_seconds):
             configuration = home / "dagster.yaml"
             if not configuration.exists():
                 configuration.write_text(_LOCAL_INSTANCE)

@@ -6,6 +6,7 @@ what the caller can do, and nothing of the store: its address stays in the log, 
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -56,9 +57,12 @@ def build_app(products: Mapping[str, Product], store: Store, *, token: str | Non
     app: FastAPI = FastAPIOffline(
         title="Online features",
         description="The newest features of each entity, for look-ups.",
-        dependencies=[Depends(_guard(token))] if token else [],
+        # The guard stands before everything; this tells the page of the API what callers send.
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if token else [],
     )
     app.add_middleware(_BoundedBody)
+    if token:
+        app.add_middleware(_Guard, token=token)
     app.add_exception_handler(OnlineStoreError, _unavailable)
 
     @app.get("/healthz", tags=["service"], summary="Whether the store answers")
@@ -157,20 +161,36 @@ def _values(key: BaseModel) -> tuple[Any, ...]:
 # -- who may ask, how much, and what if the store is away --------------------------------------------
 
 
-_BEARER = HTTPBearer(auto_error=False)
+class _Guard:
+    """Answers nobody without the token: no look-up, no page, and not what the service's products are.
 
+    A browser can't send a bearer token with the address of a page, but asks for a password where Basic is
+    offered; the token is one, with any name.
+    """
 
-def _guard(token: str) -> Callable[..., None]:
-    def check(
-        request: Request, sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
-    ) -> None:
-        if request.url.path == "/healthz":
+    def __init__(self, app: Any, token: str) -> None:
+        self.app = app
+        self.token = token.encode()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or self._is_known(dict(scope["headers"]).get(b"authorization", b"")):
+            await self.app(scope, receive, send)
             return
-        given = sent.credentials if sent else ""
-        if not hmac.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(401, "a valid bearer token is needed", {"WWW-Authenticate": "Bearer"})
+        asks = {"WWW-Authenticate": 'Bearer, Basic realm="the token as the password"'}
+        answer = JSONResponse({"detail": "a valid bearer token is needed"}, 401, asks)
+        await answer(scope, receive, send)
 
-    return check
+    def _is_known(self, header: bytes) -> bool:
+        kind, _, sent = header.partition(b" ")
+        given = sent.strip()
+        if kind.lower() == b"basic":
+            try:
+                given = base64.b64decode(given, validate=True).partition(b":")[2]
+            except ValueError:
+                return False
+        elif kind.lower() != b"bearer":
+            return False
+        return hmac.compare_digest(given, self.token)
 
 
 async def _unavailable(_: Request, error: Exception) -> JSONResponse:

@@ -108,6 +108,12 @@ class Settings(BaseSettings):
         default=30, ge=7, description="how long maintenance keeps the files of a table's past versions"
     )
     chunk_days: int = Field(default=128, ge=1, description="days a step commits at once")
+    lock_timeout_seconds: float = Field(
+        default=1800,
+        gt=0,
+        le=7 * 86_400,
+        description="how long a process waits for a table that another one has locked",
+    )
 
     engine: EngineName = Field(default="local", description="where steps run; a contract may choose")
     databricks_volume: str | None = Field(

@@ -167,16 +167,44 @@ def test_many_callers_at_once_get_their_own_rows(client: httpx.Client) -> None:
     assert [one["customer"] for one in found] == names
 
 
-def test_a_token_is_asked_for_everywhere_but_of_the_health(product: Product, store: OnlineStore) -> None:
+PATHS = (
+    "/shop/features?customer=ann",
+    "/healthz",
+    "/openapi.json",
+    "/docs",
+    "/redoc",
+    "/static-offline-docs/swagger-ui.css",
+    "/nowhere",
+)
+
+
+def test_with_a_token_nothing_is_answered_without_it(product: Product, store: OnlineStore) -> None:
     server = Server(build_app({"shop": product}, store, token="s3cret"))
     try:
-        address, asked = f"{server.url}/shop/features", {"customer": "ann"}
-        assert httpx.get(address, params=asked).status_code == 401
-        for wrong in ("Bearer s3cre", "Bearer s3crets", "Basic s3cret"):
-            assert httpx.get(address, params=asked, headers={"Authorization": wrong}).status_code == 401
-        right = httpx.get(address, params=asked, headers={"Authorization": "Bearer s3cret"})
-        assert right.status_code == 200
-        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        for path in PATHS:
+            address = f"{server.url}{path}"
+            sent = [
+                None,
+                "Bearer s3cre",
+                "Bearer s3crets",
+                "Bearer",
+                "s3cret",
+                "Basic s3cret",
+                "Basic \u00e9",
+            ]
+            for wrong in sent:
+                headers = {} if wrong is None else {"Authorization": wrong.encode()}
+                answer = httpx.get(address, headers=headers)
+                assert answer.status_code == 401, (path, wrong)
+                assert "shop" not in answer.text
+                assert "Basic" in answer.headers["WWW-Authenticate"]
+            expected = 404 if path == "/nowhere" else 200
+            right = httpx.get(address, headers={"Authorization": "Bearer s3cret"})
+            assert right.status_code == expected
+            assert httpx.get(address, auth=("anybody", "s3cret")).status_code == expected
+            assert httpx.get(address, auth=("s3cret", "")).status_code == 401
+        answer = httpx.post(f"{server.url}/shop/features", json={"keys": [{"customer": "ann"}]})
+        assert answer.status_code == 401
     finally:
         server.close()
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ml_platform.machine_learning.promotion import Candidate, Comparison, Decision, fold, serving
 from ml_platform.product import Product
-from ml_platform.storage.control import ControlTable
+from ml_platform.storage.control import COMMIT, ControlTable, in_order_of_commit
 from ml_platform.storage.tables import Tables
 
 Kind = Literal["monthly", "retrain"]
@@ -41,6 +41,7 @@ _MODELS = pa.schema(
         ("last_day", pa.date32()),
         ("run_id", pa.string()),
         ("recorded_at", pa.int64()),
+        (COMMIT, pa.int64()),
     ]
 )
 _COMPARISONS = pa.schema([("key", pa.string()), ("comparison", pa.string())])
@@ -62,6 +63,7 @@ _ROLLBACKS = pa.schema(
         ("reason", pa.string()),
         ("by", pa.string()),
         ("recorded_at", pa.int64()),
+        (COMMIT, pa.int64()),
     ]
 )
 
@@ -83,6 +85,7 @@ class ModelRecord:
     last_day: date
     run_id: str
     recorded_at: int = 0
+    commit: int | None = None
 
 
 class ModelHistory:
@@ -110,7 +113,7 @@ class ModelHistory:
 
     def _recorded(self) -> list[ModelRecord]:
         """All records, in the order in which they were made."""
-        rows = sorted(self._models.read(), key=lambda row: row["recorded_at"])
+        rows = sorted(self._models.read(), key=in_order_of_commit)
         return [ModelRecord(**row) for row in rows]
 
     def add(self, model: ModelRecord) -> None:
@@ -125,7 +128,7 @@ class ModelHistory:
 
     def rollbacks(self) -> list[dict[str, Any]]:
         """The promotions that people took back, oldest first."""
-        return sorted(self._rollbacks.read(), key=lambda row: row["recorded_at"])
+        return sorted(self._rollbacks.read(), key=in_order_of_commit)
 
     def serving(self, day: date) -> Decision | None:
         """The promotion that serves an event day."""

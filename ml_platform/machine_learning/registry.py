@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from ml_platform.machine_learning import metrics
 from ml_platform.machine_learning.promotion import CHAMPION
 from ml_platform.machine_learning.training import Floats, Integers, TrainedModel, probabilities
 from ml_platform.product import Product
 from ml_platform.settings import Settings
+from ml_platform.storage import locks
 
 #: Where `ml-platform ui` opens MLflow, unless it is told otherwise.
 LOCAL_UI = "http://127.0.0.1:5000"
@@ -365,7 +365,7 @@ def _prepare_sqlite(uri: str, database: Path) -> None:
 
     database.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    with FileLock(f"{database}.lock"):
+    with locks.held(Path(f"{database}.lock"), f"MLflow's store {database}"):
         upgrade.callback(uri)  # the command `mlflow db upgrade`
         connection = sqlite3.connect(database, timeout=60)
         try:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 FILES_BEFORE_COMPACTION = 50
+#: The column in which a table keeps the number of the commit that a row came with.
+COMMIT = "commit"
 #: Rows of a joined file that are read or passed over together, where a table is sorted.
 _ROWS_TOGETHER = 64
 
@@ -70,10 +72,21 @@ class ControlTable:
             table = table.append_column(field, pa.nulls(len(table), field.type))
         return table.select(self.schema.names)
 
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows in one commit."""
-        if rows:
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Add rows in one commit; returns its number, or -1 without rows.
+
+        A column ``commit`` gets the number, which orders the rows of a table, whichever machines they come
+        from and whatever the clocks of these say.
+        """
+        if not rows:
+            return -1
+        if COMMIT not in self.schema.names:
             self._write(rows, mode="append", schema_mode="merge")
+            return self.tables.control.version(self.product, self.name)
+        with self.lock():
+            number = self.tables.control.append_numbered(self.product, self.name, self._arrow(rows), COMMIT)
+            self._keep_few_files()
+        return number
 
     def overwrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Make ``rows`` all that the table holds, in one commit."""
@@ -97,18 +110,30 @@ class ControlTable:
         return self.tables.control.lock(self.product, self.name)
 
     def _write(self, rows: Sequence[Mapping[str, Any]], **options: Any) -> None:
+        with self.lock():
+            self.tables.control.write(self.product, self.name, self._arrow(rows), **options)
+            self._keep_few_files()
+
+    def _arrow(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        return pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
+
+    def _keep_few_files(self) -> None:
         from deltalake.exceptions import CommitFailedError
 
-        place = self.tables.control
-        data = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
-        with self.lock():
-            place.write(self.product, self.name, data, **options)
-            table = place.open(self.product, self.name)
-            if len(table.file_uris()) > FILES_BEFORE_COMPACTION:
-                # Where nothing is locked another process may be doing the same; the rows are there.
-                with contextlib.suppress(CommitFailedError):
-                    _join(table, self.sort)
-                    table.create_checkpoint()
+        table = self.tables.control.open(self.product, self.name)
+        if len(table.file_uris()) > FILES_BEFORE_COMPACTION:
+            # Where nothing is locked another process may be doing the same; the rows are there.
+            with contextlib.suppress(CommitFailedError):
+                _join(table, self.sort)
+                table.create_checkpoint()
+
+
+def in_order_of_commit(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Sorts the rows of a table with :data:`COMMIT` and ``recorded_at`` by when they were committed.
+
+    Rows from before there were numbers come first, in the order of the clocks that wrote them.
+    """
+    return -1 if row[COMMIT] is None else row[COMMIT], row["recorded_at"]
 
 
 def _join(table: DeltaTable, sort: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml_platform.storage.control import ControlTable
+from ml_platform.storage.control import COMMIT, ControlTable, in_order_of_commit
 from ml_platform.storage.tables import Tables
 
 Outcome = Literal["written", "empty", "missing", "refused", "blocked", "held_back", "no_model"]
@@ -44,6 +44,7 @@ _SCHEMA = pa.schema(
         ("accepted_by", pa.string()),
         ("accepted_reason", pa.string()),
         ("recorded_at", pa.int64()),
+        (COMMIT, pa.int64()),
     ]
 )
 
@@ -71,6 +72,8 @@ class DayRecord:
     accepted_by: str | None = None
     accepted_reason: str | None = None
     recorded_at: int = 0
+    commit: int | None = None
+    """Orders the records of a table; None before it is recorded, and of records older than the numbers."""
 
     @property
     def usable(self) -> bool:
@@ -119,7 +122,12 @@ class Ledger:
     def _newest(self, where: pc.Expression, details: bool = True) -> dict[date, DayRecord]:
         table = self._table.scan(where, without=() if details else ("details",))
         newest: dict[date, int] = {}
-        stamps = table.column("recorded_at").to_pylist()
+        stamps = [
+            in_order_of_commit({COMMIT: commit, "recorded_at": stamp})
+            for commit, stamp in zip(
+                table.column(COMMIT).to_pylist(), table.column("recorded_at").to_pylist(), strict=True
+            )
+        ]
         for row, day in enumerate(table.column("day").to_pylist()):
             known = newest.get(day)
             if known is None or stamps[row] >= stamps[known]:
@@ -128,10 +136,12 @@ class Ledger:
         return {row["day"]: _decode(row) for row in rows}
 
     def record(self, records: Sequence[DayRecord]) -> int:
-        """Append records, in one commit; returns the time it says of them, in nanoseconds."""
+        """Append records, in one commit; returns its number, which orders them, or -1 without any.
+
+        ``recorded_at``, nanoseconds by this machine's clock, is for people: machines' clocks differ.
+        """
         stamp = time.time_ns()
-        self._table.append([_encode(replace(record, recorded_at=stamp)) for record in records])
-        return stamp
+        return self._table.append([_encode(replace(record, recorded_at=stamp)) for record in records])
 
     def record_since(self, records: Sequence[DayRecord], seen: Mapping[date, DayRecord]) -> set[date]:
         """Append records of an asset, but for days that another run has recorded since they were looked at.
@@ -152,7 +162,7 @@ class Ledger:
 
         def is_overtaken(record: DayRecord, newest: DayRecord | None) -> bool:
             before = seen.get(record.day)
-            if newest is None or (before is not None and newest.recorded_at == before.recorded_at):
+            if newest is None or (before is not None and _is_same(newest, before)):
                 return False
             both_wrote = _version(newest) > (_version(before) if before else -1)
             return not (both_wrote and _version(record) > _version(newest))
@@ -160,16 +170,20 @@ class Ledger:
         with self._table.lock():
             now = self.latest(asset, days, details=False)
             chosen = [record for record in records if not is_overtaken(record, now.get(record.day))]
-            stamp = self.record(chosen)
+            number = self.record(chosen)
             overtaken = days - {record.day for record in chosen}
             if not self._table.locks:
                 now = self.latest(asset, days, details=False)
                 overtaken |= {
                     record.day
                     for record in chosen
-                    if now[record.day].recorded_at != stamp and _version(now[record.day]) <= _version(record)
+                    if now[record.day].commit != number and _version(now[record.day]) <= _version(record)
                 }
         return overtaken
+
+
+def _is_same(one: DayRecord, other: DayRecord) -> bool:
+    return (one.commit, one.recorded_at) == (other.commit, other.recorded_at)
 
 
 def _version(record: DayRecord) -> int:

@@ -23,12 +23,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import filelock
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ml_platform.product import EVENT_DAY
 from ml_platform.storage.datasets import fetched, in_folder
 from ml_platform.storage.day_files import DayFile, DayFiles
+from ml_platform.storage.locks import DEFAULT_SECONDS, held
 from ml_platform.tasks import arrow_batches
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ _METADATA = "userMetadata"
 
 class RootError(Exception):
     """A root can't be used like that; the message says which and what is accepted."""
+
+
+class _ForestalledError(RootError):
+    """Another commit came first; a new look at the table is needed."""
 
 
 class Root(ABC):
@@ -136,6 +140,49 @@ class PathRoot(Root):
         from deltalake import write_deltalake
 
         write_deltalake(self.address(product, table), data, storage_options=self._options, **options)
+
+    def append_numbered(self, product: str, table: str, data: pa.Table, column: str) -> int:
+        """Append rows, with the number of their commit in a column; creates the table if need be.
+
+        The number is that of the commit in the table's own history, whatever the clocks of the writers say:
+        rows of a later commit have a greater one. Where rows were copied from another table, whose numbers
+        were greater, it goes on from these.
+        """
+        attempts = Retrying(
+            retry=retry_if_exception_type(_ForestalledError),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.1, max=5),
+            reraise=True,
+        )
+        return int(attempts(self._append_once, product, table, data, column))
+
+    def _append_once(self, product: str, table: str, data: pa.Table, column: str) -> int:
+        import pyarrow as pa
+        from deltalake import CommitProperties, write_deltalake
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        opened = self.open(product, table) if self.exists(product, table) else None
+        number = 0 if opened is None else max(opened.version(), _greatest(opened, column)) + 1
+        position = data.schema.get_field_index(column)
+        numbers = pa.array([number] * len(data), data.schema.field(column).type)
+        numbered = data.set_column(position, data.schema.field(column), numbers)
+        try:
+            if opened is None:
+                place = self.address(product, table)
+                write_deltalake(place, numbered, mode="error", storage_options=self._options)
+            else:
+                # Without retries the commit is the one after the version that was looked at, or fails.
+                alone = CommitProperties(max_commit_retries=0)
+                write_deltalake(opened, numbered, mode="append", schema_mode="merge", commit_properties=alone)
+        except CommitFailedError as error:
+            raise _ForestalledError(
+                f"{product}/{table}: other commits came first, again and again"
+            ) from error
+        except DeltaError as error:
+            if opened is None and self.exists(product, table):
+                raise _ForestalledError(f"{product}/{table}: another process has created it") from error
+            raise
+        return number
 
     def commit(
         self,
@@ -251,6 +298,10 @@ class FolderRoot(PathRoot):
 
     locks = True
 
+    def __init__(self, root: str, *, lock_seconds: float = DEFAULT_SECONDS) -> None:
+        super().__init__(root)
+        self.lock_seconds = lock_seconds
+
     def datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
         yield in_folder(self.open(product, table), self.address(product, table))
 
@@ -263,11 +314,12 @@ class FolderRoot(PathRoot):
 
         A local folder has no atomic put-if-absent that every writer uses, and two JVMs that commit at
         once can lose a commit.
+
+        Raises:
+            LockedError: another process has held it for longer than ``lock_seconds``.
         """
-        folder = Path(self.root) / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        # One object per file: a thread that holds it already only counts.
-        with filelock.FileLock(folder / f"{product}.{table}.lock", is_singleton=True):
+        path = Path(self.root) / ".locks" / f"{product}.{table}.lock"
+        with held(path, f"the table {product}/{table}", seconds=self.lock_seconds):
             yield
 
 
@@ -359,11 +411,13 @@ def root_of(
     *,
     options: Mapping[str, str] | None = None,
     session: Callable[[], SparkSession] | None = None,
+    lock_seconds: float = DEFAULT_SECONDS,
 ) -> Root:
     """The root that a setting names.
 
     Args:
         options: of ``deltalake``, for object stores.
+        lock_seconds: how long a commit waits for another one's lock, where there are locks.
         session: gives the session on which a catalog's tables are opened.
 
     Raises:
@@ -377,7 +431,7 @@ def root_of(
         return CatalogRoot(catalog, schema, session)
     scheme, separator, _ = place.partition("://")
     if not separator:
-        return FolderRoot(place)
+        return FolderRoot(place, lock_seconds=lock_seconds)
     if scheme != OBJECT_STORE:
         raise RootError(
             f"no tables can be kept at {scheme}://…; accepted are a folder, "
@@ -396,6 +450,16 @@ def on_days(days: Iterable[date]) -> Column:
     if (ordered[-1] - ordered[0]).days + 1 == len(ordered):
         return F.col(EVENT_DAY).between(F.lit(ordered[0]), F.lit(ordered[-1]))
     return F.col(EVENT_DAY).isin(ordered)
+
+
+def _greatest(table: DeltaTable, column: str) -> int:
+    """The greatest value of a column of integers, by the statistics of the table's files; -1 without any."""
+    import pyarrow as pa
+
+    actions = pa.table(table.get_add_actions(flatten=True))
+    name = f"max.{column}"
+    known = actions.column(name).drop_null().to_pylist() if name in actions.column_names else []
+    return max(known, default=-1)
 
 
 def _name(field: Any) -> str:

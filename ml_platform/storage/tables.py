@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from ml_platform.product import EVENT_DAY
 from ml_platform.settings import Settings
 from ml_platform.storage.day_files import DayFile, DayFiles
+from ml_platform.storage.locks import DEFAULT_SECONDS
 from ml_platform.storage.roots import ATTEMPTS, PathRoot, RootError, on_days, quoted, root_of
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Tables:
         control: str | None = None,
         options: Mapping[str, str] | None = None,
         session: Callable[[], SparkSession] | None = None,
+        lock_seconds: float = DEFAULT_SECONDS,
     ) -> None:
         """Take the places as they are; nothing is opened.
 
@@ -70,12 +72,15 @@ class Tables:
             control: the root of the small tables, a folder or an object store; by default ``root``.
             options: of ``deltalake``, for object stores.
             session: gives the session on which tables of a catalog are opened.
+            lock_seconds: how long a commit waits for another one's lock, where there are locks.
 
         Raises:
             RootError: a root can't be understood, or the small tables would be in a catalog.
         """
-        self.root = root_of(root, options=options, session=session)
-        steering = root_of(control, options=options) if control else self.root
+        self.root = root_of(root, options=options, session=session, lock_seconds=lock_seconds)
+        steering = self.root
+        if control:
+            steering = root_of(control, options=options, lock_seconds=lock_seconds)
         if not isinstance(steering, PathRoot):
             raise RootError(
                 f"with tables in {root}, the small tables that steer the platform need a place that needs no "
@@ -92,6 +97,7 @@ class Tables:
             control=settings.control_tables,
             options=settings.table_options,
             session=session,
+            lock_seconds=settings.lock_timeout_seconds,
         )
 
     def path(self, product: str, table: str) -> str:

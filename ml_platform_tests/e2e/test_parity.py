@@ -25,7 +25,7 @@ from ml_platform_tests.small_platform import D, Platform, deliver_visits
 ALL = DayRange(D("2024-01-01"), D("2024-02-20"))
 MISSING, REFUSED = D("2024-01-20"), D("2024-02-10")
 #: Where a run was, when, how fast, and under which number.
-_OF_THE_RUN = {"databricks_run", "mlflow_run", "run_id", "recorded_at", "rows_per_second"}
+_OF_THE_RUN = {"commit", "databricks_run", "mlflow_run", "run_id", "recorded_at", "rows_per_second"}
 
 
 @pytest.fixture
