@@ -5,29 +5,23 @@ none starts Spark.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Mapping
 from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 
-from ml_platform.data_engineering import landing
 from ml_platform.engine.step import MAINTENANCE, StepRequest
-from ml_platform.graph import partitions, processes
+from ml_platform.graph import deliveries, ledger_views, partitions, processes
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, ModelConfig, asset_key
 from ml_platform.graph.resources import StepRunner
-from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
+from ml_platform.product import Product, add_months, month_of
 from ml_platform.settings import Settings
 from ml_platform.steps import NO_DRIFT
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 
-#: Delivered days, from the newest back, whose files are looked at on every tick.
-WATCHED_DAYS = 62
-#: Changed days this close to each other are one run; the days between are up to date and cost nothing.
-GAP_DAYS = 7
-RUNS_A_TICK = 5
 #: Day of the month on which a model no longer waits for labels that should have come.
 OVERDUE_ON = 5
 #: Evaluations for which a retrain was requested, kept in the cursor; only the newest days' can ask again.
@@ -36,6 +30,8 @@ REMEMBERED_EVALUATIONS = 20
 #: The tag of every job's runs; deploy/dagster.yaml limits how many of a product are at work at once.
 PRODUCT_TAG = "ml_platform/product"
 ENGINE_TAG = "ml_platform/engine"
+#: Dagster's own tag of a run that a sensor requested with a key.
+RUN_KEY_TAG = "dagster/run_key"
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -115,108 +111,79 @@ def schedules(product: Product, settings: Settings) -> list[dg.ScheduleDefinitio
 # -- deliveries --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the landing sensor has seen: the span of days, and the stamps of the newest."""
-
-    first: date | None
-    last: date | None
-    stamps: Mapping[date, str]
-
-    @classmethod
-    def read(cls, cursor: str | None) -> "Seen":
-        if not cursor:
-            return cls(None, None, {})
-        values = json.loads(cursor)
-        stamps = {date.fromisoformat(day): stamp for day, stamp in values["stamps"].items()}
-        return cls(date.fromisoformat(values["first"]), date.fromisoformat(values["last"]), stamps)
-
-    def write(self) -> str:
-        stamps = {day.isoformat(): stamp for day, stamp in self.stamps.items()}
-        return json.dumps({"first": str(self.first), "last": str(self.last), "stamps": stamps})
-
-
-def landed_days(product: Product, settings: Settings) -> list[date]:
-    """The delivered days of the product's history, ascending; a day that isn't over is not one yet."""
-    last = partitions.daily(product).get_last_partition_key()
-    if last is None:
-        return []
-    history = DayRange(product.start, date.fromisoformat(last))
-    return [day for day in landing.delivered_days(product, settings.landing_path) if day in history]
-
-
-def changed_days(product: Product, settings: Settings, seen: Seen) -> tuple[list[date], Seen]:
-    """The delivered days that are new or have new files, and what has been seen then.
-
-    Work is bounded: one listing of the days' names, and a look at the files of the newest only. Changes
-    of older days that were seen before are for ``ml-platform backfill``.
-    """
-    delivered = landed_days(product, settings)
-    watched = delivered[-WATCHED_DAYS:]
-    stamps = {}
-    for day in watched:
-        stamp = landing.stamp(product, settings.landing_path, day)
-        if stamp is not None:
-            stamps[day] = stamp
-    changed = [day for day, stamp in stamps.items() if seen.stamps.get(day) != stamp]
-    older = delivered[:-WATCHED_DAYS]
-    if seen.first is None or seen.last is None:
-        changed = older + changed
-    else:
-        changed = [day for day in older if not seen.first <= day <= seen.last] + changed
-    if not delivered:
-        return [], seen
-    return sorted(changed), Seen(delivered[0], delivered[-1], stamps)
-
-
-def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
-    """Few ranges that cover ``days``: one a cluster, and one for all if there are too many clusters."""
-    found: list[tuple[date, date]] = []
-    for day in days:
-        if found and (day - found[-1][1]).days <= GAP_DAYS:
-            found[-1] = (found[-1][0], day)
-        else:
-            found.append((day, day))
-    return found if len(found) <= RUNS_A_TICK else [(days[0], days[-1])]
-
-
 def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{product.name}_landing_sensor",
         job_name=f"{product.name}_daily",
         minimum_interval_seconds=60,
         description=(
-            f"Watches {product.name}'s deliveries, and requests one run over the days that have new or "
-            "changed files, for all daily assets."
+            f"Watches {product.name}'s deliveries, and requests one run over the days that were last made "
+            "from other files than those that lie there, for all daily assets."
         ),
     )
     def landing_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        days, seen = changed_days(product, settings, Seen.read(context.cursor))
-        if not days:
-            newest = f"the newest delivered day is {seen.last}" if seen.last else "nothing has been delivered"
-            reason = f"nothing new: {newest}"
-            return dg.SensorResult(skip_reason=reason, cursor=context.cursor)
-        requests = []
-        for first, last in ranges(days):
-            inside = {str(day): seen.stamps.get(day) for day in days if first <= day <= last}
-            requests.append(
-                dg.RunRequest(
-                    run_key=f"{first}/{last}/{fingerprint_of(inside)}",
-                    tags=partitions.range_tags(first, last),
-                )
-            )
+        requested = deliveries.Requested.read(context.cursor)
+        made_from = ledger_views.made_from(Ledger(Tables.of(settings), product.name))
+        pending = deliveries.pending(product, settings, made_from, turn=requested.turn, also=requested.days)
+        if pending.warning:
+            context.log.warning(pending.warning)
+        due = requested.due(pending.states, lambda key: _status_of(context.instance, key))
+        new = [_request_over(first, last, pending, due) for first, last in deliveries.ranges(list(due))]
+        cursor = requested.after(pending.states, new, pending.next_turn).write()
+        if not new:
+            return dg.SensorResult(skip_reason=_nothing_due(pending), cursor=cursor)
+        requests = [
+            dg.RunRequest(run_key=one.run_key, tags=partitions.range_tags(one.first, one.last)) for one in new
+        ]
         events = [
             dg.AssetMaterialization(
                 asset_key(product, "landing"),
                 partition=day.isoformat(),
                 metadata={"folder": str(settings.landing_path / product.name / day.isoformat())},
             )
-            for day in days
-            if day in seen.stamps
+            for day in due
+            if pending.states[day].stamp not in (deliveries.UNSEEN, deliveries.WITHDRAWN)
         ]
-        return dg.SensorResult(run_requests=requests, cursor=seen.write(), asset_events=events)
+        return dg.SensorResult(run_requests=requests, cursor=cursor, asset_events=events)
 
     return landing_sensor
+
+
+def _request_over(
+    first: date, last: date, pending: deliveries.Pending, due: Mapping[date, int]
+) -> deliveries.Request:
+    inside = {day: pending.states[day] for day in due if first <= day <= last}
+    return deliveries.Request(
+        first,
+        last,
+        unique_key(f"{first}/{last}"),
+        attempt=max(due[day] for day in inside),
+        tokens={day: state.token for day, state in inside.items() if state.stamp != deliveries.UNSEEN},
+    )
+
+
+def _nothing_due(pending: deliveries.Pending) -> str:
+    newest = (
+        f"the newest delivered day is {pending.newest}" if pending.newest else "nothing has been delivered"
+    )
+    if pending.states:
+        return f"{len(pending.states)} days wait for runs that were requested: {newest}"
+    return f"nothing new: {newest}"
+
+
+def unique_key(name: str) -> str:
+    """A run key that no request before had.
+
+    The daemon drops a request whose key any run of the sensor ever had, and a state may come back. That no
+    request is submitted twice is the daemon's care: it stores a tick's requests before it submits them.
+    """
+    return f"{name}/{uuid.uuid4().hex[:12]}"
+
+
+def _status_of(instance: dg.DagsterInstance, run_key: str) -> dg.DagsterRunStatus | None:
+    """The status of the run with a key of :func:`unique_key`; None if there is no such run."""
+    runs = instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: run_key}), limit=1)
+    return runs[0].status if runs else None
 
 
 # -- retraining --------------------------------------------------------------------------------------
@@ -236,11 +203,11 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
         from ml_platform.machine_learning import performance, retraining
 
         tables = Tables.of(settings)
-        newest = landed_days(product, settings)[-retraining.NEWEST_DAYS :]
+        newest = deliveries.landed_days(product, settings)[-retraining.NEWEST_DAYS :]
         evaluations = performance.evaluations(tables, product)
         # The ledger has the trainings that were refused as well, which are attempts too.
         attempts = [retraining.Attempt(as_of) for as_of in Ledger(tables, product.name).latest(MODEL)]
-        requested: list[str] = json.loads(context.cursor) if context.cursor else []
+        memory = _Asked(context)
         busy = training_in_progress(context.instance, product)
         reasons = []
         for day in newest:
@@ -251,10 +218,10 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             decision = retraining.decide(product, row, attempts, newest, in_progress=busy)
             reasons.append(decision.reason)
             evaluation = f"{day}/{row.fingerprint}"
-            if decision.act and evaluation not in requested:
-                request = retrain_request(product, decision.month, decision.as_of, run_key=evaluation)
-                remembered = [*requested, evaluation][-REMEMBERED_EVALUATIONS:]
-                return dg.SensorResult(run_requests=[request], cursor=json.dumps(remembered))
+            if decision.act and not memory.has(evaluation):
+                key = unique_key(evaluation)
+                request = retrain_request(product, decision.month, decision.as_of, run_key=key)
+                return dg.SensorResult(run_requests=[request], cursor=memory.with_(evaluation, key))
             if decision.act:
                 reasons[-1] += " was requested before"
         if product.drift.retrain and newest:
@@ -263,15 +230,37 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             drifted = record is not None and _has_drifted(record)
             decision = retraining.decide_on_drift(product, month, drifted, attempts, newest, busy)
             reasons.append(decision.reason)
-            asked = f"drift/{month}"
-            if decision.act and asked not in requested:
-                request = retrain_request(product, decision.month, decision.as_of, run_key=asked)
-                remembered = [*requested, asked][-REMEMBERED_EVALUATIONS:]
-                return dg.SensorResult(run_requests=[request], cursor=json.dumps(remembered))
+            measured = f"drift/{month}/{record.fingerprint or record.inputs}" if record else ""
+            if decision.act and not memory.has(measured):
+                key = unique_key(measured)
+                request = retrain_request(product, decision.month, decision.as_of, run_key=key)
+                return dg.SensorResult(run_requests=[request], cursor=memory.with_(measured, key))
         reason = "; ".join(reasons) or "nothing has been delivered yet"
         return dg.SensorResult(skip_reason=reason, cursor=context.cursor)
 
     return retrain_sensor
+
+
+class _Asked:
+    """The evaluations for which a retrain was requested, with the keys of its runs; a sensor's cursor.
+
+    One whose run never came to be counts as not requested.
+    """
+
+    def __init__(self, context: dg.SensorEvaluationContext) -> None:
+        self._instance = context.instance
+        values = json.loads(context.cursor) if context.cursor else {}
+        # A list of evaluations is a cursor of an earlier version, which knew no runs.
+        self._keys: dict[str, str] = values if isinstance(values, dict) else dict.fromkeys(values, "")
+
+    def has(self, evaluation: str) -> bool:
+        key = self._keys.get(evaluation)
+        return key is not None and (not key or _status_of(self._instance, key) is not None)
+
+    def with_(self, evaluation: str, key: str) -> str:
+        """The cursor that remembers one more; the oldest are forgotten."""
+        keys = {name: known for name, known in self._keys.items() if name != evaluation} | {evaluation: key}
+        return json.dumps(dict(list(keys.items())[-REMEMBERED_EVALUATIONS:]))
 
 
 def _has_drifted(record: DayRecord) -> bool:

@@ -49,6 +49,19 @@ class ControlTable:
         self.schema = schema
         self.sort = sort
 
+    @property
+    def address(self) -> str:
+        """Where the table lies."""
+        return self.tables.control.address(self.product, self.name)
+
+    def version(self) -> str | None:
+        """Which table it is and its version, without reading it; None if it doesn't exist yet."""
+        place = self.tables.control
+        if not place.exists(self.product, self.name):
+            return None
+        table = place.open(self.product, self.name)
+        return f"{table.metadata().id}/{table.version()}"
+
     def read(self) -> list[dict[str, Any]]:
         """All rows; none if the table doesn't exist yet."""
         rows: list[dict[str, Any]] = self.scan().to_pylist()

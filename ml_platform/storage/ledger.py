@@ -90,6 +90,15 @@ class Ledger:
     def __init__(self, tables: Tables, product: str) -> None:
         self._table = ControlTable(tables, product, DAYS, _SCHEMA, sort=SORT)
 
+    @property
+    def address(self) -> str:
+        """Where the table lies."""
+        return self._table.address
+
+    def version(self) -> str | None:
+        """Changes with every record; None before the first."""
+        return self._table.version()
+
     def latest(
         self,
         asset: str,

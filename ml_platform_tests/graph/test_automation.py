@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,14 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent
 from dagster._utils.schedules import schedule_execution_time_iterator
 
 from ml_platform.data_engineering import landing
-from ml_platform.graph import automation, processes
+from ml_platform.engine import local
+from ml_platform.engine.data_steps import Ards
+from ml_platform.engine.step import StepRequest
+from ml_platform.graph import automation, deliveries, partitions, processes
 from ml_platform.graph.assets import DAILY_ASSETS
 from ml_platform.machine_learning import performance
 from ml_platform.product import Product
@@ -36,17 +43,66 @@ def deliver(graph: Graph, day: str | date, name: str = "visits.csv", text: str =
 
 
 def tick(graph: Graph, cursor: str | None = None) -> tuple[list[tuple[str, str]], str | None, Any]:
-    """The ranges that the landing sensor asks for, its cursor, and all else of the tick."""
+    """The ranges that the landing sensor asks for, its cursor, and all else of the tick; runs are at work."""
     found = graph.sensor_tick("landing_sensor", cursor)
     asked = [requested_range(request) for request in found.run_requests]
+    submit(graph, found)
     return [(str(first), str(last)) for first, last in asked], found.cursor, found
 
 
+def submit(
+    graph: Graph,
+    found: Any,
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
+    job: str = "shop_daily",
+) -> None:
+    """Add the requested runs to the instance as the daemon does, which drops a run key that it has seen."""
+    for request in found.run_requests:
+        tags = {**request.tags, automation.RUN_KEY_TAG: request.run_key}
+        if not graph.instance.get_runs(dg.RunsFilter(tags={automation.RUN_KEY_TAG: request.run_key})):
+            graph.instance.add_run(dg.DagsterRun(job_name=job, tags=tags, status=status))
+
+
+def work(
+    graph: Graph, *, outcome: dg.DagsterRunStatus = dg.DagsterRunStatus.SUCCESS
+) -> list[tuple[str, str]]:
+    """Let the requested daily runs make their days from what lies there now, by the step's own inputs."""
+    ranges = []
+    for run in graph.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        first, last = (run.tags[tag] for tag in partitions.RANGE_TAGS)
+        if outcome == dg.DagsterRunStatus.SUCCESS:
+            chosen = days(first, last)
+            request = StepRequest(
+                step="ards", product=graph.product.name, days=tuple(chosen), run_id=run.run_id
+            )
+            context = local.context_for(request, graph.product, graph.settings, no_session, lambda _: None)
+            made = Ards(context).inputs(chosen)
+            records = [
+                replace(
+                    record(graph, "ards", day, made[day].outcome or "written"), inputs=made[day].fingerprint
+                )
+                for day in chosen
+            ]
+            Ledger(Tables(graph.settings.tables_root), graph.product.name).record(records)
+        event = dg.DagsterEventType.RUN_SUCCESS if outcome == dg.DagsterRunStatus.SUCCESS else None
+        graph.instance.report_dagster_event(
+            DagsterEvent((event or dg.DagsterEventType.RUN_FAILURE).value, job_name=run.job_name), run.run_id
+        )
+        ranges.append((first, last))
+    return sorted(ranges)
+
+
+def no_session() -> Any:
+    raise AssertionError("ticks start no Spark")
+
+
 def seen(graph: Graph, chosen: Iterable[date]) -> str | None:
-    """Deliver days and let the sensor see them."""
+    """Deliver days, and let them be seen and made."""
     for day in chosen:
         deliver(graph, day)
-    return tick(graph)[1]
+    cursor = tick(graph)[1]
+    work(graph)
+    return cursor
 
 
 def test_an_ordinary_morning_is_one_run_over_yesterday_and_the_day_whose_labels_came(graph: Graph) -> None:
@@ -64,14 +120,15 @@ def test_an_ordinary_morning_is_one_run_over_yesterday_and_the_day_whose_labels_
 def test_a_tick_without_a_change_asks_for_nothing(graph: Graph) -> None:
     cursor = seen(graph, days("2024-03-01", "2024-03-10"))
     asked, again, found = tick(graph, cursor)
-    assert (asked, again) == ([], cursor)
+    assert asked == []
     assert found.skip_message == "nothing new: the newest delivered day is 2024-03-10"
     assert not found.asset_events
+    assert tick(graph, again)[:2] == ([], again)
 
 
 def test_before_the_first_delivery_there_is_nothing_to_do(graph: Graph) -> None:
-    asked, cursor, found = tick(graph)
-    assert (asked, cursor) == ([], None)
+    asked, _, found = tick(graph)
+    assert asked == []
     assert found.skip_message == "nothing new: nothing has been delivered"
 
 
@@ -101,6 +158,8 @@ def test_a_missing_day_in_between_comes_when_it_is_delivered(graph: Graph) -> No
     # One run; the day without a delivery gets its outcome in it, and isn't observed as landed.
     assert asked == [("2024-03-01", "2024-03-04")]
     assert [one.partition for one in found.asset_events] == ["2024-03-01", "2024-03-02", "2024-03-04"]
+    work(graph)
+    assert tick(graph, cursor)[0] == []
     deliver(graph, "2024-03-03")
     assert tick(graph, cursor)[0] == [("2024-03-03", "2024-03-03")]
 
@@ -120,7 +179,7 @@ def test_a_long_history_landed_at_once_is_one_run(graph: Graph) -> None:
         deliver(graph, day)
     asked, cursor, found = tick(graph)
     assert asked == [("2024-01-01", "2024-12-31")]
-    assert len(found.asset_events) <= automation.WATCHED_DAYS
+    assert len(found.asset_events) <= deliveries.WATCHED_DAYS
     assert tick(graph, cursor)[0] == []
 
 
@@ -133,7 +192,7 @@ def test_a_history_that_lands_before_the_known_days_is_one_run_over_it(graph: Gr
     assert tick(graph, cursor)[0] == []
 
 
-def test_a_tick_over_two_thousand_days_looks_at_the_files_of_the_newest_only(
+def test_a_tick_over_two_thousand_days_looks_at_the_files_of_the_newest_and_of_some_older_ones(
     graph_of: Callable[..., Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = graph_of(product=shop(start="2018-01-01", model__first_month="2018-02"))
@@ -156,13 +215,25 @@ def test_a_tick_over_two_thousand_days_looks_at_the_files_of_the_newest_only(
     assert cursor is not None
     assert len(cursor) < 5000
 
+    assert tick(graph, cursor)[0] == [], "the first run is at work"
+    work(graph)
+    cursor = tick(graph, cursor)[1]
+
     looked_at.clear()
     deliver(graph, "2023-06-24")
     deliver(graph, "2023-06-23", "labels.csv")
-    asked, _, found = tick(graph, cursor)
+    asked, cursor, found = tick(graph, cursor)
     assert asked == [("2023-06-23", "2023-06-24")]
-    assert len(looked_at) == 62
+    assert len(looked_at) == deliveries.WATCHED_DAYS + deliveries.OLDER_A_TICK
     assert len(found.asset_events) == 2
+    work(graph)
+
+    deliver(graph, "2018-01-01", "late_labels.csv")
+    asked = []
+    for _ in range(2000 // deliveries.OLDER_A_TICK + 1):
+        found, cursor, _ = tick(graph, cursor)
+        asked += found
+    assert asked == [("2018-01-01", "2018-01-01")]
 
 
 def test_changed_days_far_apart_are_runs_of_their_own(graph: Graph) -> None:
@@ -207,14 +278,145 @@ def test_what_was_seen_is_known_after_a_restart(graph: Graph) -> None:
     assert tick(restarted, cursor)[0] == [("2024-03-11", "2024-03-11")]
 
 
-def test_the_same_change_has_the_same_run_key_and_another_change_another(graph: Graph) -> None:
-    cursor = seen(graph, days("2024-03-01", "2024-03-10"))
-    deliver(graph, "2024-03-05", "a.csv")
-    first, again = tick(graph, cursor)[2], tick(graph, cursor)[2]
+def test_a_delivery_that_returns_to_an_earlier_state_is_made_again(graph: Graph) -> None:
+    cursor = seen(graph, days("2024-03-01", "2024-03-06"))
+    asked = []
+    for _ in range(3):
+        wrong = deliver(graph, "2024-03-05", "wrong.csv")
+        found, cursor, _ = tick(graph, cursor)
+        asked += found
+        assert work(graph) == [("2024-03-05", "2024-03-05")]
+        wrong.unlink()
+        found, cursor, _ = tick(graph, cursor)
+        asked += found
+        assert work(graph) == [("2024-03-05", "2024-03-05")]
+    assert asked == [("2024-03-05", "2024-03-05")] * 6
+    made = Ledger(Tables(graph.settings.tables_root), "shop").latest("ards")[D("2024-03-05")]
+    stamp = landing.stamp(graph.product, graph.settings.landing_path, D("2024-03-05"))
+    assert made.inputs.partition("/")[0] == stamp
+
+
+def test_a_file_that_cp_restores_with_its_times_is_made_again(graph: Graph) -> None:
+    original = deliver(graph, "2024-03-05", text="visit,day\n1,2024-03-05\n")
+    saved = Path(shutil.copy2(original, graph.settings.home / "saved.csv"))
+    cursor = seen(graph, days("2024-03-01", "2024-03-04"))
+    original.write_text("visit,day\n2,2024-03-05\n3,2024-03-05\n")
+    asked, cursor, _ = tick(graph, cursor)
+    work(graph)
+    shutil.copy2(saved, original)
+    again, cursor, _ = tick(graph, cursor)
+    assert asked == again == [("2024-03-05", "2024-03-05")]
+    assert work(graph) == [("2024-03-05", "2024-03-05")]
+
+
+def test_a_state_that_returns_while_the_other_is_being_made_is_made_in_the_end(graph: Graph) -> None:
+    cursor = seen(graph, days("2024-03-01", "2024-03-05"))
+    wrong = deliver(graph, "2024-03-05", "wrong.csv")
+    cursor = tick(graph, cursor)[1]
+    text = wrong.read_text()
+    wrong.unlink()
+    asked, cursor, _ = tick(graph, cursor)
+    assert asked == [], "the day is as it was last made"
+    # The run has read the wrong file before that was taken away.
+    wrong.write_text(text)
+    work(graph)
+    wrong.unlink()
+    asked, cursor, _ = tick(graph, cursor)
+    assert asked == [("2024-03-05", "2024-03-05")]
+
+
+def test_a_wrong_file_that_comes_while_its_run_is_queued_goes_and_comes_again_is_made(graph: Graph) -> None:
+    cursor = seen(graph, days("2024-03-01", "2024-03-05"))
+    wrong = deliver(graph, "2024-03-05", "wrong.csv")
+    facts = wrong.stat()
+    cursor = tick(graph, cursor)[1]
+    wrong.unlink()
+    work(graph)  # finds the day up to date
+    deliver(graph, "2024-03-05", "wrong.csv")
+    os.utime(wrong, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert tick(graph, cursor)[0] == [("2024-03-05", "2024-03-05")]
+
+
+def test_after_a_reset_of_the_cursor_just_what_is_pending_is_requested(graph: Graph) -> None:
+    seen(graph, days("2024-03-01", "2024-03-20"))
+    assert tick(graph, None)[0] == []
+    deliver(graph, "2024-03-05", "correction.csv")
+    asked, cursor, _ = tick(graph, None)
+    assert asked == [("2024-03-05", "2024-03-05")]
+    # The run fails, and a person resets the cursor.
+    work(graph, outcome=dg.DagsterRunStatus.FAILURE)
+    assert tick(graph, cursor)[0] == [], "a failed run is for retries and people"
+    assert tick(graph, None)[0] == [("2024-03-05", "2024-03-05")]
+    assert work(graph) == [("2024-03-05", "2024-03-05")]
+    assert tick(graph, None)[0] == []
+
+
+def test_a_cursor_of_an_earlier_version_requests_what_is_pending(graph: Graph) -> None:
+    seen(graph, days("2024-03-01", "2024-03-05"))
     deliver(graph, "2024-03-05", "b.csv")
-    other = tick(graph, first.cursor)[2]
-    assert first.run_requests[0].run_key == again.run_requests[0].run_key
-    assert first.run_requests[0].run_key != other.run_requests[0].run_key
+    old = json.dumps({"first": "2024-03-01", "last": "2024-03-05", "stamps": {"2024-03-05": "x"}})
+    assert tick(graph, old)[0] == [("2024-03-05", "2024-03-05")]
+
+
+def test_a_request_whose_run_never_came_to_be_is_made_again(graph: Graph) -> None:
+    seen(graph, days("2024-03-01", "2024-03-05"))
+    deliver(graph, "2024-03-05", "b.csv")
+    lost = graph.sensor_tick("landing_sensor")
+    asked, cursor, found = tick(graph, lost.cursor)
+    assert asked == [("2024-03-05", "2024-03-05")]
+    assert found.run_requests[0].run_key != lost.run_requests[0].run_key
+    asked, _, found = tick(graph, cursor)
+    assert asked == []
+    assert (
+        found.skip_message
+        == "1 days wait for runs that were requested: the newest delivered day is 2024-03-05"
+    )
+
+
+def test_a_day_that_successful_runs_leave_pending_is_not_requested_for_ever(graph: Graph) -> None:
+    cursor = seen(graph, days("2024-03-01", "2024-03-05"))
+    deliver(graph, "2024-03-05", "b.csv")
+    asked = []
+    for _ in range(2 * deliveries.ATTEMPTS):
+        found, cursor, _ = tick(graph, cursor)
+        asked += found
+        for run in graph.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+            event = DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, job_name=run.job_name)
+            graph.instance.report_dagster_event(event, run.run_id)
+    assert asked == [("2024-03-05", "2024-03-05")] * deliveries.ATTEMPTS
+
+
+def test_labels_that_come_before_their_rows_are_looked_at_once(graph: Graph) -> None:
+    cursor = seen(graph, days("2024-03-01", "2024-03-05"))
+    deliver(graph, "2024-03-06", "labels.csv", "visit,day,bought\n1,2024-03-06,1\n")
+    asked, cursor, _ = tick(graph, cursor)
+    assert asked == [("2024-03-06", "2024-03-06")]
+    work(graph)
+    for _ in range(3):
+        asked, cursor, _ = tick(graph, cursor)
+        assert asked == []
+    deliver(graph, "2024-03-06")
+    assert tick(graph, cursor)[0] == [("2024-03-06", "2024-03-06")]
+
+
+def test_a_day_that_is_withdrawn_is_made_again(graph: Graph) -> None:
+    cursor = seen(graph, days("2024-03-01", "2024-03-05"))
+    shutil.rmtree(graph.settings.landing_path / "shop" / "2024-03-03")
+    (graph.settings.landing_path / "shop" / "2024-03-05" / "visits.csv").unlink()
+    asked, cursor, found = tick(graph, cursor)
+    assert asked == [("2024-03-03", "2024-03-05")]
+    assert found.asset_events == []
+    work(graph)
+    assert tick(graph, cursor)[0] == []
+
+
+def test_files_that_all_vanish_look_like_a_disk_that_is_away(graph: Graph) -> None:
+    cursor = seen(graph, days("2024-03-01", "2024-03-20"))
+    for day in days("2024-03-05", "2024-03-18"):
+        shutil.rmtree(graph.settings.landing_path / "shop" / str(day))
+    assert tick(graph, cursor)[0] == []
+    shutil.rmtree(graph.settings.landing_path / "shop")
+    assert tick(graph, cursor)[0] == []
 
 
 def test_the_requested_run_does_all_daily_assets_over_its_days(graph: Graph) -> None:
@@ -308,9 +510,10 @@ def trained(graph: Graph, as_of: str, outcome: Outcome = "written") -> None:
 
 
 def retrain_tick(graph: Graph, cursor: str | None = None) -> tuple[list[str], str, str | None]:
-    """The as-of dates that the retrain sensor asks for, what it says, and its cursor."""
+    """The as-of dates that the retrain sensor asks for, what it says, and its cursor; the runs fail."""
     found = graph.sensor_tick("retrain_sensor", cursor)
     asked = [request.tags["ml_platform/as_of"] for request in found.run_requests]
+    submit(graph, found, dg.DagsterRunStatus.FAILURE, "shop_model")
     return asked, found.skip_message or "", found.cursor
 
 
@@ -330,7 +533,7 @@ def test_a_failed_evaluation_of_the_newest_day_requests_a_retrain(failing: Graph
     assert request.partition_key == "2024-03-01"
     assert request.run_config["ops"] == {"shop__model": {"config": {"as_of": "2024-03-13", "force": False}}}
     assert request.tags["ml_platform/as_of"] == "2024-03-13"
-    assert request.run_key == "2024-03-12/evaluation-of-2024-03-12"
+    assert request.run_key.startswith("2024-03-12/evaluation-of-2024-03-12/")
 
     result = failing.execute(request, "shop_model")
     assert result.success
@@ -385,7 +588,25 @@ def test_the_memory_of_requests_stays_small(failing: Graph) -> None:
     _, _, cursor = retrain_tick(failing, cursor)
     remembered = json.loads(cursor or "")
     assert len(remembered) == automation.REMEMBERED_EVALUATIONS
-    assert remembered[-1] == "2024-03-12/evaluation-of-2024-03-12"
+    assert list(remembered)[-1] == "2024-03-12/evaluation-of-2024-03-12"
+
+
+def test_a_retrain_whose_run_never_came_to_be_is_requested_again(failing: Graph) -> None:
+    lost = failing.sensor_tick("retrain_sensor")
+    asked, _, cursor = retrain_tick(failing, lost.cursor)
+    assert asked == ["2024-03-13"]
+    assert retrain_tick(failing, cursor)[0] == []
+
+
+def test_after_a_reset_of_the_cursor_a_retrain_that_came_to_nothing_is_requested_again(
+    failing: Graph,
+) -> None:
+    keys = set()
+    for _ in range(2):
+        found = failing.sensor_tick("retrain_sensor")
+        submit(failing, found, dg.DagsterRunStatus.FAILURE, "shop_model")
+        keys |= {request.run_key for request in found.run_requests}
+    assert len(failing.instance.get_runs()) == len(keys) == 2
 
 
 @pytest.mark.parametrize("outcome", ["written", "refused"])

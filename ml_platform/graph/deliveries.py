@@ -1,0 +1,239 @@
+"""Which delivered days have not been made from what lies there now, and what was requested of them.
+
+The ledger says from what a day was last made, the landing folder what lies there: where the two differ, the
+day is pending, whatever it was before. The landing sensor's cursor only keeps what has been requested of days
+that are still pending. Nothing here starts a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+import dagster as dg
+
+from ml_platform.data_engineering import landing
+from ml_platform.graph import partitions
+from ml_platform.product import DayRange, Product, fingerprint_of
+from ml_platform.settings import Settings
+
+#: Delivered days, from the newest back, whose files are looked at on every tick.
+WATCHED_DAYS = 62
+#: Older days whose files are looked at on a tick, in turn: at a tick a minute, ten years within the hour.
+OLDER_A_TICK = 62
+#: Changed days this close to each other are one run; the days between are up to date and cost nothing.
+GAP_DAYS = 7
+RUNS_A_TICK = 5
+#: Watched days whose files may vanish at once and be done again; more look like a disk that isn't mounted.
+WITHDRAWN_AT_ONCE = 7
+#: Runs that may succeed and leave a day pending before nothing more is requested for the same state.
+ATTEMPTS = 3
+
+#: The stamp of a day that was never made and is too old to be looked at: its folder's name is known.
+UNSEEN = "unseen"
+#: The stamp of a day whose files are gone.
+WITHDRAWN = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """What lies there of a day, and the fingerprint of the inputs it was last made from (None: never)."""
+
+    stamp: str
+    made_from: str | None
+
+    @property
+    def token(self) -> str:
+        return fingerprint_of([self.stamp, self.made_from])[:8]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The days to be made, ascending; and what is worth a warning."""
+
+    states: Mapping[date, State]
+    newest: date | None = None
+    next_turn: int = 0
+    warning: str = ""
+
+
+def landed_days(product: Product, settings: Settings) -> list[date]:
+    """The delivered days of the product's history, ascending; a day that isn't over is not one yet."""
+    history = _history(product)
+    if history is None:
+        return []
+    return [day for day in landing.delivered_days(product, settings.landing_path) if day in history]
+
+
+def _history(product: Product) -> DayRange | None:
+    last = partitions.daily(product).get_last_partition_key()
+    return None if last is None else DayRange(product.start, date.fromisoformat(last))
+
+
+def pending(
+    product: Product,
+    settings: Settings,
+    made_from: Mapping[date, str],
+    *,
+    turn: int = 0,
+    also: Collection[date] = (),
+) -> Pending:
+    """The days whose files are others than those they were made from.
+
+    Work is bounded: one listing of the days' names, and a look at the files of the newest days, of some older
+    ones in turn, and of ``also``.
+
+    Args:
+        made_from: by day, the fingerprint of the inputs that the ledger has of the ARDS.
+        turn: which of the older days to look at.
+    """
+    listed = landed_days(product, settings)
+    watched, older = listed[-WATCHED_DAYS:], listed[:-WATCHED_DAYS]
+    unseen = [day for day in older if day not in made_from]
+    made = [day for day in older if day in made_from]
+    turns = max(1, -(-len(made) // OLDER_A_TICK))
+    start = turn % turns * OLDER_A_TICK
+    looked_at = {*watched, *made[start : start + OLDER_A_TICK], *({*also} & {*made})}
+    states = {day: State(UNSEEN, None) for day in unseen}
+    withdrawn = []
+    for day in sorted(looked_at):
+        stamp, before = landing.stamp(product, settings.landing_path, day), made_from.get(day)
+        if stamp is None:
+            if before:
+                withdrawn.append(day)
+        elif _content(before) != stamp and not (before == "" and _only_labels(product, settings, day)):
+            states[day] = State(stamp, before)
+    history = _history(product)
+    if watched and history is not None:
+        recent, present = DayRange(watched[0], history.last), {*watched}
+        withdrawn += [
+            day for day, before in made_from.items() if before and day in recent and day not in present
+        ]
+    warning = ""
+    if len(withdrawn) > WITHDRAWN_AT_ONCE:
+        warning = (
+            f"the files of {len(withdrawn)} days are gone, the first is {min(withdrawn)}; these days stay as "
+            f"they are: bring back the files, or run ml-platform backfill {product.name} over these days"
+        )
+    else:
+        states |= {day: State(WITHDRAWN, made_from[day]) for day in withdrawn}
+    newest = listed[-1] if listed else None
+    return Pending(dict(sorted(states.items())), newest, (turn + 1) % turns, warning)
+
+
+def _content(made_from: str | None) -> str | None:
+    """The stamp in a record's inputs, which say besides that the files were refused or couldn't be read."""
+    return made_from.partition("/")[0] if made_from is not None else None
+
+
+def _only_labels(product: Product, settings: Settings, day: date) -> bool:
+    """Whether a day is rightly missing: labels have come, and no rows."""
+    return day not in landing.scan(product, settings.landing_path, [day])
+
+
+# -- what has been requested -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run over days that were pending; ``tokens`` are the states of those that were looked at."""
+
+    first: date
+    last: date
+    run_key: str
+    attempt: int = 1
+    tokens: Mapping[date, str] = field(default_factory=dict)
+
+    def answers(self, day: date, state: State) -> bool:
+        """Whether the run was requested for this state of a day."""
+        if not self.first <= day <= self.last:
+            return False
+        return state.stamp == UNSEEN or self.tokens.get(day) == state.token
+
+
+@dataclass(frozen=True)
+class Requested:
+    """What the landing sensor has requested of days that are still pending, and whose turn it is."""
+
+    requests: tuple[Request, ...] = ()
+    turn: int = 0
+
+    @classmethod
+    def read(cls, cursor: str | None) -> Requested:
+        """What a cursor holds; a cursor of another format holds nothing, which requests nothing twice."""
+        values = json.loads(cursor) if cursor else {}
+        if "requests" not in values:
+            return cls()
+        day = date.fromisoformat
+        requests = [
+            Request(day(first), day(last), key, attempt, {day(one): token for one, token in tokens.items()})
+            for first, last, key, attempt, tokens in values["requests"]
+        ]
+        return cls(tuple(requests), values["turn"])
+
+    def write(self) -> str:
+        requests = [
+            (
+                str(one.first),
+                str(one.last),
+                one.run_key,
+                one.attempt,
+                {str(d): t for d, t in one.tokens.items()},
+            )
+            for one in self.requests
+        ]
+        return json.dumps({"requests": requests, "turn": self.turn})
+
+    @property
+    def days(self) -> set[date]:
+        return {day for request in self.requests for day in request.tokens}
+
+    def due(
+        self, states: Mapping[date, State], status: Callable[[str], dg.DagsterRunStatus | None]
+    ) -> dict[date, int]:
+        """The pending days that a run must be requested for, and which attempt at their state it is.
+
+        Nothing is due that a run at work was requested for. A run that failed or was canceled is for people
+        and for retries. One that never came to be is requested again, as is one that succeeded and has left
+        the day pending, some times.
+
+        Args:
+            status: of the run with a run key; None if there is no such run.
+        """
+        found = {}
+        known: dict[str, dg.DagsterRunStatus | None] = {}
+        for day, state in states.items():
+            request = self._of(day, state)
+            if request is None:
+                found[day] = 1
+                continue
+            if request.run_key not in known:
+                known[request.run_key] = status(request.run_key)
+            run = known[request.run_key]
+            if run is None:
+                found[day] = request.attempt
+            elif run == dg.DagsterRunStatus.SUCCESS and request.attempt < ATTEMPTS:
+                found[day] = request.attempt + 1
+        return found
+
+    def after(self, states: Mapping[date, State], new: Sequence[Request], turn: int) -> Requested:
+        """What is kept: new requests, and the old ones that are about days still pending."""
+        kept = [self._of(day, state) for day, state in states.items()]
+        waiting = [request for request in self.requests if request in kept]
+        return Requested((*waiting, *new), turn)
+
+    def _of(self, day: date, state: State) -> Request | None:
+        return next((one for one in reversed(self.requests) if one.answers(day, state)), None)
+
+
+def ranges(days: Sequence[date]) -> list[tuple[date, date]]:
+    """Few ranges that cover ``days``: one a cluster, and one for all if there are too many clusters."""
+    found: list[tuple[date, date]] = []
+    for day in days:
+        if found and day - found[-1][1] <= timedelta(days=GAP_DAYS):
+            found[-1] = (found[-1][0], day)
+        else:
+            found.append((day, day))
+    return found if len(found) <= RUNS_A_TICK else [(found[0][0], found[-1][1])]
