@@ -371,6 +371,7 @@ def _in_words(product: Product) -> list[str]:
         f"Its history begins on {product.start} {until}, in days of {product.timezone}.",
         f"{product.name}/landing: {len(columns)} columns separated by {product.source.delimiter!r}; the "
         f"label {product.label} comes {product.source.label_delay_days} day(s) after the rows.",
+        f"Deliveries are due {product.delivery.in_words()}.",
         f"{product.name}/ards, daily: one row per {', '.join(product.ards_key)}; what is unfit goes to "
         "the quarantine.",
         f"{product.name}/mrds, daily: one row per {', '.join(product.entity)} and day: "

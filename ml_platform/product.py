@@ -11,7 +11,7 @@ import hashlib
 import json
 import keyword
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
@@ -32,6 +32,7 @@ from pydantic import (
 )
 
 from ml_platform import estimators
+from ml_platform.calendars import Delivery
 from ml_platform.compute import EngineChoice
 
 ColumnType = Literal["string", "integer", "long", "double", "boolean", "date", "timestamp"]
@@ -544,6 +545,7 @@ class Product(_Section):
     start: date
     end: date | None = None
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    delivery: Delivery = Delivery()
     source: Source
     mrds: Mrds
     model: Model
@@ -673,6 +675,25 @@ class Product(_Section):
     def trainable(self, day: date) -> bool:
         """Whether a model may learn from the rows of ``day``: not before :attr:`required_since`."""
         return self.required_since is None or day >= self.required_since
+
+    def due(self, day: date) -> bool:
+        """Whether a delivery is due for an event day, by the contract's calendar.
+
+        Rows may be delivered for other days as well and are used like any; but nobody waits for them.
+        """
+        return self.delivery.due(day)
+
+    def due_days(self, days: Iterable[date]) -> list[date]:
+        """Those of ``days`` for which a delivery is due."""
+        return [day for day in days if self.due(day)]
+
+    def rows_expected_on(self, day: date) -> date:
+        """The date on which the rows of a due event day arrive, in the morning."""
+        return self.delivery.expected_on(day + timedelta(days=1))
+
+    def labels_expected_on(self, day: date) -> date:
+        """The date on which the labels of a due event day arrive, in the morning."""
+        return self.delivery.expected_on(day + timedelta(days=1 + self.source.label_delay_days))
 
     @property
     def label(self) -> str:

@@ -97,7 +97,7 @@ def is_pending(step: DailyStep, days: Sequence[date], *, force: bool = False) ->
 
 
 #: Outcomes that a day had because of its inputs, which are no obstacle any more.
-_OF_INPUTS = frozenset({"missing", "held_back", "no_model"})
+_OF_INPUTS = frozenset({"missing", "held_back", "no_model", "not_due"})
 
 
 def _up_to_date(step: DailyStep, record: DayRecord | None, inputs: Inputs) -> bool:
@@ -227,7 +227,7 @@ def from_same_day(
         record = known.get(day)
         if record is None:
             found[day] = Inputs("", "missing", f"{asset} has not been materialized for this day")
-        elif record.outcome in ("missing", "no_model"):
+        elif record.outcome in ("missing", "no_model", "not_due"):
             found[day] = Inputs(record.inputs, record.outcome, record.reason)
         elif record.usable:
             found[day] = Inputs(content_of(record, fingerprint))

@@ -220,7 +220,9 @@ class Performance(DailyStep):
             inputs = fingerprint_of([made_from, self._champions[day]])
             if any(record.outcome == "written" for record in inside):
                 found[day] = Inputs(inputs)
-            elif any(record.outcome == "no_model" for record in inside) or not inside:
+            elif {record.outcome for record in inside} <= {"no_model", "not_due"} or any(
+                record.outcome == "no_model" for record in inside
+            ):
                 found[day] = Inputs(inputs, "no_model", f"nothing was predicted from {window}")
             else:
                 found[day] = Inputs(inputs, "held_back", f"no usable predictions from {window}")

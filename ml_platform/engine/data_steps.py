@@ -286,6 +286,8 @@ class Ards(ValidatedStep):
             if delivery is None:
                 place = folder / product.name / day.isoformat()
                 found[day] = Inputs("", "missing", f"no rows have been delivered to {place}")
+                if reason := product.delivery.why_not_due(day):
+                    found[day] = Inputs("", "not_due", reason)
             elif delivery.refusal:
                 # Another stamp than that of its content: the same files may be read when they are reached.
                 found[day] = Inputs(f"{delivery.stamp}/refused", "refused", delivery.refusal)

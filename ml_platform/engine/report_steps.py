@@ -42,6 +42,9 @@ class ValidationReport(DailyStep):
                 reason = "ards has not been materialized for this day"
                 found[day] = Inputs("", "missing", reason)
                 continue
+            if known["ards"][day].outcome == "not_due":
+                found[day] = Inputs("", "not_due", known["ards"][day].reason)
+                continue
             shown = [
                 [asset, str(one), *_judgement(record)]
                 for asset in VALIDATED

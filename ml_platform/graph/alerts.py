@@ -227,8 +227,9 @@ def _expected(
         if not product.start <= day <= (product.end or day):
             continue
         stamp = landing.stamp(product, settings.landing_path, day)
-        yield from _rows(product, now, day, stamp)
-        yield from _labels(product, now, day, records["ards"].get(day))
+        if product.due(day):
+            yield from _rows(product, now, day, stamp)
+            yield from _labels(product, now, day, records["ards"].get(day))
         if stamp is not None:
             yield from _materialized(product, settings, now, day, records["ards"].get(day))
     if product.end is None and today.day > OVERDUE_ON:
@@ -239,7 +240,7 @@ def _expected(
 
 
 def _rows(product: Product, now: datetime, day: date, stamp: str | None) -> Iterator[tuple[Finding, bool]]:
-    due = _morning(product, day, 1)
+    due = _morning(product, product.rows_expected_on(day))
     what = f"no rows have been delivered; they were expected by {due:%Y-%m-%d %H:%M}"
     yield (
         _late("landing", day, "delivery overdue", what, f"{due:%Y-%m-%d %H:%M}"),
@@ -252,7 +253,7 @@ def _labels(
 ) -> Iterator[tuple[Finding, bool]]:
     if record is None or not record.counts.get("rows"):
         return
-    due = _morning(product, day, 1 + product.source.label_delay_days)
+    due = _morning(product, product.labels_expected_on(day))
     share = record.counts.get("labelled", 0) / record.counts["rows"]
     minimum = product.validation.minimum_labelled_share
     what = (
@@ -277,10 +278,9 @@ def _newest(folder: Path) -> float:
     return max((one.stat().st_mtime for one in folder.iterdir()), default=folder.stat().st_mtime)
 
 
-def _morning(product: Product, day: date, days_later: int) -> datetime:
-    """The time on a later day by which what belongs to ``day`` should have come."""
-    hour = time(product.alerts.due_hour)
-    return datetime.combine(day + timedelta(days=days_later), hour, ZoneInfo(product.timezone))
+def _morning(product: Product, day: date) -> datetime:
+    """The time on a day by which what arrives on it should have come."""
+    return datetime.combine(day, time(product.alerts.due_hour), ZoneInfo(product.timezone))
 
 
 def _late(asset: str, day: date, subject: str, what: str, since: str) -> Finding:

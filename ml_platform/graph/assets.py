@@ -395,11 +395,20 @@ _CHECKS = {
 
 
 def _freshness(product: Product) -> dg.FreshnessPolicy | None:
-    """A live product's day is due the next day, by its ``alerts.due_hour``; a finished history never."""
+    """A live product's day is due when it arrives, by its ``alerts.due_hour``; a finished history never.
+
+    A cron knows no holidays: with them the longest break between two deliveries is what may pass.
+    """
     if product.end is not None:
         return None
+    delivery = product.delivery
+    if delivery.holidays:
+        days = timedelta(days=delivery.longest_break(product.start), hours=product.alerts.due_hour)
+        return dg.FreshnessPolicy.time_window(fail_window=days)
+    # Cron's week begins on Sunday, Python's on Monday.
+    weekdays = ",".join(str((weekday + 1) % 7) for weekday in delivery.arrival_weekdays)
     return dg.FreshnessPolicy.cron(
-        deadline_cron=f"0 {product.alerts.due_hour} * * *",
+        deadline_cron=f"0 {product.alerts.due_hour} * * {'*' if delivery.is_daily else weekdays}",
         lower_bound_delta=timedelta(hours=24),
         timezone=product.timezone,
     )

@@ -311,7 +311,7 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
         return False, f"the model of {month:%Y-%m} was {done.outcome}: {done.reason}"
     last = month - timedelta(days=1 + product.source.label_delay_days)
     first = max(month_of(last), product.start)
-    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    days = product.due_days(first + timedelta(days=n) for n in range((last - first).days + 1))
     known = ledger.latest("mrds", set(days))
     waiting = [day for day in days if day not in known or not _labels_have_come(known[day])]
     if not waiting:

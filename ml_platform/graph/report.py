@@ -118,6 +118,8 @@ def _evaluations(
 
 
 def _unchecked(name: str, day: DayResult) -> Check:
+    if day.outcome == "not_due":
+        return Check(name=name, passed=True, description=day.reason)
     severity = "WARN" if day.outcome in _NOT_TO_BLAME else "ERROR"
     return Check(name=name, passed=False, severity=severity, description=f"{day.outcome}: {day.reason}")
 

@@ -19,6 +19,9 @@ from ml_platform.product import Product, Rule, Severity
 
 _WEEKS = 4
 _WEEKS_NEEDED = 2
+#: Days without deliveries that may lie before a day whose labels are looked for; the longest known breaks
+#: of public holidays last less than two weeks.
+_DAYS_WITHOUT_DELIVERIES = 14
 #: From median absolute deviation to standard deviation, for normally distributed figures.
 _MAD_TO_SIGMA = 1.4826
 #: A spread may be that many times as small or as great as usual, and a column have that share of its values.
@@ -65,7 +68,10 @@ class Fact:
 
 def window(product: Product, day: date) -> tuple[date, date]:
     """The first and the last day whose facts :func:`facts` may look at for ``day``, itself included."""
-    back = max(product.validation.history.days, 7 * _WEEKS, product.source.label_delay_days + 1)
+    labels = product.source.label_delay_days + 1
+    if not product.delivery.is_daily:
+        labels += _DAYS_WITHOUT_DELIVERIES
+    back = max(product.validation.history.days, 7 * _WEEKS, labels)
     return day - timedelta(days=back), day
 
 
@@ -91,13 +97,16 @@ def facts(product: Product, day: date, known: Mapping[date, DayFacts]) -> list[F
 
 def _rows_of_weekday(product: Product, day: date, known: Mapping[date, DayFacts]) -> Fact:
     limits = product.validation.rows_of_weekday
-    past = [known[one].profile.rows for n in range(1, _WEEKS + 1) if (one := day - timedelta(7 * n)) in known]
+    before = [day - timedelta(weeks=n) for n in range(1, _WEEKS + 1)]
+    # What little may come on a holiday is no measure of a working day.
+    past = [known[other].profile.rows for other in before if other in known and product.due(other)]
     past = [rows for rows in past if rows]
     rows = known[day].profile.rows
     weekday = f"{day:%A}s"
-    score = rows / statistics.median(past) if len(past) >= _WEEKS_NEEDED else None
+    not_due = product.delivery.why_not_due(day)
+    score = rows / statistics.median(past) if len(past) >= _WEEKS_NEEDED and not not_due else None
     observed = f"{rows:,} rows"
-    expected = f"at least {_WEEKS_NEEDED} of the last {_WEEKS} {weekday} to compare with"
+    expected = not_due or f"at least {_WEEKS_NEEDED} of the last {_WEEKS} {weekday} to compare with"
     if score is not None:
         median = statistics.median(past)
         observed = f"{rows:,} rows, {score:.2f} times the median of the last {weekday}"
@@ -180,7 +189,7 @@ def _share(
 
 def _labels(product: Product, day: date, known: Mapping[date, DayFacts]) -> Fact:
     """The labels that must have come when the day's own rows do: those due a whole day earlier."""
-    due = day - timedelta(days=product.source.label_delay_days + 1)
+    due = _labels_due_with(product, day)
     minimum = product.validation.minimum_labelled_share
     before = known.get(due)
     share, observed = None, f"no rows of {due}"
@@ -191,7 +200,7 @@ def _labels(product: Product, day: date, known: Mapping[date, DayFacts]) -> Fact
     return Fact(
         name="labelled_share",
         rule="labelled_share",
-        words=f"the labels of {product.source.label_delay_days + 1} days before have come",
+        words=f"the labels of {(day - due).days} days before have come",
         severity=severity_of(product, "labelled_share"),
         score=share,
         minimum=minimum,
@@ -199,6 +208,23 @@ def _labels(product: Product, day: date, known: Mapping[date, DayFacts]) -> Fact
         value=share,
         observed=observed,
         expected=f"at least {minimum:.2%}",
+    )
+
+
+def _labels_due_with(product: Product, day: date) -> date:
+    """The newest event day whose labels have come by the morning on which the rows of ``day`` arrive."""
+    newest = day - timedelta(days=product.source.label_delay_days + 1)
+    if product.delivery.is_daily:
+        return newest
+    arrival = product.rows_expected_on(day)
+    candidates = (newest - timedelta(days=n) for n in range(_DAYS_WITHOUT_DELIVERIES))
+    return next(
+        (
+            other
+            for other in candidates
+            if product.due(other) and product.labels_expected_on(other) <= arrival
+        ),
+        newest,
     )
 
 

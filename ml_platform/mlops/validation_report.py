@@ -23,7 +23,7 @@ HTML, JSON, QUARANTINE_CSV = "report.html", "report.json", "quarantine.csv"
 
 _TITLES = {"ards": "Analytics-ready data set", "mrds": "Model-ready data set"}
 #: Verdicts from bad to good; the worst of a day's data sets is the day's.
-_ORDER = ("refused", "blocked", "missing", "empty", "held_back", "accepted", "warnings", "passed")
+_ORDER = ("refused", "blocked", "missing", "empty", "held_back", "accepted", "warnings", "passed", "not_due")
 _HEADLINES = {
     "refused": "Refused",
     "blocked": "Blocked",
@@ -33,6 +33,7 @@ _HEADLINES = {
     "accepted": "Accepted",
     "warnings": "Passed with warnings",
     "passed": "Passed",
+    "not_due": "No delivery due",
 }
 
 

@@ -19,10 +19,12 @@ import pyarrow.compute as pc
 from ml_platform.storage.control import COMMIT, ControlTable, in_order_of_commit
 from ml_platform.storage.tables import Tables
 
-Outcome = Literal["written", "empty", "missing", "refused", "blocked", "held_back", "no_model"]
+Outcome = Literal["written", "empty", "missing", "refused", "blocked", "held_back", "no_model", "not_due"]
 
 #: Outcomes of days that have a settled content of their own.
 SETTLED: frozenset[Outcome] = frozenset({"written", "empty"})
+#: Outcomes of days that windows count: those for which no delivery is due are empty, and complete.
+USABLE: frozenset[Outcome] = SETTLED | {"not_due"}
 
 DAYS = "days"
 #: Steps read the days they are about; of a long history that is little.
@@ -78,7 +80,7 @@ class DayRecord:
     @property
     def usable(self) -> bool:
         """Whether assets over a window may count this day."""
-        return self.outcome in SETTLED
+        return self.outcome in USABLE
 
     def made_from(self, inputs: str, contract: str, code_version: str) -> bool:
         return (self.inputs, self.contract, self.code_version) == (inputs, contract, code_version)
