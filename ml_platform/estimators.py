@@ -1,5 +1,8 @@
 """Whether what a contract names is a classifier that can be built.
 
+A contract is data: it may name classes of scikit-learn, and of modules that whoever runs the platform has
+named in a setting. Anything else is refused before it is imported, since importing runs its code.
+
 Importing scikit-learn takes longer than all else that drawing the graph needs, so what has been found of
 one of its classes is kept in the user's cache, for each of its versions.
 """
@@ -10,26 +13,50 @@ import contextlib
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-_LIBRARY = "sklearn"
+#: The libraries whose models can be registered and loaded again without pickle.
+LIBRARIES = ("sklearn",)
+#: Libraries that people ask for, and whose models can't.
+_NOT_YET = ("lightgbm", "xgboost", "catboost")
+#: Longer than any class's full name; it stands in messages.
+_LONGEST_NAME = 200
+_FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
+
+_allowed: set[str] = set()
+
+
+def allow(modules: Iterable[str]) -> None:
+    """Accept classes of these modules, and of modules within them, from now on in this process."""
+    _allowed.update(modules)
+
+
+def is_allowed(module: str) -> bool:
+    """Whether classes of a module may be imported because a contract or a model names them."""
+    return module.partition(".")[0] in LIBRARIES or any(
+        module == name or module.startswith(f"{name}.") for name in _allowed
+    )
 
 
 def build(path: str, params: Mapping[str, Any]) -> Any:
     """A new, unfitted estimator.
 
     Raises:
-        ValueError: the class can't be imported, is no classifier, or doesn't take the parameters.
+        ValueError: the class may not or can't be imported, is no classifier, or doesn't take the parameters.
     """
+    found = _class(path)
     try:
-        return _class(path)(**params)
-    except TypeError as error:
-        raise ValueError(f"params: {error}") from error
+        return found(**params)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # its code is not ours
+        raise ValueError(f"params: {_reason(error)}") from error
 
 
 def check_class(path: str) -> str:
@@ -52,12 +79,15 @@ def check(path: str, params: Mapping[str, Any]) -> None:
 
 
 def _class(path: str) -> Any:
+    _refuse(path)
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise anything, or end the process
         raise ValueError(
-            f"{path!r} can't be imported ({error}); accepted is the full name of a scikit-learn "
+            f"{path!r} can't be imported ({_reason(error)}); accepted is the full name of a scikit-learn "
             "classifier, like sklearn.linear_model.LogisticRegression"
         ) from error
     if not (hasattr(found, "fit") and hasattr(found, "predict_proba")):
@@ -65,11 +95,43 @@ def _class(path: str) -> Any:
     return found
 
 
+def _refuse(path: str) -> None:
+    """Refuse a class by its name alone, before anything is imported.
+
+    Raises:
+        ValueError: it is no full name, or of a module that is not accepted.
+    """
+    if len(path) > _LONGEST_NAME or not _FULL_NAME.fullmatch(path):
+        raise ValueError(
+            f"{path[:_LONGEST_NAME]!r} can't be imported: it is not the full name of a class, like "
+            "sklearn.linear_model.LogisticRegression"
+        )
+    library = path.partition(".")[0]
+    if is_allowed(path.rpartition(".")[0]):
+        return
+    if library in _NOT_YET:
+        raise ValueError(
+            f"{path!r} is not accepted: models of {library} can't be kept and loaded without pickle yet; "
+            "sklearn.ensemble.HistGradientBoostingClassifier is the nearest that can"
+        )
+    raise ValueError(
+        f"{path!r} is not accepted, and was not imported: accepted are classifiers of scikit-learn, and of "
+        f"modules that ML_PLATFORM_ESTIMATOR_MODULES names ({', '.join(sorted(_allowed)) or 'none now'})"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it ends the process with sys.exit({error.code!r})"
+    return str(error) or type(error).__name__
+
+
 def _once(facts: Sequence[Any], path: str, look: Callable[[], object]) -> None:
     """Look, unless that has succeeded before."""
     known = _known(facts, path)
-    if known is not None and known.exists():
-        return
+    with contextlib.suppress(OSError):  # a home that this user may not look into
+        if known is not None and known.exists():
+            return
     look()
     if known is not None:
         with contextlib.suppress(OSError):  # without a cache it is found again the next time
@@ -79,7 +141,7 @@ def _once(facts: Sequence[Any], path: str, look: Callable[[], object]) -> None:
 
 def _known(facts: Sequence[Any], path: str) -> Path | None:
     """The file that exists if looking has succeeded; None for a class that may change at any time."""
-    if not path.startswith(f"{_LIBRARY}."):
+    if path.partition(".")[0] not in LIBRARIES:
         return None
     content = json.dumps([*facts, version("scikit-learn")], sort_keys=True, default=repr)
     name = hashlib.sha256(content.encode()).hexdigest()[:32]

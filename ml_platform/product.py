@@ -11,15 +11,15 @@ import hashlib
 import json
 import keyword
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -34,6 +34,23 @@ from pydantic import (
 from ml_platform import estimators
 from ml_platform.calendars import Delivery
 from ml_platform.compute import EngineChoice
+from ml_platform.expressions import check_expression
+from ml_platform.yaml_text import YamlError, read_yaml
+
+#: Bounds of a contract, far beyond any real one: what they let through can be computed with, and stored.
+LONGEST_NAME = 128  # characters of a column; databases take between 63 bytes and 128 characters
+LONGEST_PRODUCT_NAME = 60  # it is part of the names of tables, folders, and jobs
+LONGEST_TEXT = 2_000
+MAXIMUM_COLUMNS = 2_000
+MAXIMUM_VALUES = 10_000  # allowed values of a column
+FIRST_DATE, LAST_DATE = date(1900, 1, 1), date(2200, 12, 31)
+MAXIMUM_DAYS = 36_600  # a hundred years, so that no arithmetic leaves the calendar
+MAXIMUM_MONTHS = 1_200
+MAXIMUM_ROWS = 10**12
+_INTEGERS: Mapping[str, tuple[int, int]] = {
+    "integer": (-(2**31), 2**31 - 1),
+    "long": (-(2**63), 2**63 - 1),
+}
 
 ColumnType = Literal["string", "integer", "long", "double", "boolean", "date", "timestamp"]
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
@@ -134,12 +151,31 @@ def add_months(month: date, count: int) -> date:
 
 
 def _identifier(name: str) -> str:
-    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
+    if (
+        not re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        or keyword.iskeyword(name)
+        or len(name) > LONGEST_PRODUCT_NAME
+    ):
         raise ValueError(
-            f"{name!r} can't name a product; accepted are lower-case letters, digits and "
-            "underscores, with a letter first"
+            f"{name[:LONGEST_NAME]!r} can't name a product; accepted are up to {LONGEST_PRODUCT_NAME} "
+            "lower-case letters, digits and underscores, with a letter first"
         )
     return name
+
+
+def _column_name(name: str) -> str:
+    if not name.isprintable() or not name.strip() or len(name) > LONGEST_NAME:
+        raise ValueError(
+            f"{name[:LONGEST_NAME]!r} can't name a column; accepted are up to {LONGEST_NAME} printable "
+            "characters"
+        )
+    return name
+
+
+def _date(value: date) -> date:
+    if not FIRST_DATE <= value <= LAST_DATE:
+        raise ValueError(f"{value} lies beyond the dates that are accepted, {FIRST_DATE} to {LAST_DATE}")
+    return value
 
 
 def _month(value: object) -> object:
@@ -158,16 +194,23 @@ def _first_of_month(value: date) -> date:
 def _timezone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ValueError(f"{name!r} is not a time zone; accepted are names like Europe/Paris") from error
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # a folder of zones is a path, too
+        raise ValueError(
+            f"{name[:LONGEST_NAME]!r} is not a time zone; accepted are names like Europe/Paris"
+        ) from error
     return name
 
 
-Month = Annotated[date, BeforeValidator(_month), AfterValidator(_first_of_month)]
+Month = Annotated[date, BeforeValidator(_month), AfterValidator(_first_of_month), AfterValidator(_date)]
+Day = Annotated[date, AfterValidator(_date)]
+ColumnName = Annotated[str, AfterValidator(_column_name)]
+Days = Annotated[int, Field(le=MAXIMUM_DAYS)]
+Months = Annotated[int, Field(le=MAXIMUM_MONTHS)]
+Rows = Annotated[int, Field(le=MAXIMUM_ROWS)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Column(_Section):
@@ -175,7 +218,7 @@ class Column(_Section):
 
     type: ColumnType
     nullable: bool = False
-    allowed: tuple[str | int | float | bool, ...] | None = None
+    allowed: Annotated[tuple[str | int | float | bool, ...], Field(max_length=MAXIMUM_VALUES)] | None = None
     fill_null: str | int | float | bool | None = None
     format: str | None = Field(
         default=None, description="strptime format of a date or timestamp; ISO 8601 without one"
@@ -183,7 +226,7 @@ class Column(_Section):
     aliases: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), description="other names that the column has in the header of some files"
     )
-    since: date | None = Field(
+    since: Day | None = Field(
         default=None, description="first day whose files must have the column; it may be missing before"
     )
     sensitive: bool = Field(default=False, description="its values are masked in reports, checks and alerts")
@@ -215,9 +258,14 @@ def _fits(value: object, type_: ColumnType) -> bool:
         case "string":
             return isinstance(value, str)
         case "integer" | "long":
-            return isinstance(value, int) and not isinstance(value, bool)
+            least, greatest = _INTEGERS[type_]
+            return isinstance(value, int) and not isinstance(value, bool) and least <= value <= greatest
         case "double":
-            return isinstance(value, int | float) and not isinstance(value, bool)
+            return (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and abs(value) <= sys.float_info.max
+            )
         case "boolean":
             return isinstance(value, bool)
         case _:
@@ -239,8 +287,8 @@ class Source(_Section):
     key: tuple[str, ...] = Field(min_length=1)
     event_day: str
     label: str
-    label_delay_days: int = Field(default=1, ge=0)
-    columns: dict[str, Column] = Field(min_length=1)
+    label_delay_days: Days = Field(default=1, ge=0)
+    columns: dict[ColumnName, Column] = Field(min_length=1, max_length=MAXIMUM_COLUMNS)
 
     @field_validator("extra_columns", mode="before")
     @classmethod
@@ -284,7 +332,7 @@ class Source(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.delimiter in ('"', "\n", "\r") or self.delimiter == self.decimal == ",":
+        if self.delimiter in ('"', "\n", "\r", "\0") or self.delimiter == self.decimal == ",":
             raise ValueError(f"the delimiter {self.delimiter!r} can't be told from the values")
         for reserved in RESERVED_COLUMNS:
             if reserved in self.columns and not (reserved == EVENT_DAY == self.event_day):
@@ -368,11 +416,11 @@ class Model(_Section):
 
     features: Features
     estimator: Estimator
-    training_months: int = Field(default=24, ge=1)
-    holdout_days: int = Field(default=31, ge=1)
-    maximum_rows: int = Field(default=5_000_000, ge=1)
-    minimum_rows: int = Field(default=100, ge=1)
-    minimum_positives: int = Field(default=10, ge=1)
+    training_months: Months = Field(default=24, ge=1)
+    holdout_days: Days = Field(default=31, ge=1)
+    maximum_rows: Rows = Field(default=5_000_000, ge=1)
+    minimum_rows: Rows = Field(default=100, ge=1)
+    minimum_positives: Rows = Field(default=10, ge=1)
     decision_threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned"] = "tuned"
     first_month: Month | None = None
 
@@ -381,7 +429,7 @@ class Promotion(_Section):
     """When a challenger becomes champion."""
 
     rule: Literal["superior", "non_inferior"] = "superior"
-    margin: float = Field(default=0.0, ge=0)
+    margin: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -395,10 +443,10 @@ class Evaluation(_Section):
 
     metric: Metric = "f1"
     threshold: float = Field(ge=0, le=1)
-    window_days: int = Field(default=31, ge=1)
-    minimum_rows: int = Field(default=1000, ge=1)
-    minimum_positives: int = Field(default=50, ge=1)
-    maximum_rows: int = Field(
+    window_days: Days = Field(default=31, ge=1)
+    minimum_rows: Rows = Field(default=1000, ge=1)
+    minimum_positives: Rows = Field(default=50, ge=1)
+    maximum_rows: Rows = Field(
         default=2_000_000, ge=1, description="rows a window; above it, a sample by hash of the entity"
     )
 
@@ -406,9 +454,9 @@ class Evaluation(_Section):
 class Retrain(_Section):
     """How often a failed evaluation may train again, and on how much of the past."""
 
-    cooldown_days: int = Field(default=7, ge=0)
-    training_months: int = Field(default=3, ge=1)
-    training_days: int | None = Field(
+    cooldown_days: Days = Field(default=7, ge=0)
+    training_months: Months = Field(default=3, ge=1)
+    training_days: Days | None = Field(
         default=None, ge=1, description="instead of training_months, when even they are too long"
     )
 
@@ -475,6 +523,8 @@ class CustomExpectation(_Section):
                 f"type: Great Expectations knows no {self.type!r}; "
                 f"near it are {_listed(near) or 'none; names look like expect_column_mean_to_be_between'}"
             ) from error
+        for expression in _expressions(self.kwargs):
+            check_expression(expression)
         try:
             expectation(**self.kwargs)
         except ValueError as error:  # the library's models are pydantic's, of the version before
@@ -483,19 +533,33 @@ class CustomExpectation(_Section):
                 for one in getattr(error, "errors", list)()
             ]
             raise ValueError(f"kwargs of {self.type}: {'; '.join(problems) or error}") from error
+        except Exception as error:  # whatever the library's own code raises of arguments it doesn't expect
+            raise ValueError(f"kwargs of {self.type}: {type(error).__name__}: {error}") from error
         return self
 
     @property
     def columns(self) -> list[str]:
         """The columns that the arguments name."""
         named = [self.kwargs[key] for key in ("column", "column_A", "column_B") if key in self.kwargs]
-        return [*named, *self.kwargs.get("column_list", ())]
+        listed = self.kwargs.get("column_list", ())
+        return [str(name) for name in (*named, *(listed if isinstance(listed, list | tuple) else [listed]))]
+
+
+def _expressions(kwargs: Mapping[str, Any]) -> list[str]:
+    """The regular expressions among an expectation's arguments."""
+    found: list[str] = []
+    for name, value in kwargs.items():
+        if "regex" in name:
+            found += (
+                [value] if isinstance(value, str) else [one for one in value or () if isinstance(one, str)]
+            )
+    return found
 
 
 class Validation(_Section):
     """What every day of the data must fulfil."""
 
-    minimum_rows: int = Field(default=1, ge=0)
+    minimum_rows: Rows = Field(default=1, ge=0)
     not_null: tuple[str, ...] = ()
     maximum_null_share: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     ranges: dict[str, Limits] = {}
@@ -518,8 +582,8 @@ class Drift(_Section):
     threshold: float = Field(default=0.15, gt=0)
     thresholds: dict[str, Annotated[float, Field(gt=0)]] = Field(default={}, description="of single columns")
     against: tuple[Literal["month_before", "training"], ...] = ("month_before", "training")
-    minimum_rows: int = Field(default=1000, ge=1, description="values of a column in each window")
-    maximum_rows: int = Field(
+    minimum_rows: Rows = Field(default=1000, ge=1, description="values of a column in each window")
+    maximum_rows: Rows = Field(
         default=100_000, ge=1000, description="rows of a window that are compared; above it, a sample"
     )
     maximum_null_change: float = Field(default=0.05, ge=0, le=1)
@@ -533,17 +597,17 @@ class Alerts(_Section):
 
     severity: Severity = "warning"
     due_hour: int = Field(default=10, ge=0, le=23, description="by then a day's rows and labels are there")
-    materialized_within_hours: float = Field(default=3.0, gt=0)
+    materialized_within_hours: float = Field(default=3.0, gt=0, le=24 * MAXIMUM_DAYS)
 
 
 class Product(_Section):
     """One ML use case, as its contract describes it."""
 
     name: Annotated[str, AfterValidator(_identifier)]
-    description: str
+    description: str = Field(max_length=LONGEST_TEXT)
     owners: tuple[str, ...] = ()
-    start: date
-    end: date | None = None
+    start: Day
+    end: Day | None = None
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
     delivery: Delivery = Delivery()
     source: Source
@@ -752,6 +816,10 @@ class Product(_Section):
         Keys at their defaults don't count: a key that the contract's language gains makes nothing out of
         date. Whoever changes a default raises the version of the steps that follow it.
         """
+        return fingerprint_of(self.content_of(*sections))
+
+    def content_of(self, *sections: str) -> dict[str, Any]:
+        """What :meth:`hash_of` hashes: the named sections as plain data, without keys at their defaults."""
         content = self.model_dump(
             mode="json",
             by_alias=True,
@@ -764,7 +832,7 @@ class Product(_Section):
             for part in section.split("."):
                 value = value.get(part, {})
             chosen[section] = value
-        return fingerprint_of(chosen)
+        return chosen
 
 
 def fingerprint_of(content: object) -> str:
@@ -780,34 +848,6 @@ def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-class ContractLoader(yaml.SafeLoader):
-    """YAML as a contract has it: no key twice, and of words only true and false are booleans, as in YAML 1.2.
-
-    Otherwise a country NO and the key ``on`` would be booleans, and a later key would replace an earlier one.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_BOOLEAN = "tag:yaml.org,2002:bool"
-ContractLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-ContractLoader.add_implicit_resolver(
-    _BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-
-
 def load_product(path: Path) -> Product:
     """Read and validate one contract.
 
@@ -815,11 +855,9 @@ def load_product(path: Path) -> Product:
         ContractError: the file can't be read as YAML, or breaks a rule; names file and key path.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=ContractLoader)  # noqa: S506
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path}: can't be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ContractError(f"{path}: is not valid YAML: {error}") from error
+        content = read_yaml(path)
+    except YamlError as error:
+        raise ContractError(f"{path}: {error}") from error
     return parse_product(content, str(path))
 
 
@@ -836,8 +874,18 @@ def parse_product(content: object, origin: str) -> Product:
     try:
         return Product.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        problems = error.errors()
+        lines = [_explain(problem) for problem in problems[:_PROBLEMS_SHOWN]]
+        if len(problems) > _PROBLEMS_SHOWN:
+            lines.append(f"and {len(problems) - _PROBLEMS_SHOWN} more")
         raise ContractError("\n".join(f"{origin}: {line}" for line in lines)) from error
+    except (Exception, SystemExit) as error:  # one contract never takes the others down with it
+        raise ContractError(f"{origin}: can't be understood: {type(error).__name__}: {error}") from error
+
+
+#: Of a wrong contract so many problems are said, each with so much of what was found.
+_PROBLEMS_SHOWN = 50
+_FOUND_SHOWN = 200
 
 
 def _explain(problem: Any) -> str:
@@ -849,7 +897,9 @@ def _explain(problem: Any) -> str:
     elif problem["type"] == "missing":
         message = "this key is required"
     elif problem["type"] not in ("value_error",):
-        message = f"{message} (found {problem['input']!r})"
+        found = repr(problem["input"])
+        found = found if len(found) <= _FOUND_SHOWN else f"{found[:_FOUND_SHOWN]}…"
+        message = f"{message} (found {found})"
     return f"{location}: {message}" if location else message
 
 
@@ -859,7 +909,7 @@ def _accepted_keys(location: tuple[int | str, ...]) -> str:
         if isinstance(section, type) and issubclass(section, BaseModel):
             fields = {f.alias or name: f.annotation for name, f in section.model_fields.items()}
             section = _without_none(fields.get(str(part)))
-            if section == dict[str, Column]:
+            if get_origin(section) is dict and get_args(section)[1] is Column:
                 section = {"": Column}
         elif isinstance(section, dict):
             section = Column

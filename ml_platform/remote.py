@@ -23,6 +23,7 @@ from dagster_pipes import (
     open_dagster_pipes,
 )
 
+from ml_platform import estimators
 from ml_platform.engine import local
 from ml_platform.engine.messages import TASK, StepFailed, Task, VolumeMessageWriter, messages_of
 from ml_platform.engine.spark import session_here
@@ -56,7 +57,10 @@ def main() -> None:
 
 
 def _run(pipes: PipesContext) -> None:
-    task = Task.model_validate(pipes.get_extra(TASK))
+    content = pipes.get_extra(TASK)
+    # The contract comes with the task, and is held against these when it is read.
+    estimators.allow(content["settings"].get("estimator_modules", ()))
+    task = Task.model_validate(content)
     _look_up(task.secrets)
     settings = _settings(task)
 

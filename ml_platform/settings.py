@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ml_platform import estimators
 from ml_platform.compute import Compute, EngineName
 from ml_platform.secrets import resolve
 
@@ -44,6 +45,10 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=_default_home)
     products: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(), description="folders with contracts besides the package's own, separated like PATH"
+    )
+    estimator_modules: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="modules besides scikit-learn whose classifiers contracts may name, separated by spaces",
     )
     own_products: bool = Field(default=True, description="whether the package's sample products are loaded")
     landing: Path | None = None
@@ -167,7 +172,18 @@ class Settings(BaseSettings):
             return tuple(Path(part) for part in value.split(os.pathsep) if part)
         return value
 
-    @field_validator("report_targets", mode="before")
+    def model_post_init(self, context: Any, /) -> None:
+        estimators.allow(self.estimator_modules)
+
+    @field_validator("estimator_modules")
+    @classmethod
+    def _modules(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"{name!r} is not the name of a module, like our_package.classifiers")
+        return names
+
+    @field_validator("report_targets", "estimator_modules", mode="before")
     @classmethod
     def _words(cls, value: object) -> object:
         return tuple(value.split()) if isinstance(value, str) else value

@@ -13,6 +13,10 @@ import sqlalchemy as sa
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
 
+# Named in the environment, since processes that tests start read their settings there.
+os.environ.setdefault("ML_PLATFORM_ESTIMATOR_MODULES", "ml_platform_tests.light_classifier")
+
+from ml_platform import estimators
 from ml_platform.settings import Settings
 from ml_platform_tests import postgres
 from ml_platform_tests.small_platform import Platform, shop
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 #: The tests of the online store run against this address alone, if it is given.
 ONLINE_URL = os.environ.get("ML_PLATFORM_TEST_ONLINE_URL")
+estimators.allow(os.environ["ML_PLATFORM_ESTIMATOR_MODULES"].split())
 CHECKOUT = Path(__file__).parents[1]
 
 

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from ml_platform.mlops.expectations import RULES
-from ml_platform.product import Column, ContractLoader, CustomExpectation, Product, parse_product
+from ml_platform.product import Column, CustomExpectation, Product, parse_product
 from ml_platform.settings import PACKAGE, Settings
+from ml_platform.yaml_text import parse_yaml
 
 TEXT = (PACKAGE.parent / "docs" / "contract.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CONTRACT, EXPECTATIONS = (yaml.load(block, Loader=ContractLoader) for block in BLOCKS)
+CONTRACT, EXPECTATIONS = (parse_yaml(block) for block in BLOCKS)
 NOTHING = PydanticUndefined
 
 

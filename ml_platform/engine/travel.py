@@ -26,7 +26,13 @@ _PLACES = (
     "blob_account_url",
 )
 _SECRETS = ("online_store_url", "blob_credential")
-_MANNER = ("mlflow_ui_url", "validation_rows_in_memory", "chunk_days", "table_retention_days")
+_MANNER = (
+    "mlflow_ui_url",
+    "estimator_modules",
+    "validation_rows_in_memory",
+    "chunk_days",
+    "table_retention_days",
+)
 _REPORTS: frozenset[StepName] = frozenset({"validation_report", "drift_report"})
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml_platform import estimators
 from ml_platform.machine_learning import metrics
 from ml_platform.machine_learning.promotion import CHAMPION
 from ml_platform.machine_learning.training import Floats, Integers, TrainedModel, probabilities
@@ -394,24 +395,26 @@ def _trusted(types: list[str], origin: str) -> list[str]:
 
     MLflow's own loader would trust whatever types the model's own files name.
     """
-    wrong = [name for name in types if name != "numpy.dtype" and not _is_sklearn_class(name)]
+    wrong = [name for name in types if name != "numpy.dtype" and not _is_accepted(name)]
     if wrong:
         raise RegistryError(
-            f"{origin} holds {', '.join(wrong)}; accepted are only classes of scikit-learn and numpy"
+            f"{origin} holds {', '.join(wrong)}; accepted are only classes of scikit-learn and numpy, and of "
+            "modules that ML_PLATFORM_ESTIMATOR_MODULES names"
         )
     return types
 
 
-def _is_sklearn_class(name: str) -> bool:
+def _is_accepted(name: str) -> bool:
+    """Whether a class is scikit-learn's own, or of a module that whoever runs the platform has named."""
     module, _, attribute = name.rpartition(".")
-    if module.partition(".")[0] != "sklearn":
+    if not estimators.is_allowed(module):
         return False
     try:
         found = getattr(import_module(module), attribute, None)
     except ImportError:
         return False
-    # What sklearn's modules have imported from elsewhere doesn't count.
-    return isinstance(found, type) and found.__module__.partition(".")[0] == "sklearn"
+    # What these modules have imported from elsewhere doesn't count.
+    return isinstance(found, type) and estimators.is_allowed(found.__module__)
 
 
 # -- what a run shows ------------------------------------------------------------------------------
