@@ -145,12 +145,12 @@ class ValidatedStep(DailyStep):
         held = {}
         for day, content in contents.items():
             suite = suites.of(day, sources.get(day))
-            rules = [VALIDATION_VERSION, [vars(one) for one in suite], sensitive]
+            rules = [VALIDATION_VERSION, [one.rule_content for one in suite], sensitive]
             held[day] = _Held(
                 suite=suite,
                 facts=facts[day],
                 rows_hash=fingerprint_of([rules, content.fingerprint]),
-                facts_hash=fingerprint_of([vars(one) for one in facts[day]]),
+                facts_hash=fingerprint_of([one.rule_content for one in facts[day]]),
             )
         return held
 

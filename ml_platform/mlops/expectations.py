@@ -79,7 +79,10 @@ _OF_SIZE = frozenset({"expect_table_row_count_to_be_between", "expect_table_row_
 
 @dataclass(frozen=True)
 class Expectation:
-    """One expectation: the library's name and arguments, and what people read of it."""
+    """One expectation: the library's name and arguments, and what people read of it.
+
+    ``words`` say what holds where it is fulfilled, and name it; ``wrong`` what is wrong where it is not.
+    """
 
     type: str
     kwargs: dict[str, Any]
@@ -88,6 +91,12 @@ class Expectation:
     dimension: Dimension
     severity: Severity
     columns: tuple[str, ...] = field(default=())
+    wrong: str = ""
+
+    @property
+    def rule_content(self) -> dict[str, Any]:
+        """What a verdict depends on: all but how its failure is worded."""
+        return {name: value for name, value in vars(self).items() if name != "wrong"}
 
     @property
     def of_schema(self) -> bool:
@@ -146,13 +155,21 @@ def number(value: float) -> str:
 
 
 def _make(
-    product: Product, rule: Rule, type_: str, words: str, expected: str, *columns: str, **kwargs: Any
+    product: Product,
+    rule: Rule,
+    type_: str,
+    words: str,
+    wrong: str,
+    expected: str,
+    *columns: str,
+    **kwargs: Any,
 ) -> Expectation:
     dimension, _ = RULES[rule]
     return Expectation(
         type=type_,
         kwargs=kwargs,
         words=words,
+        wrong=wrong,
         expected=expected,
         dimension=dimension,
         severity=severity_of(product, rule),
@@ -167,6 +184,7 @@ def _schema(product: Product, data_set: DataSet) -> Iterator[Expectation]:
         "columns",
         "expect_table_columns_to_match_set",
         "the table has the contract's columns",
+        "the table has other columns than the contract",
         f"{len(types)} columns",
         column_set=list(types),
         exact_match=True,
@@ -177,6 +195,7 @@ def _schema(product: Product, data_set: DataSet) -> Iterator[Expectation]:
             "type",
             "expect_column_values_to_be_in_type_list",
             f"{name} is of type {type_}",
+            f"{name} is not of type {type_}",
             type_,
             name,
             column=name,
@@ -201,6 +220,7 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
         "minimum_rows",
         "expect_table_row_count_to_be_between",
         "there are enough rows",
+        "there are too few rows",
         f"at least {minimum:,}",
         min_value=minimum,
     )
@@ -221,6 +241,7 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
                 "allowed",
                 "expect_column_values_to_be_in_set",
                 f"{name} is one of the allowed values",
+                f"{name} has values that are not allowed",
                 MASK if name in product.sensitive else ", ".join(str(value) for value in allowed),
                 name,
                 column=name,
@@ -245,7 +266,8 @@ def _unique(product: Product, key: Sequence[str]) -> Expectation:
     type_ = "expect_compound_columns_to_be_unique"
     if len(key) == 1:
         type_, arguments = "expect_column_values_to_be_unique", {"column": key[0]}
-    return _make(product, "unique", type_, words, "no duplicates", *key, **arguments)
+    wrong = f"several rows have the same {', '.join(key)}"
+    return _make(product, "unique", type_, words, wrong, "no duplicates", *key, **arguments)
 
 
 def _not_null(product: Product, rule: Rule, name: str, mostly: float, expected: str) -> Expectation:
@@ -257,6 +279,7 @@ def _not_null(product: Product, rule: Rule, name: str, mostly: float, expected: 
         rule,
         "expect_column_values_to_not_be_null",
         f"{name} is {'never' if mostly == 1.0 else 'seldom'} null",
+        f"{name} is null" if mostly == 1.0 else f"{name} is null too often",
         expected,
         name,
         **arguments,
@@ -280,6 +303,7 @@ def _between(product: Product, rule: Rule, name: str, low: float | None, high: f
         rule,
         "expect_column_values_to_be_between",
         f"{name} is within {origin}",
+        f"{name} is outside {origin}",
         MASK if name in product.sensitive else text,
         name,
         column=name,
@@ -298,6 +322,7 @@ def _of_aggregation(product: Product, source: Profile | None) -> Iterator[Expect
         "aggregation",
         "expect_table_row_count_to_be_between",
         "there are no more rows than in the ARDS",
+        "there are more rows than in the ARDS",
         f"at most {source.rows:,}",
         max_value=source.rows,
     )
@@ -340,6 +365,7 @@ def _custom(product: Product, added: CustomExpectation) -> Expectation:
         type=added.type,
         kwargs=dict(added.kwargs),
         words=words,
+        wrong=f"not fulfilled: {words}",
         expected=MASK if masked else arguments or "as named",
         dimension=_dimension_of(added.type),
         severity=added.severity,

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
+from typing import Any
 
 from ml_platform.mlops.expectations import MASK, RULES, Dimension, not_yet_required, number, severity_of
 from ml_platform.mlops.profiles import ColumnProfile, Profile
@@ -47,12 +48,14 @@ class DayFacts:
 class Fact:
     """One figure of a day. ``score`` is what ``minimum`` and ``maximum`` bound: None is not judged.
 
-    ``value`` is the figure that people plot: a mean, a share, a number of rows.
+    ``value`` is the figure that people plot: a mean, a share, a number of rows. ``words`` say what holds
+    where the figure is within its bounds, and name it; ``wrong`` what is wrong where it is not.
     """
 
     name: str
     rule: Rule
     words: str
+    wrong: str
     severity: Severity
     score: float | None
     minimum: float | None
@@ -64,6 +67,11 @@ class Fact:
     @property
     def dimension(self) -> Dimension:
         return RULES[self.rule][0]
+
+    @property
+    def rule_content(self) -> dict[str, Any]:
+        """What a verdict depends on: all but how its failure is worded."""
+        return {name: value for name, value in vars(self).items() if name != "wrong"}
 
 
 def window(product: Product, day: date) -> tuple[date, date]:
@@ -114,10 +122,12 @@ def _rows_of_weekday(product: Product, day: date, known: Mapping[date, DayFacts]
         expected = " to ".join(
             number(round(limit * median)) for limit in (limits.minimum, limits.maximum) if limit is not None
         )
+    many = "more" if score is not None and limits.maximum is not None and score > limits.maximum else "fewer"
     return Fact(
         name="rows_of_weekday",
         rule="rows_of_weekday",
         words="rows are as many as on this weekday before",
+        wrong=f"rows are {many} than on this weekday before",
         severity=severity_of(product, "rows_of_weekday"),
         score=score,
         minimum=limits.minimum,
@@ -143,6 +153,7 @@ def _shares(product: Product, counts: Mapping[str, int]) -> Iterator[Fact]:
             f"quarantined_share_{severity}",
             "quarantined_share",
             f"few records are unusable ({severity} level)",
+            f"too many records are unusable ({severity} level)",
             quarantined,
             delivered,
             limit,
@@ -153,6 +164,7 @@ def _shares(product: Product, counts: Mapping[str, int]) -> Iterator[Fact]:
         "superseded_share",
         "superseded_share",
         "few records repeat others of the day",
+        "too many records repeat others of the day",
         superseded,
         delivered,
         rules.maximum_superseded_share,
@@ -165,6 +177,7 @@ def _share(
     name: str,
     rule: Rule,
     words: str,
+    wrong: str,
     part: int,
     whole: int,
     limit: float,
@@ -177,6 +190,7 @@ def _share(
         name=name,
         rule=rule,
         words=words,
+        wrong=wrong,
         severity=severity,
         score=share,
         minimum=None,
@@ -201,6 +215,7 @@ def _labels(product: Product, day: date, known: Mapping[date, DayFacts]) -> Fact
         name="labelled_share",
         rule="labelled_share",
         words=f"the labels of {(day - due).days} days before have come",
+        wrong=f"labels of {(day - due).days} days before are missing",
         severity=severity_of(product, "labelled_share"),
         score=share,
         minimum=minimum,
@@ -278,6 +293,7 @@ def _nulls(product: Product, name: str, today: Profile, past: list[Profile]) -> 
         "nulls_of_history",
         name,
         words=f"{name} is not null more often than before",
+        wrong=f"{name} is null more often than before",
         score=found.score,
         minimum=None,
         maximum=limit,
@@ -300,6 +316,7 @@ def _mean(product: Product, name: str, today: Profile, before: list[ColumnProfil
         "mean_of_history",
         name,
         words=f"the mean of {name} is as before",
+        wrong=f"the mean of {name} is {_moved(product, name, found.score, 'lower', 'higher')}",
         score=found.score,
         minimum=-limit,
         maximum=limit,
@@ -307,6 +324,15 @@ def _mean(product: Product, name: str, today: Profile, before: list[ColumnProfil
         observed=_figure(now.mean),
         usual=found.bounds(limit, number),
     )
+
+
+def _moved(
+    product: Product, name: str, score: float | None, below: str, above: str, masked: str = "other"
+) -> str:
+    """How a figure compares with the days before; of a sensitive column not in which direction."""
+    if name in product.sensitive:
+        return f"{masked} than before"
+    return f"{above if (score or 0) > 0 else below} than before"
 
 
 def _usual_spread(before: list[ColumnProfile]) -> float:
@@ -321,12 +347,15 @@ def _spread(product: Product, name: str, today: Profile, before: list[ColumnProf
     # A column without a value varies less than ever; one with only a few may.
     few = 0 < today.rows - now.nulls < _VALUES_FOR_SPREAD
     enough = known >= product.validation.history.minimum_days and spread > 0 and not few
+    ratio = (now.stddev or 0.0) / spread if enough else None
+    moved = _moved(product, name, None if ratio is None else ratio - 1, "less", "more", "otherwise")
     return _history_fact(
         product,
         "spread_of_history",
         name,
         words=f"{name} varies as before",
-        score=(now.stddev or 0.0) / spread if enough else None,
+        wrong=f"{name} varies {moved}",
+        score=ratio,
         minimum=1 / _SPREAD,
         maximum=_SPREAD,
         value=now.stddev,
@@ -350,6 +379,7 @@ def _values(product: Product, name: str, today: Profile, past: list[Profile]) ->
         "values_of_history",
         name,
         words=f"{name} has as many different values as before",
+        wrong=f"{name} has fewer different values than before",
         score=(now.values or 0) / middle if enough else None,
         minimum=_SHARE_OF_VALUES,
         maximum=None,
@@ -377,6 +407,7 @@ def _shares_of_values(product: Product, name: str, today: Profile, before: list[
         "shares_of_history",
         name,
         words=f"the shares of the values of {name} are as before",
+        wrong=f"the shares of the values of {name} have changed",
         score=worst[2].score if worst else None,
         minimum=-limit,
         maximum=limit,
@@ -392,6 +423,7 @@ def _history_fact(
     column: str,
     *,
     words: str,
+    wrong: str,
     score: float | None,
     minimum: float | None,
     maximum: float | None,
@@ -410,6 +442,7 @@ def _history_fact(
         name=f"{rule} {column}",
         rule=rule,
         words=words,
+        wrong=wrong,
         severity=severity_of(product, rule),
         score=score,
         minimum=minimum,

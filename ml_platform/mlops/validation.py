@@ -65,6 +65,12 @@ class Result:
     failing_rows: int = 0
     examples: tuple[str, ...] = ()
     value: float | None = None
+    problem: str = ""
+
+    @property
+    def statement(self) -> str:
+        """What holds, or what is wrong. Verdicts of old lack the words for the latter."""
+        return self.expectation if self.passed else self.problem or f"not fulfilled: {self.expectation}"
 
     @property
     def is_error(self) -> bool:
@@ -117,8 +123,8 @@ class Quality:
         """One plain row per expectation, in order, for people to read."""
         rows = []
         for one in self.ordered:
-            row = vars(one) | {"examples": "; ".join(one.examples)}
-            del row["value"]
+            row = vars(one) | {"expectation": one.statement, "examples": "; ".join(one.examples)}
+            del row["value"], row["problem"]
             rows.append(row)
         return rows
 
@@ -133,7 +139,7 @@ class Quality:
 
 
 def _listed(results: Sequence[Result]) -> str:
-    return "; ".join(f"{one.expectation}: {one.observed}, expected {one.expected}" for one in results)
+    return "; ".join(f"{one.statement}: {one.observed}, expected {one.expected}" for one in results)
 
 
 # -- rows --------------------------------------------------------------------------------------------
@@ -213,6 +219,7 @@ def _by_size(
         day: [
             Result(
                 expectation=one.words,
+                problem=one.wrong,
                 dimension=one.dimension,
                 severity=one.severity,
                 passed=passed(day, nth),
@@ -553,6 +560,7 @@ def _holds(one: Expectation) -> Result:
     """The result of an expectation that no row fails."""
     return Result(
         expectation=one.words,
+        problem=one.wrong,
         dimension=one.dimension,
         severity=one.severity,
         passed=True,
@@ -569,6 +577,7 @@ def _result(one: Expectation, found: Any, key: Sequence[str], sensitive: frozens
     observed = _observed(details, found.exception_info, masked)
     return Result(
         expectation=one.words,
+        problem=one.wrong,
         dimension=one.dimension,
         severity=one.severity,
         passed=bool(found.success),
@@ -681,6 +690,7 @@ def _failing_days(
 def _fact_result(fact: Fact, passed: bool) -> Result:
     return Result(
         expectation=fact.words,
+        problem=fact.wrong,
         dimension=fact.dimension,
         severity=fact.severity,
         passed=passed,

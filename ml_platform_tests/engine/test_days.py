@@ -128,7 +128,7 @@ def test_a_day_that_fails_its_quality_is_blocked_in_later_runs_too(platform: Pla
     strict.deliver("2024-01-01", "a.csv", HEADER + "1,2024-01-01,ann,1,1,web\n")
     (blocked,) = strict.run("ards", "2024-01-01").days
     assert blocked.outcome == "blocked"
-    assert blocked.checks[0].description == "there are enough rows: 1, expected at least 2"
+    assert blocked.checks[0].description == "there are too few rows: 1, expected at least 2"
     assert len(strict.rows("ards")) == 1  # it was written, so that people can look at it
     (again,) = strict.run("ards", "2024-01-01").days
     assert (again.outcome, again.up_to_date) == ("blocked", True)

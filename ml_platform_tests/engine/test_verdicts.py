@@ -52,7 +52,7 @@ def test_an_accepted_day_is_used_and_says_who_and_why(platform: Platform) -> Non
     (check,) = again.checks
     assert (check.passed, check.severity) == (False, "WARN")
     assert check.description.startswith(
-        "accepted by ann (a holiday): there are enough rows: 8, expected at least 10"
+        "accepted by ann (a holiday): there are too few rows: 8, expected at least 10"
     )
     page = (strict.settings.reports_path / f"shop/validation_report/{DAY}/report.html").read_text
     strict.run("validation_report", DAY)
@@ -64,7 +64,7 @@ def test_an_acceptance_is_void_when_the_data_changes(platform: Platform) -> None
     accept(strict.ledger, DAY, reason="a holiday", by="ann")
     strict.deliver(DAY, "b.csv", HEADER + "99,2024-01-01,zoe,1,1,web\n")
     (day,) = strict.run("ards", DAY).days
-    assert (day.outcome, day.reason) == ("blocked", "there are enough rows: 9, expected at least 10")
+    assert (day.outcome, day.reason) == ("blocked", "there are too few rows: 9, expected at least 10")
     assert strict.ledger.latest("ards")[DAY].accepted_by is None
 
 
@@ -77,7 +77,7 @@ def test_an_acceptance_holds_for_what_failed_then_and_nothing_else(platform: Pla
     other = with_rules(platform, minimum_rows=20, ranges={"spend": {"maximum": 5}})
     (day,) = other.run("ards", DAY).days
     assert day.outcome == "blocked"
-    assert "spend is within its range: 4 of 8 rows, expected at most 5" in day.reason
+    assert "spend is outside its range: 4 of 8 rows, expected at most 5" in day.reason
 
 
 def test_what_is_not_blocked_cannot_be_accepted(platform: Platform) -> None:
@@ -103,7 +103,7 @@ def test_a_change_of_the_rules_judges_again_and_writes_nothing(platform: Platfor
     result = other.run("ards", DAY)
     assert result.metadata["days_judged_again"] == 1
     assert result.days[0].outcome == "blocked"
-    assert "spend is within its range: 2 of 8 rows, expected at least 3" in result.days[0].reason
+    assert "spend is outside its range: 2 of 8 rows, expected at least 3" in result.days[0].reason
     assert platform.tables.version("shop", "ards") == version
     mended = platform.run("ards", DAY)
     assert mended.days[0].outcome == "written"
@@ -139,8 +139,8 @@ def test_each_day_of_a_range_has_a_verdict_of_its_own(platform: Platform) -> Non
         strict.deliver(day, "a.csv", HEADER + text)
     found = {str(day.day): day for day in strict.run("ards", chosen).days}
     assert [day.outcome for day in found.values()] == ["written", "blocked", "blocked"]
-    assert found["2024-01-02"].reason == "there are enough rows: 1, expected at least 3"
-    assert found["2024-01-03"].reason == "spend is within its range: 1 of 3 rows, expected at most 100"
+    assert found["2024-01-02"].reason == "there are too few rows: 1, expected at least 3"
+    assert found["2024-01-03"].reason == "spend is outside its range: 1 of 3 rows, expected at most 100"
     (check,) = found["2024-01-03"].checks
     first = check.metadata["expectations"][0]
     assert (first["dimension"], first["severity"], first["failing_rows"]) == ("validity", "error", 1)
@@ -389,7 +389,7 @@ def test_a_report_is_one_page_that_shows_what_is_wrong_and_masks_what_is_sensiti
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
-    assert page.index("Blocked") < page.index("pages is within its range") < page.index("is of type")
+    assert page.index("Blocked") < page.index("pages is outside its range") < page.index("is of type")
     assert "day = 2024-01-01, visit = 6: pages = 6" in page
     assert "visit = 98: spend = •••" in page
     for hidden in ("7.25", "alert(1)", "at most 5</td>\n  <td></td>"):
