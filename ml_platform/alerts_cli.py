@@ -21,7 +21,7 @@ def show(name: ProductName) -> None:
 
     settings, product = product_named(name)
     with instance_of(settings) as instance:
-        wrong, _ = findings(product, settings, instance)
+        wrong = findings(product, settings, instance)
     if not wrong:
         console.print(f"Nothing is wrong with {name}.")
         return
@@ -45,16 +45,13 @@ def test(name: ProductName) -> None:
 
     settings, product = product_named(name)
     message = Message(
-        f"[{name}] test", f"This is a test of the alerts of {name}: {product.description}", "well"
+        f"[{name}] test", f"This is a test of the alerts of {name}: {product.description}", "resolved"
     )
-    try:
-        wanted = [one for one in channels.configured(settings) if channels.wants(one, product)]
-        if not wanted:
-            fail("no channel wants this product's news; ML_PLATFORM_ALERT_URLS sets one")
-        refused = [one.name for one in wanted if not channels.send(one, message)]
-    except channels.ChannelError as error:
-        fail(str(error))
-    for one in wanted:
-        console.print(f"{one.name}: {'took no message' if one.name in refused else 'sent'}", highlight=False)
-    if refused:
+    wanted = [one for one in channels.configured(settings) if channels.wants(one, product)]
+    if not wanted:
+        fail("no channel wants this product's news; ML_PLATFORM_ALERT_URLS sets one")
+    problems = channels.send_all({one.name: channels.Outgoing(one, message) for one in wanted})
+    for channel, problem in problems.items():
+        console.print(f"{channel}: {problem or 'sent'}", highlight=False)
+    if any(problems.values()):
         raise typer.Exit(1)

@@ -1,15 +1,16 @@
-"""The sensor that tells people: one message a tick, product and channel, of what is wrong and well again.
+"""The sensor that tells people: one message a tick, product and channel, of what is wrong and resolved.
 
-It looks at the ledger, at the runs of the last days, and at the clock for what is overdue. The cursor
-keeps what each channel has been told and moves after the message was sent: a dead channel is told later,
-a crash in between may repeat a message, none is lost.
+It looks at the ledger, at the runs of the last days, and at the clock for what is overdue; what can't be
+looked at is a finding itself, and hides no other. The cursor keeps what each channel has been told and moves
+after the message was sent: a dead channel is tried again later and later, a crash in between may repeat a
+message, none is lost.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,21 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from ml_platform.data_engineering import landing
+from ml_platform.engine.step import MAINTENANCE
+from ml_platform.graph import deliveries, ledger_views
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL
 from ml_platform.graph.automation import OVERDUE_ON, model_is_due
-from ml_platform.graph.partitions import RANGE_TAGS
+from ml_platform.graph.run_history import FinishedRun, RunHistory
 from ml_platform.mlops import alerts, channels
-from ml_platform.mlops.alerts import Finding, Links, Told
+from ml_platform.mlops.alerts import ChannelState, Entry, Finding, Links
 from ml_platform.product import Product, month_of
-from ml_platform.settings import AlertChannel, Settings
+from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 
-#: Runs that are looked at: those of so many days, and at most so many.
-RUN_DAYS, RUNS = 7, 500
 #: Event days, from yesterday back, that can be overdue.
 OVERDUE_DAYS = 7
+ASSETS = (*DAILY_ASSETS, MODEL, DRIFT_REPORT)
 
 Clock = Callable[[ZoneInfo], datetime]
 
@@ -44,77 +46,173 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
         minimum_interval_seconds=60,
         description=(
             "Tells the configured channels when a check or a run fails, when something is overdue, and when "
-            "it is well again: one message a tick and channel, never the same news twice."
+            "it is resolved: one message a tick and channel, never the same news twice."
         ),
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         wanted = [one for one in channels.configured(settings) if channels.wants(one, product)]
         if not wanted:
             return dg.SensorResult(skip_reason="no channel wants this product's news", cursor=context.cursor)
-        wrong, well = findings(product, settings, context.instance, clock)
-        told: dict[str, Any] = json.loads(context.cursor) if context.cursor else {}
-        words = []
+        now = clock(ZoneInfo(product.timezone))
+        before = alerts.read_cursor(context.cursor)
+        states = {channel.name: before.get(channel.name, ChannelState()) for channel in wanted}
+        situation = look(product, settings, context.instance, now, states.values())
+        for source, error in situation.failures.items():
+            context.log.warning(f"the {source} can't be looked at: {type(error).__name__}")
+        current = situation.recent(now)
+        outgoing: dict[str, channels.Outgoing] = {}
+        words: dict[str, str] = {}
         for channel in wanted:
-            before = Told(told.get(channel.name, {}))
-            after, outcome = _tell(product, settings, channel, before, wrong, well)
-            told[channel.name] = after.findings
-            words.append(f"{channel.name}: {outcome}")
-            if outcome == _REFUSED:
-                context.log.warning(
-                    f"the alert channel {channel.name!r} took no message; tried again next tick"
-                )
-        names = {one.name for one in wanted}
-        cursor = json.dumps({name: known for name, known in told.items() if name in names})
-        return dg.SensorResult(skip_reason="; ".join(words), cursor=cursor)
+            state = states[channel.name]
+            severity = "error" if "error" in (channel.severity, product.alerts.severity) else "warning"
+            known = alerts.at_least(current, severity)  # type: ignore[arg-type]
+            news = state.news(known, situation.well)
+            unknown = situation.failures
+            if not news:
+                states[channel.name] = state.sent(known, unknown)
+                words[channel.name] = "nothing new"
+                continue
+            refused = state.refused(news, known, now, unknown)
+            if state.is_waiting(now):
+                states[channel.name] = replace(refused, failures=state.failures, retry_at=state.retry_at)
+                words[channel.name] = f"is tried again after {state.retry_at}"
+                continue
+            outgoing[channel.name] = channels.Outgoing(
+                channel, alerts.message(product, situation.with_reports(news), Links(settings.dagster_ui_url))
+            )
+            words[channel.name] = f"sent: {len(news.wrong)} wrong, {len(news.well)} resolved"
+            states[channel.name] = state.sent(known, unknown)
+            before[channel.name] = refused
+        for name, problem in channels.send_all(outgoing).items():
+            if problem:
+                states[name] = before[name]
+                words[name] = f"{problem}; is tried again after {before[name].retry_at}"
+                context.log.warning(f"the alert channel {name!r} {words[name]}")
+        listed = "; ".join(f"{name}: {text}" for name, text in words.items())
+        return dg.SensorResult(skip_reason=listed, cursor=alerts.write_cursor(states))
 
     return sensor
 
 
-_REFUSED = "took no message, is tried again"
+@dataclass
+class Situation:
+    """What is wrong with a product, by key why what was reported is well, and what couldn't be looked at."""
+
+    ledger: Ledger
+    wrong: list[Finding] = field(default_factory=list)
+    well: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
+
+    def recent(self, now: datetime) -> list[Finding]:
+        """What is wrong, without what the ledger has known for long."""
+        oldest = (now - timedelta(days=alerts.FINDING_DAYS)).timestamp() * 1e9
+        return [finding for finding in self.wrong if not 0 < finding.recorded_at < oldest]
+
+    def with_reports(self, news: alerts.News) -> alerts.News:
+        """The news with the addresses of the validation reports, of those findings that are listed."""
+        days = {
+            date.fromisoformat(finding.partition): finding
+            for finding in alerts.listed(news.wrong)
+            if finding.asset in ("ards", "mrds") and finding.recorded_at and not finding.report
+        }
+        records = self.ledger.latest("validation_report", set(days)) if days else {}
+        reports = {
+            str(day): str(record.details.get("metadata", {}).get("report", ""))
+            for day, record in records.items()
+        }
+        found = [
+            replace(finding, report=reports.get(finding.partition, ""))
+            if finding.asset in ("ards", "mrds") and not finding.report
+            else finding
+            for finding in news.wrong
+        ]
+        return replace(news, wrong=tuple(found))
 
 
-def _tell(
+def look(
     product: Product,
     settings: Settings,
-    channel: AlertChannel,
-    before: Told,
-    wrong: Sequence[Finding],
-    well: dict[str, str],
-) -> tuple[Told, str]:
-    """Send a channel its news; what it knows then, and what happened in words."""
-    severity = "error" if "error" in (channel.severity, product.alerts.severity) else "warning"
-    now = alerts.at_least(wrong, severity)  # type: ignore[arg-type]
-    news = before.news(now, well)
-    if not news:
-        return before.after(now), "nothing new"
-    if not channels.send(channel, alerts.message(product, news, Links(settings.dagster_ui_url))):
-        return before, _REFUSED
-    return before.after(now), f"told of {len(news.wrong)} wrong, {len(news.well)} well again"
+    instance: dg.DagsterInstance,
+    now: datetime,
+    states: Sequence[ChannelState] | Any = (),
+) -> Situation:
+    """What is wrong with a product now; each source is looked at, whatever another one raises.
+
+    Args:
+        states: of the channels: of what they have been told it is said why it is well, if it is.
+    """
+    reported: dict[str, Entry] = {}
+    for state in states:
+        reported |= {**state.unsent, **state.reported}
+    ledger = Ledger(Tables.of(settings), product.name)
+    situation = Situation(ledger)
+    sources: dict[str, Callable[[], tuple[list[Finding], Mapping[str, str]]]] = {
+        "ledger": lambda: _recorded(ledger, reported),
+        "runs": lambda: _runs(
+            product, instance, now, {(one.asset, one.partition) for one in situation.wrong}
+        ),
+        "clock": lambda: _overdue(product, settings, ledger, now, reported),
+    }
+    for source, look_at in sources.items():
+        try:
+            wrong, well = look_at()
+        except Exception as error:
+            situation.failures[source] = error
+            situation.wrong.append(_unreadable(source, error, now))
+            continue
+        situation.wrong += wrong
+        situation.well |= well
+        situation.well[_unreadable_key(source)] = "it can be looked at again"
+    return situation
 
 
 def findings(
     product: Product, settings: Settings, instance: dg.DagsterInstance, clock: Clock = datetime.now
-) -> tuple[list[Finding], dict[str, str]]:
-    """What is wrong with a product now, and by key why what isn't wrong is well."""
-    ledger = Ledger(Tables.of(settings), product.name)
-    records: dict[str, dict[date, DayRecord]] = {
-        asset: ledger.latest(asset) for asset in (*DAILY_ASSETS, MODEL, DRIFT_REPORT)
-    }
-    wrong, well = alerts.of_records(records)
-    reports = {
-        day: str(record.details.get("metadata", {}).get("report", ""))
-        for day, record in records["validation_report"].items()
-    }
-    wrong = [
-        replace(one, report=reports.get(date.fromisoformat(one.partition), ""))
-        if one.asset in ("ards", "mrds") and not one.report
-        else one
-        for one in wrong
-    ]
-    now = clock(ZoneInfo(product.timezone))
-    failed, passed = _runs(product, instance, now, {(one.asset, one.partition) for one in wrong})
-    overdue, in_time = _overdue(product, settings, records, now)
-    return [*wrong, *failed, *overdue], {**well, **passed, **in_time}
+) -> list[Finding]:
+    """What is wrong with a product now, however long it has been."""
+    return look(product, settings, instance, clock(ZoneInfo(product.timezone))).wrong
+
+
+def _unreadable_key(source: str) -> str:
+    return f"source/{source}"
+
+
+def _unreadable(source: str, error: Exception, now: datetime) -> Finding:
+    # The message of an error may hold anything; what it is about stands in the tick's log.
+    return Finding(
+        key=_unreadable_key(source),
+        kind="source",
+        asset="alerts",
+        partition="",
+        severity="error",
+        subject=f"{source} can't be looked at",
+        what=f"{type(error).__name__}; until it can, nothing is reported of the {source}",
+        since=f"{now:%Y-%m-%d %H:%M}",
+    )
+
+
+# -- the ledger --------------------------------------------------------------------------------------
+
+
+def _recorded(ledger: Ledger, reported: Mapping[str, Entry]) -> tuple[list[Finding], dict[str, str]]:
+    wrong = ledger_views.of_version(
+        ledger, "wrong", lambda: alerts.of_records({asset: ledger.latest(asset) for asset in ASSETS})
+    )
+    present = {finding.key for finding in wrong}
+    gone: dict[str, dict[str, date | None]] = {}
+    for key, entry in reported.items():
+        if alerts.source_of(key) == "ledger" and key not in present:
+            gone.setdefault(entry.asset, {})[key] = alerts.day_of(key)
+    well = {}
+    for asset, keys in gone.items():
+        days = None if None in keys.values() else {day for day in keys.values() if day}
+        records = ledger.latest(asset, days)
+        newest = max(records, default=None)
+        for key, day in keys.items():
+            reason = alerts.why_well(key, records.get(day or newest or date.min))
+            if reason is not None:
+                well[key] = reason
+    return wrong, well
 
 
 # -- runs --------------------------------------------------------------------------------------------
@@ -124,117 +222,95 @@ def _runs(
     product: Product, instance: dg.DagsterInstance, now: datetime, known: set[tuple[str, str]]
 ) -> tuple[list[Finding], dict[str, str]]:
     """The newest run over each job and range of days, if it failed and its day isn't known to be bad."""
-    records = instance.get_run_records(
-        filters=dg.RunsFilter(
-            statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS],
-            created_after=now - timedelta(days=RUN_DAYS),
-        ),
-        limit=RUNS,
-    )
+    history = RunHistory.of(instance)
     wrong: list[Finding] = []
     well: dict[str, str] = {}
     seen = set()
-    for record in records:  # the newest first
-        run = record.dagster_run
+    for run in history.runs(instance, now):  # the newest first
         assets = _assets_of(run, product)
-        if not assets:
+        key = f"run/{run.job}/{','.join(assets)}/{run.first}/{run.last}"
+        if not assets or key in seen:
             continue
-        first, last = _days_of(run)
-        key = f"run/{run.job_name}/{','.join(assets)}/{first}/{last}"
-        if key in seen:
+        if run.succeeded:
+            seen.add(key)
+            well[key] = f"succeeded in run {run.run_id[:8]}"
+            continue
+        if run.first == run.last and any((asset, run.first) in known for asset in assets):
+            seen.add(key)
+            continue
+        reason = history.why_failed(instance, run)
+        if reason is None:
             continue
         seen.add(key)
-        if run.status == dg.DagsterRunStatus.SUCCESS:
-            well[key] = f"succeeded in run {run.run_id[:8]}"
-        elif not (first == last and any((asset, first) in known for asset in assets)):
-            days = first if first == last else f"{first} to {last}"
-            wrong.append(
-                Finding(
-                    key=key,
-                    kind="run",
-                    asset=", ".join(assets),
-                    partition=days,
-                    severity="error",
-                    subject="run failed",
-                    what=_why_failed(instance, run.run_id),
-                    since=f"{record.create_timestamp.astimezone(now.tzinfo):%Y-%m-%d %H:%M}",
-                    run_id=run.run_id,
-                )
+        wrong.append(
+            Finding(
+                key=key,
+                kind="run",
+                asset=", ".join(assets),
+                partition=run.first if run.first == run.last else f"{run.first} to {run.last}",
+                severity="error",
+                subject="run failed",
+                what=reason,
+                since=f"{datetime.fromtimestamp(run.created, tz=now.tzinfo):%Y-%m-%d %H:%M}",
+                run_id=run.run_id,
             )
+        )
     return wrong, well
 
 
-def _assets_of(run: dg.DagsterRun, product: Product) -> list[str]:
-    """The product's assets that a run was to make, in the graph's order."""
-    selected = [key.path for key in run.asset_selection or ()]
-    if not selected and run.job_name in (
-        f"{product.name}_daily",
-        f"{product.name}_model",
-        f"{product.name}_drift",
-    ):
-        return [run.job_name.removeprefix(f"{product.name}_")]
-    order = (*DAILY_ASSETS, MODEL, DRIFT_REPORT)
-    chosen = [path[1] for path in selected if len(path) == 2 and path[0] == product.name]
-    return sorted(chosen, key=lambda one: order.index(one) if one in order else len(order))
-
-
-def _days_of(run: dg.DagsterRun) -> tuple[str, str]:
-    first, last = (run.tags.get(tag, "") for tag in RANGE_TAGS)
-    single = run.tags.get("dagster/partition", "")
-    return (first or single, last or single)
-
-
-def _why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Which step failed, and the reason if it is one of ours: other messages may hold anything."""
-    logs = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    for entry in logs:
-        event = entry.dagster_event
-        if event is None:
-            continue
-        data = event.step_failure_data
-        if data.user_failure_data is not None and data.user_failure_data.description:
-            return f"{event.step_key}: {data.user_failure_data.description}"
-        error = data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        return f"{event.step_key}: {error.cls_name if error else 'failed'}"
-    return "the run ended before a step did"
+def _assets_of(run: FinishedRun, product: Product) -> list[str]:
+    """The product's assets that a run was to make, in the graph's order; or what its job is for."""
+    if not run.assets:
+        jobs = {f"{product.name}_{job}": job for job in ("daily", "model", "drift", MAINTENANCE)}
+        return [jobs[run.job]] if run.job in jobs else []
+    chosen = [path[1] for path in run.assets if len(path) == 2 and path[0] == product.name]
+    return sorted(chosen, key=lambda name: ASSETS.index(name) if name in ASSETS else len(ASSETS))
 
 
 # -- what is overdue ---------------------------------------------------------------------------------
 
 
 def _overdue(
-    product: Product, settings: Settings, records: dict[str, dict[date, DayRecord]], now: datetime
+    product: Product, settings: Settings, ledger: Ledger, now: datetime, reported: Mapping[str, Entry]
 ) -> tuple[list[Finding], dict[str, str]]:
     wrong: list[Finding] = []
     well: dict[str, str] = {}
-    for finding, late in _expected(product, settings, records, now):
+    expected = [
+        *_expected(product, settings, ledger, now),
+        *_unmade(product, settings, ledger, now, reported),
+    ]
+    for finding, late in expected:
         if late:
             wrong.append(finding)
         else:
             well[finding.key] = "it has come"
+    present = {finding.key for finding, _ in expected}
+    for key, entry in reported.items():
+        if entry.subject in _OF_FILES and key not in present:
+            well[key] = "the tables hold what lies there"
     return wrong, well
 
 
 def _expected(
-    product: Product, settings: Settings, records: dict[str, dict[date, DayRecord]], now: datetime
+    product: Product, settings: Settings, ledger: Ledger, now: datetime
 ) -> Iterator[tuple[Finding, bool]]:
     """What should be there by now, and whether it is late."""
     today = now.date()
-    for back in range(OVERDUE_DAYS, 0, -1):
-        day = today - timedelta(days=back)
+    days = [today - timedelta(days=back) for back in range(OVERDUE_DAYS, 0, -1)]
+    records = ledger_views.of_version(
+        ledger, "recent", lambda: ledger.latest("ards", set(days), details=False), argument=today
+    )
+    for day in days:
         if not product.start <= day <= (product.end or day):
             continue
-        stamp = landing.stamp(product, settings.landing_path, day)
         if product.due(day):
-            yield from _rows(product, now, day, stamp)
-            yield from _labels(product, now, day, records["ards"].get(day))
-        if stamp is not None:
-            yield from _materialized(product, settings, now, day, records["ards"].get(day))
+            yield from _rows(product, now, day, landing.stamp(product, settings.landing_path, day))
+            yield from _labels(product, now, day, records.get(day))
     if product.end is None and today.day > OVERDUE_ON:
         month = month_of(today)
-        due, reason = model_is_due(product, settings, today)
+        due, reason = ledger_views.of_version(
+            ledger, "model_is_due", lambda: model_is_due(product, settings, today), argument=today
+        )
         what = f"the model of {month:%Y-%m} has not been trained: {reason}"
         yield _late("model", month, "model overdue", what, str(today.replace(day=OVERDUE_ON))), due
 
@@ -263,19 +339,56 @@ def _labels(
     yield _late("ards", day, "labels overdue", what, f"{due:%Y-%m-%d %H:%M}"), late
 
 
-def _materialized(
-    product: Product, settings: Settings, now: datetime, day: date, record: DayRecord | None
+_UNMADE, _GONE = "materialization overdue", "deliveries gone"
+_OF_FILES = frozenset({_UNMADE, _GONE})
+
+
+def _unmade(
+    product: Product, settings: Settings, ledger: Ledger, now: datetime, reported: Mapping[str, Entry]
 ) -> Iterator[tuple[Finding, bool]]:
-    folder = settings.landing_path / product.name / day.isoformat()
-    landed = datetime.fromtimestamp(_newest(folder), tz=now.tzinfo)
-    due = landed + timedelta(hours=product.alerts.materialized_within_hours)
-    what = f"the delivery of {landed:%Y-%m-%d %H:%M} has not been materialized"
-    late = record is None and now > due
-    yield _late("ards", day, "materialization overdue", what, f"{due:%Y-%m-%d %H:%M}"), late
+    """The days that were last made from other files than those that lie there, and whether for too long."""
+    told = [entry.partition for entry in reported.values() if entry.subject == _UNMADE]
+    pending = deliveries.pending(
+        product,
+        settings,
+        ledger_views.made_from(ledger),
+        turn=int(now.timestamp() // 60),
+        also=[date.fromisoformat(day) for day in told if " " not in day],
+    )
+    patience = timedelta(hours=product.alerts.materialized_within_hours)
+    place = settings.landing_path / product.name
+
+    def late(day: date, what: str, partition: str = "") -> tuple[Finding, bool]:
+        landed = datetime.fromtimestamp(_changed_at(place, day), tz=now.tzinfo)
+        due = landed + patience
+        what = f"{what} at {landed:%Y-%m-%d %H:%M} and {'have' if partition else 'has'} not been materialized"
+        finding = _late("ards", day, _UNMADE, what, f"{due:%Y-%m-%d %H:%M}")
+        if partition:
+            finding = replace(finding, partition=partition, key=f"overdue/ards/{_UNMADE}")
+        return finding, now > due
+
+    unseen = [day for day, state in pending.states.items() if state.stamp == deliveries.UNSEEN]
+    if unseen:
+        days = f"{unseen[0]} to {unseen[-1]}"
+        yield late(unseen[-1], f"{len(unseen)} days were delivered, the last", partition=days)
+    for day, state in pending.states.items():
+        if state.stamp == deliveries.WITHDRAWN:
+            yield late(day, "the day's delivery was withdrawn")
+        elif state.stamp != deliveries.UNSEEN:
+            yield late(day, "the day's files were changed" if state.made_from else "the day was delivered")
+    if pending.warning:
+        gone = _late("landing", pending.newest or product.start, _GONE, pending.warning, "")
+        yield replace(gone, key=f"overdue/landing/{_GONE}", partition=""), True
 
 
-def _newest(folder: Path) -> float:
-    return max((one.stat().st_mtime for one in folder.iterdir()), default=folder.stat().st_mtime)
+def _changed_at(place: Path, day: date) -> float:
+    """When the files of a day were last changed, added or taken away; ``cp -p`` keeps other times."""
+    folder = place / day.isoformat()
+    try:
+        times = [entry.stat().st_ctime for entry in os.scandir(folder)]
+        return max([*times, folder.stat().st_ctime])
+    except FileNotFoundError:
+        return place.stat().st_mtime
 
 
 def _morning(product: Product, day: date) -> datetime:

@@ -15,14 +15,18 @@ from ml_platform.storage.ledger import Ledger
 
 T = TypeVar("T")
 
-_kept: dict[tuple[str, str], tuple[str | None, Any]] = {}
+_kept: dict[tuple[str, str], tuple[tuple[str | None, object], Any]] = {}
 _lock = threading.Lock()
 
 
-def of_version(ledger: Ledger, name: str, compute: Callable[[], T]) -> T:
-    """What ``compute`` makes of the ledger; kept under ``name`` until the ledger has another version."""
+def of_version(ledger: Ledger, name: str, compute: Callable[[], T], *, argument: object = None) -> T:
+    """What ``compute`` makes of the ledger; kept under ``name`` until the ledger has another version.
+
+    Args:
+        argument: what else the value depends on, as today's date: with another one it is computed again.
+    """
     place = (ledger.address, name)
-    version = ledger.version()
+    version = (ledger.version(), argument)
     with _lock:
         known = _kept.get(place)
     if known is not None and known[0] == version:

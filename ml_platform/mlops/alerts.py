@@ -1,22 +1,25 @@
-"""What is wrong with a product, what of it is news, and how people are told.
+"""What is wrong with a product, what of it is news to a channel, and the words of a message.
 
-All pure: findings come from the ledger (and from the graph, for runs and what is overdue), what a channel
-has been told is a small state, and the news is the difference. Sending is :mod:`.channels`' business.
+All pure: findings come from the ledger (and from the graph, for runs and what is overdue), what a channel has
+been told is a small state, and the news is the difference. Sending is :mod:`.channels`' business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import base64
+import json
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, datetime, timedelta
 from itertools import groupby
 from typing import Any, Literal
 
 from ml_platform.product import Product, Severity
-from ml_platform.steps import DATA_QUALITY, PERFORMANCE_ABOVE_THRESHOLD, VALIDATED
+from ml_platform.steps import PERFORMANCE_ABOVE_THRESHOLD
 from ml_platform.storage.ledger import DayRecord
 
-Kind = Literal["check", "outcome", "run", "overdue"]
+Kind = Literal["check", "outcome", "run", "overdue", "source"]
 
 #: Outcomes that a person must do something about, and how much they matter. What is held back waits for
 #: another day, which is told of itself.
@@ -30,8 +33,12 @@ _OUTCOMES: dict[str, Severity] = {
 _CONTINUING = frozenset({PERFORMANCE_ABOVE_THRESHOLD})
 #: Single findings of one asset and check that a message lists; more are counted.
 LISTED = 5
-#: Findings that are remembered per channel; the oldest ones are forgotten first.
-REMEMBERED = 5000
+#: A finding whose day was recorded longer ago is no longer reported on, and leaves the cursor.
+FINDING_DAYS = 90
+#: Minutes until a channel that took no message is tried again, doubled with each failure, and at most.
+FIRST_RETRY_MINUTES, LAST_RETRY_MINUTES = 1, 60
+#: A cursor that is longer is compressed.
+_PLAIN_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,13 @@ class Finding:
     since: str = ""
     run_id: str = ""
     report: str = ""
+    recorded_at: int = 0
+    """When the ledger recorded it, in nanoseconds; 0 for what isn't in the ledger."""
 
 
 @dataclass(frozen=True)
 class News:
-    """What a channel has not been told yet: what is wrong now, and what is well again."""
+    """What a channel has not been told yet: what is wrong now, and what is resolved."""
 
     wrong: tuple[Finding, ...] = ()
     well: tuple[Finding, ...] = ()
@@ -70,83 +79,252 @@ class Message:
 
     title: str
     body: str
-    severity: Literal["error", "warning", "well"]
+    severity: Literal["error", "warning", "resolved"]
 
 
-@dataclass
-class Told:
-    """What a channel has been told, by finding; plain data, so that a cursor can keep it."""
+# -- what a channel has been told --------------------------------------------------------------------
 
-    findings: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def news(self, now: Sequence[Finding], gone: Mapping[str, str]) -> News:
-        """What of ``now`` is new or has become an error, and what was told and is well.
+@dataclass(frozen=True)
+class Entry:
+    """A finding as a cursor keeps it."""
+
+    asset: str
+    partition: str
+    subject: str
+    severity: Severity
+    since: str
+
+    @classmethod
+    def of(cls, finding: Finding, since: str = "") -> Entry:
+        return cls(
+            finding.asset, finding.partition, finding.subject, finding.severity, since or finding.since
+        )
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """What one channel has been told, and how its last deliveries went.
+
+    ``unsent`` are findings that were news when the channel took no message: should they be well before it
+    takes one, it is told that they were wrong.
+    """
+
+    reported: Mapping[str, Entry] = field(default_factory=dict)
+    unsent: Mapping[str, Entry] = field(default_factory=dict)
+    failures: int = 0
+    retry_at: str = ""
+
+    def is_waiting(self, now: datetime) -> bool:
+        """Whether it is too early to try the channel again."""
+        return bool(self.retry_at) and now < datetime.fromisoformat(self.retry_at)
+
+    def news(self, now: Sequence[Finding], well: Mapping[str, str]) -> News:
+        """What of ``now`` is new or has become an error, and what was wrong and is well.
 
         Args:
-            gone: by key, why a finding is well; of those that aren't wrong any more. What is neither
-                wrong nor gone has moved out of sight, and is no news.
+            well: by key, why a finding is well; of those that aren't wrong any more. What is neither
+                wrong nor well has moved out of sight, and is no news.
         """
         wrong = [
-            one
-            for one in now
-            if one.key not in self.findings
-            or (one.severity == "error" and self.findings[one.key]["severity"] == "warning")
+            finding
+            for finding in now
+            if finding.key not in self.reported
+            or (finding.severity == "error" and self.reported[finding.key].severity == "warning")
         ]
-        present = {one.key for one in now}
-        well = [
+        present = {finding.key for finding in now}
+        resolved = [
             Finding(
                 key=key,
                 kind="check",
-                asset=told["asset"],
-                partition=told["partition"],
-                severity=told["severity"],  # type: ignore[arg-type]
-                what=gone[key],
-                subject=told["subject"],
-                since=told["since"],
+                asset=entry.asset,
+                partition=entry.partition,
+                severity=entry.severity,
+                what=well[key],
+                subject=entry.subject,
+                since=entry.since,
             )
-            for key, told in self.findings.items()
-            if key not in present and key in gone
+            for key, entry in {**self.unsent, **self.reported}.items()
+            if key not in present and key in well
         ]
-        return News(tuple(wrong), tuple(well))
+        return News(tuple(wrong), tuple(resolved))
 
-    def after(self, now: Sequence[Finding]) -> Told:
-        """What the channel knows once it has been told the news."""
-        known = {}
-        for one in now:
-            before = self.findings.get(one.key)
-            known[one.key] = {
-                "asset": one.asset,
-                "partition": one.partition,
-                "subject": one.subject,
-                "severity": one.severity,
-                "since": before["since"] if before else one.since,
-            }
-        return Told(dict(list(known.items())[-REMEMBERED:]))
+    def sent(self, now: Sequence[Finding], unknown: Collection[str] = ()) -> ChannelState:
+        """The state once the channel knows all of ``now``.
+
+        Args:
+            unknown: sources (:func:`source_of`) that could not be looked at; what was reported of them stays.
+        """
+        return ChannelState({**self._of(unknown), **self._entries(now)})
+
+    def refused(
+        self, news: News, now: Sequence[Finding], at: datetime, unknown: Collection[str] = ()
+    ) -> ChannelState:
+        """The state after the channel took no message; the next one is due later and later."""
+        minutes = min(FIRST_RETRY_MINUTES * 2 ** min(self.failures, 16), LAST_RETRY_MINUTES)
+        resolved = {finding.key for finding in news.well}
+        known = {finding.key for finding in now} | resolved
+        kept = {key: entry for key, entry in self.reported.items() if key in known} | self._of(unknown)
+        waiting = {
+            key: entry for key, entry in self.unsent.items() if key in known or source_of(key) in unknown
+        }
+        fresh = {finding.key: Entry.of(finding) for finding in news.wrong if finding.key not in waiting}
+        retry = (at + timedelta(minutes=minutes)).isoformat(timespec="seconds")
+        return ChannelState(kept, {**waiting, **fresh}, self.failures + 1, retry)
+
+    def _of(self, sources: Collection[str]) -> dict[str, Entry]:
+        return {key: entry for key, entry in self.reported.items() if source_of(key) in sources}
+
+    def _entries(self, now: Sequence[Finding]) -> dict[str, Entry]:
+        known = {**self.unsent, **self.reported}
+        return {
+            finding.key: Entry.of(finding, known[finding.key].since if finding.key in known else "")
+            for finding in now
+        }
+
+
+def source_of(key: str) -> str:
+    """Where findings with such a key come from: ``runs``, ``clock`` or ``ledger``."""
+    return {"run": "runs", "overdue": "clock"}.get(key.partition("/")[0], "ledger")
+
+
+def read_cursor(cursor: str | None) -> dict[str, ChannelState]:
+    """The states of the channels, by name."""
+    if not cursor:
+        return {}
+    if cursor.startswith("z"):
+        cursor = zlib.decompress(base64.b85decode(cursor[1:])).decode()
+    values = json.loads(cursor)
+    if "channels" not in values:
+        return {name: ChannelState(_of_earlier_version(told)) for name, told in values.items()}
+    return {
+        name: ChannelState(
+            _unpacked(state["reported"]), _unpacked(state["unsent"]), state["failures"], state["retry_at"]
+        )
+        for name, state in values["channels"].items()
+    }
+
+
+def write_cursor(states: Mapping[str, ChannelState]) -> str:
+    """The states as a cursor: days of one finding as ranges, and compressed where that is long."""
+    channels = {
+        name: {
+            "reported": _packed(state.reported),
+            "unsent": _packed(state.unsent),
+            "failures": state.failures,
+            "retry_at": state.retry_at,
+        }
+        for name, state in states.items()
+    }
+    text = json.dumps({"channels": channels}, separators=(",", ":"))
+    if len(text) <= _PLAIN_CHARACTERS:
+        return text
+    return "z" + base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _of_earlier_version(told: Mapping[str, Mapping[str, Any]]) -> dict[str, Entry]:
+    """The findings of a cursor that had one entry of plain fields each, and no outcome in its keys."""
+    found = {}
+    for key, values in told.items():
+        entry = Entry(**values)
+        found[key.removesuffix("outcome") + entry.subject if key.endswith("/outcome") else key] = entry
+    return found
+
+
+def _packed(entries: Mapping[str, Entry]) -> dict[str, Any]:
+    """Entries by what they have in common: the days of each group as ranges; all others one by one."""
+    groups: dict[tuple[str, str, Severity], list[date]] = {}
+    others = []
+    for key, entry in entries.items():
+        day = _day_of(entry.partition)
+        if day and key == f"{entry.asset}/{day}/{entry.subject}" and entry.since == entry.partition:
+            groups.setdefault((entry.asset, entry.subject, entry.severity), []).append(day)
+        else:
+            others.append([key, entry.asset, entry.partition, entry.subject, entry.severity, entry.since])
+    return {"days": [[*group, _ranges(days)] for group, days in groups.items()], "others": others}
+
+
+def _unpacked(packed: Mapping[str, Any]) -> dict[str, Entry]:
+    entries = {}
+    for asset, subject, severity, days in packed["days"]:
+        for day in _days(days):
+            entries[f"{asset}/{day}/{subject}"] = Entry(asset, str(day), subject, severity, str(day))
+    for key, asset, partition, subject, severity, since in packed["others"]:
+        entries[key] = Entry(asset, partition, subject, severity, since)
+    return entries
+
+
+def _day_of(partition: str) -> date | None:
+    try:
+        day = date.fromisoformat(partition)
+    except ValueError:
+        return None
+    return day if str(day) == partition else None
+
+
+def _ranges(days: Iterable[date]) -> list[list[int]]:
+    """Days as [first, how many] with the first as an ordinal."""
+    found: list[list[int]] = []
+    for day in sorted({day.toordinal() for day in days}):
+        if found and day == sum(found[-1]):
+            found[-1][1] += 1
+        else:
+            found.append([day, 1])
+    return found
+
+
+def _days(ranges: Iterable[Sequence[int]]) -> Iterator[date]:
+    for first, length in ranges:
+        yield from (date.fromordinal(first + n) for n in range(length))
 
 
 # -- findings ----------------------------------------------------------------------------------------
 
 
-def of_records(records: Mapping[str, Mapping[date, DayRecord]]) -> tuple[list[Finding], dict[str, str]]:
-    """What is wrong by the ledger, by asset and day; and by key, why what isn't wrong is well."""
+def of_records(records: Mapping[str, Mapping[date, DayRecord]]) -> list[Finding]:
+    """What is wrong by the ledger; ``records`` by asset and day."""
     wrong: dict[str, Finding] = {}
-    well: dict[str, str] = {}
     for asset, by_day in records.items():
         since: dict[str, str] = {}
         for day in sorted(by_day):
             found = list(_of_record(asset, day, by_day[day]))
-            failing = {one.key for one in found}
-            for key in _keys(asset, day, by_day[day]):
-                if key not in failing:
-                    well[key] = _why_well(by_day[day])
-                    since.pop(key, None)
+            failing = {finding.key for finding in found}
+            for key in {*since} - failing:
+                # Only what goes on over days can be well on a later one.
+                if _judges(by_day[day], key):
+                    del since[key]
                     wrong.pop(key, None)
-            for one in found:
-                # A continuing failure keeps the day on which it began.
-                since.setdefault(one.key, str(day))
-                well.pop(one.key, None)
-                wrong[one.key] = replace(one, since=since[one.key])
-    return list(wrong.values()), well
+            for finding in found:
+                if finding.subject in _CONTINUING:
+                    # A continuing failure keeps the day on which it began.
+                    since.setdefault(finding.key, str(day))
+                wrong[finding.key] = replace(finding, since=since.get(finding.key, str(day)))
+    return list(wrong.values())
+
+
+def _judges(record: DayRecord, key: str) -> bool:
+    return key.rpartition("/")[2] in {check["name"] for check in record.details.get("checks", [])}
+
+
+def day_of(key: str) -> date | None:
+    """The day in the key of a finding of the ledger; None for one that goes on over days."""
+    parts = key.split("/")
+    return _day_of(parts[1]) if len(parts) == 3 else None
+
+
+def why_well(key: str, record: DayRecord | None) -> str | None:
+    """Why a finding that is gone is well, by its day's newest record; None where that can't be said.
+
+    A day that is held back or can't be scored is neither, nor is one that is wrong for another reason.
+    """
+    if record is None or record.outcome in ("held_back", "no_model"):
+        return None
+    if record.accepted_by:
+        return f"accepted by {record.accepted_by}: {record.accepted_reason}"
+    if any(finding.severity == "error" for finding in _of_record(record.asset, record.day, record)):
+        return None
+    rows = record.counts.get("rows")
+    return f"{record.outcome}, {rows:,} rows" if rows is not None else record.outcome
 
 
 def _of_record(asset: str, day: date, record: DayRecord) -> Iterator[Finding]:
@@ -158,6 +336,7 @@ def _of_record(asset: str, day: date, record: DayRecord) -> Iterator[Finding]:
         "partition": str(day),
         "run_id": record.run_id,
         "report": str(metadata.get("report", "")),
+        "recorded_at": record.recorded_at,
     }
     failed = [check for check in record.details.get("checks", []) if not check["passed"]]
     for check in failed:
@@ -171,7 +350,7 @@ def _of_record(asset: str, day: date, record: DayRecord) -> Iterator[Finding]:
         )
     if record.outcome in _OUTCOMES and not failed:
         yield Finding(
-            key=f"{asset}/{day}/outcome",
+            key=f"{asset}/{day}/{record.outcome}",
             kind="outcome",
             subject=record.outcome,
             severity=_OUTCOMES[record.outcome],
@@ -180,24 +359,8 @@ def _of_record(asset: str, day: date, record: DayRecord) -> Iterator[Finding]:
         )
 
 
-def _keys(asset: str, day: date, record: DayRecord) -> list[str]:
-    """Every key that a record could have failed under."""
-    if record.outcome in ("held_back", "no_model"):
-        return []
-    checks = [check["name"] for check in record.details.get("checks", [])]
-    names = {*checks, *([DATA_QUALITY] if asset in VALIDATED and record.usable else [])}
-    return [*(_check_key(asset, day, name) for name in names), f"{asset}/{day}/outcome"]
-
-
 def _check_key(asset: str, day: date, check: str) -> str:
     return f"{asset}/{check}" if check in _CONTINUING else f"{asset}/{day}/{check}"
-
-
-def _why_well(record: DayRecord) -> str:
-    if record.accepted_by:
-        return f"accepted by {record.accepted_by}: {record.accepted_reason}"
-    rows = record.counts.get("rows")
-    return f"{record.outcome}, {rows:,} rows" if rows is not None else record.outcome
 
 
 def at_least(findings: Iterable[Finding], severity: Severity) -> list[Finding]:
@@ -215,17 +378,17 @@ def message(product: Product, news: News, links: Links) -> Message:
     counts = [
         _counted(len(errors), "error"),
         _counted(len(warnings), "warning"),
-        f"{len(news.well)} well again" if news.well else "",
+        f"{len(news.well)} resolved" if news.well else "",
     ]
     lines: list[str] = []
-    for heading, findings in (("Errors", errors), ("Warnings", warnings), ("Well again", news.well)):
+    for heading, findings in (("Errors", errors), ("Warnings", warnings), ("Resolved", news.well)):
         if findings:
-            lines += [f"{heading}:", *_listed(findings, links, well=heading == "Well again"), ""]
+            lines += [f"{heading}:", *_listed(findings, links, well=heading == "Resolved"), ""]
     lines.append(f"All of {product.name}: {links.product(product.name)}")
     return Message(
         title=f"[{product.name}] {', '.join(part for part in counts if part)}",
         body="\n".join(lines),
-        severity="error" if errors else ("warning" if warnings else "well"),
+        severity="error" if errors else ("warning" if warnings else "resolved"),
     )
 
 
@@ -233,14 +396,23 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}" if count else ""
 
 
-def _listed(findings: Sequence[Finding], links: Links, *, well: bool) -> Iterator[str]:
-    """The findings by asset and subject; of many days the newest ones, and how many there are."""
+def listed(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """The findings that a message names one by one."""
+    for _, _, group in _grouped(findings):
+        yield from group[-LISTED:]
 
-    def order(one: Finding) -> tuple[str, str]:
-        return one.asset, one.subject
+
+def _grouped(findings: Sequence[Finding]) -> Iterator[tuple[str, str, list[Finding]]]:
+    def order(finding: Finding) -> tuple[str, str]:
+        return finding.asset, finding.subject
 
     for (asset, subject), group in groupby(sorted(findings, key=order), key=order):
-        several = sorted(group, key=lambda one: one.partition)
+        yield asset, subject, sorted(group, key=lambda finding: finding.partition)
+
+
+def _listed(findings: Sequence[Finding], links: Links, *, well: bool) -> Iterator[str]:
+    """The findings by asset and subject; of many days the newest ones, and how many there are."""
+    for asset, subject, several in _grouped(findings):
         if len(several) > LISTED:
             yield (
                 f"- {asset}, {subject}: {len(several)} days from {several[0].partition} to "

@@ -6,14 +6,30 @@ An address holds secrets: it is never shown. A channel is known by its name.
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import SecretStr
 
 from ml_platform.mlops.alerts import Message
 from ml_platform.product import Product
-from ml_platform.secrets import resolve
+from ml_platform.secrets import SecretError, resolve
 from ml_platform.settings import AlertChannel, Settings
+
+#: Within so many seconds every channel must have taken its message: a tick that lasts longer is ended by the
+#: daemon, and its cursor is lost.
+SEND_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message to a channel."""
+
+    channel: AlertChannel
+    message: Message
 
 
 def wants(channel: AlertChannel, product: Product) -> bool:
@@ -37,7 +53,7 @@ def send(channel: AlertChannel, message: Message) -> bool:
     kinds = {
         "error": apprise.NotifyType.FAILURE,
         "warning": apprise.NotifyType.WARNING,
-        "well": apprise.NotifyType.SUCCESS,
+        "resolved": apprise.NotifyType.SUCCESS,
     }
     service = apprise.Apprise()
     if not service.add(resolve(channel.url.get_secret_value())):
@@ -54,6 +70,36 @@ def send(channel: AlertChannel, message: Message) -> bool:
     return bool(sent)
 
 
+def send_all(outgoing: Mapping[str, Outgoing], seconds: float | None = None) -> dict[str, str]:
+    """Send all messages at once, each on its own: whatever one channel raises or waits for is its own.
+
+    Returns:
+        By key, why a channel took no message, without anything of its address; empty if it took it. One that
+        is too slow may have taken it all the same.
+    """
+    results: dict[str, str] = {}
+
+    def deliver(name: str, one: Outgoing) -> None:
+        try:
+            results[name] = "" if send(one.channel, one.message) else "took no message"
+        except (ChannelError, SecretError) as error:
+            results[name] = str(error)
+        except BaseException as error:  # the end of this thread, whatever it is
+            results[name] = f"failed with {type(error).__name__}"
+
+    # Threads that don't end with this process's work would keep it from ending, so no pool.
+    threads = [
+        threading.Thread(target=deliver, args=(name, one), daemon=True) for name, one in outgoing.items()
+    ]
+    limit = SEND_SECONDS if seconds is None else seconds
+    end = time.monotonic() + limit
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return {name: results.get(name, f"did not answer within {limit:g} seconds") for name in outgoing}
+
+
 class ChannelError(Exception):
     """A channel is set up wrongly; the message names it."""
 
@@ -61,17 +107,18 @@ class ChannelError(Exception):
 def configured(settings: Settings) -> list[AlertChannel]:
     """The channels of a deployment: those with a name, and one for each plain address.
 
-    Raises:
-        ChannelError: two have one name.
+    A name that is given again gets a number, so that each channel has a state of its own.
     """
     urls = settings.alert_urls.get_secret_value().split() if settings.alert_urls else []
     unnamed = [
         AlertChannel(name=f"{url.partition(':')[0]}-{position}", url=SecretStr(url))
         for position, url in enumerate(urls, start=1)
     ]
-    found = [*settings.alert_channels, *unnamed]
-    names = [one.name for one in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise ChannelError(f"two alert channels are named {name!r}")
-    return found
+    found: dict[str, AlertChannel] = {}
+    for channel in [*settings.alert_channels, *unnamed]:
+        name, number = channel.name, 1
+        while name in found:
+            number += 1
+            name = f"{channel.name} ({number})"
+        found[name] = channel if name == channel.name else channel.model_copy(update={"name": name})
+    return list(found.values())

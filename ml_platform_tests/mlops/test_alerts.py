@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from ml_platform.mlops import alerts
-from ml_platform.mlops.alerts import Finding, Links, News, Told
+from ml_platform.mlops.alerts import ChannelState, Finding, Links, News
 from ml_platform.storage.ledger import DayRecord, Outcome
 from ml_platform_tests.small_platform import D, days, shop
 
@@ -29,7 +30,7 @@ def check(passed: bool, description: str = "", *, name: str = "data_quality", se
     return {"name": name, "passed": passed, "severity": severity, "description": description, "metadata": {}}
 
 
-def of(*records: DayRecord) -> tuple[list[Finding], dict[str, str]]:
+def of(*records: DayRecord) -> list[Finding]:
     by_asset: dict[str, dict[date, DayRecord]] = {}
     for one in records:
         by_asset.setdefault(one.asset, {})[one.day] = one
@@ -50,7 +51,7 @@ def finding(key: str, severity: Any = "error", **values: Any) -> Finding:
 
 
 def test_each_thing_that_is_wrong_is_found_once() -> None:
-    wrong, _ = of(
+    wrong = of(
         record("ards", "2024-01-01", "refused", reason="a.csv: missing columns: pages"),
         record("mrds", "2024-01-01", "held_back", reason="ards is refused"),
         record("ards", "2024-01-02", "blocked", reason="3 nulls", checks=[check(False, "3 nulls")]),
@@ -74,7 +75,7 @@ def test_a_check_over_a_window_is_one_finding_since_its_first_failing_day() -> N
         verdict = check(passed, f"f1 on {day}", name="performance_above_threshold")
         return record("model_performance", day, checks=[verdict])
 
-    wrong, well = of(
+    wrong = of(
         performance("2024-01-01", False),
         performance("2024-01-02", True),
         performance("2024-01-03", False),
@@ -82,15 +83,15 @@ def test_a_check_over_a_window_is_one_finding_since_its_first_failing_day() -> N
     )
     (one,) = wrong
     assert (one.partition, one.since, one.what) == ("2024-01-04", "2024-01-03", "f1 on 2024-01-04")
-    assert one.key not in well
-    wrong, well = of(performance("2024-01-04", False), performance("2024-01-05", True))
-    assert wrong == []
-    assert one.key in well
+    assert alerts.day_of(one.key) is None
+    passed = performance("2024-01-05", True)
+    assert of(performance("2024-01-04", False), passed) == []
+    assert alerts.why_well(one.key, passed) == "written"
 
 
 def test_an_accepted_day_is_well_and_says_who_and_why() -> None:
     blocked = record("ards", "2024-01-02", "blocked", checks=[check(False, "3 nulls")])
-    (one,), _ = of(blocked)
+    (one,) = of(blocked)
     accepted = record(
         "ards",
         "2024-01-02",
@@ -98,51 +99,121 @@ def test_an_accepted_day_is_well_and_says_who_and_why() -> None:
         accepted_by="ann",
         accepted_reason="a holiday",
     )
-    wrong, well = of(accepted)
-    assert wrong == []
-    assert well[one.key] == "accepted by ann: a holiday"
+    assert of(accepted) == []
+    assert alerts.why_well(one.key, accepted) == "accepted by ann: a holiday"
 
 
-def test_a_refused_day_that_is_mended_is_well() -> None:
-    (one,), _ = of(record("ards", "2024-01-02", "refused", reason="a.csv"))
-    wrong, well = of(record("ards", "2024-01-02", checks=[check(True)], counts={"rows": 1200}))
-    assert wrong == []
-    assert well[one.key] == "written, 1,200 rows"
+def test_a_refused_day_that_is_fixed_is_well() -> None:
+    (one,) = of(record("ards", "2024-01-02", "refused", reason="a.csv"))
+    fixed = record("ards", "2024-01-02", checks=[check(True)], counts={"rows": 1200})
+    assert of(fixed) == []
+    assert alerts.day_of(one.key) == D("2024-01-02")
+    assert alerts.why_well(one.key, fixed) == "written, 1,200 rows"
+
+
+def test_a_day_that_is_bad_in_another_way_is_news_and_not_well() -> None:
+    (missing,) = of(record("ards", "2024-01-02", "missing", reason="nothing delivered"))
+    state = ChannelState().sent([missing])
+    refused = record("ards", "2024-01-02", "refused", reason="a.csv: no header")
+    now = of(refused)
+    assert alerts.why_well(missing.key, refused) is None
+    assert [one.what for one in state.news(now, {}).wrong] == ["a.csv: no header"]
+    assert list(state.sent(now).reported) == ["ards/2024-01-02/refused"]
 
 
 # -- news --------------------------------------------------------------------------------------------
 
 
-def test_the_same_news_is_told_once_and_again_when_it_is_well() -> None:
-    told = Told()
-    first = told.news([finding("a")], {})
+def test_the_same_news_is_reported_once_and_again_when_it_is_resolved() -> None:
+    state = ChannelState()
+    first = state.news([finding("a")], {})
     assert [one.key for one in first.wrong] == ["a"]
-    told = told.after([finding("a")])
-    assert not told.news([finding("a", what="4 nulls")], {})
-    well = told.news([], {"a": "written, 9 rows"})
-    assert [(one.key, one.what) for one in well.well] == [("a", "written, 9 rows")]
-    told = told.after([])
-    assert not told.news([], {"a": "written, 9 rows"})
-    assert told.news([finding("a")], {}).wrong, "it broke again"
+    state = state.sent([finding("a")])
+    assert not state.news([finding("a", what="4 nulls")], {})
+    resolved = state.news([], {"a": "written, 9 rows"})
+    assert [(one.key, one.what) for one in resolved.well] == [("a", "written, 9 rows")]
+    state = state.sent([])
+    assert not state.news([], {"a": "written, 9 rows"})
+    assert state.news([finding("a")], {}).wrong, "it broke again"
 
 
 def test_a_warning_that_becomes_an_error_is_news_and_the_other_way_round_is_not() -> None:
-    warned = Told().after([finding("a", "warning")])
+    warned = ChannelState().sent([finding("a", "warning")])
     assert warned.news([finding("a", "error")], {}).wrong
-    failed = Told().after([finding("a", "error")])
+    failed = ChannelState().sent([finding("a", "error")])
     assert not failed.news([finding("a", "warning")], {})
 
 
 def test_what_moves_out_of_sight_is_neither_wrong_nor_well() -> None:
-    told = Told().after([finding("run/of/last/week")])
-    assert not told.news([], {})
+    state = ChannelState().sent([finding("run/of/last/week")])
+    assert not state.news([], {})
+    assert state.sent([]).reported == {}
+    assert list(state.sent([], {"runs"}).reported) == ["run/of/last/week"], "what can't be seen stays"
 
 
-def test_what_a_channel_remembers_is_bounded() -> None:
-    many = [finding(str(n)) for n in range(alerts.REMEMBERED + 10)]
-    known = Told().after(many).findings
-    assert len(known) == alerts.REMEMBERED
-    assert str(alerts.REMEMBERED + 9) in known
+MORNING = datetime(2024, 1, 10, 11, 0, tzinfo=UTC)
+
+
+def test_what_came_and_went_while_a_channel_took_nothing_is_told_as_resolved() -> None:
+    state = ChannelState()
+    state = state.refused(state.news([finding("a")], {}), [finding("a")], MORNING)
+    state = state.refused(state.news([finding("b")], {"a": "fixed"}), [finding("b")], MORNING)
+    news = state.news([], {"a": "fixed", "b": "fixed too"})
+    assert sorted(one.key for one in news.well) == ["a", "b"]
+    assert state.sent([]) == ChannelState()
+
+
+@pytest.mark.parametrize(("failures", "minutes"), [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (500, 60)])
+def test_a_channel_that_fails_is_tried_again_later_and_later(failures: int, minutes: int) -> None:
+    state = ChannelState(failures=failures - 1)
+    state = state.refused(state.news([finding("a")], {}), [finding("a")], MORNING)
+    assert state.failures == failures
+    assert state.is_waiting(MORNING + timedelta(minutes=minutes, seconds=-1))
+    assert not state.is_waiting(MORNING + timedelta(minutes=minutes))
+
+
+# -- the cursor --------------------------------------------------------------------------------------
+
+
+def recorded(days_: Sequence[date], subject: str = "data_quality", asset: str = "ards") -> list[Finding]:
+    return [
+        finding(f"{asset}/{day}/{subject}", asset=asset, partition=str(day), subject=subject, since=str(day))
+        for day in days_
+    ]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_ten_years_of_findings_fit_into_a_cursor_and_are_no_news_again(step: int) -> None:
+    ten_years = days("2014-01-01", "2023-12-31")[::step]
+    many = [one for asset in ("ards", "mrds", "predictions") for one in recorded(ten_years, asset=asset)]
+    assert len(many) > 3600
+    others = [finding("run/shop_daily/a", partition="2024-01-01 to 2024-01-02", subject="run failed")]
+    state = ChannelState().sent([*many, *others])
+    cursor = alerts.write_cursor({"mail": state, "chat": ChannelState()})
+    assert len(cursor) < 12_000
+    read = alerts.read_cursor(cursor)
+    assert read == {"mail": state, "chat": ChannelState()}
+    assert not read["mail"].news([*many, *others], {})
+
+
+def test_a_cursor_keeps_all_of_a_channels_state() -> None:
+    state = ChannelState().sent(recorded(days("2024-01-01", "2024-01-03")))
+    failed = state.refused(state.news([finding("x")], {}), [finding("x")], MORNING)
+    assert alerts.read_cursor(alerts.write_cursor({"a": state, "b": failed})) == {"a": state, "b": failed}
+    assert alerts.read_cursor(None) == alerts.read_cursor("") == {}
+
+
+def test_a_cursor_of_an_earlier_version_repeats_no_news() -> None:
+    entry = {
+        "asset": "ards",
+        "partition": "2024-01-02",
+        "subject": "refused",
+        "severity": "error",
+        "since": "x",
+    }
+    old = json.dumps({"mail": {"ards/2024-01-02/outcome": entry}})
+    now = of(record("ards", "2024-01-02", "refused", reason="a.csv"))
+    assert not alerts.read_cursor(old)["mail"].news(now, {})
 
 
 # -- words -------------------------------------------------------------------------------------------
@@ -155,7 +226,7 @@ def test_a_message_says_what_where_since_when_and_where_to_look() -> None:
     )
     well = finding("c", "warning", partition="2024-01-01", what="accepted by ann: fine", since="2024-01-01")
     told = alerts.message(shop(), News((wrong, overdue), (well,)), LINKS)
-    assert told.title == "[shop] 2 errors, 1 well again"
+    assert told.title == "[shop] 2 errors, 1 resolved"
     assert told.severity == "error"
     assert told.body.splitlines() == [
         "Errors:",
@@ -164,7 +235,7 @@ def test_a_message_says_what_where_since_when_and_where_to_look() -> None:
         "- landing 2024-01-03, delivery overdue: no rows",
         "  since 2024-01-04 10:00",
         "",
-        "Well again:",
+        "Resolved:",
         "- ards 2024-01-01, data_quality: accepted by ann: fine",
         "  was wrong since 2024-01-01",
         "",
