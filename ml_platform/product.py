@@ -82,6 +82,7 @@ Rule = Literal[
 
 NUMERIC_TYPES: frozenset[str] = frozenset({"integer", "long", "double"})
 AGGREGATIONS_OF_NUMBERS: frozenset[str] = frozenset({"sum", "mean"})
+QUOTE, BACKSLASH = '"', "\\"
 EVENT_DAY = "event_day"
 LABEL_KNOWN_ON = "label_known_on"
 RESERVED_COLUMNS: frozenset[str] = frozenset({EVENT_DAY, LABEL_KNOWN_ON})
@@ -201,6 +202,15 @@ def _timezone(name: str) -> str:
     return name
 
 
+def _escape(value: str) -> str:
+    if len(value) != 1 or not value.isascii() or value.isalnum() or value.isspace():
+        raise ValueError(
+            f"{value!r} can't escape a quote; accepted are '\\' and other ASCII signs, "
+            "or '\"' if quotes are doubled"
+        )
+    return value
+
+
 Month = Annotated[date, BeforeValidator(_month), AfterValidator(_first_of_month), AfterValidator(_date)]
 Day = Annotated[date, AfterValidator(_date)]
 ColumnName = Annotated[str, AfterValidator(_column_name)]
@@ -276,6 +286,10 @@ class Source(_Section):
     """The deliveries: how the CSV files are written and what their columns mean."""
 
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    escape: Annotated[str, AfterValidator(_escape)] | None = Field(
+        default=None,
+        description="what stands before a quote within quotes, if that isn't doubled, and before itself",
+    )
     decimal: Literal[".", ","] = "."
     null_values: tuple[str, ...] = ("",)
     header_match: Literal["exact", "relaxed"] = Field(
@@ -332,8 +346,10 @@ class Source(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.delimiter in ('"', "\n", "\r", "\0") or self.delimiter == self.decimal == ",":
+        if self.delimiter in (QUOTE, "\n", "\r", "\0") or self.delimiter == self.decimal == ",":
             raise ValueError(f"the delimiter {self.delimiter!r} can't be told from the values")
+        if self.delimiter == self.escape:
+            raise ValueError(f"the escape {self.escape!r} can't be told from the delimiter")
         for reserved in RESERVED_COLUMNS:
             if reserved in self.columns and not (reserved == EVENT_DAY == self.event_day):
                 raise ValueError(f"the column name {reserved!r} is reserved; rename it in columns")

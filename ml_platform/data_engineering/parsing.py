@@ -1,24 +1,24 @@
 """CSV files to typed records, each record that can't be used with its line and raw text.
 
-A file is read by Arrow's streaming reader. Where it has no quotes a line is a record, so a bad record is
-found by counting lines; a file with quotes and a bad record is read again by an exact tokenizer. Both give
-strings to the same conversion, so that a value is accepted by both or by neither. What a day's records
+A file is read by Arrow's streaming reader, and a bad record found in it by counting lines and quotes. Where
+quotes don't stand as :mod:`.quoting` needs them the file is read by an exact tokenizer from there on. Both
+give strings to the same conversion, so that a value is accepted by both or by neither. What a day's records
 add up to is :mod:`.ards`'s business.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
 import io
+import itertools
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,8 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from ml_platform.data_engineering import headers
-from ml_platform.product import LABEL_KNOWN_ON, Column, Product, Source
+from ml_platform.data_engineering.quoting import BlockGuard, Grammar, NotAsPlain, QuoteCounter
+from ml_platform.product import LABEL_KNOWN_ON, QUOTE, Column, Product, Source
 
 BLOCK_BYTES = 8 << 20
 BATCH_RECORDS = 50_000
@@ -35,8 +36,9 @@ BATCH_RECORDS = 50_000
 RECORD_LINES = 1000
 RECORD_CHARACTERS = 1 << 20
 
+INVALID_ENCODING = "invalid encoding"
+
 _SHOWN = 100
-_NO_LIMIT = 2**31 - 1  # of the csv module, which would reject a long field whether quoted or not
 
 ARROW_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -134,7 +136,7 @@ def read_header(path: str, source: Source) -> tuple[str, ...]:
         UnreadableFile: the file is empty, damaged, or not UTF-8.
         UnreachableFile: the machine doesn't give its content.
     """
-    for record in _tokenize(path, source):
+    for record in tokenize(path, source):
         if record.problem:
             raise UnreadableFile(f"the header can't be read: {record.problem}")
         return tuple(record.fields)
@@ -144,19 +146,19 @@ def read_header(path: str, source: Source) -> tuple[str, ...]:
 def locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[tuple[int, int, str]]:
     """Number, line and raw text of the chosen records of a file."""
     wanted = sorted(records)
-    if _is_quoted(file.path):
-        for number, record in enumerate(_tokenize(file.path, product.source), start=-1):
+    if _has_quotes(file.path):
+        for number, record in enumerate(tokenize(file.path, product.source), start=-1):
             if number in records:
-                yield number, record.line, record.raw
+                yield number, record.line, _readable(record.raw)
         return
-    with contextlib.closing(_PlainLines(file.path)) as lines:
+    with contextlib.closing(_RecordLines(file.path, product.source)) as lines:
         for number, place in zip(wanted, lines.find(wanted), strict=True):
             yield number, place.line, place.raw
 
 
-def _is_quoted(path: str) -> bool:
+def _has_quotes(path: str) -> bool:
     with _open(path) as text:
-        return any('"' in block for block in iter(lambda: text.read(BLOCK_BYTES), ""))
+        return any(QUOTE in block for block in iter(lambda: text.read(BLOCK_BYTES), ""))
 
 
 # -- reading fast ------------------------------------------------------------------------------------
@@ -175,7 +177,8 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
     plain: Any = pa.OSFile(file.path)
     if file.path.endswith(".gz"):
         plain = pa.CompressedInputStream(plain, "gzip")
-    stream = _StreamForArrow(plain)
+    guard = BlockGuard(source)
+    stream = _StreamForArrow(plain, guard)
     misfits: deque[_Misfit] = deque()
 
     def set_aside(row: Any) -> str:
@@ -185,7 +188,7 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
 
     with (
         plain,
-        contextlib.closing(_PlainLines(file.path)) as lines,
+        contextlib.closing(_RecordLines(file.path, source)) as lines,
         arrow_csv.open_csv(
             pa.PythonFile(stream, mode="r"),
             read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
@@ -204,19 +207,19 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
 
         def block(batch: pa.RecordBatch) -> _Records:
             records = _with_misfits(batch, names, first, misfits)
-            return replace(records, places=None if stream.quoted else lines.find)
+            return replace(records, places=None if guard.bare else lines.find)
 
         # Arrow closes an open quote at the end of the file by itself, so the last block waits for it.
         first, waiting = 0, None
         for batch in reader:
-            if stream.quoted and _has_endless_record(batch):
+            if guard.quoted and _has_endless_record(batch):
                 raise pa.ArrowInvalid("a record goes on for too long")
             if waiting is not None:
                 yield waiting
             waiting = block(batch)
             first += waiting.count
         if waiting is not None:
-            if stream.quoted and _may_end_in_open_quote(batch):
+            if guard.open:
                 raise pa.ArrowInvalid("a quote may be open at the end of the file")
             yield waiting
         if misfits:
@@ -264,69 +267,99 @@ def _wrong_width(given: int, expected: int) -> str:
 class _StreamForArrow:
     r"""A stream of bytes, cut and ended so that Arrow reads quoted line breaks as they are.
 
-    It always ends in a line break, so that a quote left open shows as one in its value. No block but the
-    last ends in ``\r``: Arrow drops a ``\n`` at the head of the block after it, even inside quotes.
+    Each block ends with a line break, as :class:`BlockGuard` needs it. None but the last ends in ``\r`` that
+    a ``\n`` follows: Arrow drops a ``\n`` at the head of the block after it, even inside quotes.
     """
 
     closed = False
 
-    def __init__(self, stream: Any) -> None:
-        self.quoted = False
+    def __init__(self, stream: Any, guard: BlockGuard) -> None:
         self._stream = stream
+        self._guard = guard
         self._held = b""
-        self._last = b"\n"
 
     def read(self, size: int) -> bytes:
-        more = self._stream.read(size - len(self._held))
-        block: bytes = self._held + more
-        self._held = b""
-        if not block and self._last not in (b"\r", b"\n"):
-            block = b"\n"
-        elif more and len(block) > 1 and block.endswith(b"\r"):
-            self._held, block = b"\r", block[:-1]
-        self._last = block[-1:] or self._last
-        self.quoted = self.quoted or b'"' in block
-        return block
+        """At most ``size`` bytes; none at the end.
+
+        Raises:
+            pa.ArrowInvalid: Arrow would, or might, read them otherwise than the exact tokenizer.
+        """
+        block = self._held
+        while len(block) < size:
+            more = self._stream.read(size - len(block))
+            block += more
+            if not more:
+                self._held = b""
+                return self._plain(block if block.endswith((b"\r", b"\n")) or not block else block + b"\n")
+            end = block.rfind(b"\n") + 1 or block.rfind(b"\r", 0, -1) + 1
+            if end:
+                self._held = block[end:]
+                return self._plain(block[:end])
+        raise pa.ArrowInvalid("a line is too long for a block")
+
+    def _plain(self, block: bytes) -> bytes:
+        try:
+            return self._guard.plain(block)
+        except NotAsPlain:
+            raise pa.ArrowInvalid("only the exact tokenizer knows what its quotes mean") from None
 
     def close(self) -> None:
         self.closed = True
 
 
-class _PlainLines:
-    """The lines of a file without quotes, in which every line that isn't blank is a record."""
+class _RecordLines:
+    """The lines of a file in which every quote opens or closes: they tell where its records stand."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, source: Source) -> None:
         self._path = path
-        self._lines: Iterator[tuple[int, str]] | None = None
+        self._quotes = QuoteCounter(source)
+        self._records: Iterator[_Place] | None = None
         self._text: io.TextIOWrapper | None = None
         self._next = -1  # the header
 
     def find(self, numbers: Sequence[int]) -> list[_Place]:
-        """Where the records of these numbers stand; they ascend, from one call to the next too."""
-        if self._lines is None:
-            self._text = _open(self._path)
-            self._lines = enumerate(self._text, start=1)
-        lines, at = self._lines, self._next
+        """Where the records of these numbers stand; they ascend, from one call to the next too.
+
+        Raises:
+            pa.ArrowInvalid: one of them is longer than a record can be.
+        """
+        if self._records is None:
+            self._records = self._read()
         found = []
         for number in numbers:
-            for line, raw in lines:
-                if raw in ("\n", "\r\n", "\r"):
-                    continue
-                at += 1
-                if at > number:
-                    found.append(_Place(line, raw.removesuffix("\n").removesuffix("\r")))
-                    break
-        self._next = at
+            skipped = number - self._next
+            place = next(itertools.islice(self._records, skipped, None), None)
+            if place is None or not _is_possible(place.raw):
+                raise pa.ArrowInvalid("only the exact tokenizer knows where its records end")
+            found.append(_Place(place.line, _without_end(place.raw)))
+            self._next = number + 1
         return found
+
+    def _read(self) -> Iterator[_Place]:
+        """The records, with the line breaks at their ends; a blank line is none."""
+        self._text = _open(self._path)
+        first, taken = 0, ""
+        for number, line in enumerate(self._text, start=1):
+            if taken:
+                taken += line
+            elif line in ("\n", "\r\n", "\r"):
+                continue
+            else:
+                first, taken, is_open = number, line, False
+            is_open ^= self._quotes.toggles(line)
+            if not is_open:
+                yield _Place(first, taken)
+                taken = ""
 
     def close(self) -> None:
         if self._text is not None:
             self._text.close()
 
 
-def _may_end_in_open_quote(batch: pa.RecordBatch) -> bool:
-    last = batch.columns[-1][-1].as_py() if len(batch) else None
-    return last is not None and last.endswith(("\n", "\r"))
+def _is_possible(raw: str) -> bool:
+    """Whether a record can be that long."""
+    lines = raw.count("\n") + raw.count("\r")
+    return lines < RECORD_LINES and (lines < 2 or len(raw) < RECORD_CHARACTERS)
 
 
 def _has_endless_record(batch: pa.RecordBatch) -> bool:
@@ -349,8 +382,12 @@ def _has_endless_record(batch: pa.RecordBatch) -> bool:
 # -- reading exactly ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Record:
+class Record(NamedTuple):
+    """A record of a file; ``raw`` is its text without the line break, bytes that are no text as surrogates.
+
+    With a ``problem`` the fields are those that were found before it.
+    """
+
     line: int
     raw: str
     fields: list[str]
@@ -361,7 +398,7 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
     """The records from number ``skip`` on, with line and raw text for those that can't be used."""
     source, names = product.source, headers.resolve(product, file.header, file.day).columns
     nulls = set(source.null_values)
-    records: list[_Record] = []
+    records: list[Record] = []
 
     def batch(first: int) -> pa.RecordBatch:
         width = len(file.header)
@@ -383,7 +420,7 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
             for place, name in enumerate(names)
             if name is not None
         }
-        places = [_Place(record.line, record.raw) for record in records]
+        places = [_Place(record.line, _readable(record.raw)) for record in records]
         converted = _convert(
             file,
             product,
@@ -399,8 +436,8 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
         return converted
 
     first = skip
-    tokens = _tokenize(file.path, source)
-    if tuple(next(tokens, _Record(1, "", [], None)).fields) != file.header:
+    tokens = tokenize(file.path, source)
+    if tuple(next(tokens, Record(1, "", [], None)).fields) != file.header:
         raise UnreadableFile("the file changed while it was read")
     size = 0
     for number, record in enumerate(tokens):
@@ -417,17 +454,25 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
         yield batch(first)
 
 
-def _tokenize(path: str, source: Source) -> Iterator[_Record]:
+def tokenize(path: str, source: Source, *, zipped: bool | None = None) -> Iterator[Record]:
     """Every record with its first line's number, the header being the record at line 1.
 
-    Blank lines are no records. A quote that is never closed makes only its own line a bad record.
+    Blank lines are no records. Where it can't be known where a record ends, its first line is a bad record.
+
+    Args:
+        zipped: whether the file is gzip, if its name doesn't say.
+
+    Raises:
+        UnreadableFile: it can't be read to its end.
     """
-    csv.field_size_limit(_NO_LIMIT)
+    grammar = Grammar.of(source, maximum_lines=RECORD_LINES, maximum_characters=RECORD_CHARACTERS)
+    width: int | None = None
     try:
-        with _open(path) as text:
+        with _open(path, zipped=zipped) as text:
             lines = _Lines(text)
-            while (record := _next_record(lines, source)) is not None:
+            while (record := _next_record(lines, grammar, width)) is not None:
                 if record.raw:
+                    width = width or len(record.fields)
                     yield record
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UnreadableFile(f"can't be read to its end: {error}") from error
@@ -435,9 +480,11 @@ def _tokenize(path: str, source: Source) -> Iterator[_Record]:
         raise UnreachableFile(f"can't be read: {error.strerror or error}") from error
 
 
-def _open(path: str) -> io.TextIOWrapper:
+def _open(path: str, *, zipped: bool | None = None) -> io.TextIOWrapper:
     """The file as text; bytes that are no UTF-8 become surrogates."""
-    stream: Any = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # noqa: PTH123, SIM115
+    if zipped is None:
+        zipped = path.endswith(".gz")
+    stream: Any = gzip.open(path, "rb") if zipped else open(path, "rb")  # noqa: PTH123, SIM115
     return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -461,43 +508,25 @@ class _Lines:
         self.number -= len(lines)
 
 
-def _next_record(lines: _Lines, source: Source) -> _Record | None:
-    taken: list[str] = []
-    unclosed = False
-
-    def feed() -> Iterator[str]:
-        nonlocal unclosed
-        size = 0
-        # Only a field whose quote is open asks for a second line.
-        while len(taken) < RECORD_LINES and size <= RECORD_CHARACTERS:
-            line = lines.next()
-            if line is None:
-                break
-            taken.append(line)
-            size += len(line)
-            yield line
-        unclosed = bool(taken)
-
+def _next_record(lines: _Lines, grammar: Grammar, width: int | None) -> Record | None:
     first_line = lines.number + 1
-    try:
-        fields = next(csv.reader(feed(), delimiter=source.delimiter), None)
-    except csv.Error:
-        unclosed, fields = True, []
-    if fields is None and not taken:
+    found = grammar.next_record(lines, width)
+    if found is None:
         return None
-    problem = None
-    if unclosed:
-        lines.put_back(taken[1:])
-        del taken[1:]
-        fields, problem = [], "quote opened and never closed"
-    raw = "".join(taken)
-    raw = raw.removesuffix("\n").removesuffix("\r")
-    if not raw.isascii():
-        as_bytes = raw.encode("utf-8", "surrogateescape")
-        readable = as_bytes.decode("utf-8", "backslashreplace")
-        if readable != raw:
-            raw, problem = readable, "invalid encoding"
-    return _Record(first_line, raw, fields or [], problem)
+    raw = _without_end("".join(found.lines))
+    return Record(first_line, raw, found.fields, found.problem or _encoding_problem(raw))
+
+
+def _encoding_problem(raw: str) -> str | None:
+    return None if raw.isascii() or _readable(raw) == raw else INVALID_ENCODING
+
+
+def _readable(raw: str) -> str:
+    return raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _without_end(text: str) -> str:
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 # -- converting --------------------------------------------------------------------------------------

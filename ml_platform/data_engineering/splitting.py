@@ -7,22 +7,21 @@ before all files have been read, and memory stays bounded however large or unord
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import filecmp
-import gzip
 import io
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
 
 from ml_platform.data_engineering import headers
 from ml_platform.data_engineering.headers import Header
-from ml_platform.product import Product
+from ml_platform.data_engineering.parsing import INVALID_ENCODING, Record, UnreadableFile, tokenize
+from ml_platform.data_engineering.quoting import RecordWriter
+from ml_platform.product import QUOTE, Product, Source
 
 HOUR = "T0600"
 BUFFERED_CHARACTERS = 16_000_000
@@ -68,7 +67,7 @@ def split_history(
     _check_names(files)
     landing.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{product.name}-", dir=landing) as temporary:
-        parts = _Parts(Path(temporary), product.source.delimiter)
+        parts = _Parts(Path(temporary), product.source)
         labels = _DailyFile(partial(labels_file, product), label_header(product))
         for path in files:
             _split_file(product, path, parts, labels, labels_apart, progress)
@@ -128,10 +127,11 @@ def _split_file(
     progress: Callable[[int], None] | None,
 ) -> None:
     source, stem = product.source, _stem(path)
-    records = _records(path, source.delimiter)
-    _, header = next(records, (1, []))
+    records = _records(path, source)
+    head = next(records, Record(1, "", [], "the file is empty"))
+    header = head.fields
     meaning = headers.resolve(product, header)
-    problem = meaning.problem if header else "the file is empty"
+    problem = head.problem or meaning.problem
     labels_only = meaning.labels_only
     if not labels_only and rows_file(product.start, stem) == labels_file(product, product.start):
         problem = "its rows would get the name of the label files; rename it"
@@ -147,15 +147,23 @@ def _split_file(
     rows = _DailyFile(lambda day: rows_file(day, stem), [header[at] for at in kept])
     day_of = _DayReader(product, meaning)
 
-    for line, record in records:
+    for line, raw, record, problem in records:
+        if problem == INVALID_ENCODING:
+            problem = None  # its bytes are passed on as they are, and the ARDS will quarantine the record
+        text = record[day_at] if day_at < len(record) else None
         try:
-            day = day_of(record[day_at] if day_at < len(record) else None)
+            day = day_of.only_one_in(raw) if problem and text is None else day_of(text)
         except ValueError as error:
-            raise SplitError(f"{path}, line {line}: {source.event_day}: {error}") from None
+            why = f"{problem}: {error}" if problem else error
+            raise SplitError(f"{path}, line {line}: {source.event_day}: {why}") from None
         parts.read += 1
         if progress and parts.read % _PROGRESS_ROWS == 0:
             progress(parts.read)
 
+        if problem:
+            parts.rows += not labels_only
+            parts.write_unreadable(labels if labels_only else rows, day, raw)
+            continue
         whole = len(record) == len(header)
         labelled = whole and label_at is not None and record[label_at] not in source.null_values
         parts.labels += labelled
@@ -173,27 +181,14 @@ def _split_file(
             parts.write(rows, day, values)
 
 
-def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV file with the line that each begins on; an empty line is none."""
+def _records(path: Path, source: Source) -> Iterator[Record]:
+    """The records of a CSV file, as those of a delivery are told apart; an empty line is none."""
     try:
-        with _open(path) as stream:
-            reader = csv.reader(stream, delimiter=delimiter)
-            line = 1
-            for record in reader:
-                if record:
-                    yield line, record
-                line = reader.line_num + 1
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        with path.open("rb") as file:
+            zipped = file.read(2) == _GZIP_MAGIC
+        yield from tokenize(str(path), source, zipped=zipped)
+    except (OSError, UnreadableFile) as error:
         raise SplitError(f"{path}: can't be read: {error}") from error
-
-
-def _open(path: Path) -> TextIO:
-    with path.open("rb") as file:
-        zipped = file.read(2) == _GZIP_MAGIC
-    # Bytes that are not UTF-8 are kept as they are: the ARDS will quarantine their rows.
-    if zipped:
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 class _DayReader:
@@ -210,6 +205,16 @@ class _DayReader:
         if day is None:
             day = self._known[text] = self._read(text)
         return day
+
+    def only_one_in(self, raw: str) -> date:
+        """The day of a record whose fields can't be known: the only one that its text names."""
+        days = set()
+        for part in raw.split(self._product.source.delimiter):
+            with contextlib.suppress(ValueError):
+                days.add(self(part.strip(QUOTE)))
+        if len(days) != 1:
+            raise ValueError("which day the record belongs to can't be known")
+        return days.pop()
 
     def _read(self, text: str | None) -> date:
         if text is None:
@@ -267,11 +272,11 @@ class _Parts:
     another: however many days a history has, one file is open at a time.
     """
 
-    def __init__(self, folder: Path, delimiter: str) -> None:
+    def __init__(self, folder: Path, source: Source) -> None:
         self.days: set[date] = set()
         self.read = self.rows = self.labels = 0
         self._folder = folder
-        self._delimiter = delimiter
+        self._writer = RecordWriter(source)
         self._started: set[tuple[_DailyFile, date]] = set()
         self._waiting: dict[tuple[_DailyFile, date], io.StringIO] = {}
         self._waiting_characters = 0
@@ -279,9 +284,14 @@ class _Parts:
     def write(self, file: _DailyFile, day: date, values: list[str]) -> None:
         """Add a row to a day's file; a new one gets its header first."""
         buffer = self._waiting.get((file, day)) or self._open(file, day)
-        self._waiting_characters += self._write_line(buffer, values)
+        self._waiting_characters += buffer.write(self._writer.line(values))
         if self._waiting_characters > BUFFERED_CHARACTERS:
             self.flush()
+
+    def write_unreadable(self, file: _DailyFile, day: date, raw: str) -> None:
+        """Add a record whose fields can't be known, as one that can't be read there either."""
+        buffer = self._waiting.get((file, day)) or self._open(file, day)
+        self._waiting_characters += buffer.write(self._writer.unreadable(raw))
 
     def flush(self) -> None:
         for (file, day), buffer in self._waiting.items():
@@ -297,16 +307,8 @@ class _Parts:
         if (file, day) not in self._started:
             self._started.add((file, day))
             self.days.add(day)
-            self._write_line(buffer, file.header)
+            buffer.write(self._writer.line(file.header))
         return buffer
-
-    def _write_line(self, buffer: io.StringIO, values: list[str]) -> int:
-        # Before Python 3.13 the writer doesn't see that a carriage return needs quotes.
-        if "\r" in "".join(values):
-            writer = csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        else:
-            writer = csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n")
-        return int(writer.writerow(values))
 
 
 def _check_targets(prepared: Path, target: Path, days: Sequence[date]) -> None:

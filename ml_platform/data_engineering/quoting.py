@@ -1,0 +1,379 @@
+r"""How the fields and records of a CSV file are told apart: by a grammar that leaves nothing to guess.
+
+A quote opens a field only at its head, and after a closing quote only the delimiter or the end of the line
+may come. A quote within quotes is doubled; where the contract's ``escape`` says so it may also have the
+escape before it, which then stands before itself too (``\"`` and ``\\``, as Spark and DuckDB write them).
+What two programs would read as different values is a problem, never a guess.
+
+:class:`Grammar` reads record by record. :class:`BlockGuard` finds of whole blocks of bytes whether a reader
+that knows doubled quotes alone would read the same. Files and types do not belong here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_platform.product import BACKSLASH, QUOTE, Source
+
+TEXT_AFTER_QUOTE = "text after a closing quote"
+UNCLOSED = "quote opened and never closed"
+QUOTE_IN_UNQUOTED = "a quote in an unquoted field, beside quoted fields"
+LONE_ESCAPE = "an escape that stands before neither a quote nor an escape"
+UNQUOTED_ESCAPE = "an escape in an unquoted field, which programs read differently"
+AMBIGUOUS = "a backslash before a quote or a backslash, which programs read differently"
+
+_BREAK = re.compile(r"[\r\n]")
+_LINE_ENDS = ("", "\n", "\r\n", "\r")
+
+
+class Lines(Protocol):
+    """The lines of a file, with their line breaks; some can be put back."""
+
+    def next(self) -> str | None:
+        """The next line; None at the end of the file."""
+
+    def put_back(self, lines: list[str]) -> None:
+        """Let these lines, the last ones that were given, come again."""
+
+
+class Split(NamedTuple):
+    """A record: its lines, its fields, and what is wrong with it; if anything is, the fields before that."""
+
+    lines: list[str]
+    fields: list[str]
+    problem: str | None = None
+
+
+class Grammar:
+    """Splits lines into records and fields.
+
+    Args:
+        delimiter: between fields, one character.
+        escape: ``"`` if quotes are doubled and nothing else; None if they are, and a record that could be
+            meant with backslashes as well is a problem; else what stands before quotes and before itself.
+        maximum_lines: of a record; a quote that is open for longer was never closed.
+        maximum_characters: of a record that has more than one line.
+    """
+
+    def __init__(
+        self, delimiter: str, escape: str | None, *, maximum_lines: int, maximum_characters: int
+    ) -> None:
+        self._delimiter = delimiter
+        self._maximum_lines, self._maximum_characters = maximum_lines, maximum_characters
+        self._escape = escape if escape != QUOTE else None
+        # What a program that escapes would have meant; None if that is known.
+        self._other: Grammar | None = None
+        if escape is None and delimiter != BACKSLASH:
+            self._other = Grammar(
+                delimiter,
+                BACKSLASH,
+                maximum_lines=maximum_lines,
+                maximum_characters=maximum_characters,
+            )
+        if self._escape is None:
+            self._within = re.compile(r'[^"]*+(?:""[^"]*+)*+')
+        else:
+            at = re.escape(self._escape)
+            self._within = re.compile(rf'[^"{at}]*+(?:(?:""|{at}["{at}])[^"{at}]*+)*+')
+            self._marked = re.compile(rf'"(")|{at}(["{at}])')
+            self._all_marked = re.compile(rf'(?:[^"{at}]|{at}["{at}])*+')
+
+    @classmethod
+    def of(cls, source: Source, *, maximum_lines: int, maximum_characters: int) -> Grammar:
+        """The grammar of a contract's files."""
+        return cls(
+            source.delimiter,
+            source.escape,
+            maximum_lines=maximum_lines,
+            maximum_characters=maximum_characters,
+        )
+
+    def next_record(self, lines: Lines, width: int | None = None) -> Split | None:
+        """The next record, None at the end of the file.
+
+        Where it can't be known where a record ends, it is its first line alone.
+
+        Args:
+            width: the number of fields of a good record, if that is known.
+        """
+        line = lines.next()
+        if line is None:
+            return None
+        if QUOTE not in line and (self._escape is None or self._escape not in line):
+            return Split([line], _without_end(line).split(self._delimiter))
+        found = self._split(line, lines)
+        if self._other is None or found.problem is not None or not any(map(_has_escapes, found.lines)):
+            return found
+        if width is not None and len(found.fields) != width:
+            return found
+        lines.put_back(found.lines)
+        first = lines.next()
+        assert first is not None, "it has just been put back"
+        other = self._other._split(first, lines)
+        lines.put_back(other.lines)
+        for _ in found.lines:
+            lines.next()
+        possible = other.problem in (None, UNQUOTED_ESCAPE) and width in (None, len(other.fields))
+        if possible and other.fields != found.fields:
+            return Split(found.lines, found.fields, AMBIGUOUS)
+        return found
+
+    def _split(self, line: str, lines: Lines) -> Split:
+        """The record that begins with ``line``."""
+        taken, characters = [line], len(line)
+        fields: list[str] = []
+        problem = None
+        quoted = bare = False
+        text, at = line, 0
+
+        def first_line(problem: str) -> Split:
+            lines.put_back(taken[1:])
+            return Split(taken[:1], fields, problem)
+
+        while True:
+            if not text.startswith(QUOTE, at):
+                end = text.find(self._delimiter, at)
+                value = text[at:end] if end >= 0 else _without_end(text[at:])
+                if self._escape is not None and self._escape in value:
+                    plain = self._unquoted(value, is_last=end < 0)
+                    value, problem = (value, UNQUOTED_ESCAPE) if plain is None else (plain, problem)
+                elif QUOTE in value:
+                    bare = True
+                fields.append(value)
+                if end < 0:
+                    break
+                at = end + 1
+                continue
+            quoted = True
+            at += 1
+            pieces = []
+            while True:
+                found = self._within.match(text, at)
+                assert found is not None, "it matches nothing as well"
+                pieces.append(found.group())
+                at = found.end()
+                if at == len(text):
+                    if len(taken) >= self._maximum_lines or characters > self._maximum_characters:
+                        return first_line(UNCLOSED)
+                    following = lines.next()
+                    if following is None:
+                        return first_line(UNCLOSED)
+                    taken.append(following)
+                    characters += len(following)
+                    text, at = following, 0
+                elif text[at] == QUOTE:
+                    break
+                else:
+                    problem = LONE_ESCAPE
+                    at += 1
+            value = "".join(pieces)
+            if self._escape is not None and self._escape in value:
+                value = self._marked.sub(_marked_character, value)
+            elif QUOTE in value:
+                value = value.replace(QUOTE * 2, QUOTE)
+            fields.append(value)
+            at += 1
+            if text.startswith(self._delimiter, at):
+                at += 1
+            elif text[at:] in _LINE_ENDS:
+                break
+            else:
+                return first_line(TEXT_AFTER_QUOTE)
+        if quoted and bare:
+            return first_line(QUOTE_IN_UNQUOTED)
+        if bare and self._other is not None and f"{BACKSLASH}{QUOTE}" in line:
+            problem = AMBIGUOUS
+        return Split(taken, fields, problem)
+
+    def _unquoted(self, value: str, *, is_last: bool) -> str | None:
+        r"""An unquoted field with an escape as it was meant; None if that can't be known.
+
+        Python and pandas write escapes outside quotes too, Spark and DuckDB don't: a field with ``\"`` is by
+        the former, one with an escape before anything else by the latter, and ``\\`` may be by either. At the
+        end of a line an escape may stand before the line break.
+        """
+        assert self._escape is not None
+        if self._all_marked.fullmatch(value):
+            marked = f"{self._escape}{QUOTE}" in value
+            return self._marked.sub(_marked_character, value) if marked else None
+        if QUOTE in value or (is_last and value.endswith(self._escape)):
+            return None
+        return value
+
+
+class QuoteCounter:
+    """Tells whether a quote is open behind a line, of lines in which every quote opens or closes."""
+
+    def __init__(self, source: Source) -> None:
+        self._escape = source.escape if source.escape != QUOTE else None
+        if self._escape is not None:
+            at = re.escape(self._escape)
+            self._escaped = re.compile(rf'{at}["{at}]')
+
+    def toggles(self, line: str) -> bool:
+        """Whether a quote is open behind the line if none was before it, and the other way round."""
+        if self._escape is not None and self._escape in line:
+            line = self._escaped.sub("", line)
+        return line.count(QUOTE) % 2 == 1
+
+
+def _marked_character(found: re.Match[str]) -> str:
+    return found.group(1) or found.group(2)
+
+
+def _has_escapes(line: str) -> bool:
+    return f"{BACKSLASH}{BACKSLASH}" in line or f"{BACKSLASH}{QUOTE}" in line
+
+
+def _without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+class RecordWriter:
+    """Writes records as :class:`Grammar` reads them under the same contract."""
+
+    def __init__(self, source: Source) -> None:
+        self._delimiter = source.delimiter
+        self._escape = source.escape if source.escape != QUOTE else None
+        self._grammar = Grammar.of(source, maximum_lines=1, maximum_characters=1)
+        self._quoted = re.compile(f'["\r\n{re.escape(self._delimiter + (self._escape or ""))}]')
+        self._unclear = source.escape is None
+
+    def line(self, values: list[str]) -> str:
+        """A record with its line break."""
+        quoted = [self._quote(value) if self._quoted.search(value) else value for value in values]
+        if self._unclear and any(map(_has_escapes, quoted)):
+            # What follows a quote at the head of each field tells that the backslashes are no escapes.
+            quoted = [self._quote(value) for value in values]
+        return f"{self._delimiter.join(quoted) if len(values) > 1 or values[0] else QUOTE * 2}\n"
+
+    def unreadable(self, raw: str) -> str:
+        """A record whose fields can't be known as one that nobody can take for a good one."""
+        found = self._grammar.next_record(_OneLine(raw))
+        if found is not None and found.problem not in (None, UNCLOSED) and not _BREAK.search(raw):
+            return f"{raw}\n"
+        return f"{self._quote(raw)}\n"
+
+    def _quote(self, value: str) -> str:
+        if self._escape is not None:
+            value = value.replace(self._escape, self._escape * 2).replace(QUOTE, self._escape + QUOTE)
+        else:
+            value = value.replace(QUOTE, QUOTE * 2)
+        return f"{QUOTE}{value}{QUOTE}"
+
+
+class _OneLine:
+    """A line alone."""
+
+    def __init__(self, line: str) -> None:
+        self._lines = [line]
+
+    def next(self) -> str | None:
+        return self._lines.pop() if self._lines else None
+
+    def put_back(self, lines: list[str]) -> None:
+        self._lines.extend(reversed(lines))
+
+
+class NotAsPlain(Exception):  # noqa: N818 - what it is, not what went wrong
+    """A reader that knows doubled quotes alone would read a block otherwise, or might."""
+
+
+class BlockGuard:
+    """Sees to it that blocks mean the same to a reader that knows doubled quotes alone.
+
+    The blocks are those of one file, in order; each begins and ends between two lines. ``quoted`` is
+    whether any had a quote, ``bare`` whether any had one that neither opens nor closes, and ``open`` whether
+    a quote is open behind the last one.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.quoted = False
+        self.bare = False
+        self.open = False
+        self._escape = source.escape
+        self._escape_byte = (BACKSLASH if source.escape in (None, QUOTE) else source.escape).encode()
+        self._before = _table(source.delimiter, "\n", "\r", QUOTE)
+        self._at_head = _table(source.delimiter, "\n", "\r")
+        self._marked = _table(QUOTE, self._escape_byte.decode())
+        self._outside = _table(QUOTE, self._escape_byte.decode(), "\n", "\r")
+
+    def plain(self, block: bytes) -> bytes:
+        """The block with every quote within quotes doubled, and no escapes.
+
+        Raises:
+            NotAsPlain: the block has, or may have, what only :class:`Grammar` can judge.
+        """
+        if b'"' in block:
+            self.quoted = True
+        elif self._escape in (None, QUOTE) or self._escape_byte not in block:
+            return block
+        codes = np.frombuffer(block, np.uint8)
+        quotes = np.flatnonzero(codes == ord(QUOTE))
+        escapes: NDArray[np.intp] | None = None
+        if self._escape != QUOTE and self._escape_byte in block:
+            escapes = np.flatnonzero(codes == ord(self._escape_byte))
+            # Every second one of a run is what the one before it stands for.
+            starts = np.flatnonzero(np.diff(escapes, prepend=-2) != 1)
+            run = np.arange(len(escapes)) - np.repeat(starts, np.diff(np.append(starts, len(escapes))))
+            escapes = escapes[run % 2 == 0]
+        if self._escape is None and escapes is not None:
+            self._refuse_ambiguous(codes, quotes, escapes)
+        if self._escape in (None, QUOTE) or escapes is None:
+            self._check(codes, quotes, may_be_bare=True)
+            return block
+        return self._doubled(codes, quotes, escapes)
+
+    def _check(self, codes: NDArray[np.uint8], quotes: NDArray[np.intp], *, may_be_bare: bool) -> None:
+        """Keep track of open quotes: each one opens or closes, and has next to it what it needs."""
+        first = int(self.open)
+        opening, closing = quotes[first::2], quotes[1 - first :: 2]
+        # The last byte of a block is a line break: it closes no quote, and what is before the first one too.
+        before = codes[opening - 1]
+        if self._before[before].all() and self._before[codes[closing + 1]].all():
+            self.open = bool((len(quotes) + first) % 2)
+            return
+        # Without a quote at the head of a field, each one is a character like any other.
+        if not may_be_bare or self.open or self._at_head[codes[quotes - 1]].any():
+            raise NotAsPlain
+        self.bare = True
+
+    def _refuse_ambiguous(
+        self, codes: NDArray[np.uint8], quotes: NDArray[np.intp], escapes: NDArray[np.intp]
+    ) -> None:
+        followed = codes[escapes + 1]
+        if (followed == ord(QUOTE)).any():
+            raise NotAsPlain
+        doubled = escapes[followed == ord(self._escape_byte)]
+        within = (np.searchsorted(quotes, doubled) + self.open) % 2 == 1
+        if within.any():
+            raise NotAsPlain
+
+    def _doubled(
+        self, codes: NDArray[np.uint8], quotes: NDArray[np.intp], escapes: NDArray[np.intp]
+    ) -> bytes:
+        marked = np.zeros(len(codes) + 1, dtype=bool)
+        marked[escapes + 1] = True
+        structural = quotes[~marked[quotes]]
+        within = (np.searchsorted(structural, escapes) + self.open) % 2 == 1
+        followed = codes[escapes + 1]
+        if not self._marked[followed[within]].all() or self._outside[followed[~within]].any():
+            raise NotAsPlain
+        self._check(codes, structural, may_be_bare=False)
+        changed = codes.copy()
+        before_quote = within & (followed == ord(QUOTE))
+        changed[escapes[before_quote]] = ord(QUOTE)
+        return np.delete(changed, escapes[within & ~before_quote]).tobytes()
+
+
+def _table(*characters: str) -> NDArray[np.bool_]:
+    """By byte, whether it is one of these characters."""
+    table = np.zeros(256, dtype=bool)
+    for character in characters:
+        if character.isascii():
+            table[ord(character)] = True
+    return table
