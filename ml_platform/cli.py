@@ -11,7 +11,7 @@ import getpass
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -382,6 +382,7 @@ def _in_words(product: Product) -> list[str]:
         f"{product.name}/validation_report, daily: what each day was held against, with the 30 days before.",
         f"{product.name}/model, monthly from {product.first_month:%Y-%m}: {model.estimator.class_} on "
         f"{', '.join(model.features.all)}, learning from {model.training_months} months.",
+        _first_model(product),
         f"{product.name}/predictions, daily: scored with the model that served the day.",
         f"{product.name}/model_performance, daily: {rules.metric} over {rules.window_days} days, at least "
         f"{rules.threshold}; below it the model is trained again, at most every "
@@ -390,6 +391,20 @@ def _in_words(product: Product) -> list[str]:
         f"{' and '.join(_REFERENCES[one] for one in product.drift.against)}.",
         "Jobs, sensors and schedules of it are off until they are switched on in the UI.",
     ]
+
+
+def _first_model(product: Product) -> str:
+    """When there can be a first model, and when it is first known how good it is."""
+    first = product.first_month
+    known = DayRange(product.start, product.last_labelled_day(first))
+    evaluated = first + timedelta(days=product.source.label_delay_days)
+    lines = (
+        f"The first model can exist on {first}, when the labels of {len(known)} days ({known}) can be known, "
+        f"if they have at least {product.model.minimum_rows:,} rows; "
+    )
+    if product.end is not None and evaluated > product.end:
+        return f"{lines}the history ends before a day that it scores can be evaluated."
+    return f"{lines}the first evaluation of a day that it scores is that of {evaluated}."
 
 
 if __name__ == "__main__":

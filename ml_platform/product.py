@@ -112,6 +112,11 @@ UNSUPPORTED_EXPECTATIONS: dict[str, str] = {
 }
 
 
+#: Labelled days before a product's first model, unless its contract names the month: the shortest month
+#: but for the one day that labels take in most products.
+FIRST_LABELLED_DAYS = 27
+
+
 class ContractError(Exception):
     """A contract is wrong; the message names the file, the key path and what is accepted."""
 
@@ -143,6 +148,11 @@ class DayRange:
 def month_of(day: date) -> date:
     """The first day of ``day``'s month, the name of a monthly partition."""
     return day.replace(day=1)
+
+
+def _month_from(day: date) -> date:
+    """The first month that begins on ``day`` or later."""
+    return day if day.day == 1 else add_months(day, 1)
 
 
 def add_months(month: date, count: int) -> date:
@@ -451,6 +461,11 @@ class Promotion(_Section):
     def _consistent(self) -> Self:
         if self.rule == "superior" and self.margin:
             raise ValueError("a margin goes with the rule non_inferior")
+        if self.rule == "non_inferior" and not self.margin:
+            raise ValueError(
+                "non_inferior needs a margin above 0, how much worse a challenger may be; without one it "
+                "would ask for the same as superior"
+            )
         return self
 
 
@@ -717,16 +732,35 @@ class Product(_Section):
                 f"model.first_month: no whole month lies between {self.start} and "
                 f"{self.first_month:%Y-%m}; the first possible is {add_months(self.start, 1):%Y-%m}"
             )
+        if self.last_labelled_day(self.first_month) < self.start:
+            raise ValueError(
+                f"model.first_month: no label is known on {self.first_month}: those of the first day, "
+                f"{self.start}, come {self.source.label_delay_days} days after it; the first possible is "
+                f"{_month_from(self.first_as_of(1)):%Y-%m}"
+            )
+        if self.end is not None and self.first_month > add_months(month_of(self.end), 1):
+            raise ValueError(
+                f"end: the history ends on {self.end}, before a first model can exist, that of "
+                f"{self.first_month:%Y-%m}: labels come {self.source.label_delay_days} days after their rows"
+            )
         return self
 
     # -- what follows from the contract ------------------------------------------------------------
 
     @property
     def first_month(self) -> date:
-        """The first month that gets a model: the contract's, or the first with a whole month before it."""
+        """The first month that gets a model: the contract's, or the first with a whole month before it.
+
+        Where labels come late, of that month the labels must be known, but for a day at most.
+        """
         if self.model.first_month is not None:
             return self.model.first_month
-        return add_months(self.start, 1 if self.start.day == 1 else 2)
+        whole = add_months(self.start, 1 if self.start.day == 1 else 2)
+        return max(whole, _month_from(self.first_as_of(FIRST_LABELLED_DAYS)))
+
+    def first_as_of(self, labelled_days: int) -> date:
+        """The first morning on which the labels of so many days can be known."""
+        return self.start + timedelta(days=labelled_days + self.source.label_delay_days)
 
     def last_labelled_day(self, as_of: date) -> date:
         """The newest event day whose labels are all known on the morning of ``as_of``, if none is late.

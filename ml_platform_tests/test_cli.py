@@ -59,6 +59,39 @@ def test_check_says_in_words_what_graph_a_contract_gives(home: Path) -> None:
     assert "monthly from 2024-02" in output
 
 
+@pytest.mark.parametrize(
+    ("delay", "expected"),
+    [
+        (1, ["on 2024-02-01, when the labels of 30 days (2024-01-01 to 2024-01-30)", "that of 2024-02-02."]),
+        (30, ["on 2024-03-01, when the labels of 30 days (2024-01-01 to 2024-01-30)", "that of 2024-03-31."]),
+        (90, ["on 2024-05-01, when the labels of 31 days (2024-01-01 to 2024-01-31)", "that of 2024-07-30."]),
+    ],
+)
+def test_check_says_from_which_day_on_there_is_a_model_and_an_evaluation(
+    home: Path, delay: int, expected: list[str]
+) -> None:
+    path = home / "contracts" / "shop.yaml"
+    contract = yaml.safe_load(path.read_text())
+    contract["source"]["label_delay_days"] = delay
+    del contract["model"]["first_month"]
+    path.write_text(yaml.safe_dump(contract))
+    code, output = run("check", str(path))
+    assert code == 0, output
+    for part in expected:
+        assert part in " ".join(output.split())
+
+
+def test_check_says_that_a_history_ends_before_an_evaluation(home: Path) -> None:
+    path = home / "contracts" / "shop.yaml"
+    contract = yaml.safe_load(path.read_text()) | {"end": "2024-03-20"}
+    contract["source"]["label_delay_days"] = 30
+    del contract["model"]["first_month"]
+    path.write_text(yaml.safe_dump(contract))
+    code, output = run("check", str(path))
+    assert code == 0, output
+    assert "the history ends before a day that it scores can be evaluated" in " ".join(output.split())
+
+
 def test_check_refuses_a_broken_contract_with_its_key(home: Path) -> None:
     path = home / "contracts" / "shop.yaml"
     path.write_text(path.read_text().replace("order_by", "sort_by"))

@@ -66,6 +66,8 @@ def broken(path: str, value: Any, *, delete: bool = False) -> str:
         ("source.columns.channel.fill_null", "tv", ["'tv' is not among the allowed"]),
         ("name", "My Shop", ["name", "lower-case letters"]),
         ("promotion", {"margin": 0.1}, ["promotion", "non_inferior"]),
+        ("promotion", {"rule": "non_inferior"}, ["promotion", "needs a margin above 0"]),
+        ("promotion", {"rule": "non_inferior", "margin": 0}, ["promotion", "needs a margin above 0"]),
         ("evaluation.metric", "f2", ["evaluation.metric", "'f1'"]),
         ("source.columns.bought.fill_null", 0, ["the label 'bought' can't have fill_null"]),
         ("source.columns._raw", {"type": "string"}, ["'_raw' begins with an underscore"]),
@@ -188,6 +190,53 @@ def test_the_first_model_has_a_whole_month_before_it() -> None:
     product: Product = shop(model__first_month=None)
     assert product.first_month == date(2024, 2, 1)
     assert shop(model__first_month=None, start="2024-01-02").first_month == date(2024, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("delay", "first_month", "labelled"),
+    [
+        (0, date(2024, 2, 1), 31),
+        (1, date(2024, 2, 1), 30),
+        (4, date(2024, 2, 1), 27),
+        (5, date(2024, 3, 1), 55),
+        (7, date(2024, 3, 1), 53),
+        (30, date(2024, 3, 1), 30),
+        (60, date(2024, 4, 1), 31),
+        (90, date(2024, 5, 1), 31),
+        (180, date(2024, 8, 1), 33),
+    ],
+)
+def test_before_the_first_model_the_labels_of_a_month_can_be_known(
+    delay: int, first_month: date, labelled: int
+) -> None:
+    product = shop(model__first_month=None, source__label_delay_days=delay)
+    assert product.first_month == first_month
+    assert len(DayRange(product.start, product.last_labelled_day(first_month))) == labelled
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize(
+    ("start", "first_month"), [("2023-02-01", "2023-03-01"), ("2023-01-31", "2023-03-01")]
+)
+def test_labels_of_a_day_or_none_move_no_first_model(delay: int, start: str, first_month: str) -> None:
+    product = shop(model__first_month=None, start=start, source__label_delay_days=delay)
+    assert str(product.first_month) == first_month
+
+
+def test_a_first_month_on_which_no_label_is_known_is_refused_with_the_first_possible_one() -> None:
+    assert shop(source__label_delay_days=30).last_labelled_day(date(2024, 2, 1)) == date(2024, 1, 1)
+    with pytest.raises(ContractError) as caught:
+        shop(source__label_delay_days=31)
+    assert "model.first_month: no label is known on 2024-02-01" in str(caught.value)
+    assert "come 31 days after it; the first possible is 2024-03" in str(caught.value)
+    assert shop(source__label_delay_days=31, model__first_month="2024-03").first_month == date(2024, 3, 1)
+
+
+def test_a_history_that_ends_before_a_first_model_can_exist_is_refused() -> None:
+    for end in ("2024-03-31", "2024-04-30"):
+        with pytest.raises(ContractError, match=r"end: the history ends on .* that of 2024-06"):
+            shop(source__label_delay_days=120, model__first_month=None, end=end)
+    shop(source__label_delay_days=120, model__first_month=None, end="2024-05-01")
 
 
 def test_days_and_months_count_across_years() -> None:

@@ -1,8 +1,9 @@
 """The monthly drift report: the month's ARDS and predictions against earlier windows.
 
-Compared are the ARDS's columns that are neither keys nor dates, the label where it has come, and the
-predicted probability. The references are the month before, and the days that the model serving at the
-month's end was trained on; of these the probability is what that model gives the entities held out from it.
+Compared are the ARDS's columns that are neither keys nor dates, the label of the days whose labels can be
+known, and the predicted probability. The references are the month before, and the days that the model
+serving at the month's end was trained on; of these the probability is what that model gives the entities
+held out from it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -40,7 +42,7 @@ from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.mlops import drift, drift_report
 from ml_platform.mlops.drift import PREDICTION, Column, Comparison, Summary, Window
 from ml_platform.mlops.drift_report import MonthDrift
-from ml_platform.product import NUMERIC_TYPES, Product, add_months, fingerprint_of
+from ml_platform.product import EVENT_DAY, NUMERIC_TYPES, Product, add_months, fingerprint_of
 from ml_platform.steps import NO_DRIFT
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.tables import column
@@ -80,6 +82,8 @@ class DriftReport(DailyStep):
         self._history = ModelHistory(context.tables, context.product)
         self._known: dict[str, dict[date, DayRecord]] = {}
         self._models: dict[str, ModelRecord] = {}
+        #: Days whose labels don't count yet.
+        self._unlabelled: frozenset[date] = frozenset()
         #: The windows of the month before, and those of the present one, some of which are the same.
         self._earlier: dict[tuple[date, ...], Window] = {}
         self._windows: dict[tuple[date, ...], Window] = {}
@@ -92,6 +96,7 @@ class DriftReport(DailyStep):
         }
         self._models = self._history.by_fingerprint()
         self._earlier, self._windows = {}, {}
+        self._unlabelled = self._days_without_labels()
         found = {}
         for month in days:
             plan = self._plan(month)
@@ -105,7 +110,12 @@ class DriftReport(DailyStep):
                 for day in (*_days_of(month), *plan.before, *plan.training)
                 if (record := self._known[asset].get(day)) is not None
             ]
-            inputs = fingerprint_of([content, plan.model.fingerprint if plan.model else None])
+            made_from = [content, plan.model.fingerprint if plan.model else None]
+            if unlabelled := sorted(
+                self._unlabelled.intersection((*plan.days, *plan.before, *plan.training))
+            ):
+                made_from.append(unlabelled)
+            inputs = fingerprint_of(made_from)
             found[month] = Inputs(inputs)
             if not plan.days:
                 found[month] = Inputs(inputs, "held_back", "no day of the month can be used")
@@ -126,6 +136,22 @@ class DriftReport(DailyStep):
     def _usable(self, days: Sequence[date]) -> list[date]:
         known = self._known[ARDS]
         return [day for day in days if day in known and known[day].usable and known[day].counts.get("rows")]
+
+    def _days_without_labels(self) -> frozenset[date]:
+        """The days whose labels can't be known yet, by the newest day that is there, and haven't come.
+
+        Some of theirs may have: those that come early aren't like the others, and would look like drift.
+        """
+        product = self.context.product
+        minimum = product.validation.minimum_labelled_share
+        there = {day: one for day, one in self._known[ARDS].items() if one.counts.get("rows")}
+        known_to = product.last_labelled_day(max(there, default=product.start) + timedelta(days=1))
+        return frozenset(
+            day
+            for day, record in there.items()
+            if day > known_to
+            and (not minimum or record.counts.get("labelled", 0) < minimum * record.counts["rows"])
+        )
 
     # -- measuring -----------------------------------------------------------------------------------
 
@@ -198,13 +224,22 @@ class DriftReport(DailyStep):
         columns = [one for one in measured_columns(self.context.product) if one.role != "prediction"]
         names = [one.name for one in columns]
         share = self._share(ARDS, days)
-        held = self._held(ARDS, days, names, with_entity=share < _STEPS)
+        label = self.context.product.label
+        early = sorted(self._unlabelled.intersection(days))
+        read = [*names, EVENT_DAY] if early else names
+        held = self._held(ARDS, days, read, with_entity=share < _STEPS)
         if held is not None:
+            if early:
+                unknown = pc.is_in(held[EVENT_DAY], pa.array(early, pa.date32()))
+                labels = pc.if_else(unknown, pa.scalar(None, held[label].type), held[label])
+                held = held.set_column(held.column_names.index(label), label, labels)
             frame = held.select(names).to_pandas()
             sample = frame if share == _STEPS else self._drawn(held, share).select(names).to_pandas()
             summaries = {one.name: _summary_of(frame[one.name], one) for one in columns}
         else:
             rows = self._opened(ARDS, days)
+            if early:
+                rows = rows.withColumn(label, F.when(~F.col(EVENT_DAY).isin(early), column(label)))
             sample = self._drawn_by_spark(rows, share, names)
             facts = rows.agg(F.count(F.lit(1)).alias("rows"), *_aggregates(columns)).collect()[0].asDict()
             summaries = {one.name: _summary(one, facts) for one in columns}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml_platform.engine.context import StepContext, days_between, left_out
+from ml_platform.engine.context import StepContext, left_out
 from ml_platform.engine.daily import ATTEMPTS
 from ml_platform.engine.step import Check, DayResult, PermanentError, StepResult, result_of
 from ml_platform.machine_learning import asof, promotion, registry, training
@@ -48,16 +48,34 @@ class Plan:
 
 
 def training_days(product: Product, as_of: date, kind: Kind) -> DayRange:
-    """The event days a model as of a date may learn from: whole months, or a retrain's recent past."""
-    last = as_of - timedelta(days=1)
-    if kind == "monthly":
-        first = add_months(month_of(as_of), -product.model.training_months)
-    elif product.retrain.training_days is not None:
-        first = as_of - timedelta(days=product.retrain.training_days)
+    """The event days a model as of a date may learn from: the months, or a retrain's recent past.
+
+    They end with the last day whose labels can be known, and have their full length before it. Days after
+    it don't count, although some of their labels may have come: those that come early aren't like the others.
+
+    Raises:
+        PermanentError: no label can be known by then.
+    """
+    last = product.last_labelled_day(as_of)
+    if last < product.start:
+        raise PermanentError(
+            f"as of {as_of} no label is known: those of the first day, {product.start}, come "
+            f"{product.source.label_delay_days} days after it; the first possible as-of is "
+            f"{product.first_as_of(1)}"
+        )
+    if kind == "retrain" and product.retrain.training_days is not None:
+        first = last - timedelta(days=product.retrain.training_days - 1)
     else:
-        months = pd.DateOffset(months=product.retrain.training_months)
-        first = (pd.Timestamp(as_of) - months).date()
+        rules = product.model if kind == "monthly" else product.retrain
+        months = pd.DateOffset(months=rules.training_months)
+        first = (pd.Timestamp(last + timedelta(days=1)) - months).date()
     return DayRange(max(first, product.start), last)
+
+
+def holdout_days(product: Product, as_of: date) -> DayRange:
+    """The event days on which a challenger as of a date is compared with the champion before it."""
+    last = product.last_labelled_day(as_of)
+    return DayRange(last - timedelta(days=product.model.holdout_days - 1), last)
 
 
 def plan(context: StepContext) -> list[Plan]:
@@ -216,7 +234,7 @@ class _ModelStep:
         context, product = self.context, self.product
         frame = slice_.collect()
         trained = training.train(product, frame)
-        known = context.ledger.latest("mrds", set(self._holdout_days(plan.as_of)), details=False)
+        known = context.ledger.latest("mrds", set(holdout_days(self.product, plan.as_of)), details=False)
         holdout = self._holdout(plan.as_of, known)
         return self.registry.log(
             product,
@@ -242,7 +260,7 @@ class _ModelStep:
         )
 
     def _holdout(self, as_of: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
-        """The labelled rows of the held-out entities, of the last days before the as-of date.
+        """The labelled rows of the held-out entities, of the last labelled days before the as-of date.
 
         At most ``evaluation.maximum_rows``. What was asked for last is kept.
 
@@ -250,7 +268,7 @@ class _ModelStep:
             known: what the ledger says of the MRDS.
         """
         context, product = self.context, self.product
-        days = self._holdout_days(as_of)
+        days = holdout_days(product, as_of)
         key = fingerprint_of([as_of, _content(days, known)])
         if self._held_out is not None and self._held_out[0] == key:
             return self._held_out[1]
@@ -266,17 +284,13 @@ class _ModelStep:
         self._held_out = (key, frame)
         return frame
 
-    def _holdout_days(self, as_of: date) -> list[date]:
-        days = self.product.model.holdout_days
-        return days_between(as_of - timedelta(days=days), as_of - timedelta(days=1))
-
     def decide(self) -> list[Decision]:
         """Fold all models into decisions, and point MLflow's alias at the champion."""
         labels = self.context.ledger.latest("mrds", details=False)
         contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days")
 
         def key_of(challenger: ModelRecord, before: ModelRecord | None) -> str:
-            content = _content(self._holdout_days(challenger.as_of), labels)
+            content = _content(holdout_days(self.product, challenger.as_of), labels)
             pair = [challenger.fingerprint, before.fingerprint if before else None]
             return fingerprint_of([challenger.as_of, pair, content, contract])
 

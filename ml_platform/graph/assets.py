@@ -250,9 +250,9 @@ def _model(product: Product) -> dg.AssetsDefinition:
         group_name=LEARNING,
         description=(
             "One scikit-learn pipeline a month, registered in MLflow: trained as of the month's first day "
-            f"on the {product.model.training_months} whole months before, or, as a retrain, as of a later "
-            "day on the recent past. It is promoted if it beats the champion on entities that neither has "
-            "learned from."
+            f"on {product.model.training_months} months, or, as a retrain, as of a later day on the recent "
+            "past; both end with the last day whose labels can be known by then. It is promoted if it beats "
+            "the champion on entities that neither has learned from."
         ),
         partitions_def=months,
         backfill_policy=partitions.SINGLE_RUN,

@@ -309,7 +309,7 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
         return False, f"the model of {month:%Y-%m} has been trained"
     if done is not None:
         return False, f"the model of {month:%Y-%m} was {done.outcome}: {done.reason}"
-    last = month - timedelta(days=1 + product.source.label_delay_days)
+    last = product.last_labelled_day(month)
     first = max(month_of(last), product.start)
     days = product.due_days(first + timedelta(days=n) for n in range((last - first).days + 1))
     known = ledger.latest("mrds", set(days))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date, timedelta
 
 import dagster as dg
@@ -49,9 +50,14 @@ def this_and_the_month_before() -> dg.TimeWindowPartitionMapping:
 
 
 def months_before(product: Product) -> dg.TimeWindowPartitionMapping:
-    """From a month to the days of the whole months a model learns from."""
+    """From a month to the days that a model learns from and is compared on, in whole months.
+
+    They end as many days before the month as labels take to come.
+    """
+    rules, shortest = product.model, 28
+    length = max(rules.training_months, math.ceil(rules.holdout_days / shortest))
     return dg.TimeWindowPartitionMapping(
-        start_offset=-product.model.training_months,
+        start_offset=-length - math.ceil(product.source.label_delay_days / shortest),
         end_offset=-1,
         allow_nonexistent_upstream_partitions=True,
     )

@@ -1,7 +1,7 @@
 """How good the predictions of the last labelled days were, for every day of a range at once.
 
-``model_performance[d]`` looks at the ``window_days`` event days that end at *d* - ``label_delay_days``,
-with the labels known on the morning after *d*. Rows without a label by then are never negatives; they
+``model_performance[d]`` looks at the ``window_days`` event days that end with the last one whose labels can
+be known on the morning after *d*. Rows without a label by then are never negatives; they
 are left out and counted.
 """
 
@@ -76,7 +76,7 @@ _PLAIN = TypeAdapter(Evaluation)
 
 def window(product: Product, day: date) -> DayRange:
     """The event days that ``model_performance`` of a day looks at."""
-    last = day - timedelta(days=product.source.label_delay_days)
+    last = product.last_labelled_day(day + timedelta(days=1))
     return DayRange(last - timedelta(days=product.evaluation.window_days - 1), last)
 
 

@@ -165,3 +165,41 @@ def test_a_month_of_which_nothing_is_there_is_missing(history: Platform) -> None
     (april,) = history.run("drift_report", D("2024-04-01")).days
     assert (april.outcome, april.reason) == ("missing", "nothing of the month has been materialized")
     assert april.failure is not None
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_labels_that_come_early_are_no_drift_and_count_when_all_can_be_known(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    if not held:
+        monkeypatch.setattr(drift_step, "_VALUES_HELD", 0)
+    product = shop(source__label_delay_days=20, drift={"minimum_rows": 500, "against": ["month_before"]})
+    platform = Platform(settings_in(tmp_path), spark, product)
+    january, february = (DELIVERED[month] for month in ("2024-01", "2024-02"))
+    for day in (*january, *february):
+        frame = visits(day)
+        labels = frame[["visit", "day", "bought"]]
+        if day in february:
+            labels = labels[labels["bought"] == 1].iloc[::2]
+        platform.deliver(
+            day, f"{day + timedelta(days=1)}_visits.csv", frame.drop(columns="bought").to_csv(index=False)
+        )
+        platform.deliver(day, f"{day + timedelta(days=2)}_labels.csv", labels.to_csv(index=False))
+    platform.run("ards", [*january, *february])
+    platform.run("drift_report", MONTHS[1])
+    early = column(report(platform, "2024-02"), 0, "bought")
+    assert (early["verdict"], early["score"]) == ("insufficient", None)
+
+    # The first day that is there when the last label of February can be known, and its other labels.
+    newest = D("2024-03-20")
+    platform.deliver(
+        newest, "2024-03-21_visits.csv", visits(newest).drop(columns="bought").to_csv(index=False)
+    )
+    for day in february:
+        labels = visits(day)[["visit", "day", "bought"]].to_csv(index=False)
+        platform.deliver(day, f"{day + timedelta(days=21)}_labels.csv", labels)
+    platform.run("ards", [*february, newest])
+    platform.run("drift_report", MONTHS[1])
+    known = column(report(platform, "2024-02"), 0, "bought")
+    assert known["verdict"] == "stable"
+    assert known["score"] is not None

@@ -740,7 +740,7 @@ def test_overdue_labels_are_waited_for_until_the_fifth(graph: Graph) -> None:
 def test_labels_that_take_longer_than_a_month_are_waited_for_by_their_own_month(
     graph_of: Callable[..., Graph],
 ) -> None:
-    graph = graph_of(product=shop(source__label_delay_days=45))
+    graph = graph_of(product=shop(source__label_delay_days=45, model__first_month="2024-03"))
     # 46 days before 1 April is 15 February.
     labelled(graph, days("2024-02-01", "2024-02-14"))
     found = schedule_tick(graph, "2024-04-01")

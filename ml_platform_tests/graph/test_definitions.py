@@ -20,6 +20,7 @@ import yaml
 
 import ml_platform
 from ml_platform.build import build_definitions
+from ml_platform.engine.model_step import holdout_days, training_days
 from ml_platform.graph import partitions
 from ml_platform.graph.assets import DAILY_ASSETS
 from ml_platform.product import Product, add_months, load_products
@@ -247,13 +248,40 @@ def keys(first: str, last: str) -> list[str]:
     [(1, "2024-03-01"), (2, "2024-02-01"), (24, "2024-01-01")],  # before the start there is nothing
 )
 def test_a_model_reads_the_whole_months_before_its_own(months: int, first: str) -> None:
-    product = shop(model__training_months=months)
+    product = shop(model__training_months=months, source__label_delay_days=0)
     assert upstream(product, "model", "2024-04-01", "mrds") == keys(first, "2024-03-31")
 
 
-def test_a_model_reads_24_whole_months_of_a_long_history() -> None:
-    product = shop(start="2020-01-01", model__training_months=24, model__first_month="2020-02")
-    assert upstream(product, "model", "2024-04-01", "mrds") == keys("2022-04-01", "2024-03-31")
+@pytest.mark.parametrize(
+    ("delay", "first"),
+    [(0, "2022-04-01"), (1, "2022-03-01"), (28, "2022-03-01"), (30, "2022-02-01"), (90, "2021-12-01")],
+)
+def test_a_model_reads_as_many_months_further_as_labels_take(delay: int, first: str) -> None:
+    product = shop(
+        start="2020-01-01",
+        model__training_months=24,
+        model__first_month="2020-07",
+        source__label_delay_days=delay,
+    )
+    assert upstream(product, "model", "2024-04-01", "mrds") == keys(first, "2024-03-31")
+
+
+@pytest.mark.parametrize("delay", [0, 1, 7, 27, 28, 30, 31, 59, 60, 90, 180, 365])
+@pytest.mark.parametrize(("months", "holdout"), [(1, 7), (1, 90), (3, 31), (24, 31)])
+def test_a_model_never_looks_beyond_the_months_that_are_drawn(delay: int, months: int, holdout: int) -> None:
+    product = shop(
+        start="2015-01-01",
+        model__training_months=months,
+        model__holdout_days=holdout,
+        model__first_month="2016-06",
+        source__label_delay_days=delay,
+    )
+    mapping = partitions.months_before(product)
+    for as_of in (date(2023, month, 1) for month in range(1, 13)):
+        first = add_months(as_of, mapping.start_offset)
+        read = [training_days(product, as_of, "monthly"), holdout_days(product, as_of)]
+        assert first <= min(window.first for window in read)
+        assert max(window.last for window in read) == as_of - timedelta(days=1 + delay)
 
 
 def test_predictions_read_their_day_and_their_months_model() -> None:
