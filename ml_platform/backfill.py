@@ -122,13 +122,12 @@ class Backfill:
             self._stage((DRIFT_REPORT,), list(_whole_months_of(days)))
 
     def _retrain_due(self, days: DayRange) -> Any:
-        from ml_platform.machine_learning import performance, retraining
-        from ml_platform.storage.ledger import Ledger
+        from ml_platform.machine_learning import models, performance, retraining
         from ml_platform.storage.tables import Tables
 
         tables = Tables.of(self.settings)
         rows = performance.evaluations(tables, self.product)
-        attempts = [retraining.Attempt(as_of) for as_of in Ledger(tables, self.product.name).latest(MODEL)]
+        attempts = models.attempts(tables, self.product)
         inside = [performance.performance_row(row) for day, row in rows.items() if day in days]
         return retraining.first_retrain(self.product, inside, attempts)
 

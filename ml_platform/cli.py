@@ -214,6 +214,7 @@ def summary(name: ProductName) -> None:
             table.add_row(*(facts if first else [""] * 4), *told, value if first else "")
             first = False
     print_wide(table)
+    _say_waiting(product, settings)
     console.print(f"Tables     {settings.tables_root}/{name}", highlight=False, soft_wrap=True)
     console.print(f"Registry   {settings.tracking_uri}", highlight=False, soft_wrap=True)
     reports = ", ".join(settings.report_targets) or settings.reports_path
@@ -250,6 +251,7 @@ def history(name: ProductName) -> None:
             escape(f"{verdict}: {model.reason}"),
         )
     print_wide(table)
+    _say_waiting(product, settings)
 
 
 @app.command()
@@ -386,11 +388,19 @@ def _in_words(product: Product) -> list[str]:
         f"{product.name}/predictions, daily: scored with the model that served the day.",
         f"{product.name}/model_performance, daily: {rules.metric} over {rules.window_days} days, at least "
         f"{rules.threshold}; below it the model is trained again, at most every "
-        f"{product.retrain.cooldown_days} days.",
+        f"{product.retrain.cooldown_days} days; after {product.retrain.back_off_after} retrains that lost "
+        "in a row each further one waits twice as long as the one before.",
         f"{product.name}/drift_report, monthly: each month against "
         f"{' and '.join(_REFERENCES[one] for one in product.drift.against)}.",
         "Jobs, sensors and schedules of it are off until they are switched on in the UI.",
     ]
+
+
+def _say_waiting(product: Product, settings: Settings) -> None:
+    from ml_platform import overview
+
+    if why := overview.waiting(product, settings):
+        console.print(f"[yellow]{escape(why)}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def _first_model(product: Product) -> str:

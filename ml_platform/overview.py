@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from ml_platform.machine_learning import performance
-from ml_platform.machine_learning.models import ModelHistory
-from ml_platform.product import Product, add_months, month_of
+from ml_platform.machine_learning import performance, retraining
+from ml_platform.machine_learning.models import ModelHistory, attempts
+from ml_platform.product import Product, month_of
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
@@ -71,7 +71,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
     history = ModelHistory(tables, product)
     decisions = {decision.as_of: decision for decision in history.decisions()}
     promoted = [decision.as_of for decision in decisions.values() if decision.promoted]
-    rollbacks = {row["fingerprint"]: row for row in history.rollbacks()}
+    rollbacks = {row["as_of"]: row for row in history.rollbacks()}
     evaluations = performance.evaluations(tables, product)
     lines = []
     for model in history.models():
@@ -91,7 +91,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
                 )
         reason = decision.reason
         if decision.taken_back:
-            rollback = rollbacks[model.fingerprint]
+            rollback = rollbacks[model.as_of]
             reason = f"taken back by {rollback['by']}: {rollback['reason']}"
         lines.append(
             ModelLine(
@@ -117,6 +117,18 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
     return lines
 
 
+def waiting(product: Product, settings: Settings) -> str | None:
+    """Why and until when retrains wait longer than the contract's cooldown; None if they don't."""
+    found = retraining.back_off(product, attempts(Tables.of(settings), product))
+    if found.lost < product.retrain.back_off_after:
+        return None
+    return (
+        f"{found.lost} retrains in a row have lost, the last as of {found.latest}: a failed evaluation "
+        f"trains again as of {found.until} at the earliest. Can {product.evaluation.metric} reach "
+        f"evaluation.threshold {product.evaluation.threshold:g}?"
+    )
+
+
 def months(product: Product, settings: Settings) -> list[MonthLine]:
     """Every month that has a delivered day, ascending."""
     tables = Tables.of(settings)
@@ -128,9 +140,8 @@ def months(product: Product, settings: Settings) -> list[MonthLine]:
     lines = []
     for month in sorted({month_of(day) for day in ards}):
         records = [record for day, record in ards.items() if month_of(day) == month]
-        # The window that ends with the month is evaluated when the month's last label has come.
-        last = add_months(month, 1) - timedelta(days=1 - product.source.label_delay_days)
-        evaluated = [day for day in evaluations if month < day <= last]
+        # The newest window that ends in the month; the whole month's when its last label has come.
+        evaluated = [day for day in evaluations if month_of(performance.window(product, day).last) == month]
         lines.append(
             MonthLine(
                 month=month,

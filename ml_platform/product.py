@@ -486,6 +486,9 @@ class Retrain(_Section):
     """How often a failed evaluation may train again, and on how much of the past."""
 
     cooldown_days: Days = Field(default=7, ge=0)
+    back_off_after: int = Field(
+        default=3, ge=1, description="retrains lost in a row, from which on each doubles the cooldown"
+    )
     training_months: Months = Field(default=3, ge=1)
     training_days: Days | None = Field(
         default=None, ge=1, description="instead of training_months, when even they are too long"

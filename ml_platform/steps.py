@@ -28,7 +28,7 @@ CODE_VERSIONS: Mapping[StepName, str] = {
     "online_features": "1",
     "model": "1",
     "predictions": "1",
-    "model_performance": "1",
+    "model_performance": "2",
     "validation_report": "1",
     "drift_report": "2",
 }

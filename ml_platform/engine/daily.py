@@ -49,6 +49,9 @@ class DailyStep(ABC):
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         """Do these days, each table in one commit."""
 
+    def discard(self, days: Sequence[date]) -> None:  # noqa: B027
+        """Remove what stands of days that have an outcome instead; most steps keep it, and hold it back."""
+
     def outdated_verdicts(self, records: Mapping[date, DayRecord]) -> list[date]:
         """The days whose content stands, and whose verdict must be given again. Needs no Spark."""
         return []
@@ -161,6 +164,8 @@ def _do(step: DailyStep, days: Sequence[date], *, force: bool) -> int:
                 context.log(f"{step.asset}: {error}; these days are done again")
                 continue
             found = {day: Written(one.outcome, one.reason) for day, one in plan.todo.items() if one.outcome}
+            if found:
+                step.discard(sorted(found))
             records = [
                 _record(step, day, plan.todo[day].fingerprint, one)
                 for day, one in {**found, **written}.items()

@@ -6,13 +6,13 @@ Each says what a day is made from, has its service do the work, and words the re
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from typing import Any
 
 from ml_platform.data_engineering import online_features
-from ml_platform.engine.context import StepContext, days_between, left_out
+from ml_platform.engine.context import StepContext, days_between
 from ml_platform.engine.daily import DailyStep, content_of, from_same_day
 from ml_platform.engine.data_steps import FEATURES_FINGERPRINT, Ards, Mrds
 from ml_platform.engine.drift_step import DriftReport
@@ -181,6 +181,12 @@ def _serving_model(registry: Registry, context: StepContext, model: ModelRecord)
     )
 
 
+#: Of an evaluation, what is no figure that the UI could plot, or goes there under another name.
+_NO_FIGURES = frozenset(
+    ("event_day", "metric", "value", "models", "sampled", "champion_as_of", "champion_fingerprint")
+)
+
+
 class Performance(DailyStep):
     """Predictions and labels of a window, to metrics."""
 
@@ -189,51 +195,49 @@ class Performance(DailyStep):
 
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
+        self._history = ModelHistory(context.tables, context.product)
         self._predictions: dict[date, DayRecord] = {}
-        self._champions: dict[date, date | None] = {}
+        self._labels: dict[date, DayRecord] = {}
+        self._plans: dict[date, performance.Evaluated] = {}
+        self._champions: dict[date, evaluation.Champion | None] = {}
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
-        context = self.context
+        context, product = self.context, self.context.product
         if not days:
             return {}
-        windows = {day: evaluation.window(context.product, day) for day in days}
-        needed = set(
-            days_between(min(w.first for w in windows.values()), max(w.last for w in windows.values()))
-        )
+        windows = [performance.window(product, day) for day in days]
+        needed = set(days_between(min(w.first for w in windows), max(w.last for w in windows)))
         self._predictions = context.ledger.latest("predictions", needed)
-        labels = context.ledger.latest("mrds", needed, details=False)
-        decisions = ModelHistory(context.tables, context.product).decisions()
+        self._labels = context.ledger.latest("mrds", needed, details=False)
+        decisions = self._history.decisions()
         found = {}
-        for day, window in windows.items():
+        for day in days:
             champion = serving(decisions, day)
-            self._champions[day] = champion.as_of if champion else None
-            inside = [record for one, record in self._predictions.items() if one in window]
-            made_from = [
-                (
-                    one.day,
-                    one.outcome,
-                    one.fingerprint,
-                    labels[one.day].fingerprint if one.day in labels else None,
-                )
-                for one in inside
-            ]
-            inputs = fingerprint_of([made_from, self._champions[day]])
-            if any(record.outcome == "written" for record in inside):
-                found[day] = Inputs(inputs)
-            elif {record.outcome for record in inside} <= {"no_model", "not_due"} or any(
-                record.outcome == "no_model" for record in inside
-            ):
-                found[day] = Inputs(inputs, "no_model", f"nothing was predicted from {window}")
+            plan = performance.evaluated(
+                product, day, self._predictions, self._labels, champion.fingerprint if champion else None
+            )
+            self._plans[day] = plan
+            self._champions[day] = (
+                evaluation.Champion(champion.as_of, champion.fingerprint) if champion else None
+            )
+            if plan.scored:
+                found[day] = Inputs(plan.inputs)
+            elif plan.unscored:
+                found[day] = Inputs(plan.inputs, "no_model", f"nothing was predicted from {plan.window}")
             else:
-                found[day] = Inputs(inputs, "held_back", f"no usable predictions from {window}")
+                reason = f"no usable predictions from {plan.window}"
+                found[day] = Inputs(plan.inputs, "held_back", reason)
         return found
 
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         context = self.context
-        scored = {d: r.counts["rows"] for d, r in self._predictions.items() if r.outcome == "written"}
+        scored = {
+            day: self._predictions[day].counts["rows"] for one in days for day in self._plans[one].scored
+        }
         found = evaluation.evaluate(
             context.spark, context.product, context.tables, days, scored, self._champions
         )
+        found |= self._judged_on_unseen(found)
         rows, results = [], {}
         for day in days:
             one = found[day]
@@ -242,15 +246,45 @@ class Performance(DailyStep):
             values["fingerprint"] = fingerprint_of(values)
             rows.append(values)
             results[day] = self._written(one, verdict, values["fingerprint"])
-        performance.table(context.tables, context.product).replace(
-            f"event_day IN ({', '.join(repr(str(day)) for day in days)})", rows
-        )
+        performance.replace(context.tables, context.product, days, rows)
         return results
+
+    def discard(self, days: Sequence[date]) -> None:
+        performance.replace(self.context.tables, self.context.product, days, [])
+
+    def _judged_on_unseen(
+        self, found: Mapping[date, evaluation.Evaluation]
+    ) -> dict[date, evaluation.Evaluation]:
+        """The evaluations whose champions have scored too little, with what they make of unseen rows."""
+        context, product = self.context, self.context.product
+        thin: dict[str, list[evaluation.Evaluation]] = {}
+        for one in found.values():
+            if one.champion_fingerprint and evaluation.needs_unseen_rows(product, one):
+                thin.setdefault(one.champion_fingerprint, []).append(one)
+        if not thin:
+            return {}
+        records, registry = self._history.by_fingerprint(), Registry.of(context.settings)
+        labelled = {
+            day: self._labels[day].counts.get("rows", 0) for one in found for day in self._plans[one].labelled
+        }
+        judged: dict[date, evaluation.Evaluation] = {}
+        for fingerprint, evaluations in thin.items():
+            record = records[fingerprint]
+            judged |= evaluation.judge_on_unseen(
+                lambda: context.spark,
+                product,
+                context.tables,
+                registry.load(product, record.version).pipeline,
+                record,
+                evaluations,
+                labelled,
+            )
+        return judged
 
     def _written(self, one: evaluation.Evaluation, verdict: evaluation.Verdict, fingerprint: str) -> Written:
         product = self.context.product
-        window = evaluation.window(product, one.event_day)
-        inside = {day: record for day, record in self._predictions.items() if day in window}
+        plan = self._plans[one.event_day]
+        window = plan.window
         rules = product.evaluation
         value = "undefined" if one.value is None else f"{one.value:.4f}"
         match verdict:
@@ -265,8 +299,7 @@ class Performance(DailyStep):
         metadata: dict[str, Any] = {
             name: value
             for name, value in asdict(one).items()
-            if name not in ("event_day", "metric", "value", "models", "sampled", "champion_as_of")
-            and value is not None
+            if name not in _NO_FIGURES and value is not None
         }
         if one.value is not None:
             metadata[one.metric] = one.value
@@ -276,9 +309,8 @@ class Performance(DailyStep):
             "champion_as_of": str(one.champion_as_of),
             "verdict": verdict,
         }
-        missing = left_out(inside)
-        if missing:
-            metadata["left_out"] = ", ".join(missing)
+        if plan.left_out:
+            metadata["left_out"] = ", ".join(plan.left_out)
         check = Check(
             name=PERFORMANCE_ABOVE_THRESHOLD,
             passed=verdict == "passed",

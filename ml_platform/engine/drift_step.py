@@ -110,7 +110,7 @@ class DriftReport(DailyStep):
                 for day in (*_days_of(month), *plan.before, *plan.training)
                 if (record := self._known[asset].get(day)) is not None
             ]
-            made_from = [content, plan.model.fingerprint if plan.model else None]
+            made_from: list[Any] = [content, plan.model.fingerprint if plan.model else None]
             if unlabelled := sorted(
                 self._unlabelled.intersection((*plan.days, *plan.before, *plan.training))
             ):

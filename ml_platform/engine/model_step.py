@@ -82,7 +82,7 @@ def plan(context: StepContext) -> list[Plan]:
     """The models the request asks for, ascending. Needs no Spark.
 
     Raises:
-        PermanentError: an as-of date for more than one month, or outside its month.
+        PermanentError: an as-of date for more than one month, outside its month, or in the future.
     """
     request, product = context.request, context.product
     months = sorted(month_of(day) for day in request.days)
@@ -97,8 +97,25 @@ def plan(context: StepContext) -> list[Plan]:
                 f"as-of {request.as_of} doesn't lie in the month {months[0]:%Y-%m}; "
                 f"accepted is {months[0]} to {add_months(months[0], 1) - timedelta(days=1)}"
             )
+        _require_landed(context, request.as_of)
     known = context.ledger.latest("mrds", details=False)
     return [_plan(product, month, request.as_of or month, known) for month in months]
+
+
+def _require_landed(context: StepContext, as_of: date) -> None:
+    """Refuse an as-of date that lies after the morning after the newest landed day.
+
+    A model of the future would know no more than one of that morning, and all retrains would wait for it.
+    """
+    records = context.ledger.latest("ards", details=False)
+    newest = max((day for day, record in records.items() if record.outcome != "missing"), default=None)
+    if newest is None:
+        raise PermanentError(f"as-of {as_of} lies in the future: no day has been delivered yet")
+    if as_of > newest + timedelta(days=1):
+        raise PermanentError(
+            f"as-of {as_of} lies in the future: the newest day that has been delivered and materialized is "
+            f"{newest}; the latest as-of is {newest + timedelta(days=1)}"
+        )
 
 
 def _plan(product: Product, month: date, as_of: date, known: Mapping[date, DayRecord]) -> Plan:

@@ -200,13 +200,12 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
         ),
     )
     def retrain_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        from ml_platform.machine_learning import performance, retraining
+        from ml_platform.machine_learning import models, performance, retraining
 
         tables = Tables.of(settings)
         newest = deliveries.landed_days(product, settings)[-retraining.NEWEST_DAYS :]
         evaluations = performance.evaluations(tables, product)
-        # The ledger has the trainings that were refused as well, which are attempts too.
-        attempts = [retraining.Attempt(as_of) for as_of in Ledger(tables, product.name).latest(MODEL)]
+        attempts = models.attempts(tables, product)
         memory = _Asked(context)
         busy = training_in_progress(context.instance, product)
         reasons = []

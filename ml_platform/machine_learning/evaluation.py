@@ -7,30 +7,36 @@ are left out and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import TypeAdapter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.machine_learning import metrics
+from ml_platform.machine_learning import metrics, training
 from ml_platform.machine_learning.asof import (
     CLUSTER,
     CLUSTERS,
+    HELD_OUT,
     can_hash_in_memory,
     cluster,
     entity_hash,
     entity_hashes_of,
+    is_held_out,
+    is_held_out_of,
 )
-from ml_platform.machine_learning.scoring import PREDICTIONS
+from ml_platform.machine_learning.performance import window
+from ml_platform.machine_learning.retraining import JudgedOn
+from ml_platform.machine_learning.scoring import PREDICTIONS, PROBABILITY_DECIMALS
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, DayRange, Product
 from ml_platform.storage.tables import Tables, column
 from ml_platform.tasks import in_tasks
@@ -38,14 +44,30 @@ from ml_platform.tasks import in_tasks
 #: Days evaluated by one task; each task reads its days' windows once.
 _DAYS_A_TASK = 16
 _DECIMALS = 9
-_SCORED = ("probability", "decision", "model_as_of")
+_SAMPLE_STEPS = 1_000_000
+#: Days that labels may take so that a new model's own rows are enough to judge it before the next month's.
+#: Beyond it a champion is judged on rows that it has never learned from, until it has scored enough.
+SOON_ENOUGH = 7
+_SCORED = ("probability", "decision", "model_as_of", "model_fingerprint")
 
 Verdict = Literal["passed", "failed", "insufficient"]
+Champions = Mapping[date, "Champion | None"]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model that serves a day."""
+
+    as_of: date
+    fingerprint: str
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The performance over one window; ``champion_*`` counts only what the current champion scored."""
+    """The performance over one window; ``champion_*`` counts only what the day's champion is judged on.
+
+    That is what it has scored itself, unless ``champion_judged_on`` says otherwise.
+    """
 
     event_day: date
     metric: str
@@ -66,6 +88,8 @@ class Evaluation:
     sampled: bool = False
     models: tuple[str, ...] = ()
     champion_as_of: date | None = None
+    champion_fingerprint: str | None = None
+    champion_judged_on: JudgedOn = "scored"
     champion_rows: int = 0
     champion_positives: int = 0
     champion_value: float | None = None
@@ -74,18 +98,11 @@ class Evaluation:
 _PLAIN = TypeAdapter(Evaluation)
 
 
-def window(product: Product, day: date) -> DayRange:
-    """The event days that ``model_performance`` of a day looks at."""
-    last = product.last_labelled_day(day + timedelta(days=1))
-    return DayRange(last - timedelta(days=product.evaluation.window_days - 1), last)
-
-
 def verdict(product: Product, value: float | None, rows: int, positives: int) -> Verdict:
     """Whether a metric over so many labelled rows is good enough, or too thin to say."""
-    rules = product.evaluation
-    if value is None or rows < rules.minimum_rows or positives < rules.minimum_positives:
+    if value is None or not has_evidence(product, rows, positives):
         return "insufficient"
-    return "passed" if value >= rules.threshold else "failed"
+    return "passed" if value >= product.evaluation.threshold else "failed"
 
 
 def evaluate(
@@ -94,7 +111,7 @@ def evaluate(
     tables: Tables,
     days: Sequence[date],
     scored: Mapping[date, int],
-    champions: Mapping[date, date | None],
+    champions: Champions,
 ) -> dict[date, Evaluation]:
     """Evaluate each of ``days``, in one Spark job.
 
@@ -102,11 +119,9 @@ def evaluate(
 
     Args:
         scored: the event days that may be counted, with their numbers of predictions.
-        champions: for each of ``days`` the as-of date of the model that serves it.
+        champions: for each of ``days`` the model that serves it.
     """
-    empty = {
-        day: Evaluation(day, product.evaluation.metric, champion_as_of=champions.get(day)) for day in days
-    }
+    empty = {day: _empty(product, day, champions.get(day)) for day in days}
     windows = {day: window(product, day) for day in days}
     needed = sorted(day for day in scored if any(day in days_ for days_ in windows.values()))
     if not needed:
@@ -133,12 +148,171 @@ def evaluate(
     return empty | in_tasks(spark, sorted(days), evaluate_block, Evaluation, days_a_task=_DAYS_A_TASK)
 
 
+def has_evidence(product: Product, rows: int, positives: int) -> bool:
+    """Whether so many labelled rows are enough to say something of a model."""
+    return rows >= product.evaluation.minimum_rows and positives >= product.evaluation.minimum_positives
+
+
+def needs_unseen_rows(product: Product, found: Evaluation) -> bool:
+    """Whether the day's champion has scored too few labelled rows because labels come late."""
+    late = product.source.label_delay_days > SOON_ENOUGH
+    return late and not has_evidence(product, found.champion_rows, found.champion_positives)
+
+
+class Learned(Protocol):
+    """What the judgement of a model on unseen rows needs to know of it."""
+
+    @property
+    def first_day(self) -> date: ...
+
+    @property
+    def last_day(self) -> date: ...
+
+    @property
+    def threshold(self) -> float: ...
+
+
+def judge_on_unseen(
+    session: Callable[[], SparkSession],
+    product: Product,
+    tables: Tables,
+    pipeline: Any,
+    model: Learned,
+    found: Sequence[Evaluation],
+    labelled: Mapping[date, int],
+) -> dict[date, Evaluation]:
+    """Evaluations with the champion judged on the rows of their windows that it has never learned from.
+
+    These are the rows of all entities on days after those it learned from, and of the held-out entities on
+    these days. Days before don't count: a retrain has learned from the recent past alone. Each is scored
+    here, as it would have been served, with the labels known on the morning after the evaluated day.
+
+    Args:
+        session: gives the Spark session if one is needed.
+        found: evaluations of one champion.
+        labelled: the event days whose labels may be counted, with their numbers of rows in the MRDS.
+    """
+    judged: dict[date, Evaluation] = {}
+    chosen = {one.event_day: _unseen_days(product, one.event_day, model, labelled) for one in found}
+    maximum = product.evaluation.maximum_rows
+    sizes = {day: sum(size.values()) for day, size in chosen.items()}
+    together = {one for days in chosen.values() for one in days}
+    scored: dict[tuple[date, ...], _Scored] = {}
+    # What is sampled depends on the window alone, not on what else is evaluated in this run.
+    at_once = sum(labelled[day] for day in together) <= maximum
+    for one in found:
+        days = tuple(sorted(together if at_once else chosen[one.event_day]))
+        share = min(1.0, maximum / sizes[one.event_day]) if sizes[one.event_day] else 1.0
+        if days not in scored:
+            scored.clear()  # at most one window's rows are held
+            in_memory = sum(labelled[day] for day in days) <= maximum
+            scored[days] = _score_unseen(
+                session, product, tables, pipeline, model, days, share, in_memory=in_memory
+            )
+        rows = scored[days]
+        inside = np.isin(rows.event_day, [day.toordinal() for day in chosen[one.event_day]])
+        known = inside & (rows.known_on <= one.event_day.toordinal() + 1)
+        label, probability = rows.label[known], rows.probability[known]
+        if len(label) <= one.champion_rows:
+            continue
+        decision = (probability >= model.threshold).astype(np.int64)
+        judged[one.event_day] = replace(
+            one,
+            champion_judged_on="unseen",
+            champion_rows=len(label),
+            champion_positives=int(label.sum()),
+            champion_value=_rounded(metrics.score(product.evaluation.metric, label, probability, decision)),
+        )
+    return judged
+
+
+def _unseen_days(
+    product: Product, day: date, model: Learned, labelled: Mapping[date, int]
+) -> dict[date, float]:
+    """The days of a window that hold rows a model hasn't learned from, with about how many."""
+    inside = window(product, day)
+    return {
+        one: rows if one > model.last_day else rows / HELD_OUT
+        for one, rows in labelled.items()
+        if rows and one in inside and one >= model.first_day
+    }
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Labelled rows and what a model says of them; days are ordinals."""
+
+    event_day: npt.NDArray[np.int64]
+    known_on: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    probability: npt.NDArray[np.float64]
+
+
+def _score_unseen(
+    session: Callable[[], SparkSession],
+    product: Product,
+    tables: Tables,
+    pipeline: Any,
+    model: Learned,
+    days: Sequence[date],
+    share: float,
+    *,
+    in_memory: bool,
+) -> _Scored:
+    frame = _unseen_rows(session, product, tables, model.last_day, days, share, in_memory=in_memory)
+    probability = training.probabilities(pipeline, product, frame).round(PROBABILITY_DECIMALS)
+    return _Scored(
+        _ordinals(frame[EVENT_DAY]),
+        _ordinals(frame[LABEL_KNOWN_ON]),
+        frame[product.label].to_numpy(dtype=np.int64),
+        probability,
+    )
+
+
+def _unseen_rows(
+    session: Callable[[], SparkSession],
+    product: Product,
+    tables: Tables,
+    learned_to: date,
+    days: Sequence[date],
+    share: float,
+    *,
+    in_memory: bool,
+) -> pd.DataFrame:
+    """The labelled rows of ``days`` that a model has not learned from; below one, a share of the entities."""
+    features = product.model.features.all
+    names = list(dict.fromkeys((*product.identity, *features, product.label, LABEL_KNOWN_ON)))
+    files = tables.day_files(product.name, MRDS) if can_hash_in_memory(product) else None
+    if files is not None and in_memory:
+        version = tables.version(product.name, MRDS)
+        rows = files.read_all(version, days, names, pc.field(product.label).is_valid())
+        later = pc.greater(rows[EVENT_DAY], pa.scalar(learned_to, pa.date32())).to_numpy()
+        frame: pd.DataFrame = rows.filter(pa.array(is_held_out_of(product, rows) | later)).to_pandas()
+        return frame
+    chosen = tables.read_days(session(), product.name, MRDS, days)
+    chosen = chosen.where(column(product.label).isNotNull())
+    chosen = chosen.where(is_held_out(product) | (F.col(EVENT_DAY) > F.lit(learned_to)))
+    if share < 1:
+        chosen = chosen.where(entity_hash(product, "sample", _SAMPLE_STEPS) < int(_SAMPLE_STEPS * share))
+    found: pd.DataFrame = chosen.select(*[column(name) for name in names]).toPandas()
+    return found
+
+
+def _empty(product: Product, day: date, champion: Champion | None) -> Evaluation:
+    return Evaluation(
+        day,
+        product.evaluation.metric,
+        champion_as_of=champion.as_of if champion else None,
+        champion_fingerprint=champion.fingerprint if champion else None,
+    )
+
+
 def _by_spark(
     spark: SparkSession,
     product: Product,
     rows: DataFrame,
     windows: Mapping[date, DayRange],
-    champions: Mapping[date, date | None],
+    champions: Champions,
     sampled: bool,
 ) -> dict[date, Evaluation]:
     """Evaluate rows that Spark has read and joined, in one job; a day without any is left out."""
@@ -176,9 +350,8 @@ def _rows(
     predictions = tables.read_days(spark, product.name, PREDICTIONS, days)
     maximum = product.evaluation.maximum_rows
     if largest > maximum:
-        parts = 1_000_000
         predictions = predictions.where(
-            entity_hash(product, "sample", parts) < int(parts * maximum / largest)
+            entity_hash(product, "sample", _SAMPLE_STEPS) < int(_SAMPLE_STEPS * maximum / largest)
         )
     labels = tables.read_days(spark, product.name, MRDS, days).select(
         *[column(name) for name in identity], column(product.label).alias("_label"), column(LABEL_KNOWN_ON)
@@ -196,13 +369,15 @@ def _evaluate_days(
     product: Product,
     frame: pd.DataFrame,
     days: Sequence[date],
-    champions: Mapping[date, date | None],
+    champions: Champions,
     sampled: bool,
 ) -> list[Evaluation]:
     frame = frame.sort_values([EVENT_DAY, "_cluster", "probability"], kind="stable")
     event_day = _ordinals(frame[EVENT_DAY])
     known_on = _ordinals(frame[LABEL_KNOWN_ON])
     model = _ordinals(frame["model_as_of"])
+    fingerprints, scored_by = pd.factorize(frame["model_fingerprint"])
+    known_models = {fingerprint: code for code, fingerprint in enumerate(scored_by)}
     label = frame["_label"].to_numpy(dtype=float, na_value=np.nan)
     probability = frame["probability"].to_numpy(dtype=float)
     decision = frame["decision"].to_numpy(dtype=np.int64)
@@ -217,7 +392,8 @@ def _evaluate_days(
         as_of = day + timedelta(days=1)
         known = (known_on[inside] <= as_of.toordinal()) & ~np.isnan(label[inside])
         champion = champions.get(day)
-        by_champion = known & (model[inside] == (champion.toordinal() if champion else -1))
+        code = known_models.get(champion.fingerprint) if champion else None
+        by_champion = known & (fingerprints[inside] == code) if code is not None else np.zeros_like(known)
         results.append(
             _evaluate(
                 product,
@@ -246,7 +422,7 @@ def _evaluate(
     model: npt.NDArray[np.int64],
     known: npt.NDArray[np.bool_],
     by_champion: npt.NDArray[np.bool_],
-    champion: date | None,
+    champion: Champion | None,
     sampled: bool,
 ) -> Evaluation:
     metric = product.evaluation.metric
@@ -274,7 +450,8 @@ def _evaluate(
         baseline=_rounded(metrics.score(metric, y, ones.astype(float), ones)),
         sampled=sampled,
         models=tuple(str(date.fromordinal(int(one))) for one in np.unique(model)),
-        champion_as_of=champion,
+        champion_as_of=champion.as_of if champion else None,
+        champion_fingerprint=champion.fingerprint if champion else None,
         champion_rows=len(y_champion),
         champion_positives=int(y_champion.sum()),
         champion_value=_rounded(

@@ -17,8 +17,10 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from ml_platform.machine_learning.promotion import Candidate, Comparison, Decision, fold, serving
+from ml_platform.machine_learning.retraining import Attempt
 from ml_platform.product import Product
 from ml_platform.storage.control import COMMIT, ControlTable, in_order_of_commit
+from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
 
 Kind = Literal["monthly", "retrain"]
@@ -189,7 +191,7 @@ class ModelHistory:
                 found = new[key] = compare(left, right)
             return found
 
-        taken_back = {row["fingerprint"] for row in rollbacks}
+        taken_back = {row["as_of"] for row in rollbacks}
         candidates = [Candidate(model.as_of, model.fingerprint) for model in models]
         decisions = fold(candidates, compare_once, taken_back)
         self._comparisons.append(
@@ -198,6 +200,13 @@ class ModelHistory:
         if [_encode(one) for one in decisions] != [_encode(one) for one in self.decisions()]:
             self._decisions.overwrite([_encode(one) for one in decisions])
         return decisions
+
+
+def attempts(tables: Tables, product: Product) -> list[Attempt]:
+    """Every training of a product so far, also those that were refused, and whether it was lost."""
+    promoted = {one.as_of for one in ModelHistory(tables, product).decisions() if one.promoted}
+    trained = Ledger(tables, product.name).latest("model", details=False)
+    return [Attempt(as_of, lost=as_of not in promoted) for as_of in trained]
 
 
 def champion(decisions: Sequence[Decision]) -> Decision | None:

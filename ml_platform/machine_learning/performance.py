@@ -1,16 +1,23 @@
-"""The table ``model_performance``: one row per evaluated day, read by sensors, replays and people."""
+"""The table ``model_performance``, and which days each of its rows counts.
+
+One row per evaluated day, read by sensors, replays and people. How good the predictions were is measured in
+:mod:`.evaluation`; nothing here needs Spark.
+"""
 
 from __future__ import annotations
 
-from datetime import date
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
 
 from ml_platform.machine_learning.retraining import PerformanceRow
-from ml_platform.product import Product
+from ml_platform.product import DayRange, Product, fingerprint_of
 from ml_platform.steps import StepName
 from ml_platform.storage.control import ControlTable
+from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.tables import Tables
 
 PERFORMANCE: StepName = "model_performance"
@@ -36,6 +43,8 @@ _SCHEMA = pa.schema(
         ("sampled", pa.bool_()),
         ("models", pa.list_(pa.string())),
         ("champion_as_of", pa.date32()),
+        ("champion_fingerprint", pa.string()),
+        ("champion_judged_on", pa.string()),
         ("champion_rows", pa.int64()),
         ("champion_positives", pa.int64()),
         ("champion_value", pa.float64()),
@@ -45,9 +54,81 @@ _SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation of a day is made from: a hash of it, and the event days that it counts.
+
+    ``scored`` are the days of the window whose predictions count, ``labelled`` all whose labels do.
+    ``left_out`` names the others that are there, each with its outcome.
+    """
+
+    window: DayRange
+    inputs: str
+    scored: tuple[date, ...]
+    labelled: tuple[date, ...]
+    left_out: tuple[str, ...]
+    unscored: bool
+
+
+def window(product: Product, day: date) -> DayRange:
+    """The event days that ``model_performance`` of a day looks at: the last whose labels can be known."""
+    last = product.last_labelled_day(day + timedelta(days=1))
+    return DayRange(last - timedelta(days=product.evaluation.window_days - 1), last)
+
+
+def evaluated(
+    product: Product,
+    day: date,
+    predictions: Mapping[date, DayRecord],
+    labels: Mapping[date, DayRecord],
+    champion: str | None,
+) -> Evaluated:
+    """What the evaluation of a day is made from.
+
+    A day counts if its predictions do and its labels do: of a day that is blocked after it was scored the
+    labels are as doubtful as the features.
+
+    Args:
+        predictions: the ledger's records of the predictions, of the window's days at least.
+        labels: the same of the MRDS.
+        champion: the fingerprint of the model that serves the day.
+    """
+    days = window(product, day)
+    usable = [one for one in days if one in labels and labels[one].usable]
+    there = [one for one in days if one in predictions]
+    outcomes = [predictions[one].outcome for one in there]
+    scored = [one for one in there if predictions[one].outcome == "written" and one in set(usable)]
+    made_from = [
+        (one, *_content(predictions.get(one)), *_content(labels.get(one)))
+        for one in days
+        if one in predictions or one in labels
+    ]
+    unusable = {one: predictions[one].outcome for one in there if not predictions[one].usable}
+    unusable |= {one: labels[one].outcome for one in days if one in labels and not labels[one].usable}
+    return Evaluated(
+        window=days,
+        inputs=fingerprint_of([made_from, champion]),
+        scored=tuple(scored),
+        labelled=tuple(usable),
+        left_out=tuple(f"{one} ({unusable[one]})" for one in sorted(unusable)),
+        unscored=any(outcome == "no_model" for outcome in outcomes) or set(outcomes) <= {"not_due"},
+    )
+
+
+def _content(record: DayRecord | None) -> tuple[str | None, str | None]:
+    return (record.outcome, record.fingerprint) if record else (None, None)
+
+
 def table(tables: Tables, product: Product) -> ControlTable:
     """The table of a product's evaluations."""
     return ControlTable(tables, product.name, PERFORMANCE, _SCHEMA)
+
+
+def replace(tables: Tables, product: Product, days: Sequence[date], rows: Sequence[dict[str, Any]]) -> None:
+    """Make ``rows`` the evaluations of ``days``; a day that has none there has no evaluation afterwards."""
+    place = table(tables, product)
+    if rows or any(row["event_day"] in set(days) for row in place.read()):
+        place.replace(f"event_day IN ({', '.join(repr(str(day)) for day in days)})", rows)
 
 
 def evaluations(tables: Tables, product: Product) -> dict[date, dict[str, Any]]:
@@ -66,4 +147,5 @@ def performance_row(row: dict[str, Any]) -> PerformanceRow:
         champion_rows=row["champion_rows"],
         champion_positives=row["champion_positives"],
         champion_metric=row["champion_value"],
+        judged_on=row["champion_judged_on"] or "scored",
     )

@@ -127,7 +127,7 @@ def compare(
 def fold(
     candidates: Iterable[Candidate],
     compare: Callable[[Candidate, Candidate | None], Comparison],
-    taken_back: Collection[str] = (),
+    taken_back: Collection[date] = (),
 ) -> list[Decision]:
     """Decide every candidate in the order of as-of dates, each against the champion so far.
 
@@ -135,7 +135,8 @@ def fold(
         candidates: one for each as-of date, in any order.
         compare: the comparison of a candidate with the champion, or with the baselines where there is
             none; called once per candidate at most.
-        taken_back: fingerprints whose promotion was rolled back; they are never champion.
+        taken_back: as-of dates whose promotion was rolled back. No model as of them is ever champion, also
+            not one that is trained again on labels that have come since.
 
     Raises:
         ValueError: two different candidates have the same as-of date.
@@ -149,7 +150,7 @@ def fold(
                 f"{candidate.fingerprint}; only the one trained on the newer data counts"
             )
         before = champion
-        rolled_back = candidate.fingerprint in taken_back
+        rolled_back = candidate.as_of in taken_back
         if champion is not None and champion.fingerprint == candidate.fingerprint:
             comparison, promoted = None, True
             reason = f"the same model as the champion as of {champion.as_of}, which stays"

@@ -15,8 +15,18 @@ from typing import Literal
 
 from ml_platform.product import Product, add_months, month_of
 
+JudgedOn = Literal["scored", "unseen"]
+"""The rows that a champion is judged on: those it has scored, or those it has never learned from."""
+
 NEWEST_DAYS = 3
 """Only an evaluation of one of this many newest landed days acts, so a backfill of the past never does."""
+
+LONGEST_BACK_OFF = 365
+"""Days that retrains which lost in a row wait at most; the months' models come all the same."""
+MOST_DOUBLINGS = 9
+"""After which even a cooldown of a day has become more than a year."""
+QUIET_DAYS = 31
+"""Days without a retrain, beyond those it had to wait, after which earlier losses no longer count."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,8 @@ class PerformanceRow:
     """What the decision sees of the evaluation of one event day.
 
     ``verdict`` is of the whole window, whichever models scored it. The ``champion_…`` fields are of the
-    window's labelled rows that the current champion scored; they alone can ask for a retrain.
+    window's labelled rows that the current champion scored or, where it has scored too few of them since
+    labels come late, of those that it has never learned from; they alone can ask for a retrain.
     """
 
     event_day: date
@@ -34,13 +45,37 @@ class PerformanceRow:
     champion_rows: int
     champion_positives: int
     champion_metric: float | None
+    judged_on: JudgedOn = "scored"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A training, monthly or retrain, whatever became of it."""
+    """A training, monthly or retrain, whatever its result.
+
+    ``lost`` says that its model was not promoted: it lost the comparison, was taken back, or there was none.
+    """
 
     as_of: date
+    lost: bool = False
+
+    @property
+    def retrain(self) -> bool:
+        """Whether it was a retrain, and not a month's model."""
+        return self.as_of.day != 1
+
+
+@dataclass(frozen=True)
+class BackOff:
+    """How long retrains wait for each other: ``lost`` counts those that lost in a row, to ``latest``."""
+
+    lost: int
+    days: int
+    latest: date | None
+
+    @property
+    def until(self) -> date | None:
+        """The first as-of date that a retrain may have again."""
+        return self.latest + timedelta(days=self.days) if self.latest else None
 
 
 @dataclass(frozen=True)
@@ -84,6 +119,36 @@ def decide(
         as_of=as_of,
         reason=f"{row.event_day}: {need.reason}; {outcome}",
     )
+
+
+def back_off(product: Product, attempts: Iterable[Attempt]) -> BackOff:
+    """How long the next retrain waits after those that lost.
+
+    A threshold that can't be reached asks for a retrain whenever it may. From ``retrain.back_off_after``
+    retrains on that lost in a row each further one doubles the cooldown, up to a year; months' models come
+    all the same. A promotion ends the row, and so does a time in which none was asked for although one was
+    allowed.
+    """
+    lost, latest = 0, None
+    for attempt in sorted(attempts, key=lambda one: one.as_of):
+        if not attempt.lost:
+            lost = 0
+        if not attempt.retrain:
+            continue
+        if latest is not None and (attempt.as_of - latest).days > _waited(product, lost) + QUIET_DAYS:
+            lost = 0
+        lost += attempt.lost
+        latest = attempt.as_of
+    return BackOff(lost, _waited(product, lost), latest)
+
+
+def _waited(product: Product, lost: int) -> int:
+    """The days after a retrain, the last of so many in a row that lost, before the next one."""
+    rules = product.retrain
+    if lost < rules.back_off_after:
+        return rules.cooldown_days
+    doublings = min(lost - rules.back_off_after + 1, MOST_DOUBLINGS)
+    return max(rules.cooldown_days, min(max(rules.cooldown_days, 1) << doublings, LONGEST_BACK_OFF))
 
 
 def decide_on_drift(
@@ -193,7 +258,8 @@ def _obstacle(
         return f"there is no model before {product.first_month:%Y-%m}"
     if in_progress:
         return "a training is in progress"
-    latest = max((attempt.as_of for attempt in attempts), default=None)
+    known = list(attempts)
+    latest = max((attempt.as_of for attempt in known), default=None)
     if latest is None:
         return None
     if latest > as_of:
@@ -202,4 +268,10 @@ def _obstacle(
         return f"a model was already trained as of {as_of}"
     if (as_of - latest).days < product.retrain.cooldown_days:
         return f"the cooldown of {product.retrain.cooldown_days} days after the training as of {latest}"
+    waiting = back_off(product, known)
+    if waiting.until is not None and as_of < waiting.until:
+        return (
+            f"{waiting.lost} retrains in a row have lost, so the cooldown is {waiting.days} days; "
+            f"the next is possible as of {waiting.until}"
+        )
     return None

@@ -106,10 +106,10 @@ class ControlTable:
         self._write(rows, mode="overwrite", schema_mode="overwrite")
 
     def replace(self, predicate: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the rows that fulfil ``predicate`` (SQL), in one commit."""
+        """Replace the rows that fulfil ``predicate`` (SQL), in one commit; a column that is new is added."""
         with self.lock():
             if self.tables.control.exists(self.product, self.name):
-                self._write(rows, mode="overwrite", predicate=predicate)
+                self._write(rows, mode="overwrite", schema_mode="merge", predicate=predicate)
             else:
                 self._write(rows, mode="append")
 

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
+from ml_platform import overview
 from ml_platform.backfill import roll_back
 from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.models import ModelHistory
+from ml_platform.storage.control import ControlTable
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import (
@@ -26,6 +29,7 @@ from ml_platform_tests.small_platform import (
     days,
     deliver_visits,
     shop,
+    visits,
 )
 
 if TYPE_CHECKING:
@@ -312,6 +316,7 @@ def test_a_retrain_keeps_both_models_each_with_its_own_days(copy: Platform) -> N
     [
         (MONTHS, "2024-03-12", "one month at once"),
         ([D("2024-02-01")], "2024-03-12", "doesn't lie in the month 2024-02"),
+        (MONTHS[1:], "2024-03-22", "in the future: .* is 2024-03-20; the latest as-of is 2024-03-21"),
     ],
 )
 def test_an_as_of_date_must_fit_the_partition(
@@ -345,6 +350,93 @@ def test_a_promotion_can_be_taken_back(copy: Platform) -> None:
         assert after.serving(D("2024-03-20")) is None
     copy.run("predictions", SCORED)
     assert copy.fingerprints("predictions") != {}  # predictions that exist stay
+
+
+def correct_labels(platform: Platform, day: date, known_on: date) -> None:
+    """Deliver a day's labels once more, every other one turned round, known on a later day."""
+    frame = visits(day)
+    frame["bought"] = np.where(frame.index % 2, frame["bought"], 1 - frame["bought"])
+    platform.deliver(
+        day, f"{known_on}T0900_labels.csv", frame[["visit", "day", "bought"]].to_csv(index=False)
+    )
+    for step in ("ards", "mrds"):
+        platform.run(step, day)
+
+
+def test_a_promotion_that_was_taken_back_stays_so_when_its_month_is_trained_again(copy: Platform) -> None:
+    taken, _ = roll_back(copy.product, copy.settings, reason="no", by="ann")
+    correct_labels(copy, taken.as_of - timedelta(days=5), known_on=taken.as_of - timedelta(days=2))
+    copy.run("model", taken.as_of)
+    history = ModelHistory(copy.tables, copy.product)
+    again = {one.as_of: one for one in history.decisions()}[taken.as_of]
+    assert again.fingerprint != taken.fingerprint
+    assert (again.promoted, again.taken_back) == (False, True)
+    lines = {line.as_of: line for line in overview.models(copy.product, copy.settings)}
+    assert lines[taken.as_of].reason == "taken back by ann: no"
+
+
+def test_a_model_that_replaced_another_of_its_date_is_not_judged_by_that_ones_rows(copy: Platform) -> None:
+    day = D("2024-02-25")
+    before = performance.evaluations(copy.tables, copy.product)[day]
+    assert (before["champion_as_of"], before["champion_rows"]) == (MONTHS[0], before["labelled"])
+    correct_labels(copy, D("2024-01-20"), known_on=D("2024-01-25"))
+    copy.run("model", MONTHS[0])
+    first = ModelHistory(copy.tables, copy.product).decisions()[0]
+    assert first.promoted
+    assert first.fingerprint != before["champion_fingerprint"]
+    copy.run("predictions", SCORED)
+    copy.run("model_performance", day)
+    after = performance.evaluations(copy.tables, copy.product)[day]
+    assert (after["champion_as_of"], after["champion_fingerprint"]) == (MONTHS[0], first.fingerprint)
+    assert (after["labelled"], after["value"]) == (before["labelled"], before["value"])
+    assert (after["champion_rows"], after["champion_value"]) == (0, None)
+
+
+def test_labels_of_a_day_that_was_blocked_after_it_was_scored_count_nowhere(copy: Platform) -> None:
+    bad, day = D("2024-03-10"), D("2024-03-14")
+    rows = copy.rows("predictions")
+    scored = int((rows["event_day"] == bad).sum())
+    before = performance.evaluations(copy.tables, copy.product)[day]
+    for path in copy.folder(bad).iterdir():
+        path.write_text("no,header\n")
+    for step in ("ards", "mrds"):
+        copy.run(step, bad)
+    assert copy.ledger.latest("predictions", {bad})[bad].outcome == "written"
+    (result,) = copy.run("model_performance", day).days
+    after = performance.evaluations(copy.tables, copy.product)[day]
+    assert scored > 0
+    assert after["rows"] == before["rows"] - scored
+    assert result.metadata["left_out"] == "2024-03-10 (held_back)"
+
+
+def test_an_evaluation_leaves_with_the_day_that_it_was_made_from(copy: Platform) -> None:
+    one_day = Platform(copy.settings, copy.spark, shop(evaluation__window_days=1))
+    bad, day = D("2024-03-10"), D("2024-03-11")
+    one_day.run("model_performance", [day, day + timedelta(days=1)])
+    known = performance.evaluations(copy.tables, copy.product)
+    for path in copy.folder(bad).iterdir():
+        path.write_text("no,header\n")
+    for step in ("ards", "mrds", "predictions"):
+        one_day.run(step, bad)
+    results = one_day.run("model_performance", [day, day + timedelta(days=1)]).days
+    assert [result.outcome for result in results] == ["held_back", "written"]
+    assert set(known) - set(performance.evaluations(copy.tables, copy.product)) == {day}
+
+
+def test_evaluations_of_an_older_release_stay_beside_new_ones(platform: Platform) -> None:
+    table = performance.table(platform.tables, platform.product)
+    new = ("champion_fingerprint", "champion_judged_on")
+    schema = pa.schema([field for field in table.schema if field.name not in new])
+    old = ControlTable(platform.tables, "shop", table.name, schema)
+    old.append(
+        [{"event_day": D("2024-03-01"), "champion_value": 0.5, "verdict": "failed", "fingerprint": "a"}]
+    )
+    performance.replace(
+        platform.tables, platform.product, [D("2024-03-02")], [{"event_day": D("2024-03-02")}]
+    )
+    found = performance.evaluations(platform.tables, platform.product)
+    assert list(found) == [D("2024-03-01"), D("2024-03-02")]
+    assert performance.performance_row(found[D("2024-03-01")]).judged_on == "scored"
 
 
 def test_a_blocked_day_is_left_out_of_windows_and_listed(copy: Platform) -> None:

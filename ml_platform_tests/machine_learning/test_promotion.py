@@ -265,12 +265,18 @@ def test_without_a_champion_the_next_candidate_meets_the_baselines_again():
 
 def test_a_promotion_taken_back_leaves_the_champion_before_it():
     quality, candidates = {"a": 5, "b": 6, "c": 5.5}, [(JAN, "a"), (FEB, "b"), (MAR, "c")]
-    decisions, asked = folded(quality, candidates, taken_back={"b"})
+    decisions, asked = folded(quality, candidates, taken_back={FEB})
     assert asked == [("a", None), ("b", "a"), ("c", "a")]
     assert [(d.promoted, d.taken_back) for d in decisions] == [(True, False), (False, True), (True, False)]
     assert decisions[1].comparison.verdict
     assert decisions[1].reason == "taken back; 6 against 5"
     assert [d.promoted for d in folded(quality, candidates)[0]] == [True, True, False]
+
+
+def test_a_promotion_stays_taken_back_when_its_date_is_trained_again():
+    quality, candidates = {"a": 5, "better": 7}, [(JAN, "a"), (FEB, "better")]
+    decisions, _ = folded(quality, candidates, taken_back={FEB})
+    assert [(d.promoted, d.taken_back) for d in decisions] == [(True, False), (False, True)]
 
 
 def test_the_champions_own_fingerprint_stays_champion_without_a_comparison():
@@ -293,7 +299,7 @@ def test_an_error_in_a_comparison_is_not_swallowed():
 
 def test_the_serving_model_is_the_promoted_one_with_the_greatest_as_of_up_to_the_day():
     decisions, _ = folded(
-        {"a": 5, "b": 4, "c": 6, "d": 7}, [(JAN, "a"), (FEB, "b"), (MAR, "c"), (APR, "d")], {"d"}
+        {"a": 5, "b": 4, "c": 6, "d": 7}, [(JAN, "a"), (FEB, "b"), (MAR, "c"), (APR, "d")], {APR}
     )
     served = {
         day: found.fingerprint if (found := serving(reversed(decisions), day)) else None

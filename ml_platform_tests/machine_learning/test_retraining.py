@@ -1,5 +1,6 @@
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ from ml_platform import products as products_package
 from ml_platform.machine_learning.retraining import (
     Attempt,
     PerformanceRow,
+    back_off,
     decide,
     decide_on_drift,
     first_retrain,
 )
 from ml_platform.product import add_months, load_product
-from ml_platform_tests.small_platform import D, shop
+from ml_platform_tests.small_platform import D, days, shop
 
 # f1 below 0.70, on 1,000 rows and 50 positives at least; cooldown 7 days; first month 2013-02.
 FLIGHTS = load_product(Path(products_package.__path__[0]) / "flights.yaml")
@@ -257,6 +259,70 @@ def test_a_real_drop_asks_for_exactly_one_retrain_within_the_cooldown(seed):
     assert YEAR[shift] <= first <= YEAR[shift + WINDOW]
     cooldown = timedelta(days=FLIGHTS.retrain.cooldown_days)
     assert [d.day for d in acted if d.day < first + cooldown] == [first]
+
+
+# -- retrains that lose ----------------------------------------------------------------------------------
+
+
+def lost(*as_ofs: str) -> list[Attempt]:
+    return [Attempt(D(as_of), lost=True) for as_of in as_ofs]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "days"),
+    [
+        ([], 7),
+        (lost("2024-03-05"), 7),
+        (lost("2024-03-05", "2024-03-12"), 7),
+        (lost("2024-03-05", "2024-03-12", "2024-03-19"), 14),
+        (lost("2024-03-05", "2024-03-12", "2024-03-19", "2024-04-02"), 28),
+        # Months' models neither lose retrains nor make them wait.
+        (lost("2024-03-01", "2024-04-01", "2024-05-01", "2024-06-01"), 7),
+        (lost("2024-03-19", "2024-03-26", "2024-04-01", "2024-04-08"), 14),
+        # A promotion ends the row, a month's as well.
+        ([*lost("2024-03-05", "2024-03-12", "2024-03-19"), Attempt(D("2024-04-01"))], 7),
+        ([*lost("2024-03-05", "2024-03-12"), Attempt(D("2024-03-19")), *lost("2024-03-26")], 7),
+        # So does a time in which the threshold was met.
+        (lost("2024-03-05", "2024-03-12", "2024-03-19", "2024-08-19"), 7),
+    ],
+)
+def test_retrains_that_lost_in_a_row_double_the_cooldown(attempts: list[Attempt], days: int) -> None:
+    assert back_off(shop(), reversed(attempts)).days == days
+
+
+@pytest.mark.parametrize("cooldown", [0, 1, 7, 365])
+@pytest.mark.parametrize("after", [1, 3, 50])
+def test_a_threshold_that_cant_be_reached_is_tried_ever_more_rarely(cooldown: int, after: int) -> None:
+    product = shop(retrain={"cooldown_days": cooldown, "back_off_after": after})
+    attempts = [Attempt(D("2024-02-01"))]
+    asked = []
+    for day in days("2024-02-01", "2027-12-31"):
+        if day.day == 1 and day > D("2024-02-01"):
+            attempts.append(Attempt(day, lost=True))
+        row = PerformanceRow(day, str(day), "failed", D("2024-02-01"), 1000, 500, 0.1)
+        decision = decide(product, row, attempts, [day])
+        if decision.act:
+            asked.append(decision.as_of)
+            attempts.append(Attempt(decision.as_of, lost=True))
+    gaps = [(later - earlier).days for earlier, later in pairwise(asked)]
+    assert all(gap >= cooldown for gap in gaps)
+    assert len(asked) <= after + 12 + (12 if cooldown < 7 else 4)
+    found = back_off(product, attempts)
+    if found.lost > after:
+        assert found.days == min(max(cooldown, 1) << min(found.lost - after + 1, 9), 365)
+
+
+def test_a_retrain_that_waits_says_why_and_until_when() -> None:
+    attempts = lost("2024-03-05", "2024-03-12", "2024-03-19")
+    row = PerformanceRow(D("2024-03-27"), "e", "failed", D("2024-02-01"), 1000, 500, 0.1)
+    decision = decide(shop(), row, attempts, [D("2024-03-27")])
+    assert not decision.act
+    assert decision.reason.endswith(
+        "no retrain: 3 retrains in a row have lost, so the cooldown is 14 days; the next is possible as of "
+        "2024-04-02"
+    )
+    later = replace(row, event_day=D("2024-04-01"))
+    assert decide(shop(), later, attempts, [D("2024-04-01")]).act
 
 
 # -- drift alone -------------------------------------------------------------------------------------
