@@ -25,7 +25,7 @@ Work = Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 class TasksHere:
     """In place of a session."""
 
-    def range(self, start: int, end: int, step: int, numPartitions: int) -> _Numbers:
+    def range(self, start: int, end: int, step: int, numPartitions: int) -> _Numbers:  # noqa: N803
         assert (start, step) == (0, 1)
         return _Numbers(end)
 

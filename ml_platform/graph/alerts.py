@@ -31,7 +31,7 @@ from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 
-#: Event days, from yesterday back, that can be overdue.
+#: Event days that can be overdue, from the newest back whose rows, or whose labels, are due.
 OVERDUE_DAYS = 7
 ASSETS = (*DAILY_ASSETS, MODEL, DRIFT_REPORT)
 
@@ -297,15 +297,20 @@ def _expected(
     """What should be there by now, and whether it is late."""
     today = now.date()
     days = [today - timedelta(days=back) for back in range(OVERDUE_DAYS, 0, -1)]
+    labelled = {day: day - timedelta(days=product.source.label_delay_days) for day in days}
     records = ledger_views.of_version(
-        ledger, "recent", lambda: ledger.latest("ards", set(days), details=False), argument=today
+        ledger,
+        "recent",
+        lambda: ledger.latest("ards", set(labelled.values()), details=False),
+        argument=today,
     )
-    for day in days:
+    for day, with_labels in labelled.items():
+        if product.due(with_labels):
+            yield from _labels(product, now, with_labels, records.get(with_labels))
         if not product.start <= day <= (product.end or day):
             continue
         if product.due(day):
             yield from _rows(product, now, day, landing.stamp(product, settings.landing_path, day))
-            yield from _labels(product, now, day, records.get(day))
     if product.end is None and today.day > OVERDUE_ON:
         month = month_of(today)
         due, reason = ledger_views.of_version(

@@ -24,6 +24,11 @@ from ml_platform.storage.tables import Tables
 
 #: Day of the month on which a model no longer waits for labels that should have come.
 OVERDUE_ON = 5
+#: Days after a month's end, or after its last labels are due, on which its drift is measured: what is late
+#: by a day or two is in it.
+DRIFT_AFTER_DAYS = 2
+#: Days that a month's drift waits for the month's labels; beyond it that is worth more early than complete.
+DRIFT_WAITS_DAYS = 7
 #: Evaluations for which a retrain was requested, kept in the cursor; only the newest days' can ask again.
 REMEMBERED_EVALUATIONS = 20
 
@@ -224,7 +229,7 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             if decision.act:
                 reasons[-1] += " was requested before"
         if product.drift.retrain and newest:
-            month = add_months(month_of(newest[-1]), -1)
+            month = retraining.drift_month(product, newest[-1])
             record = Ledger(tables, product.name).latest(DRIFT_REPORT, {month}).get(month)
             drifted = record is not None and _has_drifted(record)
             decision = retraining.decide_on_drift(product, month, drifted, attempts, newest, busy)
@@ -312,7 +317,7 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
     first = max(month_of(last), product.start)
     days = product.due_days(first + timedelta(days=n) for n in range((last - first).days + 1))
     known = ledger.latest("mrds", set(days))
-    waiting = [day for day in days if day not in known or not _labels_have_come(known[day])]
+    waiting = [day for day in days if day not in known or not _labels_have_come(product, known[day])]
     if not waiting:
         return True, f"all labels before {month} that can be known have come"
     if today.day >= OVERDUE_ON:
@@ -320,8 +325,11 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
     return False, f"waiting for the labels of {len(waiting)} days, the first is {waiting[0]}"
 
 
-def _labels_have_come(record: DayRecord) -> bool:
-    return record.outcome == "empty" or bool(record.counts.get("labelled"))
+def _labels_have_come(product: Product, record: DayRecord) -> bool:
+    """Whether a day has its labels; the few that come early don't make it one."""
+    labelled, rows = record.counts.get("labelled", 0), record.counts.get("rows", 0)
+    share = product.validation.minimum_labelled_share
+    return record.outcome == "empty" or (labelled > 0 and labelled >= share * rows)
 
 
 def _model_schedule(product: Product, settings: Settings) -> dg.ScheduleDefinition:
@@ -346,22 +354,43 @@ def _model_schedule(product: Product, settings: Settings) -> dg.ScheduleDefiniti
 # -- the month's drift -------------------------------------------------------------------------------
 
 
-def _drift_schedule(product: Product) -> dg.ScheduleDefinition:
-    # The labels of the month's last day come so many days after it, in the morning.
-    day = min(3 + product.source.label_delay_days, 28)
+def drifts_due(product: Product, today: date) -> dict[str, date]:
+    """The months whose drift is to be measured today, by the keys of their runs.
 
+    A month's labels can be known so many days after its end as labels take. One whose labels take longer than
+    :data:`DRIFT_WAITS_DAYS` is measured twice: without them when its rows have come, and with them.
+    """
+    delay = product.source.label_delay_days
+    twice = delay > DRIFT_WAITS_DAYS
+    found = {}
+    if twice and (rows_alone := today - timedelta(days=DRIFT_AFTER_DAYS)).day == 1:
+        month = add_months(rows_alone, -1)
+        found[f"{month}"] = month
+    if (with_labels := today - timedelta(days=DRIFT_AFTER_DAYS + delay)).day == 1:
+        month = add_months(with_labels, -1)
+        found[f"{month}/labels" if twice else f"{month}"] = month
+    return found
+
+
+def _drift_schedule(product: Product) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{product.name}_drift_schedule",
         job_name=f"{product.name}_drift",
-        cron_schedule=f"0 9 {day} * *",
+        cron_schedule="0 9 * * *",
         execution_timezone=product.timezone,
-        description="Measures the drift of the month before, when its labels have come.",
+        description=(
+            "Measures the drift of a month when its labels have come; where they take longer than a week, "
+            "first without them, two days after its end."
+        ),
     )
-    def drift_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        month = add_months(month_of(context.scheduled_execution_time.date()), -1)
-        if month < product.start:
-            return dg.SkipReason(f"{month:%Y-%m} is no whole month of the product")
-        return dg.RunRequest(run_key=month.isoformat(), partition_key=month.isoformat())
+    def drift_schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+        due = drifts_due(product, context.scheduled_execution_time.date())
+        due = {run_key: month for run_key, month in due.items() if month >= product.start}
+        if not due:
+            return dg.SkipReason("no month's drift is to be measured today")
+        return [
+            dg.RunRequest(run_key=run_key, partition_key=month.isoformat()) for run_key, month in due.items()
+        ]
 
     return drift_schedule
 

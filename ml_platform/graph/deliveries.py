@@ -19,8 +19,10 @@ from ml_platform.graph import partitions
 from ml_platform.product import DayRange, Product, fingerprint_of
 from ml_platform.settings import Settings
 
-#: Delivered days, from the newest back, whose files are looked at on every tick.
+#: Delivered days, from the newest back, whose files are looked at on every tick, if labels come in a month.
 WATCHED_DAYS = 62
+#: Days beyond the labels' delay that are looked at as well: late labels are seen as soon as those in time.
+LATE_LABELS = 31
 #: Older days whose files are looked at on a tick, in turn: at a tick a minute, ten years within the hour.
 OLDER_A_TICK = 62
 #: Changed days this close to each other are one run; the days between are up to date and cost nothing.
@@ -90,7 +92,8 @@ def pending(
         turn: which of the older days to look at.
     """
     listed = landed_days(product, settings)
-    watched, older = listed[-WATCHED_DAYS:], listed[:-WATCHED_DAYS]
+    count = max(WATCHED_DAYS, product.source.label_delay_days + LATE_LABELS)
+    watched, older = listed[-count:], listed[:-count]
     unseen = [day for day in older if day not in made_from]
     made = [day for day in older if day in made_from]
     turns = max(1, -(-len(made) // OLDER_A_TICK))

@@ -161,7 +161,8 @@ def decide_on_drift(
 ) -> RetrainDecision:
     """Decide on the drift of a month that is over; acts only if the contract lets drift alone retrain.
 
-    It asks for one retrain, as of the day after the newest landed one, in the month after the drifted one.
+    It asks for one retrain, as of the day after the newest landed one, while the labels of the month after
+    the drifted one come.
     The month's own model doesn't count for it: it learns from all the months before. Arguments as for
     :func:`decide`.
     """
@@ -171,9 +172,9 @@ def decide_on_drift(
     obstacle = None
     if not product.drift.retrain:
         obstacle = "the contract doesn't retrain on drift alone"
-    elif month != add_months(month_of(newest), -1):
-        obstacle = f"it is not the month before {newest:%Y-%m}"
-    elif any(attempt.as_of > add_months(month, 1) for attempt in known):
+    elif month != drift_month(product, newest):
+        obstacle = f"it is not the newest month whose labels were known by {newest}"
+    elif any(product.last_labelled_day(attempt.as_of) >= add_months(month, 1) for attempt in known):
         obstacle = f"a model was trained since, as of {max(attempt.as_of for attempt in known)}"
     else:
         obstacle = _obstacle(product, newest, known, newest_landed_days, in_progress)
@@ -183,6 +184,14 @@ def decide_on_drift(
     if drifted and obstacle:
         outcome += f": {obstacle}"
     return RetrainDecision(act, newest, month_of(newest), as_of, f"{month:%Y-%m} {found}; {outcome}")
+
+
+def drift_month(product: Product, newest: date) -> date:
+    """The month whose drift may retrain when ``newest`` is the newest landed day.
+
+    It is the one before that of the last labelled day: no model can learn from it before.
+    """
+    return add_months(month_of(product.last_labelled_day(newest + timedelta(days=1))), -1)
 
 
 def first_retrain(

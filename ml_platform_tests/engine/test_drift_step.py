@@ -188,7 +188,7 @@ def test_labels_that_come_early_are_no_drift_and_count_when_all_can_be_known(
     platform.run("ards", [*january, *february])
     platform.run("drift_report", MONTHS[1])
     early = column(report(platform, "2024-02"), 0, "bought")
-    assert (early["verdict"], early["score"]) == ("insufficient", None)
+    assert (early["verdict"], early["score"]) == ("no values", None)
 
     # The first day that is there when the last label of February can be known, and its other labels.
     newest = D("2024-03-20")

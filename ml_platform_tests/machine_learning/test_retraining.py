@@ -334,7 +334,7 @@ def test_a_retrain_that_waits_says_why_and_until_when() -> None:
         (True, ["2024-03-01"], "2024-03-10", True, "retrain 2024-03 as of 2024-03-11"),
         (False, ["2024-03-01"], "2024-03-10", True, "2024-02 has not drifted; no retrain"),
         (True, ["2024-03-01"], "2024-03-10", False, "the contract doesn't retrain on drift alone"),
-        (True, ["2024-03-01"], "2024-04-02", True, "it is not the month before 2024-04"),
+        (True, ["2024-03-01"], "2024-04-02", True, "the newest month whose labels were known by 2024-04-02"),
         (True, ["2024-03-01", "2024-03-05"], "2024-03-20", True, "trained since, as of 2024-03-05"),
         (
             True,
