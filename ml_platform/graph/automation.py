@@ -123,18 +123,24 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
         minimum_interval_seconds=60,
         description=(
             f"Watches {product.name}'s deliveries, and requests one run over the days that were last made "
-            "from other files than those that lie there, for all daily assets."
+            "from other files than those that lie there, for all daily assets; and then one over the newest "
+            "evaluations, if labels came after them."
         ),
     )
     def landing_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         requested = deliveries.Requested.read(context.cursor)
-        made_from = ledger_views.made_from(Ledger(Tables.of(settings), product.name))
+        ledger = Ledger(Tables.of(settings), product.name)
+        made_from = ledger_views.made_from(ledger)
         pending = deliveries.pending(product, settings, made_from, turn=requested.turn, also=requested.days)
         if pending.warning:
             context.log.warning(pending.warning)
         due = requested.due(pending.states, lambda key: _status_of(context.instance, key))
         new = [_request_over(first, last, pending, due) for first, last in deliveries.ranges(list(due))]
         cursor = requested.after(pending.states, new, pending.next_turn).write()
+        if not new and not pending.states:
+            again = _evaluate_again(context.instance, product, settings, ledger, pending.newest)
+            if again is not None:
+                return dg.SensorResult(run_requests=[again], cursor=cursor)
         if not new:
             return dg.SensorResult(skip_reason=_nothing_due(pending), cursor=cursor)
         requests = [
@@ -152,6 +158,26 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
         return dg.SensorResult(run_requests=requests, cursor=cursor, asset_events=events)
 
     return landing_sensor
+
+
+def _evaluate_again(
+    instance: dg.DagsterInstance, product: Product, settings: Settings, ledger: Ledger, newest: date | None
+) -> dg.RunRequest | None:
+    """A run over the newest evaluations that don't know yet what is there, once no other run is at work.
+
+    Its key is that of the ledger's version: for one state of the ledger the daemon starts one such run.
+    """
+    from ml_platform.graph import evaluations
+
+    days = evaluations.outdated(product, settings, ledger, newest)
+    at_work = dg.RunsFilter(job_name=f"{product.name}_daily", statuses=_UNFINISHED)
+    if not days or instance.get_runs(at_work, limit=1):
+        return None
+    return dg.RunRequest(
+        run_key=f"evaluations/{days[0]}/{days[-1]}/{ledger.version()}",
+        asset_selection=[asset_key(product, "model_performance")],
+        tags=partitions.range_tags(days[0], days[-1]),
+    )
 
 
 def _request_over(

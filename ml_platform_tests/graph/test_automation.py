@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -445,6 +446,42 @@ def test_the_maintenance_job_asks_its_step_for_no_days(graph: Graph) -> None:
     assert result.success
     (request,) = graph.runner.requests
     assert (request.step, request.days, request.run_id) == ("maintenance", (), result.run_id)
+
+
+def test_the_newest_evaluation_is_asked_for_again_when_its_labels_come_after_it(graph: Graph) -> None:
+    chosen = days("2024-03-01", "2024-03-12")
+    cursor = seen(graph, chosen)
+    for asset in ("predictions", "mrds"):
+        write_ledger(graph, *(record(graph, asset, day, fingerprint=f"{day}") for day in chosen))
+    ledger = Ledger(Tables(graph.settings.tables_root), "shop")
+    predictions, labels = (ledger.latest(asset) for asset in ("predictions", "mrds"))
+    for day in chosen[-4:]:
+        made_from = performance.evaluated(graph.product, day, predictions, labels, None).inputs
+        evaluated = record(graph, "model_performance", day)
+        write_ledger(graph, dataclasses.replace(evaluated, inputs=made_from))
+    asked, cursor, _ = tick(graph, cursor)
+    assert asked == []
+
+    # With a delay of one day the labels of the 11th belong to the window of the 12th, and to no other.
+    write_ledger(graph, record(graph, "mrds", "2024-03-11", fingerprint="with labels"))
+    run_id = unfinished_run(graph, job_name="shop_daily")
+    assert tick(graph, cursor)[0] == [], "the run that brings the labels is at work"
+    graph.instance.delete_run(run_id)
+    asked, cursor, found = tick(graph, cursor)
+    assert asked == [("2024-03-12", "2024-03-12")]
+    (request,) = found.run_requests
+    assert request.asset_selection == [graph.key("model_performance")]
+    assert tick(graph, cursor)[0] == [], "that run is at work"
+    for run in graph.instance.get_runs():
+        graph.instance.delete_run(run.run_id)
+    assert tick(graph, cursor)[2].run_requests[0].run_key == request.run_key, "which the daemon drops"
+    for run in graph.instance.get_runs():
+        graph.instance.delete_run(run.run_id)
+
+    labels = ledger.latest("mrds")
+    now = performance.evaluated(graph.product, chosen[-1], predictions, labels, None).inputs
+    write_ledger(graph, dataclasses.replace(record(graph, "model_performance", chosen[-1]), inputs=now))
+    assert tick(graph, cursor)[0] == []
 
 
 # -- retraining --------------------------------------------------------------------------------------
