@@ -48,7 +48,8 @@ _SPARK_TYPES = {
 class ArdsDay:
     """What became of one day's delivery.
 
-    ``delivered`` = ``rows`` + ``superseded`` + ``labels_applied`` + ``quarantined``, always.
+    ``delivered`` = ``rows`` + ``superseded`` + ``labels_applied`` + ``labels_not_yet`` + ``quarantined``,
+    always.
     """
 
     refusal: Refusal | None = None
@@ -56,6 +57,7 @@ class ArdsDay:
     delivered: int = 0
     superseded: int = 0
     labels_applied: int = 0
+    labels_not_yet: int = 0
     quarantined: int = 0
     labelled: int = 0
     fingerprint: str = EMPTY
@@ -69,6 +71,7 @@ class ArdsDay:
             "rows": self.rows,
             "superseded": self.superseded,
             "labels_applied": self.labels_applied,
+            "labels_not_yet": self.labels_not_yet,
             "quarantined": self.quarantined,
             "labelled": self.labelled,
         }
@@ -202,8 +205,13 @@ def _day(account: Account, counted: Counted, version: int | None) -> ArdsDay:
     return ArdsDay(
         rows=counted.rows,
         delivered=account.delivered,
-        superseded=account.delivered - counted.rows - account.labels_applied - account.quarantined,
+        superseded=account.delivered
+        - counted.rows
+        - account.labels_applied
+        - account.labels_not_yet
+        - account.quarantined,
         labels_applied=account.labels_applied,
+        labels_not_yet=account.labels_not_yet,
         quarantined=account.quarantined,
         labelled=counted.labelled,
         fingerprint=counted.fingerprint,

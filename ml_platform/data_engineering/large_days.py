@@ -55,6 +55,7 @@ def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery
             delivered=sum(kinds.values()),
             labels_applied=label_keys,
             quarantined=kinds.get("bad", 0) + orphans,
+            labels_not_yet=kinds.get("pending", 0),
         )
     return Resolution(
         rows=_resolve(product, usable),

@@ -83,8 +83,9 @@ class DeliveryFile:
 def parsed_schema(product: Product) -> pa.Schema:
     """The schema of :func:`parse_file`, the same for every file of a product.
 
-    ``_kind`` is ``row``, ``label``, ``bad`` (with ``_line``, ``_raw`` and ``_reason``), ``unreadable``, or
-    ``unreachable`` where that is no fault of the file's content;
+    ``_kind`` is ``row``, ``label``, ``pending`` (in a label file, without a label yet), ``bad`` (with
+    ``_line``, ``_raw`` and ``_reason``), ``unreadable``, or ``unreachable`` where that is no fault of the
+    file's content;
     ``_record`` counts the records of a file from 0, blank lines not counted.
     """
     columns = [(name, ARROW_TYPES[declared.type]) for name, declared in product.source.columns.items()]
@@ -574,13 +575,15 @@ def _convert(file: DeliveryFile, product: Product, records: _Records) -> pa.Reco
 
     count = records.count
     label = values.get(product.label)
-    kind = "label" if file.labels_only else "row"
+    kind: Any = pa.repeat("label" if file.labels_only else "row", count)
+    if label is not None and file.labels_only:
+        kind = pc.if_else(label.is_valid(), kind, "pending")
     bookkeeping = {
         "_day": pa.repeat(pa.scalar(file.day, pa.date32()), count),
         "_file": pa.repeat(file.name, count),
         "_file_number": pa.repeat(pa.scalar(file.number, pa.int32()), count),
         "_record": pa.array(np.arange(records.first, records.first + count, dtype="int64")),
-        "_kind": pa.repeat(kind, count),
+        "_kind": kind,
     }
     if label is not None:
         known_on = pa.repeat(pa.scalar(file.known_on, pa.date32()), count)
@@ -628,8 +631,8 @@ def _column(
     )
     if declared.fill_null is not None:
         value = value.fill_null(pa.scalar(declared.fill_null, value.type))
-    if declared.allowed is not None:
-        allowed = pa.array(declared.allowed, value.type)
+    if (values := source.allowed_in(name)) is not None:
+        allowed = pa.array(values, value.type)
         others = pc.and_(value.is_valid(), pc.invert(pc.is_in(value, value_set=allowed)))
         blame(_positions(others), lambda n: f"value not allowed in {name}: {_shown(text[n])}")
     if value.null_count and _is_required(file, source, name, declared):
@@ -644,8 +647,14 @@ def _column(
 
 
 def _is_required(file: DeliveryFile, source: Source, name: str, declared: Column) -> bool:
-    """Whether a record without this value is of no use; a label may come later, but in its own file."""
-    return file.labels_only if name == source.label else declared.must_have_value(file.day)
+    """Whether a record without this value is of no use; a label may come later."""
+    return name != source.label and declared.must_have_value(file.day)
+
+
+def _has_nul(text: pa.Array) -> bool:
+    """Whether a text may hold NUL, which PostgreSQL can't store: a quick look at all of them at once."""
+    data = text.buffers()[2]
+    return data is not None and bool((np.frombuffer(data, np.uint8) == 0).any())
 
 
 def _positions(mask: pa.Array) -> list[int]:
@@ -661,7 +670,7 @@ def _shown(text: pa.Scalar) -> str:
 def _cast(text: pa.Array, declared: Column, source: Source) -> tuple[pa.Array, list[int]]:
     """Strings as values of a column's type, and the places of those that are none."""
     if declared.type == "string":
-        return text, []
+        return text, _positions(pc.match_substring(text, "\0")) if _has_nul(text) else []
     trimmed = pc.ascii_trim_whitespace(text)
     match declared.type:
         case "integer" | "long":

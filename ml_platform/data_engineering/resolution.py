@@ -32,11 +32,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Account:
-    """How many records of a day came, gave a row its label, and could not be used."""
+    """How many records of a day came, gave a row its label, could not be used, and had no label yet."""
 
     delivered: int
     labels_applied: int
     quarantined: int
+    labels_not_yet: int
 
 
 @dataclass(frozen=True)

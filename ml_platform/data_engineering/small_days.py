@@ -157,7 +157,9 @@ class _Day:
         self._refusal = Refusal.of(refused[0]["_kind"], refused[0]["_reason"]) if refused else None
         is_bad = pc.equal(kind, "bad")
         self._bad = parsed.filter(is_bad)
-        usable = parsed.filter(pc.invert(is_bad)) if len(self._bad) else parsed
+        self._not_yet = pc.sum(pc.equal(kind, "pending")).as_py() or 0
+        is_usable = pc.is_in(kind, pa.array(["row", "label"]))
+        usable = parsed.filter(is_usable) if len(self._bad) or self._not_yet else parsed
         self._entries = _Entries(product, usable.combine_chunks())
 
     def write(self, rows_in: DayFiles, quarantine_in: DayFiles, counting: Counting) -> WrittenDay:
@@ -209,6 +211,7 @@ class _Day:
             delivered=self._records,
             labels_applied=self._entries.labels_applied,
             quarantined=len(self._bad) + len(self._orphans),
+            labels_not_yet=self._not_yet,
         )
 
     def _unusable(self) -> Iterator[dict[str, Any]]:

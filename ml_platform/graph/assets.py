@@ -122,7 +122,7 @@ def _shells(product: Product) -> list[_Shell]:
                 "row winning; the label is null until it has arrived.\n\n"
                 "Complete when the day's labels have come. Rows that can't be used are in the table "
                 "`quarantine`, each with file, line and reason: delivered = rows + superseded + labels "
-                "applied + quarantined."
+                "applied + labels not yet known + quarantined."
             ),
             kinds=frozenset({"spark", "deltalake"}),
             deps=[same_day("landing")],

@@ -1,4 +1,4 @@
-"""The ARDS against pandas on the same files, and the five figures that account for every record."""
+"""The ARDS against pandas on the same files, and the figures that account for every record."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HEADER = "visit,day,customer,spend,pages,channel\n"
 
 def figures(platform: Platform, day: date) -> dict[str, int]:
     counts = platform.ledger.latest("ards")[day].counts
-    total = counts["rows"] + counts["superseded"] + counts["labels_applied"] + counts["quarantined"]
-    assert counts["delivered"] == total
+    parts = ("rows", "superseded", "labels_applied", "labels_not_yet", "quarantined")
+    assert counts["delivered"] == sum(counts[name] for name in parts)
     return counts
 
 
@@ -65,6 +65,28 @@ def test_a_label_file_fills_labels_and_supersedes_nothing(platform: Platform) ->
         "9,2024-01-01,1",
         "label without a row",
     )
+
+
+@pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
+def test_labels_that_are_empty_yet_are_counted_and_block_nothing(
+    platform: Platform, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_platform.data_engineering.small_days.SMALL_BYTES", small_bytes)
+    day = D("2024-01-01")
+    rows = "".join(f"{n},{day},c{n},1,1,web\n" for n in range(10))
+    platform.deliver(day, "2024-01-02T06_rows.csv", HEADER + rows)
+    # All keys, three labels known; one label file later has taken back none of them.
+    first = "".join(f"{n},{day},{n % 2 if n < 3 else ''}\n" for n in range(10))
+    platform.deliver(day, "2024-01-03T06_labels.csv", "visit,day,bought\n" + first + f"99,{day},\nx,{day},\n")
+    platform.deliver(day, "2024-01-04T06_labels.csv", f"visit,day,bought\n0,{day},\n5,{day},1\n")
+    (done,) = platform.run("ards", day).days
+    counts = figures(platform, day)
+    assert done.outcome == "written"
+    assert (counts["delivered"], counts["rows"], counts["labelled"]) == (24, 10, 4)
+    assert (counts["labels_applied"], counts["labels_not_yet"]) == (4, 9)
+    assert list(platform.rows("quarantine")["reason"]) == ["unparseable value in visit: 'x' is not a long"]
+    found = platform.rows("ards", ["visit"])
+    assert [None if value != value else value for value in found["bought"]][:6] == [0, 1, 0, None, None, 1]
 
 
 def test_a_label_delivered_again_stays_known_since_its_first_day(platform: Platform) -> None:

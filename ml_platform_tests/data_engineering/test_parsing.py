@@ -174,9 +174,31 @@ def test_a_control_character_may_be_the_delimiter(tmp_path: Path) -> None:
 
 def test_a_label_file_brings_labels_known_since_its_delivery(tmp_path: Path) -> None:
     rows = parse(tmp_path, "visit,day,bought\n1,2024-01-01,1\n2,2024-01-01,\n3,2024-01-01,2\n")
-    assert [row["_kind"] for row in rows] == ["label", "bad", "bad"]
+    assert [row["_kind"] for row in rows] == ["label", "pending", "bad"]
     assert (rows[0]["bought"], rows[0]["label_known_on"]) == (1, D("2024-01-03"))
-    assert reasons(rows) == {3: "missing required value in bought", 4: "value not allowed in bought: '2'"}
+    assert reasons(rows) == {4: "value not allowed in bought: '2'"}
+
+
+@pytest.mark.parametrize("header", ["visit,day,bought\n", HEADER.strip() + ",bought\n"])
+def test_a_label_is_0_or_1_also_where_the_contract_does_not_say_so(tmp_path: Path, header: str) -> None:
+    columns = {name: one.model_dump(exclude_none=True) for name, one in shop().source.columns.items()}
+    columns["bought"] = {"type": "long", "nullable": True}
+    product = shop(source__columns=columns)
+    filling = "" if header.count(",") == 2 else "ann,1,1,web,"
+    lines = [f"{n},2024-01-01,{filling}{label}\n" for n, label in enumerate(["0", "1", "2", "-1"])]
+    rows = parse(tmp_path, header + "".join(lines), product)
+    assert [row["_kind"] == "bad" for row in rows] == [False, False, True, True]
+    assert reasons(rows) == {4: "value not allowed in bought: '2'", 5: "value not allowed in bought: '-1'"}
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_nul_in_a_text_is_blamed(tmp_path: Path, quote: str) -> None:
+    rows = parse(
+        tmp_path,
+        NOTES + note(1, "bob") + note(2, f"{quote}a\0b{quote}") + note(3, "eve"),
+    )
+    assert reasons(rows) == {3: "unparseable value in customer: 'a\\x00b' is not a string"}
+    assert [row["visit"] for row in rows if row["_kind"] == "row"] == [1, 3]
 
 
 def test_a_header_alone_gives_nothing(tmp_path: Path) -> None:
