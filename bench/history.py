@@ -77,7 +77,7 @@ class Bench:
         environment = os.environ | {
             "ML_PLATFORM_HOME": str(self.folder),
             "DAGSTER_HOME": str(self.folder / "dagster"),
-            "ML_PLATFORM_SPARK_CONF": json.dumps(self.settings.spark_conf),
+            "ML_PLATFORM_SPARK_CONF": json.dumps(self.settings.spark_options),
         }
         (self.folder / "dagster").mkdir(exist_ok=True)
         with timed() as seconds:

@@ -216,8 +216,8 @@ def summary(name: ProductName) -> None:
     print_wide(table)
     _say_waiting(product, settings)
     console.print(f"Tables     {settings.tables_root}/{name}", highlight=False, soft_wrap=True)
-    console.print(f"Registry   {settings.tracking_uri}", highlight=False, soft_wrap=True)
-    reports = ", ".join(settings.report_targets) or settings.reports_path
+    console.print(f"Registry   {settings.tracking_uri_shown}", highlight=False, soft_wrap=True)
+    reports = ", ".join(target.shown for target in settings.report_targets) or settings.reports_path
     console.print(f"Reports    {reports}", highlight=False, soft_wrap=True)
     console.print("Open the UI with [bold]make ui[/bold], then http://127.0.0.1:3000")
 

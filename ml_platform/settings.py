@@ -6,17 +6,22 @@ Paths that are not given lie under ``home``. Nothing here opens, creates or conn
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ml_platform import estimators
 from ml_platform.compute import Compute, EngineName
-from ml_platform.secrets import resolve
+from ml_platform.secrets import Secret, SecretAddress, holds_credentials
 
 PACKAGE = Path(__file__).parent
+
+
+#: Names of Spark's settings that hold a secret, beyond those that Spark itself redacts.
+SECRET_NAMES = re.compile(r"(?i)secret|passw|token|credential|access[.]?key|account[.]?key|[.]key\b|[.]sas\b")
 
 
 def _default_home() -> Path:
@@ -31,7 +36,7 @@ class AlertChannel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
-    url: SecretStr
+    url: Secret
     products: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
     severity: Literal["error", "warning"] = "warning"
@@ -40,7 +45,9 @@ class AlertChannel(BaseModel):
 class Settings(BaseSettings):
     """Settings of one deployment, from the environment (prefix ``ML_PLATFORM_``)."""
 
-    model_config = SettingsConfigDict(env_prefix="ML_PLATFORM_", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ML_PLATFORM_", frozen=True, populate_by_name=True, hide_input_in_errors=True
+    )
 
     home: Path = Field(default_factory=_default_home)
     products: Annotated[tuple[Path, ...], NoDecode] = Field(
@@ -60,12 +67,12 @@ class Settings(BaseSettings):
         default=None,
         description="root of the small tables that steer the platform; with uc: a path is needed",
     )
-    storage_options: dict[str, SecretStr] = Field(
+    storage_options: dict[str, Secret] = Field(
         default={},
         description="options of deltalake beyond the AZURE_* environment, as JSON; or named secrets",
     )
-    mlflow_tracking_uri: str | None = None
-    mlflow_registry_uri: str | None = Field(
+    mlflow_tracking_uri: SecretAddress | None = None
+    mlflow_registry_uri: SecretAddress | None = Field(
         default=None, description="where models are registered, if not in the tracking store: databricks-uc"
     )
     mlflow_experiments: str | None = Field(
@@ -79,33 +86,33 @@ class Settings(BaseSettings):
         default=None,
         description="where MLflow's UI is; the workspace's, or port 5000 of this machine, without",
     )
-    online_store_url: SecretStr | None = Field(
+    online_store_url: SecretAddress | None = Field(
         default=None, description="an address of SQLAlchemy, or keyvault://<vault>/<secret>"
     )
-    online_token: SecretStr | None = Field(
+    online_token: Secret | None = Field(
         default=None, description="what callers of `ml-platform online serve` must send as a bearer token"
     )
     dagster_ui_url: str = "http://127.0.0.1:3000"
-    alert_urls: SecretStr | None = Field(
+    alert_urls: Secret | None = Field(
         default=None, description="where alerts go: addresses of apprise, separated by spaces"
     )
     alert_channels: tuple[AlertChannel, ...] = Field(
         default=(), description="channels with a name and filters, as JSON"
     )
-    report_targets: Annotated[tuple[str, ...], NoDecode] = Field(
+    report_targets: Annotated[tuple[SecretAddress, ...], NoDecode] = Field(
         default=(), description="where reports go, separated by spaces; a folder of the home without any"
     )
     blob_account_url: str | None = Field(
         default=None, description="the storage account of azblob:// targets, https://….blob.core.windows.net"
     )
-    blob_credential: SecretStr | None = Field(
+    blob_credential: Secret | None = Field(
         default=None, description="an account key or a SAS token; without it, Azure's default credential"
     )
     spark_master: str = Field(
         default="local[*]", validation_alias=AliasChoices("ML_PLATFORM_SPARK_MASTER", "SPARK_MASTER")
     )
     spark_driver_memory: str = "3g"
-    spark_conf: dict[str, str] = Field(default={}, description="further Spark settings, as JSON")
+    spark_conf: dict[str, Secret] = Field(default={}, description="further Spark settings, as JSON")
     validation_rows_in_memory: int = Field(
         default=500_000, ge=1, description="rows of a day that are validated in memory; more, by Spark"
     )
@@ -160,6 +167,16 @@ class Settings(BaseSettings):
                 )
         return references
 
+    @field_validator("tables", "control_tables", "blob_account_url", "dagster_ui_url", "mlflow_ui_url")
+    @classmethod
+    def _without_credentials(cls, address: str | None) -> str | None:
+        if address is not None and holds_credentials(address):
+            raise ValueError(
+                "a password or a signature can't stand here, where it would be shown; keep it in "
+                "ML_PLATFORM_STORAGE_OPTIONS, ML_PLATFORM_BLOB_CREDENTIAL or the environment's own variables"
+            )
+        return address
+
     @field_validator("home", "landing")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
@@ -207,17 +224,42 @@ class Settings(BaseSettings):
         Raises:
             SecretError: a vault doesn't give its secret.
         """
-        return {name: resolve(value.get_secret_value()) for name, value in self.storage_options.items()}
+        return {name: value.value for name, value in self.storage_options.items()}
+
+    @property
+    def spark_options(self) -> dict[str, str]:
+        """Further settings of Spark; named secrets are looked up now.
+
+        Raises:
+            SecretError: a vault doesn't give its secret.
+        """
+        return {name: value.value for name, value in self.spark_conf.items()}
 
     @property
     def tracking_uri(self) -> str:
-        return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+        """Where MLflow tracks; an address of HTTP without its credentials (:attr:`mlflow_credentials`)."""
+        given = self.mlflow_tracking_uri
+        return given.without_credentials if given else f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def tracking_uri_shown(self) -> str:
+        """What of the tracking address people may see."""
+        return self.mlflow_tracking_uri.shown if self.mlflow_tracking_uri else self.tracking_uri
+
+    @property
+    def mlflow_credentials(self) -> tuple[str, str] | None:
+        """User and password of an address of HTTP, which MLflow takes apart from the address.
+
+        In the address they would be in MLflow's errors, and so in Dagster's database.
+        """
+        addresses = (self.mlflow_tracking_uri, self.mlflow_registry_uri)
+        return next((found for given in addresses if given and (found := given.credentials)), None)
 
     @property
     def registry_uri(self) -> str:
         """Where models are registered: in Unity Catalog, if Databricks tracks them and has a schema."""
         if self.mlflow_registry_uri:
-            return self.mlflow_registry_uri
+            return self.mlflow_registry_uri.without_credentials
         return "databricks-uc" if self.tracking_uri == "databricks" and self._schema else self.tracking_uri
 
     @property
@@ -254,7 +296,22 @@ class Settings(BaseSettings):
         """
         if self.online_store_url is None:
             return f"sqlite:///{self.home / 'online' / 'features.db'}"
-        return resolve(self.online_store_url.get_secret_value())
+        return self.online_store_url.value
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Every text in these settings that nobody may see."""
+        held = [
+            *(value for value in vars(self).values() if isinstance(value, Secret)),
+            *self.storage_options.values(),
+            *self.spark_conf.values(),
+            *self.report_targets,
+            *(channel.url for channel in self.alert_channels),
+        ]
+        # Most of Spark's settings are no secret, and a report must be able to say "true".
+        known = {name for name, value in self.spark_conf.items() if not SECRET_NAMES.search(name)}
+        plain = {id(self.spark_conf[name]) for name in known}
+        return frozenset(text for value in held if id(value) not in plain for text in value.secrets())
 
     @property
     def reports_path(self) -> Path:

@@ -27,6 +27,7 @@ from ml_platform.graph.partitions import range_tags
 from ml_platform.graph.resources import LocalStepRunner, StepRunner
 from ml_platform.product import DayRange, Product, load_product, parse_product
 from ml_platform.samples import SAMPLES
+from ml_platform.secrets import SecretAddress
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform.steps import StepName
 
@@ -106,8 +107,8 @@ class Smoke:
                 "engine": "databricks",
                 "landing": Path(f"{place}/landing"),
                 "tables": self.tables or f"{place}/tables",
-                "report_targets": (f"{place}/reports",),
-                "mlflow_tracking_uri": self.settings.mlflow_tracking_uri or "databricks",
+                "report_targets": (SecretAddress(f"{place}/reports"),),
+                "mlflow_tracking_uri": self.settings.mlflow_tracking_uri or SecretAddress("databricks"),
             }
         )
 
@@ -164,7 +165,9 @@ class Smoke:
         import mlflow
 
         try:
-            client = mlflow.MlflowClient(self.settings.mlflow_tracking_uri or "databricks")
+            client = mlflow.MlflowClient(
+                self.settings.tracking_uri if self.settings.mlflow_tracking_uri else "databricks"
+            )
             for model in client.search_registered_models(f"name = '{product.name}'"):
                 client.delete_registered_model(model.name)
             experiment = client.get_experiment_by_name(product.name)

@@ -42,6 +42,9 @@ def serve(settings: Settings, port: int, mlflow_port: int) -> None:
         "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
         "ML_PLATFORM_MLFLOW_UI_URL": f"http://{HOST}:{mlflow_port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Not as options: every user of the machine can read a command line.
+        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,
+        "MLFLOW_REGISTRY_STORE_URI": settings.registry_uri,
         # A person looks at runs: no queue of jobs, which would be seven more processes.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _IGNORED_WARNINGS])),
@@ -52,8 +55,7 @@ def serve(settings: Settings, port: int, mlflow_port: int) -> None:
     commands = [
         ["dagster", "dev", "-h", HOST, "-p", str(port), *locations],
         [
-            *("mlflow", "server", "--backend-store-uri", settings.tracking_uri),
-            *("--registry-store-uri", settings.registry_uri),
+            *("mlflow", "server"),
             # Of several workers a busy machine kills those that don't answer within five seconds.
             *("--host", HOST, "--port", str(mlflow_port), "--workers", "1"),
         ],

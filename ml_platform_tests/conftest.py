@@ -42,6 +42,16 @@ def settings_in(home: Path, **values: object) -> Settings:
     return Settings(home=home, spark_driver_memory="2g", spark_conf=conf, **values)  # type: ignore[arg-type]
 
 
+@pytest.fixture(autouse=True)
+def without_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps fail at once; tests of retries set a policy of their own."""
+    import dagster as dg
+
+    from ml_platform.graph import retries
+
+    monkeypatch.setattr(retries, "POLICY", dg.RetryPolicy(max_retries=0))
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The one Spark session of the test run."""

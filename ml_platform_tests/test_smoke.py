@@ -24,7 +24,7 @@ from ml_platform_tests.fake_workspace import TOKEN, USER, FakeWorkspace
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorkspace]:
     found = FakeWorkspace(tmp_path / "workspace")
-    conf = json.dumps(settings_in(tmp_path).spark_conf)
+    conf = json.dumps(settings_in(tmp_path).spark_options)
     for name, value in {
         "DATABRICKS_HOST": found.url,
         "DATABRICKS_TOKEN": TOKEN,

@@ -74,7 +74,7 @@ class DriftReport(DailyStep):
 
     @property
     def code_version(self) -> str:
-        targets = fingerprint_of(self.context.settings.report_targets)
+        targets = fingerprint_of([target.shown for target in self.context.settings.report_targets])
         return f"{super().code_version}/{targets}"
 
     def __init__(self, context: StepContext) -> None:

@@ -31,7 +31,7 @@ class ValidationReport(DailyStep):
 
     @property
     def code_version(self) -> str:
-        targets = fingerprint_of(self.context.settings.report_targets)
+        targets = fingerprint_of([target.shown for target in self.context.settings.report_targets])
         return f"{super().code_version}/{targets}"
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ml_platform.engine.step import PermanentError
-from ml_platform.secrets import resolve
 from ml_platform.settings import Settings
 from ml_platform.storage.reports import BlobTarget, DatabricksTarget, FolderTarget, ReportStore, ReportTarget
 
@@ -29,7 +28,8 @@ def report_store(settings: Settings) -> ReportStore:
     """
     if not settings.report_targets:
         return ReportStore([FolderTarget("folder", settings.reports_path)])
-    return ReportStore([_target(settings, address) for address in settings.report_targets])
+    addresses = [target.get_secret_value() for target in settings.report_targets]
+    return ReportStore([_target(settings, address) for address in addresses])
 
 
 def _target(settings: Settings, address: str) -> ReportTarget:
@@ -66,7 +66,7 @@ def _blob_service(settings: Settings, address: str) -> Callable[[], Any]:
     def connect() -> Any:
         from azure.storage.blob import BlobServiceClient
 
-        secret = resolve(settings.blob_credential.get_secret_value()) if settings.blob_credential else None
+        secret = settings.blob_credential.value if settings.blob_credential else None
         # The report store tries again itself, sooner than the library would, and with an end.
         options: dict[str, Any] = {"retry_total": 0, "connection_timeout": 10}
         try:

@@ -7,22 +7,27 @@ reach it and which code to run, and what was sized to this machine is left to Sp
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shlex
 import socket
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from ml_platform.settings import PACKAGE, Settings
+from ml_platform.settings import PACKAGE, SECRET_NAMES, Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 DELTA = "io.delta:delta-spark_4.1_2.13:4.4.0"
 _JARS = ("delta-spark_4.1_2.13", "delta-storage", "delta-kernel-api", "delta-kernel-defaults")
+_SUBMIT = "PYSPARK_SUBMIT_ARGS"
 _LOGGING = Path(__file__).with_name("log4j2.properties")
 
 #: Delta's dependencies that Spark ships already; resolving them again fails on a half-filled Maven cache.
@@ -51,7 +56,7 @@ Length = Literal["brief", "short", "long"]
 
 
 def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]:
-    """The configuration of the session; ``settings.spark_conf`` has the last word.
+    """The configuration of the session; ``settings.spark_options`` has the last word.
 
     Args:
         length: of the work it is for. An embedded session leaves out what only pays off later: one for
@@ -65,7 +70,7 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
     return {
         "spark.master": settings.spark_master,
         "spark.app.name": "ml_platform",
-        **_delta_jars(Path(settings.spark_conf.get("spark.jars.ivy", settings.ivy_cache))),
+        **_delta_jars(Path(settings.spark_options.get("spark.jars.ivy", settings.ivy_cache))),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",
@@ -79,7 +84,7 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
         "spark.sql.warehouse.dir": str(settings.home / "spark-warehouse"),
         **(_embedded() if embedded else _on_cluster(settings)),
         **(_WITHOUT_GENERATED_CODE if embedded and length == "brief" else {}),
-        **settings.spark_conf,
+        **settings.spark_options,
     }
 
 
@@ -165,7 +170,43 @@ def session_here(settings: Settings) -> SparkSession:
             session.conf.set(name, value)
         return session
     prepare_environment()
-    return SparkSession.builder.config(map=dict(spark_conf(settings))).getOrCreate()
+    with secrets_apart(spark_conf(settings)) as configuration:
+        return SparkSession.builder.config(map=dict(configuration)).getOrCreate()
+
+
+@contextlib.contextmanager
+def secrets_apart(configuration: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Give a new JVM the secrets of a configuration in a file for its user alone; yields what is left of it.
+
+    PySpark puts every setting on the JVM's command line, which all users of the machine can read. The JVM has
+    read the file when its session is there.
+    """
+    secret = {name: value for name, value in configuration.items() if SECRET_NAMES.search(name)}
+    rest = {name: value for name, value in configuration.items() if name not in secret}
+    rest.setdefault("spark.redaction.regex", SECRET_NAMES.pattern)
+    from pyspark import SparkContext
+
+    if not secret or SparkContext._gateway is not None:  # a JVM that runs already gets no command line
+        yield {**rest, **secret}
+        return
+    before = os.environ.get(_SUBMIT)
+    with tempfile.NamedTemporaryFile("w", suffix=".conf", encoding="utf-8") as file:  # of mode 0600
+        file.writelines(f"{_escaped(name)}={_escaped(value)}\n" for name, value in secret.items())
+        file.flush()
+        os.environ[_SUBMIT] = f"--properties-file {shlex.quote(file.name)} {before or 'pyspark-shell'}"
+        try:
+            yield rest
+        finally:
+            if before is None:
+                del os.environ[_SUBMIT]
+            else:
+                os.environ[_SUBMIT] = before
+
+
+def _escaped(text: str) -> str:
+    """A text as files of Java's properties have it."""
+    units = memoryview(text.encode("utf-16")[2:]).cast("H")
+    return "".join(f"\\u{unit:04x}" for unit in units)
 
 
 def prepare_environment() -> None:

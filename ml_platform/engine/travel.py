@@ -5,11 +5,11 @@ A path of this machine's home means nothing there, so what has no explicit setti
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ml_platform.engine.step import PermanentError
-from ml_platform.secrets import SCHEME
+from ml_platform.secrets import SCHEME, Secret, holds_credentials
 from ml_platform.settings import Settings
 from ml_platform.steps import StepName
 from ml_platform.storage.roots import UNITY_CATALOG
@@ -54,18 +54,27 @@ def settings_for(step: StepName, settings: Settings) -> dict[str, Any]:
             "places that both reach (or ML_PLATFORM_DATABRICKS_SECRETS, for what is secret)"
         )
     chosen = {
-        name: value
-        for name, value in settings.model_dump(mode="json", include={*_PLACES, *_MANNER}).items()
-        if value is not None and _variable(name) not in looked_up
+        name: _plain(getattr(settings, name))
+        for name in (*_PLACES, *_MANNER)
+        if getattr(settings, name) is not None and _variable(name) not in looked_up
     }
     for name, value in chosen.items():
         for address in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(address, str) and _holds_secret(address):
+            if isinstance(address, str) and holds_credentials(address):
                 raise PermanentError(
                     f"{_variable(name)} holds a secret, which is not sent to Databricks: keep it in a secret "
                     f'scope, and name it: ML_PLATFORM_DATABRICKS_SECRETS={{"{_variable(name)}": "scope/key"}}'
                 )
     return chosen | _named_secrets(settings)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it; what is secret in it is looked for afterwards."""
+    if isinstance(value, Secret):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _needed(step: StepName, settings: Settings) -> tuple[str, ...]:
@@ -90,11 +99,6 @@ def _named_secrets(settings: Settings) -> dict[str, str]:
         if value.startswith((SCHEME, "sqlite:")):
             named[name] = value
     return named
-
-
-def _holds_secret(address: str) -> bool:
-    parts = urlsplit(address)
-    return parts.password is not None or "sig=" in parts.query
 
 
 def _variable(name: str) -> str:

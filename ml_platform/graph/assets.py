@@ -11,10 +11,11 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.engine.step import PermanentError, StepRequest, StepResult
+from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.graph import partitions, processes
 from ml_platform.graph.report import dagster_metadata, failure_of, report
 from ml_platform.graph.resources import MlflowRuns, StepRunner
+from ml_platform.graph.retries import retrying
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.steps import (
     CHALLENGER_BEATS_CHAMPION,
@@ -277,7 +278,7 @@ def _model(product: Product) -> dg.AssetsDefinition:
         if as_of:
             context.instance.add_run_tags(context.run_id, {"ml_platform/as_of": as_of.isoformat()})
         runs: MlflowRuns = context.resources.mlflow
-        with runs.parent(product) as parent_run_id:
+        with retrying(context), runs.parent(product) as parent_run_id:
             request = StepRequest(
                 step=MODEL,
                 product=product.name,
@@ -337,10 +338,8 @@ def _drift_report(product: Product) -> dg.AssetsDefinition:
 def _run(context: dg.AssetExecutionContext, request: StepRequest, product: Product) -> StepResult:
     processes.mark(context.instance, context.run_id)
     runner: StepRunner = context.resources.step_runner
-    try:
+    with retrying(context):
         return runner.run(request, product, context.op_execution_context)
-    except PermanentError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
 
 
 def _report_on_failure(

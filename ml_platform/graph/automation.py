@@ -16,6 +16,7 @@ from ml_platform.engine.step import MAINTENANCE, StepRequest
 from ml_platform.graph import deliveries, ledger_views, partitions, processes
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, ModelConfig, asset_key
 from ml_platform.graph.resources import StepRunner
+from ml_platform.graph.retries import retrying
 from ml_platform.product import Product, add_months, month_of
 from ml_platform.settings import Settings
 from ml_platform.steps import NO_DRIFT
@@ -85,7 +86,8 @@ def _maintenance(product: Product, tags: Mapping[str, str]) -> dg.JobDefinition:
         processes.mark(context.instance, context.run_id)
         runner: StepRunner = context.resources.step_runner
         request = StepRequest(step=MAINTENANCE, product=product.name, days=(), run_id=context.run_id)
-        context.add_output_metadata(runner.run(request, product, context).metadata)
+        with retrying(context):
+            context.add_output_metadata(runner.run(request, product, context).metadata)
 
     @dg.job(
         name=f"{product.name}_{MAINTENANCE}",

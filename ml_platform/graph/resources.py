@@ -13,13 +13,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 import dagster as dg
 
 from ml_platform.engine import local
-from ml_platform.engine.spark import Length, prepare_environment, spark_conf
-from ml_platform.engine.step import StepRequest, StepResult
+from ml_platform.engine.passing import is_passing
+from ml_platform.engine.spark import Length, prepare_environment, secrets_apart, spark_conf
+from ml_platform.engine.step import PermanentError, StepRequest, StepResult
 from ml_platform.product import Product
+from ml_platform.secrets import scrubbed
 from ml_platform.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+@contextlib.contextmanager
+def without_secrets(settings: Settings) -> Iterator[None]:
+    """Let no error out whose text holds a secret of the settings: Dagster stores and shows it."""
+    try:
+        yield
+    except Exception as error:
+        if (clean := scrubbed(error, settings.secrets)) is None:
+            raise
+        if isinstance(error, PermanentError):
+            raise PermanentError(str(clean)) from None
+        if is_passing(error):
+            raise ConnectionError(str(clean)) from None
+        raise clean from None
 
 
 class StepRunner(Protocol):
@@ -44,7 +61,8 @@ class LocalStepRunner:
         def session() -> SparkSession:
             return self.session(length=local.length_of(request, product, self._settings))
 
-        return local.run_step(local.context_for(request, product, self._settings, session, say))
+        with without_secrets(self._settings):
+            return local.run_step(local.context_for(request, product, self._settings, session, say))
 
     def session(self, *, length: Length = "long") -> SparkSession:
         """The embedded session; the first step of this process that needs it decides what it is made for."""
@@ -55,8 +73,8 @@ class LocalStepRunner:
         if active is not None:
             return active
         prepare_environment()
-        configuration = spark_conf(self._settings, length=length)
-        session: SparkSession = LazyPySparkResource(spark_config=configuration).spark_session
+        with secrets_apart(spark_conf(self._settings, length=length)) as configuration:
+            session: SparkSession = LazyPySparkResource(spark_config=configuration).spark_session
         return session
 
 
@@ -101,8 +119,9 @@ class MlflowRuns:
         from ml_platform.machine_learning.registry import Registry
 
         registry = Registry.of(self._settings)
-        registry.prepare(product.name)
-        registry.end_orphans(product.name, self._is_over)
+        with without_secrets(self._settings):
+            registry.prepare(product.name)
+            registry.end_orphans(product.name, self._is_over)
         config = {
             "experiment_name": registry.experiment_name(product.name),
             "mlflow_tracking_uri": self._settings.tracking_uri,
@@ -112,7 +131,8 @@ class MlflowRuns:
             warnings.simplefilter("ignore", dg.BetaWarning)
             from dagster_mlflow import mlflow_tracking
 
-            next(mlflow_tracking.resource_fn(self._init_context.replace_config(config)))
+            with without_secrets(self._settings):
+                next(mlflow_tracking.resource_fn(self._init_context.replace_config(config)))
         run = mlflow.active_run()
         assert run is not None, "the resource has started or resumed the run"
         try:

@@ -93,13 +93,16 @@ class Registry:
         *,
         schema: str | None = None,
         experiments: str | None = None,
+        credentials: tuple[str, str] | None = None,
     ) -> None:
         """Take the addresses as they are; nothing is opened.
 
         Args:
             schema: ``catalog.schema`` of the models, if the registry is Unity Catalog's.
             experiments: the folder of the experiments, which Databricks' tracking asks for.
+            credentials: user and password of a tracking server, which its address doesn't hold.
         """
+        self._credentials = credentials
         self._tracking_uri = tracking_uri
         self._registry_uri = registry_uri or tracking_uri
         self._schema = schema
@@ -113,6 +116,7 @@ class Registry:
             settings.registry_uri,
             schema=settings.registry_schema,
             experiments=settings.experiments_folder,
+            credentials=settings.mlflow_credentials,
         )
 
     def name(self, product: Product) -> str:
@@ -281,6 +285,8 @@ class Registry:
         return f"{(ui_url or LOCAL_UI).rstrip('/')}/#/{place}"
 
     def _client(self) -> Any:
+        if self._credentials:
+            os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = self._credentials
         return _prepared_client(self._tracking_uri, self._registry_uri)
 
     def _experiment(self, client: Any, name: str) -> str:

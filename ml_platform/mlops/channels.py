@@ -12,11 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import SecretStr
-
 from ml_platform.mlops.alerts import Message
 from ml_platform.product import Product
-from ml_platform.secrets import SecretError, resolve
+from ml_platform.secrets import Secret, SecretError
 from ml_platform.settings import AlertChannel, Settings
 
 #: Within so many seconds every channel must have taken its message: a tick that lasts longer is ended by the
@@ -56,7 +54,7 @@ def send(channel: AlertChannel, message: Message) -> bool:
         "resolved": apprise.NotifyType.SUCCESS,
     }
     service = apprise.Apprise()
-    if not service.add(resolve(channel.url.get_secret_value())):
+    if not service.add(channel.url.value):
         raise ChannelError(
             f"the address of the alert channel {channel.name!r} can't be understood; accepted are addresses "
             "of apprise, like mailtos://… or json://…"
@@ -111,7 +109,7 @@ def configured(settings: Settings) -> list[AlertChannel]:
     """
     urls = settings.alert_urls.get_secret_value().split() if settings.alert_urls else []
     unnamed = [
-        AlertChannel(name=f"{url.partition(':')[0]}-{position}", url=SecretStr(url))
+        AlertChannel(name=f"{url.partition(':')[0]}-{position}", url=Secret(url))
         for position, url in enumerate(urls, start=1)
     ]
     found: dict[str, AlertChannel] = {}

@@ -92,7 +92,7 @@ class Shop:
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         conf = {
-            **self.platform.settings.spark_conf,
+            **self.platform.settings.spark_options,
             "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
         }
         environment = os.environ | {

@@ -33,7 +33,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeW
     found = FakeWorkspace(tmp_path / "workspace")
     monkeypatch.setenv("DATABRICKS_HOST", found.url)
     monkeypatch.setenv("DATABRICKS_TOKEN", TOKEN)
-    conf = settings_in(tmp_path).spark_conf
+    conf = settings_in(tmp_path).spark_options
     found.jobs.environment = {
         "ML_PLATFORM_SPARK_CONF": json.dumps(conf),
         "ML_PLATFORM_SPARK_DRIVER_MEMORY": "2g",

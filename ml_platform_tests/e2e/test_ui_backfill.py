@@ -61,7 +61,7 @@ def closed(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ML_PLATFORM_HOME", str(settings.home))
     monkeypatch.setenv("ML_PLATFORM_PRODUCTS", str(contracts))
     monkeypatch.setenv("ML_PLATFORM_OWN_PRODUCTS", "false")
-    monkeypatch.setenv("ML_PLATFORM_SPARK_CONF", json.dumps(settings.spark_conf))
+    monkeypatch.setenv("ML_PLATFORM_SPARK_CONF", json.dumps(settings.spark_options))
     return Platform(settings, spark, shop(end=LAST))
 
 

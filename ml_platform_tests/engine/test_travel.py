@@ -59,7 +59,6 @@ def test_a_secret_setting_stays_here() -> None:
     ("name", "value"),
     [
         ("mlflow_tracking_uri", "https://someone:hidden@mlflow.example.com"),
-        ("tables", "abfss://ml@account.dfs.core.windows.net/tables?sig=hidden"),
         ("report_targets", ("/Volumes/a/b/c", "https://u:hidden@example.com/")),
     ],
 )

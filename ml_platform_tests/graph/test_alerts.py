@@ -15,7 +15,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from pydantic import SecretStr
 
 from ml_platform.data_engineering import landing
 from ml_platform.engine.step import PermanentError
@@ -25,6 +24,7 @@ from ml_platform.graph.partitions import RANGE_TAGS
 from ml_platform.mlops import alerts, channels
 from ml_platform.mlops.alerts import ChannelState, read_cursor
 from ml_platform.product import Product
+from ml_platform.secrets import Secret
 from ml_platform.settings import AlertChannel, Settings
 from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
 from ml_platform.storage.tables import Tables
@@ -58,7 +58,7 @@ class Desk:
         product: Product = options.pop("product", None) or shop(end="2024-01-09")
         settings = settings_in(home).model_copy(update=options)
         if urls:
-            settings = settings.model_copy(update={"alert_urls": SecretStr(" ".join(urls))})
+            settings = settings.model_copy(update={"alert_urls": Secret(" ".join(urls))})
         self.settings: Settings = settings
         self.product, self.instance = product, instance
         self.now = MORNING
@@ -266,7 +266,7 @@ def test_a_channel_that_never_answers_holds_up_no_other(
 def test_two_channels_of_one_name_each_have_their_own_state(
     home: Path, instance: dg.DagsterInstance, web: WebReceiver, mail: MailServer
 ) -> None:
-    two = tuple(AlertChannel(name="team", url=SecretStr(url)) for url in (web.url, mail.url))
+    two = tuple(AlertChannel(name="team", url=Secret(url)) for url in (web.url, mail.url))
     desk = Desk(home, instance, alert_channels=two)
     web.status = 503
     desk.record("2024-01-05", "refused", reason="first")
@@ -335,7 +335,7 @@ def test_a_channel_hears_what_its_filters_let_through(
     home: Path, instance: dg.DagsterInstance, web: WebReceiver
 ) -> None:
     def channel(name: str, **filters: Any) -> AlertChannel:
-        return AlertChannel(name=name, url=SecretStr(f"{web.url}/{name}"), **filters)
+        return AlertChannel(name=name, url=Secret(f"{web.url}/{name}"), **filters)
 
     wanted = (
         channel("all"),
@@ -371,7 +371,7 @@ def test_no_secret_of_a_channel_is_ever_shown(
     assert "json-1" in shown
     for secret in ("token-of-the-dead", "secret-path"):
         assert secret not in shown
-    broken = AlertChannel(name="broken", url=SecretStr("nonsense://token-of-the-dead"))
+    broken = AlertChannel(name="broken", url=Secret("nonsense://token-of-the-dead"))
     with pytest.raises(channels.ChannelError, match="'broken' can't be understood") as failure:
         channels.send(broken, _message())
     assert "token-of-the-dead" not in str(failure.value)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -709,8 +708,8 @@ def test_other_runs_and_other_products_are_no_obstacle(failing: Graph) -> None:
 
 def test_a_run_whose_process_was_killed_is_ended_and_is_no_obstacle(failing: Graph) -> None:
     run_id = unfinished_run(failing)
-    host = socket.gethostname()
-    failing.instance.add_run_tags(run_id, {processes.PROCESS_TAG: f"{host}:{dead_process()}:1:{run_id}"})
+    gone = replace(processes.Process.own(), pid=dead_process())
+    failing.instance.add_run_tags(run_id, {processes.PROCESS_TAG: f"{gone}:{run_id}"})
     assert retrain_tick(failing)[0] == ["2024-03-13"]
     run = failing.instance.get_run_by_id(run_id)
     assert run is not None

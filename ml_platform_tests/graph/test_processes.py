@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -89,15 +90,17 @@ def test_a_later_process_with_the_same_id_is_another_one(instance: dg.DagsterIns
     processes.mark(instance, run_id)
     run = instance.get_run_by_id(run_id)
     assert run is not None
-    host, pid, _, marked = run.tags[processes.PROCESS_TAG].split(":")
-    assert (int(pid), marked) == (os.getpid(), run_id)
-    instance.add_run_tags(run_id, {processes.PROCESS_TAG: f"{host}:{pid}:1:{run_id}"})
+    text, _, marked = run.tags[processes.PROCESS_TAG].rpartition(":")
+    process = processes.Process.read(text)
+    assert process == processes.Process.own()
+    assert (process.pid, marked) == (os.getpid(), run_id)
+    mark_as(instance, run_id, started="1")
     assert processes.reap(instance) == [run_id]
 
 
 def test_a_run_of_another_host_is_left_alone(instance: dg.DagsterInstance) -> None:
     run_id = started_run(instance)
-    instance.add_run_tags(run_id, {processes.PROCESS_TAG: f"elsewhere:{dead_process()}:1:{run_id}"})
+    mark_as(instance, run_id, host="elsewhere", pid=dead_process())
     assert processes.reap(instance) == []
     assert status(instance, run_id) == STARTED
 
@@ -113,9 +116,7 @@ def test_a_run_that_has_ended_stays_as_it_ended(graph: Graph) -> None:
     tag = graph.instance.get_run_by_id(result.run_id)
     assert tag is not None
     assert tag.tags[processes.PROCESS_TAG].endswith(f":{result.run_id}")
-    graph.instance.add_run_tags(
-        result.run_id, {processes.PROCESS_TAG: f"{socket.gethostname()}:{dead_process()}:1:{result.run_id}"}
-    )
+    mark_as(graph.instance, result.run_id, pid=dead_process())
     assert processes.reap(graph.instance) == []
     assert status(graph.instance, result.run_id) == dg.DagsterRunStatus.SUCCESS
 
@@ -125,9 +126,7 @@ def test_a_run_that_is_executed_again_inherits_tags_but_not_its_parents_death(
 ) -> None:
     """Dagster copies a run's tags to the run that repeats it, until that has marked itself."""
     parent = started_run(instance)
-    instance.add_run_tags(
-        parent, {processes.PROCESS_TAG: f"{socket.gethostname()}:{dead_process()}:1:{parent}"}
-    )
+    mark_as(instance, parent, pid=dead_process())
     tags = instance.get_run_by_id(parent)
     assert tags is not None
     again = started_run(instance, dict(tags.tags))
@@ -142,3 +141,83 @@ def dead_process() -> int:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
+
+
+def mark_as(instance: dg.DagsterInstance, run_id: str, **facts: Any) -> None:
+    """Mark a run as worked on by a process that is this one but for some facts."""
+    process = replace(processes.Process.own(), **facts)
+    instance.add_run_tags(run_id, {processes.PROCESS_TAG: f"{process}:{run_id}"})
+
+
+def test_a_run_that_succeeds_while_its_process_ends_stays_a_success(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process reports the success and ends after the runs were listed and before it is looked for."""
+    run_id = started_run(instance)
+    mark_as(instance, run_id, pid=dead_process())
+    is_gone = processes.Process.is_gone
+
+    def succeed_then_look(process: processes.Process) -> bool:
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        instance.report_dagster_event(
+            dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name), run_id=run_id
+        )
+        return is_gone(process)
+
+    monkeypatch.setattr(processes.Process, "is_gone", succeed_then_look)
+    assert processes.reap(instance) == []
+    assert status(instance, run_id) == dg.DagsterRunStatus.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("facts", "ended"),
+    [
+        ({}, True),
+        # A container with this hostname, whose processes have ids of their own.
+        ({"namespace": "4026539999"}, False),
+        # A machine that claims this hostname, or a container that was copied with its machine's name.
+        ({"machine": "another"}, False),
+        ({"boot": "another", "namespace": "4026539999"}, False),
+    ],
+)
+def test_only_processes_that_can_be_seen_from_here_are_gone(
+    instance: dg.DagsterInstance, facts: dict[str, str], ended: bool
+) -> None:
+    run_id = started_run(instance)
+    mark_as(instance, run_id, pid=dead_process(), **facts)
+    assert processes.reap(instance) == ([run_id] if ended else [])
+
+
+def test_a_machine_that_was_started_again_has_none_of_its_processes(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for machine, namespace, ended in (
+        ("m", processes._OUTSIDE_CONTAINERS, True),
+        ("m", "4026539999", False),
+        ("-", processes._OUTSIDE_CONTAINERS, False),
+    ):
+        monkeypatch.setattr(processes, "_here", lambda facts=("h", machine, "now", namespace): facts)
+        run_id = started_run(instance)
+        mark_as(instance, run_id, boot="before")
+        assert processes.reap(instance) == ([run_id] if ended else [])
+
+
+def test_a_process_that_is_hidden_from_this_user_is_not_gone(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = started_run(instance)
+    mark_as(instance, run_id, started="1")
+
+    def hidden(*_: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(processes.Path, "read_text", hidden)
+    assert processes.reap(instance) == []
+
+
+@pytest.mark.parametrize("tag", ["", "host:12:1:{}", "host:x:1:{}", "a:b:c:d:x:1:{}", ":::::::{}", "{}"])
+def test_a_tag_of_another_version_is_left_alone(instance: dg.DagsterInstance, tag: str) -> None:
+    run_id = started_run(instance)
+    instance.add_run_tags(run_id, {processes.PROCESS_TAG: tag.format(run_id)})
+    assert processes.reap(instance) == []
