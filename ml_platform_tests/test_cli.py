@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import yaml
 from typer.testing import CliRunner
 
 from ml_platform.cli import app
+from ml_platform.settings import Settings
+from ml_platform.storage.ledger import DayRecord, Ledger
+from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import SHOP
 
 COMMANDS = (
@@ -149,3 +153,22 @@ def test_history_and_summary_of_a_new_product_are_empty_tables(home: Path) -> No
         code, output = run(command, "shop")
         assert code == 0
         assert "shop" in output
+
+
+def test_check_history_and_summary_say_how_long_retrains_wait_that_have_lost(home: Path) -> None:
+    ledger = Ledger(Tables.of(Settings()), "shop")
+    ledger.record(
+        [
+            DayRecord("model", as_of, "written", inputs="i", contract="c", code_version="1")
+            for as_of in (date(2024, 3, 5), date(2024, 3, 12), date(2024, 3, 19))
+        ]
+    )
+    for command in ("history", "summary"):
+        said = " ".join(run(command, "shop")[1].split())
+        assert "3 retrains in a row have lost, the last as of 2024-03-19" in said
+        assert "trains again as of 2024-04-02 at the earliest. Can f1 reach evaluation.threshold 0.6?" in said
+    said = " ".join(run("check", str(home / "contracts" / "shop.yaml"))[1].split())
+    assert (
+        "at most every 7 days; after 3 retrains that lost in a row each further one waits twice as long"
+        in said
+    )

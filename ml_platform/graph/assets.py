@@ -188,7 +188,7 @@ def _shells(product: Product) -> list[_Shell]:
                 f"How good the predictions of {product.evaluation.window_days} event days were, as it was "
                 f"known on the morning after the day: {product.evaluation.metric} with a 95 % interval, "
                 "beside what the retrain decision looks at (`champion_*`: only rows that the current "
-                "champion scored)."
+                "champion scored or, where labels come too late for that, that it never learned from)."
             ),
             kinds=frozenset({"spark", "deltalake"}),
             deps=[

@@ -224,7 +224,8 @@ def _need(product: Product, row: PerformanceRow) -> _Need:
     if row.champion_as_of is None:
         return _Need(False, "there is no champion yet")
     champion = f"the champion as of {row.champion_as_of}"
-    evidence = f"{row.champion_rows:,} labelled rows, {row.champion_positives:,} positives"
+    kind = " that it never learned from" if row.judged_on == "unseen" else ""
+    evidence = f"{row.champion_rows:,} labelled rows{kind}, {row.champion_positives:,} positives"
     if row.champion_rows < rules.minimum_rows or row.champion_positives < rules.minimum_positives:
         return _Need(
             False,
