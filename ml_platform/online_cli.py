@@ -66,6 +66,10 @@ def serve(
         str, typer.Option(help="Where to listen; beyond loopback a token is needed.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port.")] = 8000,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="A name by which callers address the service on loopback, behind a proxy."),
+    ] = None,
 ) -> None:
     """Serve the online features over HTTP, read-only, until interrupted.
 
@@ -78,7 +82,8 @@ def serve(
     import uvicorn
 
     from ml_platform.product import load_products
-    from ml_platform.serving import build_app
+    from ml_platform.serving import LOOPBACK_NAMES, build_app
+    from ml_platform.serving_limits import BoundedProtocol
 
     settings = Settings()
     token = settings.online_token.get_secret_value() if settings.online_token else None
@@ -94,11 +99,13 @@ def serve(
     for error in errors.values():
         console.print(f"[yellow]Left out:[/yellow] {escape(str(error))}")
     with _opened(settings) as store:
-        service = build_app(products, store, token=token)
+        # A page in a browser may reach loopback under a name of its own; nobody else can.
+        names = {*LOOPBACK_NAMES, host, *(name or ())} if is_local else None
+        service = build_app(products, store, token=token, names=names)
     console.print(
         f"The features of {', '.join(products)} are served on http://{host}:{port}, the API's page is /docs"
     )
-    uvicorn.run(service, host=host, port=port, log_level="warning")
+    uvicorn.run(service, host=host, port=port, log_level="warning", http=BoundedProtocol)
 
 
 @app.command()

@@ -6,14 +6,16 @@ what the caller can do, and nothing of the store: its address stays in the log, 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from datetime import date, datetime
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
@@ -25,12 +27,16 @@ from ml_platform.storage.failures import OnlineStoreError
 #: Keys of one request, and bytes of its body.
 MAXIMUM_KEYS = 1_000
 MAXIMUM_BYTES = 1_000_000
+#: Seconds for a request's body; a megabyte comes in far less over any network that look-ups are worth.
+BODY_SECONDS = 10.0
+#: What a service on loopback may be called.
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _TYPES: dict[ColumnType, Any] = {
     "string": str,
     "integer": Annotated[int, Field(ge=-(2**31), lt=2**31)],
     "long": Annotated[int, Field(ge=-(2**63), lt=2**63)],
-    "double": float,
+    "double": Annotated[float, Field(allow_inf_nan=False)],
     "boolean": bool,
     "date": date,
     "timestamp": datetime,
@@ -48,10 +54,17 @@ class _Model(BaseModel):
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
 
-def build_app(products: Mapping[str, Product], store: Store, *, token: str | None = None) -> Any:
+def build_app(
+    products: Mapping[str, Product],
+    store: Store,
+    *,
+    token: str | None = None,
+    names: Collection[str] | None = None,
+) -> Any:
     """The application.
 
     Args:
+        names: of the host, by which callers may address the service; any without them.
         token: what callers must send as a bearer token; without one, anybody who reaches it may read.
     """
     app: FastAPI = FastAPIOffline(
@@ -63,7 +76,10 @@ def build_app(products: Mapping[str, Product], store: Store, *, token: str | Non
     app.add_middleware(_BoundedBody)
     if token:
         app.add_middleware(_Guard, token=token)
+    if names is not None:
+        app.add_middleware(_KnownHost, names=names)
     app.add_exception_handler(OnlineStoreError, _unavailable)
+    app.add_exception_handler(RequestValidationError, _unprocessable)
 
     @app.get("/healthz", tags=["service"], summary="Whether the store answers")
     def health() -> dict[str, str]:
@@ -161,6 +177,27 @@ def _values(key: BaseModel) -> tuple[Any, ...]:
 # -- who may ask, how much, and what if the store is away --------------------------------------------
 
 
+class _KnownHost:
+    """Answers only who addresses the service by one of its names.
+
+    Otherwise a page of any site, whose name is made to lead to this machine, could read from a browser here.
+    """
+
+    def __init__(self, app: Any, names: Collection[str]) -> None:
+        self.app = app
+        self.names = {name.casefold() for name in names}
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            sent = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            name = sent[1:].partition("]")[0] if sent.startswith("[") else sent.partition(":")[0]
+            if name.casefold() not in self.names:
+                detail = "this service answers on loopback only; start it with --name for another name"
+                await JSONResponse({"detail": detail}, 421)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 class _Guard:
     """Answers nobody without the token: no look-up, no page, and not what the service's products are.
 
@@ -198,8 +235,15 @@ async def _unavailable(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "the online store does not answer; try again later"}, 503)
 
 
+async def _unprocessable(_: Request, error: Exception) -> JSONResponse:
+    """What is wrong with a request, without the values sent: JSON has no NaN that could be sent back."""
+    assert isinstance(error, RequestValidationError)
+    problems = [{name: problem[name] for name in ("type", "loc", "msg")} for problem in error.errors()]
+    return JSONResponse({"detail": problems}, 422)
+
+
 class _BoundedBody:
-    """Refuses a body above the bound before it is read to its end."""
+    """Refuses a body above the bound before it is read to its end, and one that comes too slowly."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -213,18 +257,32 @@ class _BoundedBody:
         if not length.isdigit() or int(length) > MAXIMUM_BYTES:
             await _too_large(scope, receive, send)
             return
-        body, more = b"", True
-        while more and b"transfer-encoding" in headers:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > MAXIMUM_BYTES:
-                await _too_large(scope, receive, send)
-                return
-        if b"transfer-encoding" in headers:
-            await self.app(scope, _replayed(body, receive), send)
-        else:
-            await self.app(scope, receive, send)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await _body(receive)
+        except TimeoutError:
+            await _refused(408, "the request's body came too slowly")(scope, receive, send)
+            return
+        if body is None:
+            await _too_large(scope, receive, send)
+            return
+        await self.app(scope, _replayed(body, receive), send)
+
+
+async def _body(receive: Any) -> bytes | None:
+    """The whole body; None above the bound."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > MAXIMUM_BYTES:
+            return None
+    return body
+
+
+def _refused(status: int, detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status, {"Connection": "close"})
 
 
 def _replayed(body: bytes, receive: Any) -> Callable[[], Awaitable[Any]]:
@@ -239,4 +297,4 @@ def _replayed(body: bytes, receive: Any) -> Callable[[], Awaitable[Any]]:
 
 async def _too_large(scope: Any, receive: Any, send: Any) -> None:
     detail = f"the request is larger than {MAXIMUM_BYTES:,} bytes; send fewer keys"
-    await JSONResponse({"detail": detail}, 413)(scope, receive, send)
+    await _refused(413, detail)(scope, receive, send)

@@ -17,9 +17,10 @@ import uvicorn
 
 from ml_platform import serving
 from ml_platform.product import Product
-from ml_platform.serving import build_app
+from ml_platform.serving import LOOPBACK_NAMES, build_app
+from ml_platform.serving_limits import BoundedProtocol, maximum_connections
 from ml_platform.storage.online import OnlineStore
-from ml_platform_tests.small_platform import shop
+from ml_platform_tests.small_platform import SHOP, shop
 
 DAY = date(2024, 1, 3)
 
@@ -27,13 +28,13 @@ DAY = date(2024, 1, 3)
 class Server:
     """An application on a port of its own."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, protocol: Any = "auto") -> None:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         # From here on requests wait for the server, and are not refused.
         self._socket.listen()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", http=protocol))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self._thread.start()
 
@@ -231,3 +232,185 @@ def test_the_page_of_the_api_asks_no_other_host(client: httpx.Client) -> None:
     for part in ("/static-offline-docs/swagger-ui-bundle.js", "/static-offline-docs/swagger-ui.css"):
         assert part in page
         assert client.get(part).status_code == 200
+
+
+def publish(store: OnlineStore, product: Product, names: list[str]) -> None:
+    count = len(names)
+    rows = pa.table(
+        {
+            "customer": names,
+            "event_day": pa.array([DAY] * count, pa.date32()),
+            "spend": [1.0] * count,
+            "pages": pa.array([1] * count, pa.int32()),
+            "channel": ["web"] * count,
+            "visit": pa.array([1] * count, pa.int64()),
+        }
+    )
+    with store.publication(product, version=1, days=[DAY]) as publication:
+        publication.stage(rows.to_batches())
+        publication.merge()
+    store.close()
+
+
+# -- clients that do what they shouldn't ----------------------------------------------------------------
+
+
+def bounded(**limits: Any) -> type[BoundedProtocol]:
+    return type("Bounded", (BoundedProtocol,), limits)
+
+
+def connect(server: Server, data: bytes = b"") -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)), timeout=60)
+    client.sendall(data)
+    return client
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Wait until the server closes a connection, or says something."""
+    try:
+        return client.recv(1000) == b""
+    except ConnectionError:
+        return True
+    finally:
+        client.close()
+
+
+HEAD = b"POST /shop/features HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost:", HEAD])
+def test_a_client_that_sends_no_whole_head_is_closed(
+    product: Product, store: OnlineStore, sent: bytes
+) -> None:
+    server = Server(build_app({"shop": product}, store), bounded(header_seconds=0.2))
+    try:
+        assert is_closed(connect(server, sent))
+    finally:
+        server.close()
+
+
+def test_a_client_that_becomes_slow_later_is_closed_too(product: Product, store: OnlineStore) -> None:
+    server = Server(build_app({"shop": product}, store), bounded(header_seconds=0.2))
+    try:
+        client = connect(server, b"GET /shop/features?customer=ann HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(10_000).startswith(b"HTTP/1.1 200")
+        client.sendall(b"GET /shop/feat")
+        assert is_closed(client)
+    finally:
+        server.close()
+
+
+def test_a_body_that_does_not_come_is_a_408(
+    product: Product, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "BODY_SECONDS", 0.2)
+    server = Server(build_app({"shop": product}, store), bounded())
+    try:
+        client = connect(server, HEAD + b'\r\n{"keys":')
+        assert client.recv(10_000).startswith(b"HTTP/1.1 408")
+        client.close()
+    finally:
+        server.close()
+
+
+def test_an_exchange_that_takes_too_long_ends_with_its_connection(
+    product: Product, store: OnlineStore
+) -> None:
+    server = Server(build_app({"shop": product}, store), bounded(answer_seconds=0.2))
+    try:
+        assert is_closed(connect(server, HEAD + b"\r\n{"))
+    finally:
+        server.close()
+
+
+def test_many_slow_clients_keep_nobody_out_for_long(product: Product, store: OnlineStore) -> None:
+    server = Server(build_app({"shop": product}, store), bounded(header_seconds=1.0, most=20))
+    try:
+        slow = [connect(server, b"GET /") for _ in range(60)]
+        assert all(is_closed(client) for client in slow)
+        answer = httpx.get(f"{server.url}/shop/features", params={"customer": "ann"}, timeout=60)
+        assert answer.status_code == 200
+    finally:
+        server.close()
+
+
+def test_handles_are_left_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    for soft, most in ((256, 128), (1024, 896), (10**6, 1_000), (resource.RLIM_INFINITY, 1_000), (64, 8)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        assert maximum_connections() == most
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("LOCALHOST", 200),
+        ("[::1]:8000", 200),
+        ("features.example.com", 200),
+        ("evil.example.com", 421),
+        ("127.0.0.1.evil.example.com", 421),
+        ("localhost@evil.example.com", 421),
+        ("", 421),
+    ],
+)
+def test_on_loopback_only_names_of_it_are_answered(
+    product: Product, store: OnlineStore, host: str, status: int
+) -> None:
+    names = {*LOOPBACK_NAMES, "features.example.com"}
+    server = Server(build_app({"shop": product}, store, names=names))
+    try:
+        assert httpx.get(f"{server.url}/healthz", headers={"Host": host}).status_code == status
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "null", "[]", '{"a": NaN}'])
+def test_a_key_that_is_no_value_is_a_422(client: httpx.Client, value: str) -> None:
+    body = f'{{"keys": [{{"customer": {value}}}]}}'
+    answer = client.post("/shop/features", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"][-1] == "customer"
+
+
+def test_a_key_of_any_type_is_no_nan(store: OnlineStore) -> None:
+    for type_ in ("long", "integer", "double"):
+        columns = {**SHOP["source"]["columns"], "customer": {"type": type_}}
+        product = shop(source__columns=columns)
+        server = Server(build_app({"shop": product}, store))
+        try:
+            for value in ("NaN", "Infinity"):
+                answer = httpx.post(
+                    f"{server.url}/shop/features",
+                    content=f'{{"keys": [{{"customer": {value}}}]}}',
+                    headers={"Content-Type": "application/json"},
+                )
+                assert answer.status_code == 422, (type_, value)
+                asked = httpx.get(f"{server.url}/shop/features", params={"customer": value})
+                assert asked.status_code == 422
+        finally:
+            server.close()
+
+
+def test_a_store_whose_file_is_deleted_or_replaced_is_noticed(product: Product, tmp_path: Path) -> None:
+    file, other = tmp_path / "features.db", tmp_path / "other.db"
+    publish(OnlineStore(f"sqlite:///{file}"), product, ["ann", "bob"])
+    publish(OnlineStore(f"sqlite:///{other}"), product, ["bob"])
+    server = Server(build_app({"shop": product}, OnlineStore(f"sqlite:///{file}")))
+
+    def status(name: str) -> int:
+        return httpx.get(f"{server.url}/shop/features", params={"customer": name}, timeout=60).status_code
+
+    try:
+        assert (status("ann"), status("bob")) == (200, 200)
+        for part in tmp_path.glob("features.db*"):
+            part.unlink()
+        assert (status("ann"), status("ann")) == (503, 503)
+        assert httpx.get(f"{server.url}/healthz", timeout=60).status_code == 503
+        assert not file.exists(), "a reader makes no empty store"
+        other.rename(file)
+        assert (status("ann"), status("bob")) == (404, 200)
+    finally:
+        server.close()

@@ -45,6 +45,8 @@ class OnlineStore:
             OnlineStoreError: the address is of no database that can be used here.
         """
         self._address = Address(url)
+        self._file: Path | None = None
+        self._opened_file: tuple[int, int] | None = None
         parsed = self._address.url
         backend = parsed.get_backend_name()
         if backend not in DIALECTS or (backend == "sqlite" and parsed.database in (None, "", ":memory:")):
@@ -75,7 +77,8 @@ class OnlineStore:
                 "mssql+mssqlpython://… with ml-platform[sqlserver] installed"
             ) from None
         if backend == "sqlite" and parsed.database and not parsed.database.startswith("file:"):
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+            self._file = Path(parsed.database)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
         self._readers: dict[str, tuple[Product, FeatureReader]] = {}
 
     def __repr__(self) -> str:
@@ -100,11 +103,36 @@ class OnlineStore:
         Raises:
             OnlineStoreError: the store can't be read.
         """
+        self._follow_file()
         product_, reader = self._readers.get(product.name, (None, None))
         if reader is None or product_ is not product:
             reader = FeatureReader(self._reader, self._address, FeatureTables(product, self._dialect))
             self._readers[product.name] = (product, reader)
         return reader.get(keys)
+
+    def _follow_file(self) -> None:
+        """Read from the file that has the store's name now: open connections go on reading a deleted one.
+
+        Raises:
+            OnlineStoreError: there was a file, and it is gone.
+        """
+        if self._file is None:
+            return
+        try:
+            status = self._file.stat()
+        except FileNotFoundError:
+            if self._opened_file is None:
+                return  # nothing has been published yet
+            self._reader.dispose()
+            raise OnlineStoreError(
+                f"the file of the online store {self._address} is gone; restore it, or publish again",
+                temporary=True,
+            ) from None
+        found = (status.st_dev, status.st_ino)
+        if found != self._opened_file:
+            if self._opened_file is not None:
+                self._reader.dispose()
+            self._opened_file = found
 
     def count(self, product: Product) -> int:
         """How many entities the store knows."""
