@@ -215,6 +215,10 @@ def summary(name: ProductName) -> None:
             first = False
     print_wide(table)
     _say_waiting(product, settings)
+    for lost in overview.not_reproducible(product, settings):
+        console.print(
+            f"No longer reproducible, since days were withdrawn: {lost}", highlight=False, soft_wrap=True
+        )
     console.print(f"Tables     {settings.tables_root}/{name}", highlight=False, soft_wrap=True)
     console.print(f"Registry   {settings.tracking_uri_shown}", highlight=False, soft_wrap=True)
     reports = ", ".join(target.shown for target in settings.report_targets) or settings.reports_path

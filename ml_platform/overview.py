@@ -5,9 +5,11 @@ Reads the ledger, the models, the decisions and the evaluations; starts no Spark
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from ml_platform.engine import withdrawals
 from ml_platform.machine_learning import performance, retraining
 from ml_platform.machine_learning.models import ModelHistory, attempts
 from ml_platform.product import Product, month_of
@@ -73,6 +75,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
     promoted = [decision.as_of for decision in decisions.values() if decision.promoted]
     rollbacks = {row["as_of"]: row for row in history.rollbacks()}
     evaluations = performance.evaluations(tables, product)
+    lost = withdrawals.no_longer_reproducible(tables, product).models
     lines = []
     for model in history.models():
         decision = decisions.get(model.as_of)
@@ -93,6 +96,8 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
         if decision.taken_back:
             rollback = rollbacks[model.as_of]
             reason = f"taken back by {rollback['by']}: {rollback['reason']}"
+        if withdrawn := lost.get(model.fingerprint):
+            reason += f"; no longer reproducible: {_days(withdrawn)} had been learned from, withdrawn since"
         lines.append(
             ModelLine(
                 month=model.month,
@@ -127,6 +132,28 @@ def waiting(product: Product, settings: Settings) -> str | None:
         f"trains again as of {found.until} at the earliest. Can {product.evaluation.metric} reach "
         f"evaluation.threshold {product.evaluation.threshold:g}?"
     )
+
+
+def not_reproducible(product: Product, settings: Settings) -> list[str]:
+    """What was made of days that have been withdrawn since, in words: one line for each asset."""
+    lost = withdrawals.no_longer_reproducible(Tables.of(settings), product)
+    lines = []
+    if lost.models:
+        count = len(lost.models)
+        used = sorted({day for days in lost.models.values() for day in days})
+        lines.append(f"{count} model{'s' * (count > 1)} that learned from {_days(used)}")
+    for asset, partitions in lost.others.items():
+        if partitions:
+            used = sorted({day for days in partitions.values() for day in days})
+            lines.append(f"{asset} of {_days(sorted(partitions))}, made of {_days(used)}")
+    return lines
+
+
+def _days(days: Sequence[date]) -> str:
+    """Some days in a sentence."""
+    if len(days) == 1:
+        return str(days[0])
+    return f"{len(days)} days from {min(days)} to {max(days)}"
 
 
 def months(product: Product, settings: Settings) -> list[MonthLine]:

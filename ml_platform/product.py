@@ -85,6 +85,8 @@ AGGREGATIONS_OF_NUMBERS: frozenset[str] = frozenset({"sum", "mean"})
 QUOTE, BACKSLASH = '"', "\\"
 EVENT_DAY = "event_day"
 LABEL_KNOWN_ON = "label_known_on"
+#: What stands for a value of a sensitive column.
+MASK = "•••"
 RESERVED_COLUMNS: frozenset[str] = frozenset({EVENT_DAY, LABEL_KNOWN_ON})
 #: Expectations of the library that a day of a Delta table can't be held against, and why.
 UNSUPPORTED_EXPECTATIONS: dict[str, str] = {

@@ -15,6 +15,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr
 
+from ml_platform.faults import EndsTheRunError
+
 SCHEME = "keyvault://"
 MASK = "***"
 #: A shorter text is no secret that could be told from ordinary words.
@@ -129,7 +131,7 @@ def scrub(text: str, secrets: Collection[str]) -> str:
     return text
 
 
-class SecretError(Exception):
+class SecretError(EndsTheRunError):
     """A named secret can't be had; the message names the vault and the secret, and what to do."""
 
 

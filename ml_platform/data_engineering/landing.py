@@ -10,13 +10,14 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
-from ml_platform.data_engineering import headers
+from ml_platform.data_engineering import headers, replacements
 from ml_platform.data_engineering.parsing import DeliveryFile, UnreadableFile, read_header
+from ml_platform.data_engineering.replacements import ManifestError, manifests_in
 from ml_platform.product import Product, fingerprint_of
 
 _DELIVERED_ON = re.compile(r"^(\d{4}-\d{2}-\d{2})")
@@ -27,9 +28,9 @@ _SUFFIXES = (".csv", ".csv.gz")
 class Delivery:
     """The files of one event day.
 
-    ``stamp`` changes whenever a file is added, removed or written again. ``refusal`` says why the day
-    can't be read, if so. ``ignored_columns`` and ``missing_columns`` count, by name, the files with a column
-    that the contract doesn't read, and those with rows that lack a declared one.
+    ``stamp`` changes whenever a file or a manifest is added, removed or written again. ``refusal`` says why
+    the day can't be read, if so. ``ignored_columns`` and ``missing_columns`` count, by name, the files with a
+    column that the contract doesn't read, and those with rows that lack a declared one.
     """
 
     day: date
@@ -59,7 +60,7 @@ def stamp(product: Product, landing: Path, day: date) -> str | None:
     """The stamp of a day's delivery, without opening a file; None if nothing was delivered."""
     try:
         paths = _csv_files(landing / product.name / day.isoformat())
-        return fingerprint_of([_facts(path) for path in paths]) if paths else None
+        return _stamp(paths) if paths else None
     except OSError as error:
         return fingerprint_of(_why(error))
 
@@ -123,9 +124,18 @@ def _facts(path: Path) -> tuple[str, int, int]:
     return path.name, status.st_size, status.st_mtime_ns
 
 
+def _stamp(paths: Sequence[Path]) -> str:
+    """The stamp of a day's files, of which there is one at least; their manifests belong to them."""
+    return fingerprint_of([_facts(path) for path in (*paths, *manifests_in(paths[0].parent))])
+
+
 def _delivery(product: Product, day: date, paths: list[Path]) -> Delivery:
     known = [_facts(path) for path in paths]
-    facts = fingerprint_of(known)
+    facts = _stamp(paths)
+    try:
+        replacing = replacements.replacing(paths, manifests_in(paths[0].parent))
+    except ManifestError as error:
+        return Delivery(day, (), facts, str(error))
     files = []
     ignored: Counter[str] = Counter()
     missing: Counter[str] = Counter()
@@ -133,12 +143,20 @@ def _delivery(product: Product, day: date, paths: list[Path]) -> Delivery:
         try:
             header = read_header(str(path), product.source)
         except UnreadableFile as error:
+            if number < replacing:
+                continue
             return Delivery(day, (), facts, f"{path.name}: {error}")
         meaning = headers.resolve(product, header, day)
+        if meaning.problem and number < replacing:
+            continue
         if meaning.problem:
             return Delivery(day, (), facts, f"{path.name}: {meaning.problem}")
-        ignored.update(meaning.ignored)
-        missing.update(meaning.missing)
+        if number == replacing and meaning.labels_only:
+            problem = "a file of labels can't replace a day's rows; take `replaces` out of its manifest"
+            return Delivery(day, (), facts, f"{path.name}: {problem}")
+        if number >= replacing:
+            ignored.update(meaning.ignored)
+            missing.update(meaning.missing)
         files.append(
             DeliveryFile(
                 day=day,
@@ -149,6 +167,7 @@ def _delivery(product: Product, day: date, paths: list[Path]) -> Delivery:
                 header=header,
                 known_on=known_on(product, day, path.name),
                 size=known[number][1],
+                replaced=number < replacing,
             )
         )
     return Delivery(day, tuple(files), facts, ignored_columns=dict(ignored), missing_columns=dict(missing))

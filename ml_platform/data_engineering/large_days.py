@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.data_engineering.landing import Delivery
-from ml_platform.data_engineering.parsing import DeliveryFile, locate, parse_file, parsed_schema
+from ml_platform.data_engineering.parsing import DeliveryFile, locate, parsed_schema
+from ml_platform.data_engineering.replacements import USED, records_of
 from ml_platform.data_engineering.resolution import (
     ORPHAN,
     REFUSALS,
@@ -27,6 +28,8 @@ from ml_platform.data_engineering.resolution import (
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.tables import column
 from ml_platform.tasks import spare_next_task
+
+_LABELS = frozenset({"label", "earlier_label"})
 
 
 def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery]) -> Resolution:
@@ -43,7 +46,7 @@ def resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery
     days = sorted(day for day in records if day not in refusals)
     usable = parsed.where(F.col("_day").isin(days)) if refusals else parsed
 
-    labels = _labels(product, usable) if any("label" in records[day] for day in days) else None
+    labels = _labels(product, usable) if any(_LABELS.intersection(records[day]) for day in days) else None
     applied = _count_labels(labels) if labels is not None else {}
     has_orphans = any(orphans for _, orphans in applied.values())
     files = {(file.day, file.number): file for delivery in deliveries for file in delivery.files}
@@ -72,7 +75,7 @@ def _parse(spark: SparkSession, product: Product, files: list[DeliveryFile]) -> 
     def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch.column("number").to_pylist():
-                yield from parse_file(files[number], product)
+                yield from records_of(files[number], product)
         spare_next_task()
 
     numbers = spark.range(0, len(files), 1, numPartitions=min(len(files), 32)).withColumnRenamed(
@@ -89,7 +92,7 @@ def _resolve(product: Product, parsed: DataFrame) -> DataFrame:
     """
     label = product.label
     order = [F.col("_file_number"), F.col("_record")]
-    entries = parsed.where(F.col("_kind").isin("row", "label"))
+    entries = parsed.where(F.col("_kind").isin(*USED))
     others = [name for name in product.source.columns if name not in product.ards_key and name != label]
     known = F.struct(column(label).alias("value"), F.col(LABEL_KNOWN_ON).alias("known_on"))
     grouped = entries.groupBy("_day", *[column(name) for name in product.ards_key]).agg(
@@ -115,9 +118,11 @@ def _resolve(product: Product, parsed: DataFrame) -> DataFrame:
 def _labels(product: Product, parsed: DataFrame) -> DataFrame:
     """The records of label files by key, with whether the key has a row (``_known``)."""
     keys = [column(name) for name in product.ards_key]
-    references = F.when(F.col("_kind") == "label", F.struct("_file_number", "_record"))
+    # A label whose key has gone with the rows that were replaced is superseded like these: no orphan.
+    counts = (F.col("_kind") == "label").alias("_counts")
+    references = F.when(F.col("_kind").isin(*_LABELS), F.struct("_file_number", "_record", counts))
     return (
-        parsed.where(F.col("_kind").isin("row", "label"))
+        parsed.where(F.col("_kind").isin(*USED))
         .groupBy("_day", *keys)
         .agg(
             F.max((F.col("_kind") == "row").cast("int")).alias("_known"),
@@ -128,11 +133,16 @@ def _labels(product: Product, parsed: DataFrame) -> DataFrame:
     )
 
 
+def _orphans() -> Column:
+    """The references that stand for a label without a row, where the key has none."""
+    return F.filter("_references", lambda reference: reference["_counts"])
+
+
 def _count_labels(labels: DataFrame) -> dict[date, tuple[int, int]]:
     """By day: keys that got a label from a label file, and label records without a row."""
     counted = labels.groupBy("_day").agg(
         F.sum("_known").alias("keys"),
-        F.sum(F.when(F.col("_known") == 0, F.size("_references")).otherwise(0)).alias("orphans"),
+        F.sum(F.when(F.col("_known") == 0, F.size(_orphans())).otherwise(0)).alias("orphans"),
     )
     return {row["_day"]: (row["keys"], row["orphans"]) for row in counted.collect()}
 
@@ -174,7 +184,7 @@ def _quarantine(
 
     orphans = (
         labels.where(F.col("_known") == 0)
-        .select("_day", F.explode("_references").alias("_place"))
+        .select("_day", F.explode(_orphans()).alias("_place"))
         .groupBy("_day", F.col("_place._file_number").alias("_file_number"))
         .agg(F.collect_list("_place._record").alias("records"))
     )

@@ -78,6 +78,7 @@ class DeliveryFile:
     header: tuple[str, ...]
     known_on: date
     size: int = 0  # bytes, as it lies there
+    replaced: bool = False  # a later file of the day has come to replace what was delivered before it
 
 
 def parsed_schema(product: Product) -> pa.Schema:

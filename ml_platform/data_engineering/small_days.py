@@ -21,7 +21,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.data_engineering.counting import Counted, Counting
 from ml_platform.data_engineering.landing import Delivery
-from ml_platform.data_engineering.parsing import UnreadableFile, locate, parse_file, parsed_schema
+from ml_platform.data_engineering.parsing import UnreadableFile, locate, parsed_schema
+from ml_platform.data_engineering.replacements import USED, records_of
 from ml_platform.data_engineering.resolution import (
     ORPHAN,
     REFUSALS,
@@ -149,7 +150,7 @@ class _Day:
         self._product = product
         self._delivery = delivery
         parsed = pa.Table.from_batches(
-            [batch for file in delivery.files for batch in parse_file(file, product)], parsed_schema(product)
+            [batch for file in delivery.files for batch in records_of(file, product)], parsed_schema(product)
         )
         self._records = len(parsed)
         kind = parsed["_kind"]
@@ -158,8 +159,8 @@ class _Day:
         is_bad = pc.equal(kind, "bad")
         self._bad = parsed.filter(is_bad)
         self._not_yet = pc.sum(pc.equal(kind, "pending")).as_py() or 0
-        is_usable = pc.is_in(kind, pa.array(["row", "label"]))
-        usable = parsed.filter(is_usable) if len(self._bad) or self._not_yet else parsed
+        is_used = pc.is_in(kind, pa.array(list(USED)))
+        usable = parsed if pc.all(is_used).as_py() is not False else parsed.filter(is_used)
         self._entries = _Entries(product, usable.combine_chunks())
 
     def write(self, rows_in: DayFiles, quarantine_in: DayFiles, counting: Counting) -> WrittenDay:
@@ -301,7 +302,9 @@ class _Entries:
         by_key = self._group(self._placed, self._keys, [("_row", "count"), ("_of_label_file", "list")])
         lists = by_key.filter(pc.equal(by_key["_row_count"], 0))["_of_label_file_list"]
         places = pc.list_flatten(lists).drop_null()
-        return self._entries.select(["_file_number", "_record"]).take(places)
+        orphans = self._entries.select(["_file_number", "_record", "_kind"]).take(places)
+        # A label whose key has gone with the rows that were replaced is superseded like these.
+        return orphans.filter(pc.equal(orphans["_kind"], "label"))
 
     def _known_on(self) -> pa.Array:
         """By position of a key's latest label: the first day on which a file brought that value."""

@@ -19,7 +19,7 @@ from pyspark.sql import SparkSession
 
 from ml_platform.data_engineering.counting import Counted, Counting
 from ml_platform.data_engineering.parsing import ARROW_TYPES
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, MASK, Product
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.tasks import in_tasks
 
@@ -27,13 +27,41 @@ from ml_platform.tasks import in_tasks
 SMALL_ROWS = 1_000_000
 
 _LARGEST = 2**63 - 1
+#: Integers are added in two halves of so many bits where their sum might not fit, so that none is lost.
+HALF_BITS = 32
+
+
+class TooLargeError(Exception):
+    """A group's sum or mean is beyond its type; the message says of which column and entity."""
+
+
+def too_large(product: Product, name: str, entity: Sequence[Any], total: int | float) -> TooLargeError:
+    """The error of a total that its column can't hold.
+
+    Args:
+        entity: the values of the product's entity, in its order.
+        total: what the values add up to; a whole number is exact.
+    """
+    type_ = product.mrds_type(name)
+    hidden = product.sensitive
+    group = ", ".join(
+        f"{key} = {MASK if key in hidden else value}"
+        for key, value in zip(product.entity, entity, strict=True)
+    )
+    value = MASK if name in hidden else f"{total:,}"
+    most = f"{_LARGEST:,}" if type_ == "long" else f"{np.finfo('float64').max:.4g}"
+    return TooLargeError(
+        f"{name}: the values of {group} add up to {value}, and a {type_} holds at most {most}; correct these "
+        "rows, or choose another rule in mrds.aggregate"
+    )
 
 
 @dataclass(frozen=True)
 class AggregatedDay:
-    """The files of a day and what they hold, or that Spark has to do it."""
+    """The files of a day and what they hold, why it is refused, or that Spark has to do it."""
 
     for_spark: bool = False
+    refusal: str | None = None
     counted: Counted = field(default_factory=Counted)
     files: list[DayFile] = field(default_factory=list)
 
@@ -65,7 +93,11 @@ def write(
 
     def write_all(chosen: Sequence[date]) -> Iterator[tuple[date, AggregatedDay]]:
         for day, rows in ards.read(version, chosen, columns):
-            done = aggregate_day(product, day, rows)
+            try:
+                done = aggregate_day(product, day, rows)
+            except TooLargeError as error:
+                yield day, AggregatedDay(refusal=str(error))
+                continue
             yield (
                 day,
                 AggregatedDay(for_spark=True)
@@ -89,22 +121,23 @@ def _order(product: Product) -> tuple[str, ...]:
 def aggregate_day(product: Product, day: date, rows: pa.Table) -> pa.Table | None:
     """One row per entity of a day's rows, in the columns of the MRDS; None if Spark has to do it.
 
-    Spark takes NaN for the greatest number, and refuses sums that don't fit.
+    Spark takes NaN for the greatest number.
+
+    Raises:
+        TooLargeError: a sum or a mean is beyond its type.
     """
     for name in _columns(product):
         if pa.types.is_floating(rows.schema.field(name).type) and pc.any(pc.is_nan(rows[name])).as_py():
             return None
-    try:
-        return _Grouped(product, rows).table(day)
-    except OverflowError:
-        return None
+    return _Grouped(product, day, rows).table()
 
 
 class _Grouped:
     """A day's rows in the order of their entities, and within one in the order of the contract."""
 
-    def __init__(self, product: Product, rows: pa.Table) -> None:
+    def __init__(self, product: Product, day: date, rows: pa.Table) -> None:
         self._product = product
+        self._day = day
         entity = [name for name in product.entity if name != EVENT_DAY]
         order = [name for name in dict.fromkeys((*entity, *_order(product))) if name != EVENT_DAY]
         # Spark takes null for the least.
@@ -120,17 +153,20 @@ class _Grouped:
         self._group = np.cumsum(begins) - 1
         self._entity = entity
 
-    def table(self, day: date) -> pa.Table:
+    def table(self) -> pa.Table:
         """The rows of the MRDS.
 
         Raises:
-            OverflowError: a sum of integers might not fit.
+            TooLargeError: a sum or a mean is beyond its type.
         """
         product, rules = self._product, self._product.mrds.aggregate
         found: dict[str, Any] = {name: self._rows[name].take(self._starts) for name in self._entity}
         found |= {name: self._aggregate(name, rule) for name, rule in rules.items() if name != product.label}
         label, known_on = self._label(rules[product.label])
-        found |= {product.label: label, EVENT_DAY: pa.repeat(pa.scalar(day, pa.date32()), len(self._starts))}
+        found |= {
+            product.label: label,
+            EVENT_DAY: pa.repeat(pa.scalar(self._day, pa.date32()), len(self._starts)),
+        }
         found[LABEL_KNOWN_ON] = pc.if_else(label.is_valid(), known_on, pa.scalar(None, pa.date32()))
         ordered = schema(product)
         return pa.table([found[one.name].cast(one.type) for one in ordered], schema=ordered)
@@ -163,8 +199,7 @@ class _Grouped:
                 return pa.array(self._sum(name), mask=self._count(name) == 0)
             case "mean":
                 counts = self._count(name)
-                means = self._sum(name).astype("float64") / np.maximum(counts, 1)
-                return pa.array(means, mask=counts == 0)
+                return pa.array(self._double_sum(name) / np.maximum(counts, 1), mask=counts == 0)
             case _:
                 raise AssertionError(f"{rule} is no rule of a contract")
 
@@ -183,16 +218,58 @@ class _Grouped:
         return self._rows[name].take(pc.sort_indices(values, sort_keys=by).take(self._starts))
 
     def _sum(self, name: str) -> np.ndarray[Any, Any]:
-        """Doubles are added in ascending order, one after the other, from zero."""
-        values = self._rows[name].combine_chunks()
-        valid = values.is_valid().to_numpy(zero_copy_only=False)
-        group, numbers = self._group[valid], values.drop_null().to_numpy()
-        if numbers.dtype.kind == "f":
-            order = np.lexsort((numbers, group))
-            return np.bincount(group[order], weights=numbers[order], minlength=len(self._starts))
-        numbers = numbers.astype("int64")
+        """The sums of each group, in the column's own kind of numbers."""
+        if not pa.types.is_integer(self._rows.schema.field(name).type):
+            return self._double_sum(name)
+        group, numbers = self._numbers(name)
         if len(numbers) and int(np.abs(numbers.astype("float64")).max()) * len(numbers) > _LARGEST:
-            raise OverflowError(name)
+            high, low = self._halves(group, numbers)
+            (beyond,) = np.nonzero((high < -(1 << 31)) | (high >= 1 << 31))
+            if len(beyond):
+                self._refuse(name, beyond[0], (int(high[beyond[0]]) << HALF_BITS) + int(low[beyond[0]]))
+            exact: np.ndarray[Any, Any] = (high << HALF_BITS) + low
+            return exact
         sums = np.zeros(len(self._starts), dtype="int64")
         np.add.at(sums, group, numbers)
         return sums
+
+    def _double_sum(self, name: str) -> np.ndarray[Any, Any]:
+        """The sums of each group as doubles, which are added in ascending order, one by one, from zero."""
+        group, numbers = self._numbers(name)
+        if numbers.dtype.kind != "f":
+            high, low = self._halves(group, numbers)
+            whole: np.ndarray[Any, Any] = high * float(1 << HALF_BITS) + low
+            return whole
+        order = np.lexsort((numbers, group))
+        sums: np.ndarray[Any, Any] = np.bincount(
+            group[order], weights=numbers[order], minlength=len(self._starts)
+        )
+        if not np.isfinite(sums).all():
+            infinite = np.bincount(group[~np.isfinite(numbers)], minlength=len(self._starts)) > 0
+            (beyond,) = np.nonzero(~np.isfinite(sums) & ~infinite)
+            if len(beyond):
+                self._refuse(name, beyond[0], float(sums[beyond[0]]))
+        return sums
+
+    def _numbers(self, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """The numbers of the group and the values of a column's rows that have one."""
+        values = self._rows[name].combine_chunks()
+        valid = values.is_valid().to_numpy(zero_copy_only=False)
+        numbers = values.drop_null().to_numpy()
+        return self._group[valid], numbers if numbers.dtype.kind == "f" else numbers.astype("int64")
+
+    def _halves(
+        self, group: np.ndarray[Any, Any], numbers: np.ndarray[Any, Any]
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Exact sums: the number of whole 2**32 in each, and the rest."""
+        high, low = np.zeros(len(self._starts), dtype="int64"), np.zeros(len(self._starts), dtype="int64")
+        np.add.at(high, group, numbers >> HALF_BITS)
+        np.add.at(low, group, numbers & ((1 << HALF_BITS) - 1))
+        return high + (low >> HALF_BITS), low & ((1 << HALF_BITS) - 1)
+
+    def _refuse(self, name: str, group: int, total: int | float) -> None:
+        entity = [
+            self._day if key == EVENT_DAY else self._rows[key][int(self._starts[group])].as_py()
+            for key in self._product.entity
+        ]
+        raise too_large(self._product, name, entity, total)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ml_platform.engine.passing import is_passing
 from ml_platform.engine.step import StepRequest
+from ml_platform.faults import Isolation, ends_the_run, in_words
 from ml_platform.product import Product
+from ml_platform.secrets import scrub
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
@@ -39,6 +43,16 @@ class StepContext:
     @cached_property
     def ledger(self) -> Ledger:
         return Ledger(self.tables, self.product.name)
+
+    def isolation(self, blame: Callable[[date, Exception], None]) -> Isolation:
+        """Finds the days that fail; what may pass, or concerns more than days, ends the step."""
+        return Isolation(blame, self.log, lambda error: ends_the_run(error) or is_passing(error))
+
+    def failure(self, what: str, error: Exception) -> str:
+        """An exception in words, for a reason; its traceback goes to the log. Neither shows a secret."""
+        trace = "".join(traceback.format_exception(error))
+        self.log(scrub(f"{what} has failed, others go on\n{trace}", self.settings.secrets))
+        return scrub(in_words(error, quoting=not self.product.sensitive), self.settings.secrets)
 
     def usable(self, asset: str, days: Collection[date]) -> dict[date, DayRecord]:
         """The days of an asset that a window may count."""

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import ClassVar
 
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import Inputs, StepResult, Written, result_of
 from ml_platform.steps import CODE_VERSIONS, StepName
-from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord, Outcome
 from ml_platform.storage.tables import OvertakenError
+
+#: In the details of a record: how many rows the day had when it was withdrawn.
+WITHDRAWN = "withdrawn"
 
 #: How often days are done again that other runs are writing at the same time.
 ATTEMPTS = 10
@@ -52,6 +55,19 @@ class DailyStep(ABC):
     def discard(self, days: Sequence[date]) -> None:  # noqa: B027
         """Remove what stands of days that have an outcome instead; most steps keep it, and hold it back."""
 
+    def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
+        """Take what there is of these days out of the step's tables: their rows were delivered once, and are
+        no longer; each comes back as missing.
+        """
+        context = self.context
+        version: int | None = None
+        for table in self.tables:
+            removed = context.tables.remove_days(
+                lambda: context.spark, context.product.name, table, days, run_id=context.request.run_id
+            )
+            version = removed if removed is not None else version
+        return {day: Written("missing", delta_version=version) for day in days}
+
     def outdated_verdicts(self, records: Mapping[date, DayRecord]) -> list[date]:
         """The days whose content stands, and whose verdict must be given again. Needs no Spark."""
         return []
@@ -80,6 +96,16 @@ class _Plan:
     def doable(self) -> list[date]:
         return sorted(day for day, inputs in self.todo.items() if inputs.outcome is None)
 
+    def withdrawn(self, *, force: bool) -> list[date]:
+        """The days that must have no rows any more, and may have some."""
+        return sorted(
+            day
+            for day, inputs in self.todo.items()
+            if inputs.gone
+            and (record := self.known.get(day)) is not None
+            and (force or record.outcome not in WITHOUT_ROWS)
+        )
+
     @property
     def settled(self) -> dict[date, DayRecord]:
         """The records of the days that need not be done."""
@@ -88,15 +114,37 @@ class _Plan:
 
 def _plan(step: DailyStep, days: Sequence[date], *, force: bool) -> _Plan:
     known = step.context.ledger.latest(step.asset, set(days))
-    inputs = step.inputs(days)
+    inputs = _inputs(step, days)
     todo = {day: inputs[day] for day in days if force or not _up_to_date(step, known.get(day), inputs[day])}
     return _Plan(todo, known)
+
+
+def _inputs(step: DailyStep, days: Sequence[date]) -> dict[date, Inputs]:
+    """What each day would be made from; a day of which that can't be found out is refused for now."""
+    found: dict[date, Inputs] = {}
+    failed: dict[date, Inputs] = {}
+
+    def look(chosen: Sequence[date]) -> None:
+        found.update(step.inputs(chosen))
+
+    def blame(day: date, error: Exception) -> None:
+        failed[day] = Inputs("", "refused", _refusal(step, day, error), failed=True)
+
+    step.context.isolation(blame).work(days, look)
+    if failed and (readable := [day for day in days if day not in failed]):
+        found = step.inputs(readable)  # a step keeps what it has found out of the days it was asked for last
+    return {**found, **failed}
+
+
+def _refusal(step: DailyStep, day: date, error: Exception) -> str:
+    """Why a day is refused whose own function has raised an exception; its traceback goes to the log."""
+    return f"{step.asset} failed: {step.context.failure(f'{step.asset}: {day}', error)}"
 
 
 def is_pending(step: DailyStep, days: Sequence[date], *, force: bool = False) -> bool:
     """Whether any day is to be done or judged again. Needs no Spark."""
     plan = _plan(step, days, force=force)
-    return bool(plan.todo) or bool(step.outdated_verdicts(plan.settled))
+    return bool(plan.todo) or bool(_outdated_verdicts(step, plan.settled))
 
 
 #: Outcomes that a day had because of its inputs, which are no obstacle any more.
@@ -104,7 +152,7 @@ _OF_INPUTS = frozenset({"missing", "held_back", "no_model", "not_due"})
 
 
 def _up_to_date(step: DailyStep, record: DayRecord | None, inputs: Inputs) -> bool:
-    if record is None:
+    if record is None or record.failed or inputs.failed:
         return False
     if inputs.outcome is not None:
         return (record.outcome, record.inputs, record.reason) == (
@@ -122,21 +170,30 @@ def _up_to_date(step: DailyStep, record: DayRecord | None, inputs: Inputs) -> bo
 def run_days(step: DailyStep, days: Sequence[date], *, force: bool = False) -> StepResult:
     """Bring ``days`` of an asset up to date, in chunks that are each recorded when they are done.
 
-    A day that must not or can't be done gets its outcome and keeps what the tables hold of it; the
-    other days go on. A run that was killed continues with the first chunk that isn't recorded. Runs may
-    work on the same days at once: what stays is made from what the last of them has seen.
+    A day that must not or can't be done gets its outcome and keeps what the tables hold of it, but for one
+    that has been withdrawn: its rows go. A day whose own function raises an exception is refused, and every
+    run tries it again. The other days go on. A run that was killed continues with the first chunk that isn't
+    recorded. Runs may work on the same days at once: what stays is made from what the last of them has seen.
 
     Raises:
         OvertakenError: other runs have written the same days again and again.
+        EndsTheRunError: no day is to blame: the machine, a database or the contract is.
     """
     context = step.context
     plan = _plan(step, days, force=force)
     todo = plan.todo
     size, ordered, done = context.settings.chunk_days, sorted(todo), 0
+
+    def do(some: Sequence[date]) -> None:
+        nonlocal done
+        done += _do(step, some, force=force)
+
+    isolation = context.isolation(lambda day, error: _refuse(step, day, error))
     for start in range(0, len(ordered), size):
         chunk = ordered[start : start + size]
-        if written := _do(step, chunk, force=force):
-            done += written
+        before = done
+        isolation.work(chunk, do)
+        if done > before:
             context.log(f"{step.asset}: {start + len(chunk)} of {len(ordered)} days, to {chunk[-1]}")
     judged = _judge_again(step, plan.settled)
     known = context.ledger.latest(step.asset, set(days))
@@ -160,15 +217,20 @@ def _do(step: DailyStep, days: Sequence[date], *, force: bool) -> int:
             plan = _plan(step, left, force=again)
             try:
                 written = dict(step.write(plan.doable)) if plan.doable else {}
+                gone = _withdraw(step, plan, force=force)
             except OvertakenError as error:
                 context.log(f"{step.asset}: {error}; these days are done again")
                 continue
-            found = {day: Written(one.outcome, one.reason) for day, one in plan.todo.items() if one.outcome}
+            found = {
+                day: Written(one.outcome, one.reason, details=_FAILED if one.failed else {})
+                for day, one in plan.todo.items()
+                if one.outcome
+            }
             if found:
                 step.discard(sorted(found))
             records = [
                 _record(step, day, plan.todo[day].fingerprint, one)
-                for day, one in {**found, **written}.items()
+                for day, one in {**found, **gone, **written}.items()
             ]
             overtaken = context.ledger.record_since(records, plan.known)
         done += len(written)
@@ -184,15 +246,72 @@ def _do(step: DailyStep, days: Sequence[date], *, force: bool) -> int:
 
 def _judge_again(step: DailyStep, settled: Mapping[date, DayRecord]) -> list[date]:
     """Give days that stand as they are a new verdict, where what they are held against has changed."""
-    outdated = step.outdated_verdicts(settled)
+    outdated = _outdated_verdicts(step, settled)
     if not outdated:
         return []
-    judged = step.judge_again({day: settled[day] for day in outdated})
+    judged: dict[date, Written] = {}
+
+    def judge(days: Sequence[date]) -> None:
+        judged.update(step.judge_again({day: settled[day] for day in days}))
+
+    def blame(day: date, error: Exception) -> None:
+        judged[day] = Written("refused", _refusal(step, day, error), details=_FAILED)
+
+    step.context.isolation(blame).work(outdated, judge)
     step.context.ledger.record_since(
         [_record(step, day, settled[day].inputs, written) for day, written in judged.items()], settled
     )
     step.context.log(f"{step.asset}: {len(judged)} days judged again")
     return list(judged)
+
+
+def _withdraw(step: DailyStep, plan: _Plan, *, force: bool) -> dict[date, Written]:
+    """Empty the days that are missing and were not; says of each how many rows it had."""
+    days = plan.withdrawn(force=force)
+    if not days:
+        return {}
+    outcomes: set[Outcome] = {"written", "blocked", *WITHOUT_ROWS}
+    last = step.context.ledger.latest(step.asset, days, outcomes=outcomes, details=False)
+    had = {day for day, record in last.items() if record.outcome not in WITHOUT_ROWS}
+    done = step.withdraw(days)
+    found = {}
+    for day in days:
+        metadata, details = dict(done[day].metadata), dict(done[day].details)
+        if day in had:
+            rows = last[day].counts.get("rows", 0)
+            step.context.log(f"{step.asset}: {day} has been withdrawn, and its {rows:,} rows with it")
+            metadata, details = {"withdrawn_rows": rows} | metadata, {WITHDRAWN: rows} | details
+        inputs = plan.todo[day]
+        found[day] = replace(
+            done[day],
+            outcome=inputs.outcome or "missing",
+            reason=inputs.reason,
+            metadata=metadata,
+            details=details,
+        )
+    return found
+
+
+def _outdated_verdicts(step: DailyStep, settled: Mapping[date, DayRecord]) -> list[date]:
+    """The days to be judged again; those among them of which that can't be found out."""
+    found: list[date] = []
+
+    def look(days: Sequence[date]) -> None:
+        found.extend(step.outdated_verdicts({day: settled[day] for day in days}))
+
+    step.context.isolation(lambda day, _: found.append(day)).work(sorted(settled), look)
+    return found
+
+
+def _refuse(step: DailyStep, day: date, error: Exception) -> None:
+    """Record that a day has failed; what the tables hold of it stays."""
+    plan = _plan(step, [day], force=True)
+    written = Written("refused", _refusal(step, day, error), details=_FAILED)
+    step.context.ledger.record_since([_record(step, day, plan.todo[day].fingerprint, written)], plan.known)
+
+
+#: What the record of a day says that an exception has ended.
+_FAILED = {"failed": True}
 
 
 def _record(step: DailyStep, day: date, inputs: str, written: Written) -> DayRecord:
@@ -233,7 +352,8 @@ def from_same_day(
         if record is None:
             found[day] = Inputs("", "missing", f"{asset} has not been materialized for this day")
         elif record.outcome in ("missing", "no_model", "not_due"):
-            found[day] = Inputs(record.inputs, record.outcome, record.reason)
+            gone = record.outcome in WITHOUT_ROWS
+            found[day] = Inputs(record.inputs, record.outcome, record.reason, gone=gone)
         elif record.usable:
             found[day] = Inputs(content_of(record, fingerprint))
         else:

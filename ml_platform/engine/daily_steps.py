@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import date
 from typing import Any
 
-from ml_platform.data_engineering import online_features
+from ml_platform.data_engineering import mrds, online_features
 from ml_platform.engine.context import StepContext, days_between
 from ml_platform.engine.daily import DailyStep, content_of, from_same_day
 from ml_platform.engine.data_steps import FEATURES_FINGERPRINT, Ards, Mrds
@@ -24,11 +24,15 @@ from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.product import fingerprint_of
 from ml_platform.steps import PERFORMANCE_ABOVE_THRESHOLD
-from ml_platform.storage.ledger import SETTLED, DayRecord
+from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord
 from ml_platform.storage.online import OnlineStore, OnlineStoreError
 
 #: Seconds that a publication waits for another one's merge, which takes a minute for millions of entities.
 LOCK_TIMEOUT = 300.0
+
+
+class PublicationError(Exception):
+    """The online store is well, but refuses rows of these days; the message says why."""
 
 
 class OnlineFeatures(DailyStep):
@@ -55,36 +59,7 @@ class OnlineFeatures(DailyStep):
         days = [day for day in days if day in records]  # the others have changed just now
         if not days:
             return {}
-        known = context.ledger.latest("mrds", details=False)
-        usable = [day for day, record in known.items() if record.usable]
-        url = context.settings.online_url
-        try:
-            with contextlib.closing(OnlineStore(url, lock_timeout=LOCK_TIMEOUT)) as store:
-                done = online_features.publish(
-                    lambda: context.spark,
-                    context.product,
-                    context.tables,
-                    store,
-                    days,
-                    usable,
-                    rows=sum(records[day].counts["rows"] for day in days),
-                    log=context.log,
-                )
-        except OnlineStoreError as error:
-            if error.temporary:
-                raise
-            raise PermanentError(str(error)) from error
-        merged = done.merged
-        metadata = {
-            "entities_published": merged.published,
-            "entities_older_and_kept": merged.older,
-            "entities_withdrawn": merged.withdrawn,
-            "entities_forgotten": merged.forgotten,
-            "entities_in_store": merged.entities,
-            "newest_day": str(merged.newest_day),
-            "rows_per_second": round(done.rows_per_second),
-            "rows_compared": done.compared,
-        }
+        metadata = self._publish(days, sum(records[day].counts["rows"] for day in days))
         results = {}
         for day in days:
             record = records[day]
@@ -98,6 +73,50 @@ class OnlineFeatures(DailyStep):
                 metadata=metadata,
             )
         return results
+
+    def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
+        """Publish days that the MRDS has no rows of: their entities fall back to earlier days, or go."""
+        context = self.context
+        if not context.tables.exists(context.product.name, mrds.MRDS):
+            return super().withdraw(days)
+        metadata = self._publish(days, 0)
+        return {day: Written("missing", metadata=metadata) for day in days}
+
+    def _publish(self, days: Sequence[date], rows: int) -> dict[str, Any]:
+        """Bring the store up to date with some days of the MRDS, and say what that did."""
+        context = self.context
+        known = context.ledger.latest("mrds", details=False)
+        usable = [day for day, record in known.items() if record.usable]
+        url = context.settings.online_url
+        try:
+            with contextlib.closing(OnlineStore(url, lock_timeout=LOCK_TIMEOUT)) as store:
+                done = online_features.publish(
+                    lambda: context.spark,
+                    context.product,
+                    context.tables,
+                    store,
+                    days,
+                    usable,
+                    rows=rows,
+                    log=context.log,
+                )
+        except OnlineStoreError as error:
+            if error.temporary:
+                raise
+            if error.of_rows:
+                raise PublicationError(str(error)) from None
+            raise PermanentError(str(error)) from error
+        merged = done.merged
+        return {
+            "entities_published": merged.published,
+            "entities_older_and_kept": merged.older,
+            "entities_withdrawn": merged.withdrawn,
+            "entities_forgotten": merged.forgotten,
+            "entities_in_store": merged.entities,
+            "newest_day": str(merged.newest_day),
+            "rows_per_second": round(done.rows_per_second),
+            "rows_compared": done.compared,
+        }
 
 
 class Predictions(DailyStep):
@@ -128,7 +147,8 @@ class Predictions(DailyStep):
         self._rows = {day: inputs.fingerprint.partition("/")[0] for day, inputs in found.items()}
         self._kept = {}
         if not self.context.request.rescore:
-            settled = self.context.ledger.latest(self.asset, set(days), outcomes=SETTLED)
+            # Predictions that were withdrawn with their rows are kept no longer.
+            settled = self.context.ledger.latest(self.asset, set(days), outcomes=SETTLED | WITHOUT_ROWS)
             self._kept = {day: record for day, record in settled.items() if record.outcome == "written"}
         return found
 

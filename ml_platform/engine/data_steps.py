@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, ClassVar
 
 from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
 from ml_platform.data_engineering.resolution import Refusal
+from ml_platform.engine import withdrawals
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.daily import DailyStep, from_same_day
 from ml_platform.engine.step import Check, Inputs, Written, quality_of
@@ -25,7 +26,7 @@ from ml_platform.mlops.profiles import Profile
 from ml_platform.mlops.validation import Quality, Result
 from ml_platform.product import DataSet, Product, fingerprint_of
 from ml_platform.steps import DATA_QUALITY, VALIDATION_VERSION
-from ml_platform.storage.ledger import DayRecord, Outcome
+from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord, Outcome
 
 FEATURES_FINGERPRINT = "features_fingerprint"
 
@@ -280,14 +281,16 @@ class Ards(ValidatedStep):
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         product, folder = self.context.product, self.context.settings.landing_path
         self._deliveries = landing.scan(product, folder, days)
-        found = {}
+        found = self._away([day for day in days if day not in self._deliveries])
         for day in days:
             delivery = self._deliveries.get(day)
+            if day in found:
+                continue
             if delivery is None:
                 place = folder / product.name / day.isoformat()
-                found[day] = Inputs("", "missing", f"no rows have been delivered to {place}")
+                found[day] = Inputs("", "missing", f"no rows have been delivered to {place}", gone=True)
                 if reason := product.delivery.why_not_due(day):
-                    found[day] = Inputs("", "not_due", reason)
+                    found[day] = Inputs("", "not_due", reason, gone=True)
             elif delivery.refusal:
                 # Another stamp than that of its content: the same files may be read when they are reached.
                 found[day] = Inputs(f"{delivery.stamp}/refused", "refused", delivery.refusal)
@@ -318,6 +321,34 @@ class Ards(ValidatedStep):
                 metadata=_columns_of_files(self._deliveries[day]),
             )
             for day, one in written.items()
+        }
+
+    def _away(self, days: Sequence[date]) -> dict[date, Inputs]:
+        """The days without a delivery whose rows must stay: there is no delivery of any day.
+
+        A landing folder that isn't mounted looks like one whose days have all been withdrawn.
+        """
+        product, folder = self.context.product, self.context.settings.landing_path
+        if not days or landing.delivered_days(product, folder):
+            return {}
+        known = self.context.ledger.latest(self.asset, set(days), details=False)
+        reason = (
+            f"{folder / product.name} has no delivery at all, as if it weren't mounted, so the rows of this "
+            "day stay; to withdraw the day all the same, leave it an empty folder"
+        )
+        return {
+            day: Inputs("away", "refused", reason)
+            for day, record in known.items()
+            if record.outcome not in WITHOUT_ROWS
+        }
+
+    def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
+        users = withdrawals.users_of(self.context.tables, self.context.product, days)
+        return {
+            day: replace(one, metadata={"no_longer_reproducible": "; ".join(users[day])})
+            if users[day]
+            else one
+            for day, one in super().withdraw(days).items()
         }
 
     def _refused(self, day: date, refusal: Refusal) -> Written:
@@ -369,7 +400,9 @@ class Mrds(ValidatedStep):
             statistics=profiles.ProfileStatistics(product, "mrds"),
         )
         return {
-            day: Content(
+            day: Written("refused", one.refusal)
+            if one.refusal
+            else Content(
                 counts=one.counts,
                 profile=profiles.profile(product, "mrds", one.counted.rows, one.counted.statistics),
                 fingerprint=one.counted.fingerprint,

@@ -280,7 +280,7 @@ class DriftReport(DailyStep):
     def _drawn_by_spark(self, rows: DataFrame, share: int, names: Sequence[str]) -> pd.DataFrame:
         if share < _STEPS:
             rows = rows.where(entity_hash(self.context.product, _PURPOSE, _STEPS) < share)
-        return cast("pd.DataFrame", rows.select(*[column(name) for name in names]).toPandas())
+        return cast("pd.DataFrame", rows.select(*[column(name) for name in names]).toArrow().to_pandas())
 
     def _held(
         self, table: str, days: Sequence[date], names: Sequence[str], *, with_entity: bool

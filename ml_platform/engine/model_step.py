@@ -140,6 +140,7 @@ def pending(context: StepContext) -> list[Plan]:
         for one in plans
         if context.request.force
         or (record := known.get(one.as_of)) is None
+        or record.failed
         or not record.made_from(one.inputs, contract, CODE_VERSION)
     ]
 
@@ -152,13 +153,10 @@ def run_model(context: StepContext) -> StepResult:
     """
     todo = pending(context)
     step = _ModelStep(context)
+    by_as_of = {one.as_of: one for one in todo}
+    isolation = context.isolation(lambda as_of, error: step.refuse(by_as_of[as_of], error))
     for one in todo:
-        model, record = step.train_on_newest(one)
-        if model is not None:
-            step.history.add(model)
-        step.decide()
-        # Last, so that a run that is killed before has this month done again.
-        context.ledger.record([record])
+        isolation.work([one.as_of], lambda as_of: step.do(by_as_of[as_of[0]]))
         context.log(f"model: as of {one.as_of} ({todo.index(one) + 1} of {len(todo)})")
     decisions = {one.as_of: one for one in step.decide()}
     plans = plan(context)
@@ -183,6 +181,27 @@ class _ModelStep:
         self.reused = 0
         self._held_out: tuple[str, pd.DataFrame] | None = None
         self._contract = self.product.hash_of(*CONTRACT_SECTIONS)
+
+    def do(self, planned: Plan) -> None:
+        """Train one model, decide about it, and record it."""
+        model, record = self.train_on_newest(planned)
+        if model is not None:
+            self.history.add(model)
+        decided = {one.as_of: one.comparison for one in self.decide()}
+        comparison = decided.get(planned.as_of)
+        if model is not None and comparison is not None and comparison.failed:
+            record = self._failed(planned, comparison.reason)
+        # Last, so that a run that is killed before has this month done again.
+        self.context.ledger.record([record])
+
+    def refuse(self, planned: Plan, error: Exception) -> None:
+        """Record that an exception has ended the work on a model; the next run tries it again."""
+        why = self.context.failure(f"model: the one as of {planned.as_of}", error)
+        self.context.ledger.record([self._failed(planned, f"model failed: {why}")])
+
+    def _failed(self, planned: Plan, reason: str) -> DayRecord:
+        record = self._record_of(planned, None, reason, {})
+        return dataclasses.replace(record, details={**record.details, "failed": True})
 
     def train_on_newest(self, planned: Plan) -> tuple[ModelRecord | None, DayRecord]:
         """Train one model, again if another run has written its days meanwhile.
@@ -369,7 +388,7 @@ class _ModelStep:
     ) -> DayResult:
         """A month's result, with the verdict of the present fold."""
         result = result_of(record, day=plan.month, up_to_date=up_to_date)
-        if record.fingerprint is None:
+        if record.fingerprint is None and not record.failed:
             result.advice = "deliver labelled rows of the days before, then materialize the month again"
         if decision is None or record.fingerprint is None:
             return result

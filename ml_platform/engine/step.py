@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ml_platform.faults import EndsTheRunError
 from ml_platform.mlops.validation import Quality
 from ml_platform.steps import DATA_QUALITY, StepName
 from ml_platform.storage.ledger import DayRecord, Outcome
@@ -30,6 +31,12 @@ FAILING_OUTCOMES: dict[str, str] = {
     "blocked": "mend the data and materialize the day again, or accept it (ml-platform accept)",
     "held_back": "mend the day above it, then materialize both again",
 }
+
+#: What to do about a day whose own function has raised an exception.
+FAILED_ADVICE = (
+    "see the traceback in the log of the run and fix its cause, then materialize the day again; every run "
+    "tries it again"
+)
 
 
 class StepRequest(BaseModel):
@@ -84,7 +91,7 @@ class StepResult(BaseModel):
     metadata: dict[str, Any] = {}
 
 
-class PermanentError(Exception):
+class PermanentError(EndsTheRunError):
     """Trying again can't help; the message says what would."""
 
 
@@ -95,6 +102,10 @@ class Inputs:
     fingerprint: str
     outcome: Outcome | None = None
     reason: str = ""
+    failed: bool = False
+    """Whether finding this out has failed; such a day is tried again by every run."""
+    gone: bool = False
+    """Whether there are no rows of the day any more, so that what was made of them must go."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,7 @@ def result_of(record: DayRecord, *, day: date | None = None, up_to_date: bool = 
         fingerprint=record.fingerprint,
         metadata=metadata | record.details.get("metadata", {}),
         checks=[_check_of(record, check) for check in record.details.get("checks", [])],
+        advice=FAILED_ADVICE if record.failed else None,
     )
 
 

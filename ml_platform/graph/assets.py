@@ -172,7 +172,7 @@ def _shells(product: Product) -> list[_Shell]:
             description=(
                 "One row per row of the MRDS: the probability, the decision, and the model that made "
                 "them, the one that served the day. Predictions once written stay, unless the run asks "
-                "to rescore; rows that came later are added."
+                "to rescore or the day's delivery is withdrawn; rows that came later are added."
             ),
             kinds=frozenset({"spark", "scikitlearn", "deltalake"}),
             deps=[

@@ -14,7 +14,13 @@ import dagster as dg
 
 from ml_platform.engine import local
 from ml_platform.engine.passing import is_passing
-from ml_platform.engine.spark import Length, prepare_environment, secrets_apart, spark_conf
+from ml_platform.engine.spark import (
+    Length,
+    prepare_environment,
+    secrets_apart,
+    spark_conf,
+    write_microseconds,
+)
 from ml_platform.engine.step import PermanentError, StepRequest, StepResult
 from ml_platform.product import Product
 from ml_platform.secrets import scrubbed
@@ -71,6 +77,7 @@ class LocalStepRunner:
 
         active: SparkSession | None = SparkSession.getActiveSession()
         if active is not None:
+            write_microseconds(active)
             return active
         prepare_environment()
         with secrets_apart(spark_conf(self._settings, length=length)) as configuration:

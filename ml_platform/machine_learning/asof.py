@@ -147,7 +147,9 @@ def _in_spark(product: Product, mrds: DataFrame, as_of: date, *, held_out: bool,
         share = int(_SAMPLE_STEPS * maximum_rows / available)
         rows = rows.where(entity_hash(product, "sample", _SAMPLE_STEPS) < share)
         taken = int(_first(rows.agg(F.count(F.lit(1)).alias("n")))["n"])
-    return Slice(available, taken, facts["fingerprint"] if available else EMPTY, rows.toPandas)
+    return Slice(
+        available, taken, facts["fingerprint"] if available else EMPTY, lambda: rows.toArrow().to_pandas()
+    )
 
 
 def _columns(product: Product) -> list[str]:

@@ -8,6 +8,7 @@ rollback is added; comparisons are kept, so that only new pairs are compared.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from ml_platform.faults import ends_the_run, in_words
 from ml_platform.machine_learning.promotion import Candidate, Comparison, Decision, fold, serving
 from ml_platform.machine_learning.retraining import Attempt
 from ml_platform.product import Product
@@ -162,7 +164,8 @@ class ModelHistory:
 
         Args:
             key_of: names what a comparison depends on; a pair whose key is known isn't compared again.
-            compare: compares a challenger with the champion before it, or with nothing.
+            compare: compares a challenger with the champion before it, or with nothing. A challenger of
+                which that fails isn't promoted, and compared again by the next call.
         """
         while True:
             models, rollbacks = self.models(), self.rollbacks()
@@ -188,7 +191,14 @@ class ModelHistory:
             key = key_of(left, right)
             found = known.get(key) or new.get(key)
             if found is None:
-                found = new[key] = compare(left, right)
+                try:
+                    found = new[key] = compare(left, right)
+                except Exception as error:
+                    if ends_the_run(error):
+                        raise
+                    logging.getLogger(__name__).exception("the comparison as of %s failed", challenger.as_of)
+                    reason = f"the comparison failed: {in_words(error, quoting=not self._product.sensitive)}"
+                    found = Comparison.that_failed(self._product.evaluation.metric, reason)
             return found
 
         taken_back = {row["as_of"] for row in rollbacks}

@@ -44,6 +44,14 @@ class Comparison:
     baselines: dict[str, float | None]
     verdict: bool
     reason: str
+    failed: bool = False
+    """Whether there is no verdict, since the comparison itself failed; it is never promoted by that."""
+
+    @classmethod
+    def that_failed(cls, metric: str, reason: str) -> Comparison:
+        """The comparison that an exception has ended: it promotes nothing, and is not kept."""
+        nothing = dict.fromkeys(BASELINES, None)
+        return cls(metric, None, None, "", None, None, 0, 0, 0, nothing, False, reason, failed=True)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ml_platform.mlops.expectations import MASK, number
-from ml_platform.product import Product
+from ml_platform.mlops.expectations import number
+from ml_platform.product import MASK, Product
 
 if TYPE_CHECKING:
     import pandas as pd

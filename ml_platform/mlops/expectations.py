@@ -16,6 +16,7 @@ from ml_platform.mlops.profiles import ColumnProfile, Profile
 from ml_platform.product import (
     EVENT_DAY,
     LABEL_KNOWN_ON,
+    MASK,
     NUMERIC_TYPES,
     CustomExpectation,
     DataSet,
@@ -47,8 +48,6 @@ RULES: dict[Rule, tuple[Dimension, Severity]] = {
     "values_of_history": ("validity", "warning"),
     "shares_of_history": ("validity", "warning"),
 }
-
-MASK = "•••"
 
 #: What the library calls Spark's type of a column of the contract's type.
 _TYPE_NAMES = {

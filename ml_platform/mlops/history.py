@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
-from ml_platform.mlops.expectations import MASK, RULES, Dimension, not_yet_required, number, severity_of
+from ml_platform.mlops.expectations import RULES, Dimension, not_yet_required, number, severity_of
 from ml_platform.mlops.profiles import ColumnProfile, Profile
-from ml_platform.product import Product, Rule, Severity
+from ml_platform.product import MASK, Product, Rule, Severity
 
 _WEEKS = 4
 _WEEKS_NEEDED = 2

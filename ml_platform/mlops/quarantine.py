@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from ml_platform.data_engineering.ards import QUARANTINE
-from ml_platform.mlops.expectations import MASK
-from ml_platform.product import EVENT_DAY, Product
+from ml_platform.product import EVENT_DAY, MASK, Product
 from ml_platform.storage.tables import Tables
 
 #: Records of a day that are listed; all are counted.

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from ml_platform.mlops.expectations import MASK, Dimension, Expectation, number
+from ml_platform.mlops.expectations import Dimension, Expectation, number
 from ml_platform.mlops.history import Fact
-from ml_platform.product import EVENT_DAY, DataSet, Product, Severity
+from ml_platform.product import EVENT_DAY, MASK, DataSet, Product, Severity
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.tables import column, on_days
 from ml_platform.tasks import spare_next_task

@@ -13,6 +13,8 @@ from urllib.parse import quote, quote_plus
 
 import sqlalchemy as sa
 
+from ml_platform.faults import EndsTheRunError
+
 Kind = Literal["away", "credentials", "file", "busy", "locked", "full", "cut", "missing", "other"]
 
 _ADVICE: dict[Kind, str] = {
@@ -30,15 +32,17 @@ _TEMPORARY: frozenset[Kind] = frozenset({"away", "busy", "locked", "cut"})
 _SECRET_PARAMETERS = ("password", "passwd", "pwd", "secret", "token", "key")
 
 
-class OnlineStoreError(Exception):
+class OnlineStoreError(EndsTheRunError):
     """The store can't take or give the features; the message says what to do.
 
     ``temporary`` errors may be gone when the same thing is tried again; the others stay until somebody acts.
+    ``of_rows`` says that the database is well and refuses what it was given.
     """
 
-    def __init__(self, message: str, *, temporary: bool = False) -> None:
+    def __init__(self, message: str, *, temporary: bool = False, of_rows: bool = False) -> None:
         super().__init__(message)
         self.temporary = temporary
+        self.of_rows = of_rows
 
 
 class PublicationOvertakenError(OnlineStoreError):
@@ -110,6 +114,7 @@ def online_store_error(error: Exception, dialect: str, address: Address) -> Onli
     return OnlineStoreError(
         f"the online store {address}: {_ADVICE[kind]} ({type(cause).__name__}: {said})",
         temporary=kind in _TEMPORARY,
+        of_rows=kind == "other",
     )
 
 

@@ -21,6 +21,8 @@ from ml_platform.storage.tables import Tables
 
 Outcome = Literal["written", "empty", "missing", "refused", "blocked", "held_back", "no_model", "not_due"]
 
+#: Outcomes of days that have no rows, since there is no delivery: none was due, or none is there (any more).
+WITHOUT_ROWS: frozenset[Outcome] = frozenset({"missing", "not_due"})
 #: Outcomes of days that have a settled content of their own.
 SETTLED: frozenset[Outcome] = frozenset({"written", "empty"})
 #: Outcomes of days that windows count: those for which no delivery is due are empty, and complete.
@@ -82,6 +84,16 @@ class DayRecord:
         """Whether assets over a window may count this day."""
         return self.outcome in USABLE
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts records of one ledger by when they were committed."""
+        return in_order_of_commit({COMMIT: self.commit, "recorded_at": self.recorded_at})
+
+    @property
+    def failed(self) -> bool:
+        """Whether an exception ended the work on the day; needs the record's details."""
+        return bool(self.details.get("failed"))
+
     def made_from(self, inputs: str, contract: str, code_version: str) -> bool:
         return (self.inputs, self.contract, self.code_version) == (inputs, contract, code_version)
 
@@ -124,6 +136,12 @@ class Ledger:
                 return {}
             where = where & pc.field("day").isin(pa.array(sorted(set(days)), pa.date32()))
         return self._newest(where, details)
+
+    def all(self, asset: str, *, outcomes: Collection[Outcome]) -> list[DayRecord]:
+        """Every record of an asset with one of these outcomes, those that newer ones stand above included."""
+        chosen = pc.field("outcome").isin(pa.array(sorted(outcomes)))
+        rows = self._table.scan((pc.field("asset") == asset) & chosen).to_pylist()
+        return [_decode(row) for row in rows]
 
     def between(self, asset: str, first: date, last: date) -> dict[date, DayRecord]:
         """The newest record of each day of an asset from ``first`` to ``last``, by day."""

@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 
 import tenacity
 
+from ml_platform.faults import EndsTheRunError
+
 ATTEMPTS = 4
 #: Uploads to a remote target that are under way at once.
 PARALLEL = 8
@@ -30,7 +32,7 @@ _CONTENT_TYPES = {
 }
 
 
-class ReportError(Exception):
+class ReportError(EndsTheRunError):
     """A target didn't take a report; the message names it. All other targets have been written."""
 
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from ml_platform.faults import EndsTheRunError
 from ml_platform.product import EVENT_DAY
 from ml_platform.storage.datasets import fetched, in_folder
 from ml_platform.storage.day_files import DayFile, DayFiles
@@ -47,7 +48,7 @@ _BATCH_ROWS = 10_000
 _METADATA = "userMetadata"
 
 
-class RootError(Exception):
+class RootError(EndsTheRunError):
     """A root can't be used like that; the message says which and what is accepted."""
 
 

@@ -17,6 +17,7 @@ from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ml_platform.faults import EndsTheRunError
 from ml_platform.product import EVENT_DAY
 from ml_platform.settings import Settings
 from ml_platform.storage.day_files import DayFile, DayFiles
@@ -32,7 +33,7 @@ _RETENTION = "delta.deletedFileRetentionDuration"
 __all__ = ["Maintained", "OvertakenError", "Tables", "column", "on_days"]
 
 
-class OvertakenError(Exception):
+class OvertakenError(EndsTheRunError):
     """Another run has written days of a table since this one looked at what they are made from."""
 
 
@@ -232,6 +233,33 @@ class Tables:
         root, origin = self.root, _Origin(product, table, run_id, days)
         assert isinstance(root, PathRoot), "tasks write files below a path only"
         return self._replace(origin, lambda: root.commit(product, table, schema, files, days, origin.text))
+
+    def remove_days(
+        self,
+        session: Callable[[], SparkSession],
+        product: str,
+        table: str,
+        days: Sequence[date],
+        *,
+        run_id: str,
+    ) -> int | None:
+        """Take all rows of ``days`` out of a table, in one commit; where tasks may write, without Spark.
+
+        Returns:
+            The version the commit made; None if there was nothing to take out.
+
+        Raises:
+            OvertakenError: another run has written some of ``days`` since the table is guarded.
+        """
+        if not self.has_days(product, table, days):
+            return None
+        if self.day_files(product, table) is not None:
+            import pyarrow as pa
+
+            return self.replace_days_by(product, table, pa.schema([]), {}, days, run_id=run_id)
+        spark = session()
+        nothing = self.without_rows(spark, product, table)
+        return self.replace_days(spark, product, table, nothing, days, run_id=run_id)
 
     def _replace(self, origin: _Origin, commit: Callable[[], None]) -> int:
         product, table = origin.product, origin.table

@@ -163,8 +163,7 @@ def test_every_type_is_aggregated_alike_by_spark_and_in_a_task(spark: SparkSessi
     assert by_spark.cast(in_task.schema).sort_by(by).equals(in_task.sort_by(by))
 
 
-@pytest.mark.parametrize(("name", "value"), [("amount", float("nan")), ("big", 2**62)])
-def test_what_arrow_orders_or_adds_otherwise_is_left_to_spark(name: str, value: float) -> None:
+def test_what_arrow_orders_otherwise_is_left_to_spark() -> None:
     product = shop(
         source=TYPED,
         mrds={"entity": ["who"], "aggregate": {"amount": "max", "big": "sum", "bought": "last"}},
@@ -172,7 +171,104 @@ def test_what_arrow_orders_or_adds_otherwise_is_left_to_spark(name: str, value: 
         validation={"minimum_rows": 0},
     )
     rows_ = typed_rows(1)
-    at = rows_.column_names.index(name)
-    spoilt = pa.concat_arrays([pa.array([value], rows_[name].type), rows_[name].combine_chunks()[1:]])
+    at = rows_.column_names.index("amount")
+    spoilt = pa.concat_arrays([pa.array([float("nan")]), rows_["amount"].combine_chunks()[1:]])
     assert small_mrds.aggregate_day(product, DAY, rows_) is not None
-    assert small_mrds.aggregate_day(product, DAY, rows_.set_column(at, name, spoilt)) is None
+    assert small_mrds.aggregate_day(product, DAY, rows_.set_column(at, "amount", spoilt)) is None
+
+
+def extreme_rows(values: list[tuple[int, int | None, float | None]]) -> pa.Table:
+    """Rows of ``TYPED`` with these entities, values of ``big`` and of ``amount``."""
+    rows_ = typed_rows(0).slice(0, len(values))
+    given = {
+        "who": pa.array([who for who, _, _ in values], pa.int32()),
+        "big": pa.array([big for _, big, _ in values], pa.int64()),
+        "amount": pa.array([amount for _, _, amount in values], pa.float64()),
+    }
+    return pa.table({name: given.get(name, rows_[name]) for name in rows_.column_names})
+
+
+def typed_product(rule: str) -> Product:
+    return shop(
+        source=TYPED,
+        mrds={"entity": ["who"], "aggregate": {"big": rule, "amount": rule, "bought": "last"}},
+        model__features={"numeric": ["big", "amount"]},
+        validation={"minimum_rows": 0},
+    )
+
+
+LEAST, MOST = -(2**63), 2**63 - 1
+LARGEST = 1.7976931348623157e308
+
+
+@pytest.mark.parametrize("rule", ["sum", "mean"])
+def test_sums_at_the_ends_of_a_long_are_exact_in_any_order(spark: SparkSession, rule: str) -> None:
+    """Partial sums of these are beyond a long, their totals are not."""
+    product = typed_product(rule)
+    values: list[tuple[int, int | None, float | None]] = [
+        *[(1, big, None) for big in (MOST, MOST, LEAST, LEAST, 1)],
+        *[(2, big, LARGEST) for big in (MOST,)],
+        *[(3, big, -LARGEST) for big in (LEAST,)],
+        *[(4, big, None) for big in (-1, -(2**40), 2**62, 2**62 - 1, None)],
+        (5, None, None),
+    ]
+    expected = {
+        who: [big for whose, big, _ in values if whose == who and big is not None] for who in range(1, 6)
+    }
+    exact = {
+        who: None if not bigs else sum(bigs) if rule == "sum" else float(sum(bigs)) / len(bigs)
+        for who, bigs in expected.items()
+    }
+    for seed in range(2):
+        order = np.random.default_rng(seed).permutation(len(values))
+        rows_ = extreme_rows([values[n] for n in order])
+        in_task = small_mrds.aggregate_day(product, DAY, rows_)
+        assert in_task is not None
+        assert dict(zip(in_task["who"].to_pylist(), in_task["big"].to_pylist(), strict=True)) == exact
+        given = spark.createDataFrame(rows_).withColumn("event_day", F.lit(DAY))
+        by_spark = mrds.aggregate(product, given).toArrow().cast(in_task.schema).sort_by("who")
+        assert by_spark.equals(in_task.sort_by("who"))
+        assert mrds.too_large_days(product, given) == {}
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "reason"),
+    [
+        (
+            "sum",
+            [(1, MOST, 1.0), (1, 1, 1.0)],
+            "values of who = 1 add up to 9,223,372,036,854,775,808",
+        ),
+        ("sum", [(1, 0, 1.0), (2, LEAST, 0.5), (2, -2, 0.5)], "who = 2 add up to -9,223,372,036,854,775,810"),
+        ("sum", [(1, 0, LARGEST), (1, 0, LARGEST)], "amount: the values of who = 1 add up to inf"),
+        ("mean", [(1, MOST, -LARGEST), (1, MOST, -LARGEST)], "amount: the values of who = 1 add up to -inf"),
+        ("sum", [(3, MOST, LARGEST), (3, MOST, LARGEST)], "big: the values of who = 3"),
+    ],
+)
+def test_a_sum_beyond_its_type_is_named_alike_by_tasks_and_by_spark(
+    spark: SparkSession, rule: str, values: list[tuple[int, int | None, float | None]], reason: str
+) -> None:
+    product, rows_ = typed_product(rule), extreme_rows(values)
+    with pytest.raises(small_mrds.TooLargeError) as refused:
+        small_mrds.aggregate_day(product, DAY, rows_)
+    assert reason in str(refused.value)
+    given = spark.createDataFrame(rows_).withColumn("event_day", F.lit(DAY))
+    assert mrds.too_large_days(product, given) == {DAY: str(refused.value)}
+    with pytest.raises(Exception, match="a sum is beyond its type"):
+        mrds.aggregate(product, given).toArrow()
+
+
+def test_a_reason_masks_what_is_sensitive() -> None:
+    columns = TYPED["columns"]
+    assert isinstance(columns, dict)
+    hidden = {name: {**columns[name], "sensitive": True} for name in ("who", "big")}
+    product = shop(
+        source=TYPED | {"columns": {**columns, **hidden}},
+        mrds={"entity": ["who"], "aggregate": {"big": "sum", "bought": "last"}},
+        model__features={"numeric": ["big"]},
+        validation={"minimum_rows": 0},
+    )
+    with pytest.raises(small_mrds.TooLargeError) as refused:
+        small_mrds.aggregate_day(product, DAY, extreme_rows([(98765, MOST, None), (98765, MOST, None)]))
+    assert "who = ••• add up to •••" in str(refused.value)
+    assert "98765" not in str(refused.value)

@@ -1,0 +1,113 @@
+"""Deliveries that replace what was delivered before them: the manifests that say so, and what then counts.
+
+A file `x.csv` replaces the day's earlier files if a manifest beside it, `x.csv.manifest.yaml` (or `.yml`,
+`.json`), says `replaces: true`. From then on row files that come before it count for nothing: their records
+are superseded. Label files before it still give their labels to the keys that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml_platform.data_engineering.parsing import DeliveryFile, parse_file
+from ml_platform.product import Product
+from ml_platform.yaml_text import YamlError, parse_yaml
+
+#: What a manifest's name has after the name of its file.
+SUFFIXES = (".manifest.yaml", ".manifest.yml", ".manifest.json")
+#: A manifest says one thing; more bytes than this are something else.
+MAXIMUM_BYTES = 16 << 10
+
+_ACCEPTED = "accepted is one line: `replaces: true` or `replaces: false`"
+
+#: The kinds of records that are brought together by key.
+USED = ("row", "label", "earlier_label")
+
+
+class ManifestError(Exception):
+    """A manifest can't be understood, or has no file; the message names it and what is accepted."""
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file of this name says something about another one, and holds no records."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def manifests_in(folder: Path) -> list[Path]:
+    """The manifests of a day's folder, by name; none without a folder."""
+    try:
+        names = [entry.name for entry in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(names) if is_manifest(name) and not name.startswith(".")]
+
+
+def replacing(files: Sequence[Path], manifests: Sequence[Path]) -> int:
+    """The place of the last of a day's files that replaces those before it; -1 if none does.
+
+    Args:
+        files: in the order in which they count, the later one winning.
+
+    Raises:
+        ManifestError: one of the manifests can't be understood, or is beside no file.
+        OSError: one can't be read.
+    """
+    places = {path.name: place for place, path in enumerate(files)}
+    last = -1
+    for manifest in manifests:
+        suffix = next(one for one in SUFFIXES if manifest.name.lower().endswith(one))
+        name = manifest.name[: -len(suffix)]
+        if name not in places:
+            raise ManifestError(
+                f"{manifest.name}: there is no file {name} beside it; deliver it, or delete the manifest"
+            )
+        if replaces(manifest):
+            last = max(last, places[name])
+    return last
+
+
+def replaces(manifest: Path) -> bool:
+    """What a manifest says.
+
+    Raises:
+        ManifestError: it can't be understood.
+        OSError: it can't be read.
+    """
+    if not manifest.is_file():
+        raise ManifestError(f"{manifest.name}: it is no file; {_ACCEPTED}")
+    with manifest.open("rb") as file:
+        content = file.read(MAXIMUM_BYTES + 1)
+    if len(content) > MAXIMUM_BYTES:
+        raise ManifestError(f"{manifest.name}: more than {MAXIMUM_BYTES:,} bytes; {_ACCEPTED}")
+    try:
+        said: Any = parse_yaml(content.decode("utf-8-sig"))
+    except (YamlError, UnicodeDecodeError):
+        raise ManifestError(f"{manifest.name}: it is no YAML in UTF-8; {_ACCEPTED}") from None
+    if not isinstance(said, dict) or set(said) != {"replaces"} or not isinstance(said["replaces"], bool):
+        raise ManifestError(f"{manifest.name}: {_ACCEPTED}")
+    return bool(said["replaces"])
+
+
+def records_of(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
+    """What :func:`.parsing.parse_file` gives, with kinds of its own for the records of a replaced file.
+
+    They are ``replaced`` in a file with rows, whatever they hold, and as many of them as can be read; the
+    labels of a label file are ``earlier_label``, which apply, and are no fault where their key has gone.
+    """
+    if not file.replaced:
+        yield from parse_file(file, product)
+        return
+    for batch in parse_file(file, product):
+        kind = batch.column("_kind")
+        if file.labels_only:
+            renamed = pc.if_else(pc.equal(kind, "label"), "earlier_label", kind)
+        else:
+            batch = batch.filter(pc.is_in(kind, pa.array(["row", "label", "bad"])))
+            renamed = pa.repeat(pa.scalar("replaced"), len(batch))
+        place = batch.schema.get_field_index("_kind")
+        yield batch.set_column(place, batch.schema.field(place), renamed)

@@ -1,0 +1,111 @@
+"""Days that have been withdrawn: who had used them, and which results can't be made again for that.
+
+Withdrawing is erasure: what was made of the day alone goes with it. What was made of a window that held the
+day stays, says so, and is made again when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import partial
+
+from ml_platform.engine.daily import WITHDRAWN
+from ml_platform.engine.step import REPORT_DAYS
+from ml_platform.machine_learning import performance
+from ml_platform.machine_learning.models import ModelHistory, ModelRecord
+from ml_platform.product import Product, add_months, month_of
+from ml_platform.steps import StepName
+from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord, Ledger
+from ml_platform.storage.tables import Tables
+
+#: What is made of windows that may hold a day, and which days of each asset's may have used it.
+_WINDOWED: tuple[StepName, ...] = ("model_performance", "validation_report", "drift_report")
+
+
+@dataclass(frozen=True)
+class NoLongerReproducible:
+    """What was made before days that it had used were withdrawn, each with these days.
+
+    ``models`` are by training fingerprint, ``others`` by asset and partition.
+    """
+
+    models: Mapping[str, tuple[date, ...]]
+    others: Mapping[StepName, Mapping[date, tuple[date, ...]]]
+
+    def __bool__(self) -> bool:
+        return bool(self.models) or any(self.others.values())
+
+    @property
+    def days(self) -> list[date]:
+        """The withdrawn days, ascending."""
+        found = {day for days in self.models.values() for day in days}
+        for by_partition in self.others.values():
+            found.update(day for days in by_partition.values() for day in days)
+        return sorted(found)
+
+
+def users_of(tables: Tables, product: Product, days: Sequence[date]) -> dict[date, list[str]]:
+    """What has used each day, in words; of what is there now, so to be asked before the day goes."""
+    ledger = Ledger(tables, product.name)
+    models = ModelHistory(tables, product).models()
+    records = {asset: ledger.latest(asset, details=False) for asset in _WINDOWED}
+    found: dict[date, list[str]] = {}
+    for day in days:
+        learned = [model for model in models if _learned(model, day)]
+        said = [f"the model as of {model.as_of} (v{model.version})" for model in learned]
+        for asset in _WINDOWED:
+            used = [one for one in records[asset] if _used_by(product, asset, one, records[asset][one], day)]
+            if used:
+                span = f"{min(used)}" if len(used) == 1 else f"{len(used)} from {min(used)} to {max(used)}"
+                said.append(f"{asset} of {span}")
+        found[day] = said
+    return found
+
+
+def no_longer_reproducible(tables: Tables, product: Product) -> NoLongerReproducible:
+    """What had used a day before that was withdrawn, and has not been made again since."""
+    ledger = Ledger(tables, product.name)
+    withdrawn: dict[date, tuple[int, int]] = {}
+    for record in ledger.all("ards", outcomes=WITHOUT_ROWS):
+        if record.details.get(WITHDRAWN):
+            withdrawn[record.day] = max(record.order, withdrawn.get(record.day, record.order))
+    if not withdrawn:
+        return NoLongerReproducible({}, {})
+
+    def used_before(record: DayRecord | None, used: Callable[[date], bool]) -> tuple[date, ...]:
+        if record is None:
+            return ()
+        return tuple(day for day, order in sorted(withdrawn.items()) if record.order < order and used(day))
+
+    trained = ledger.latest("model", outcomes=["written"], details=False)
+    models = {}
+    for model in ModelHistory(tables, product).models():
+        if used := used_before(trained.get(model.as_of), partial(_learned, model)):
+            models[model.fingerprint] = used
+    others: dict[StepName, Mapping[date, tuple[date, ...]]] = {}
+    for asset in _WINDOWED:
+        others[asset] = {
+            one: used
+            for one, record in ledger.latest(asset, details=False).items()
+            if (used := used_before(record, partial(_used_by, product, asset, one, record)))
+        }
+    return NoLongerReproducible(models, others)
+
+
+def _learned(model: ModelRecord, day: date) -> bool:
+    return model.first_day <= day <= model.last_day
+
+
+def _used_by(product: Product, asset: StepName, partition: date, record: DayRecord, day: date) -> bool:
+    """Whether what was made for a partition of an asset is made of a day, among others."""
+    if record.outcome != "written":
+        return False
+    match asset:
+        case "model_performance":
+            return day in performance.window(product, partition)
+        case "validation_report":
+            return partition - timedelta(days=REPORT_DAYS - 1) <= day <= partition
+        case _:
+            return partition in (month_of(day), add_months(month_of(day), 1))
