@@ -307,6 +307,7 @@ def _refuse(step: DailyStep, day: date, error: Exception) -> None:
     """Record that a day has failed; what the tables hold of it stays."""
     plan = _plan(step, [day], force=True)
     written = Written("refused", _refusal(step, day, error), details=_FAILED)
+    step.discard([day])
     step.context.ledger.record_since([_record(step, day, plan.todo[day].fingerprint, written)], plan.known)
 
 
