@@ -226,7 +226,8 @@ def test_a_fault_in_any_function_of_a_day_stops_that_day_alone_and_is_tried_agai
                 assert any("Traceback" in said and "injected" in said for said in log), where
             again = {day.day: day for day in run(history, step, chosen, log).days}
             assert {one.outcome for one in again.values()} == {"written"}, (where, again)
-            assert [day for day, one in again.items() if not one.up_to_date] == [bad], where
+            # A neighbour may be judged again, since a day before it has changed.
+            assert not again[bad].up_to_date, where
     assert len(history.rows("ards")) == 150 * len(ALL)
 
 

@@ -49,7 +49,8 @@ def table(request: pytest.FixtureRequest, tmp_path: Path, spark: SparkSession) -
     """The folder of a table with these rows, written by Spark or as tasks write."""
     tables, given = Tables(str(tmp_path)), rows()
     if request.param == "spark":
-        tables.replace_days(spark, "shop", "odd", spark.createDataFrame(given), [DAY], run_id="r")
+        rows_ = spark.createDataFrame(given).coalesce(1)
+        tables.replace_days(spark, "shop", "odd", rows_, [DAY], run_id="r")
     else:
         files = tables.day_files("shop", "odd")
         assert files is not None
