@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 DELTA = "io.delta:delta-spark_4.1_2.13:4.4.0"
-_JARS = ("delta-spark_4.1_2.13", "delta-storage", "delta-kernel-api", "delta-kernel-defaults")
+#: Delta's jars with the SHA-256 of what Maven Central has; whoever raises the version writes them anew.
+_JARS = {
+    "delta-spark_4.1_2.13": "75a9400986853c061f5109f012547de2545a5759e5e752e5ef633dabe16a4f10",
+    "delta-storage": "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc",
+    "delta-kernel-api": "ee9b5a14ac3b7efdff4d61a58478fe8eb0e5a3fbca43889dca7290795fe79a11",
+    "delta-kernel-defaults": "225c975199e4718b38ee5b7e6da7f19e9585024262b2cec2656b32151a856b0b",
+}
 _SUBMIT = "PYSPARK_SUBMIT_ARGS"
 _LOGGING = Path(__file__).with_name("log4j2.properties")
 
@@ -55,6 +61,10 @@ _SHIPPED_WITH_SPARK = (
 Length = Literal["brief", "short", "long"]
 
 
+class JarError(Exception):
+    """A jar of Delta is not the one that was published; it must not be used."""
+
+
 def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]:
     """The configuration of the session; ``settings.spark_options`` has the last word.
 
@@ -62,6 +72,9 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
         length: of the work it is for. An embedded session leaves out what only pays off later: one for
             ``short`` work the second compiler of the JVM, which takes the processors from the tasks for
             half a minute; one for ``brief`` work, few small days, Spark's generated code as well.
+
+    Raises:
+        JarError: a jar in the cache is not the one that was published.
     """
     embedded = settings.spark_master.startswith("local")
     java = f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}"
@@ -70,7 +83,7 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
     return {
         "spark.master": settings.spark_master,
         "spark.app.name": "ml_platform",
-        **_delta_jars(Path(settings.spark_options.get("spark.jars.ivy", settings.ivy_cache))),
+        **_delta_jars(_cache(settings)),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",
@@ -145,10 +158,39 @@ def _packed_code(folder: Path) -> Path:
     return packed
 
 
+def _cache(settings: Settings) -> Path:
+    return Path(settings.spark_options.get("spark.jars.ivy", settings.ivy_cache))
+
+
+def _jars(cache: Path) -> dict[Path, str]:
+    """Delta's jars in the cache, each with the SHA-256 that it must have."""
+    version = DELTA.rpartition(":")[2]
+    return {cache / "jars" / f"io.delta_{name}-{version}.jar": expected for name, expected in _JARS.items()}
+
+
+def check_jars(cache: Path) -> None:
+    """See that the jars in the cache are those that were published; ones that are missing don't matter.
+
+    Raises:
+        JarError: one is not.
+    """
+    for jar, expected in _jars(cache).items():
+        if not jar.exists():
+            continue
+        with jar.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            raise JarError(
+                f"{jar} is not the jar that Delta has published: its SHA-256 is {found}, expected is "
+                f"{expected}. It was damaged or tampered with, and is not used. Delete the folder {cache}; "
+                "the next start gets it again"
+            )
+
+
 def _delta_jars(cache: Path) -> dict[str, str]:
     """Delta's jars: those of the cache, or on the very first start from Maven Central into it."""
-    version = DELTA.rpartition(":")[2]
-    jars = [cache / "jars" / f"io.delta_{name}-{version}.jar" for name in _JARS]
+    jars = _jars(cache)
+    check_jars(cache)
     if all(jar.exists() for jar in jars):
         return {"spark.jars": ",".join(str(jar) for jar in jars)}
     return {
@@ -176,7 +218,22 @@ def session_here(settings: Settings) -> SparkSession:
         return session
     prepare_environment()
     with secrets_apart(spark_conf(settings)) as configuration:
-        return SparkSession.builder.config(map=dict(configuration)).getOrCreate()
+        session = SparkSession.builder.config(map=dict(configuration)).getOrCreate()
+    check_downloaded(settings, session)
+    return session
+
+
+def check_downloaded(settings: Settings, session: SparkSession) -> None:
+    """See that what a session has downloaded is what was published, before it is given anything to do.
+
+    Raises:
+        JarError: it is not; the session is stopped.
+    """
+    try:
+        check_jars(_cache(settings))
+    except JarError:
+        session.stop()
+        raise
 
 
 @contextlib.contextmanager

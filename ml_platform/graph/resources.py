@@ -16,6 +16,7 @@ from ml_platform.engine import local
 from ml_platform.engine.passing import is_passing
 from ml_platform.engine.spark import (
     Length,
+    check_downloaded,
     prepare_environment,
     secrets_apart,
     spark_conf,
@@ -82,6 +83,7 @@ class LocalStepRunner:
         prepare_environment()
         with secrets_apart(spark_conf(self._settings, length=length)) as configuration:
             session: SparkSession = LazyPySparkResource(spark_config=configuration).spark_session
+        check_downloaded(self._settings, session)
         return session
 
 
