@@ -11,6 +11,7 @@ import getpass
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -79,13 +80,19 @@ def land(
 
     Example: `ml-platform land customers history.csv.gz`
     """
+    from ml_platform.data_engineering.files import FileRules
     from ml_platform.data_engineering.splitting import SplitError, split_history
 
     settings, product = product_named(name)
     with _progress("rows read") as progress:
         try:
             summary = split_history(
-                product, files, settings.landing_path, labels_apart=labels_apart, progress=progress
+                product,
+                files,
+                settings.landing_path,
+                labels_apart=labels_apart,
+                progress=progress,
+                rules=replace(FileRules.of(settings), root=None),  # these files may lie anywhere
             )
         except SplitError as error:
             fail(str(error))

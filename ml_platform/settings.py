@@ -126,6 +126,20 @@ class Settings(BaseSettings):
         le=7 * 86_400,
         description="how long a process waits for a table that another one has locked",
     )
+    delivery_links: Literal["inside", "anywhere"] = Field(
+        default="inside", description="where links among the deliveries may lead: inside the landing folder"
+    )
+    delivery_line_characters: int = Field(
+        default=8 << 20, ge=1, description="characters of a line; a file with a longer one is refused"
+    )
+    delivery_file_bytes: int = Field(
+        default=64 << 30, ge=1, description="bytes of a file, unpacked; a larger one is refused"
+    )
+    delivery_unpacking: int = Field(
+        default=250,
+        ge=1,
+        description="times its own size that a file of more than 64 MB may unpack to; beyond, it is refused",
+    )
 
     engine: EngineName = Field(default="local", description="where steps run; a contract may choose")
     databricks_volume: str | None = Field(

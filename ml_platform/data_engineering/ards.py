@@ -7,7 +7,7 @@ depends on its size: :mod:`.small_days`, :mod:`.large_days`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import reduce
@@ -28,10 +28,14 @@ from ml_platform.data_engineering.resolution import (
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import EMPTY
+from ml_platform.storage.roots import on_days
 from ml_platform.storage.tables import Tables
 
 ARDS = "ards"
 QUARANTINE = "quarantine"
+
+#: Says which of some days have other files than when they were looked at.
+Changed = Callable[[Sequence[date]], Iterable[date]]
 
 _SPARK_TYPES = {
     "string": "string",
@@ -95,24 +99,28 @@ def write(
     *,
     run_id: str,
     statistics: Statistics | None = None,
+    changed: Changed = lambda days: (),
 ) -> dict[date, ArdsDay]:
     """Write the ARDS and the quarantine of some days, each table in one commit, none beside another run's.
 
     Args:
         deliveries: readable ones, of different days; these days are replaced, and no others.
         statistics: figures over each day's rows, found in the pass that counts them.
+        changed: which of some days have files that are not those of ``deliveries`` any more. It is asked
+            after files have been read and before what was read is committed.
 
     Returns:
-        One result a day. A day with a file that can't be read to its end comes back with a
-        ``refusal``, and what the tables held of it stays.
+        One result a day, but for days whose files have changed meanwhile: they are to be done again. A day
+        with a file that can't be read to its end comes back with a ``refusal``, and what the tables held of
+        it stays.
     """
     counting = Counting(product.label, columns(product), statistics=statistics)
     rows_in, quarantine_in = (tables.day_files(product.name, table) for table in (ARDS, QUARANTINE))
     if rows_in and quarantine_in and all(small_days.is_small(delivery) for delivery in deliveries):
         places = (rows_in, quarantine_in)
-        done = _write_in_tasks(spark, product, tables, deliveries, places, counting, run_id)
+        done = _write_in_tasks(spark, product, tables, deliveries, places, counting, run_id, changed)
     else:
-        done = _write_by_spark(spark, product, tables, deliveries, counting, run_id)
+        done = _write_by_spark(spark, product, tables, deliveries, counting, run_id, changed)
     return {day: ArdsDay(refusal=why) for day, why in done.refusals.items()} | {
         day: _day(account, done.counted.get(day, Counted()), done.version)
         for day, account in done.accounts.items()
@@ -137,8 +145,11 @@ def _write_in_tasks(
     places: tuple[DayFiles, DayFiles],
     counting: Counting,
     run_id: str,
+    changed: Changed,
 ) -> _Done:
     written = small_days.write(spark, product, deliveries, *places, counting)
+    for day in changed(list(written)):
+        del written[day]
     accounts = {day: one.account for day, one in written.items() if one.account is not None}
     refusals = {day: one.refusal for day, one in written.items() if one.refusal is not None}
     days = sorted(accounts)
@@ -161,11 +172,15 @@ def _write_by_spark(
     deliveries: Sequence[Delivery],
     counting: Counting,
     run_id: str,
+    changed: Changed,
 ) -> _Done:
     resolutions = _resolve(spark, product, deliveries)
     try:
         refusals = {day: why for one in resolutions for day, why in one.refusals.items()}
         accounts = {day: account for one in resolutions for day, account in one.accounts.items()}
+        other = set(changed([*refusals, *accounts]))
+        refusals = {day: why for day, why in refusals.items() if day not in other}
+        accounts = {day: account for day, account in accounts.items() if day not in other}
         days = sorted(accounts)
         if not days:
             return _Done(accounts, refusals)
@@ -173,12 +188,18 @@ def _write_by_spark(
         with tables.hold(product.name, ARDS, days):
             if unfit or tables.has_days(product.name, QUARANTINE, days):
                 quarantine = reduce(DataFrame.unionByName, [one.quarantine for one in resolutions])
+                quarantine = quarantine.where(on_days(days)) if other else quarantine
                 tables.replace_days(spark, product.name, QUARANTINE, quarantine, days, run_id=run_id)
             rows = reduce(DataFrame.unionByName, [one.rows for one in resolutions])
+            rows = rows.where(on_days(days)) if other else rows
             version = tables.replace_days(spark, product.name, ARDS, rows, days, run_id=run_id)
     finally:
         for one in resolutions:
             one.release()
+    # The rows of small days are read from their files once more when they are written.
+    other = set(changed(days))
+    accounts = {day: accounts[day] for day in days if day not in other}
+    days = sorted(accounts)
     small = {delivery.day for delivery in deliveries if small_days.is_small(delivery)}
     large = set(days) - small
     counted: dict[date, Counted] = {}

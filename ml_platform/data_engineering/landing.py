@@ -1,7 +1,7 @@
 """The landing folder: which deliveries there are, and whether their headers can be right.
 
-``landing/<product>/<event day>/*.csv[.gz]``. Only names, sizes and headers are looked at here; what is
-inside the files is :mod:`.parsing`'s business.
+``landing/<product>/<event day>/*.csv[.gz]``. Only names, sizes and headers are looked at here; how a file is
+opened is :mod:`.files`' business, and what is inside it :mod:`.parsing`'s.
 """
 
 from __future__ import annotations
@@ -15,13 +15,21 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
-from ml_platform.data_engineering import headers, replacements
-from ml_platform.data_engineering.parsing import DeliveryFile, UnreadableFile, read_header
-from ml_platform.data_engineering.replacements import ManifestError, manifests_in
+from ml_platform.data_engineering import files, headers, replacements
+from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
+from ml_platform.data_engineering.parsing import DeliveryFile, read_header
+from ml_platform.data_engineering.replacements import ManifestError, is_manifest, manifests_in
 from ml_platform.product import Product, fingerprint_of
 
 _DELIVERED_ON = re.compile(r"^(\d{4}-\d{2}-\d{2})")
 _SUFFIXES = (".csv", ".csv.gz")
+#: What other programs leave beside data; nobody expects it to be read.
+_NO_DATA = (".", "_")
+#: A day in a name that isn't just the day: 20240104, day=2024-01-04, 2024_1_4.
+_A_DAY = re.compile(r"(?<!\d)(\d{4})[-_./]?(\d{1,2})[-_./]?(\d{1,2})(?!\d)")
+_A_YEAR = re.compile(r"^(?:\w+=)?(\d{4})$")
+#: Names in a message; more are counted.
+_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ class Delivery:
 
     ``stamp`` changes whenever a file or a manifest is added, removed or written again. ``refusal`` says why
     the day can't be read, if so. ``ignored_columns`` and ``missing_columns`` count, by name, the files with a
-    column that the contract doesn't read, and those with rows that lack a declared one.
+    column that the contract doesn't read, and those with rows that lack a declared one. ``unread`` are the
+    names of what lies beside the files and isn't read.
     """
 
     day: date
@@ -39,27 +48,27 @@ class Delivery:
     refusal: str | None = None
     ignored_columns: Mapping[str, int] = field(default_factory=dict)
     missing_columns: Mapping[str, int] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 def delivered_days(product: Product, landing: Path) -> list[date]:
     """The event days that have a folder, ascending. Costs one directory listing."""
     try:
-        names = os.listdir(landing / product.name)  # noqa: PTH208 - no stat for thousands of days
+        entries = list(os.scandir(landing / product.name))
     except FileNotFoundError:
         return []
-    days = []
-    for name in names:
-        try:
-            days.append(date.fromisoformat(name))
-        except ValueError:
-            continue
-    return sorted(days)
+    return sorted(day for entry in entries if (day := _day_of(entry.name)) and _is_folder(entry))
+
+
+def folder_of(product: Product, landing: Path, day: date) -> Path:
+    """Where a day's files lie."""
+    return landing / product.name / day.isoformat()
 
 
 def stamp(product: Product, landing: Path, day: date) -> str | None:
     """The stamp of a day's delivery, without opening a file; None if nothing was delivered."""
     try:
-        paths = _csv_files(landing / product.name / day.isoformat())
+        paths = _look_into(folder_of(product, landing, day)).paths
         return _stamp(paths) if paths else None
     except OSError as error:
         return fingerprint_of(_why(error))
@@ -70,28 +79,76 @@ def size(product: Product, landing: Path, days: Iterable[date]) -> int:
     total = 0
     for day in days:
         with contextlib.suppress(OSError):  # such a day is refused, when it is scanned
-            total += sum(_facts(path)[1] for path in _csv_files(landing / product.name / day.isoformat()))
+            paths = _look_into(folder_of(product, landing, day)).paths
+            total += sum(_facts(path)[1] for path in paths)
     return total
 
 
-def scan(product: Product, landing: Path, days: Iterable[date]) -> dict[date, Delivery]:
+def last_change(product: Product, landing: Path, day: date) -> float | None:
+    """When the newest file of a day was written, in seconds since 1970; None if nothing was delivered."""
+    with contextlib.suppress(OSError):
+        paths = _look_into(folder_of(product, landing, day)).paths
+        return max((_facts(path)[2] / 1e9 for path in paths), default=None)
+    return None
+
+
+def scan(
+    product: Product, landing: Path, days: Iterable[date], rules: FileRules | None = None
+) -> dict[date, Delivery]:
     """The deliveries of ``days``; a day for which nothing was delivered is absent.
 
     A day that has label files only is absent too: its rows have not been delivered yet. One whose folder or
     files can't be looked at is refused, the others are not concerned.
+
+    Args:
+        rules: how files may be opened; by default, with links inside ``landing`` only.
     """
+    rules = rules or FileRules(root=str(landing))
     found = {}
     for day in days:
+        place = folder_of(product, landing, day)
         try:
-            paths = _csv_files(landing / product.name / day.isoformat())
-            if not paths:
+            folder = _look_into(place)
+            if not folder.paths:
                 continue
-            delivery = _delivery(product, day, paths)
+            delivery = _delivery(product, day, folder, landing, rules)
         except OSError as error:
             delivery = Delivery(day, (), fingerprint_of(_why(error)), _why(error))
         if delivery.refusal or any(not file.labels_only for file in delivery.files):
             found[day] = delivery
     return found
+
+
+def absences(
+    product: Product, landing: Path, days: Iterable[date], rules: FileRules | None = None
+) -> dict[date, str]:
+    """Why days have no rows, as far as can be seen: what was expected where, and what lies there instead.
+
+    Nothing is said of a folder that lies elsewhere, unless links may lead there. Arguments as for
+    :func:`scan`.
+    """
+    rules = rules or FileRules(root=str(landing))
+    elsewhere: dict[date, list[str]] = {}
+    years: dict[int, list[str]] = {}
+    try:
+        entries = sorted(os.scandir(landing / product.name), key=lambda entry: entry.name)
+    except OSError:
+        entries = []
+    if not rules.allows(landing / product.name):
+        entries = []
+    for entry in entries:
+        if _day_of(entry.name) and _is_folder(entry):
+            continue
+        if day := _day_in(entry.name):
+            elsewhere.setdefault(day, []).append(_name(entry))
+        elif (year := _A_YEAR.match(entry.name)) and _is_folder(entry):
+            years.setdefault(int(year[1]), []).append(_name(entry))
+    return {
+        day: _absence(
+            folder_of(product, landing, day), rules, [*elsewhere.get(day, ()), *years.get(day.year, ())]
+        )
+        for day in days
+    }
 
 
 def known_on(product: Product, day: date, name: str) -> date:
@@ -105,18 +162,94 @@ def known_on(product: Product, day: date, name: str) -> date:
     return day + timedelta(days=1 + product.source.label_delay_days)
 
 
-def _csv_files(folder: Path) -> list[Path]:
-    """The CSV files of a folder in file-name order; hidden and other files are not deliveries."""
+@dataclass(frozen=True)
+class _Folder:
+    """What lies in a day's folder: the delivered files in file-name order, and the names of all else."""
+
+    paths: Sequence[Path] = ()
+    unread: tuple[str, ...] = ()
+
+
+def _look_into(folder: Path) -> _Folder:
+    """What lies in a folder; hidden files, and those that begin with an underscore, are nobody's data."""
     try:
-        entries = list(os.scandir(folder))
-    except FileNotFoundError:
-        return []
-    names = [e.name for e in entries if e.name.endswith(_SUFFIXES) and not e.name.startswith(".")]
-    return [folder / name for name in sorted(names)]
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return _Folder()
+    entries = [
+        entry
+        for entry in entries
+        if _is_csv(entry.name) or not (entry.name.startswith(_NO_DATA) or is_manifest(entry.name))
+    ]
+    return _Folder(
+        [folder / entry.name for entry in entries if _is_csv(entry.name)],
+        tuple(_name(entry) for entry in entries if not _is_csv(entry.name)),
+    )
+
+
+def _is_csv(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that can't be followed
+        return False
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return shown(entry.name) + ("/" if _is_folder(entry) else "")
+
+
+def _day_of(name: str) -> date | None:
+    """The day that a folder with this name holds: none but that of the form 2024-01-04 is read."""
+    try:
+        day = date.fromisoformat(name)
+    except ValueError:
+        return None
+    return day if day.isoformat() == name else None
+
+
+def _day_in(name: str) -> date | None:
+    """The day that somebody may mean by a name."""
+    match = _A_DAY.search(name)
+    try:
+        return date(*map(int, match.groups())) if match else None
+    except ValueError:
+        return None
+
+
+def _absence(place: Path, rules: FileRules, elsewhere: Sequence[str]) -> str:
+    said = [f"no rows have been delivered to {place}"]
+    try:
+        folder = _look_into(place) if rules.allows(place) else _Folder()
+    except OSError as error:
+        return _why(error)
+    if folder.paths:
+        names = (shown(path.name) for path in folder.paths)
+        said.append(f"there are labels only, in {listed(names)}")
+    if folder.unread:
+        said.append(
+            f"{listed(folder.unread)} can't be read: files of the name *.csv or *.csv.gz that lie directly "
+            "in the day's folder are"
+        )
+    if elsewhere:
+        said.append(
+            f"rows may be in {listed(elsewhere)} beside it, whose name is not that of the day's folder"
+        )
+    return "; ".join(said)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Some names in a message, as many as one reads."""
+    every = list(names)
+    more = f" and {len(every) - _LISTED:,} more" if len(every) > _LISTED else ""
+    return ", ".join(every[:_LISTED]) + more
 
 
 def _why(error: OSError) -> str:
-    return f"{error.filename}: can't be read: {error.strerror}"
+    return f"{shown(str(error.filename))}: can't be read: {error.strerror}"
 
 
 def _facts(path: Path) -> tuple[str, int, int]:
@@ -129,35 +262,48 @@ def _stamp(paths: Sequence[Path]) -> str:
     return fingerprint_of([_facts(path) for path in (*paths, *manifests_in(paths[0].parent))])
 
 
-def _delivery(product: Product, day: date, paths: list[Path]) -> Delivery:
-    known = [_facts(path) for path in paths]
-    facts = _stamp(paths)
+def _delivery(product: Product, day: date, folder: _Folder, landing: Path, rules: FileRules) -> Delivery:
+    known = [_facts(path) for path in folder.paths]
+    facts = _stamp(folder.paths)
+    place = folder_of(product, landing, day)
+    if not rules.allows(place):
+        return Delivery(day, (), facts, f"{place} {files.LEADS_OUT}")
+    manifests = manifests_in(place)
+    for manifest in manifests:
+        if not rules.allows(manifest):
+            return Delivery(day, (), facts, f"{shown(manifest.name)}: {files.LEADS_OUT}")
     try:
-        replacing = replacements.replacing(paths, manifests_in(paths[0].parent))
+        replacing = replacements.replacing(folder.paths, manifests)
     except ManifestError as error:
-        return Delivery(day, (), facts, str(error))
-    files = []
+        return Delivery(day, (), facts, shown(str(error)))
+    found = []
     ignored: Counter[str] = Counter()
     missing: Counter[str] = Counter()
-    for number, path in enumerate(paths):
+    for number, path in enumerate(folder.paths):
+        name = shown(path.name)
         try:
-            header = read_header(str(path), product.source)
+            _refuse_name(path.name)
+            header = read_header(str(path), product.source, rules)
+            likely_bytes = files.likely_bytes(str(path), rules)
         except UnreadableFile as error:
             if number < replacing:
                 continue
-            return Delivery(day, (), facts, f"{path.name}: {error}")
+            return Delivery(day, (), facts, f"{name}: {error}")
         meaning = headers.resolve(product, header, day)
         if meaning.problem and number < replacing:
             continue
         if meaning.problem:
-            return Delivery(day, (), facts, f"{path.name}: {meaning.problem}")
+            # What a link may lead to is nobody's to read in a message.
+            linked = not FileRules(root=str(landing)).allows(path)
+            problem = "its header is not that of the contract" if linked else meaning.problem
+            return Delivery(day, (), facts, f"{name}: {problem}")
         if number == replacing and meaning.labels_only:
             problem = "a file of labels can't replace a day's rows; take `replaces` out of its manifest"
-            return Delivery(day, (), facts, f"{path.name}: {problem}")
+            return Delivery(day, (), facts, f"{name}: {problem}")
         if number >= replacing:
             ignored.update(meaning.ignored)
             missing.update(meaning.missing)
-        files.append(
+        found.append(
             DeliveryFile(
                 day=day,
                 path=str(path),
@@ -167,7 +313,24 @@ def _delivery(product: Product, day: date, paths: list[Path]) -> Delivery:
                 header=header,
                 known_on=known_on(product, day, path.name),
                 size=known[number][1],
+                likely_bytes=likely_bytes,
+                rules=rules,
                 replaced=number < replacing,
             )
         )
-    return Delivery(day, tuple(files), facts, ignored_columns=dict(ignored), missing_columns=dict(missing))
+    return Delivery(
+        day,
+        tuple(found),
+        facts,
+        ignored_columns=dict(ignored),
+        missing_columns=dict(missing),
+        unread=folder.unread,
+    )
+
+
+def _refuse_name(name: str) -> None:
+    """Refuse a name that no table, report or message could hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UnreadableFile("its name is not UTF-8; rename it") from None

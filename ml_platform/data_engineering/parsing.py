@@ -25,7 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from ml_platform.data_engineering import headers
+from ml_platform.data_engineering import files, headers
+from ml_platform.data_engineering.files import FileRules, UnreachableFile, UnreadableFile
 from ml_platform.data_engineering.quoting import BlockGuard, Grammar, NotAsPlain, QuoteCounter
 from ml_platform.product import LABEL_KNOWN_ON, QUOTE, Column, Product, Source
 
@@ -37,6 +38,7 @@ RECORD_LINES = 1000
 RECORD_CHARACTERS = 1 << 20
 
 INVALID_ENCODING = "invalid encoding"
+_CHANGED = "the file changed while it was read"
 
 _SHOWN = 100
 
@@ -51,23 +53,12 @@ ARROW_TYPES: dict[str, pa.DataType] = {
 }
 
 
-class UnreadableFile(Exception):  # noqa: N818 - what it is, not what went wrong
-    """A file that can't be read to its end; the message says why. ``kind`` is that of its record."""
-
-    kind = "unreadable"
-
-
-class UnreachableFile(UnreadableFile):
-    """A file whose content this machine doesn't get: no right to read it, a folder that isn't mounted."""
-
-    kind = "unreachable"
-
-
 @dataclass(frozen=True)
 class DeliveryFile:
     """One file of a day's delivery; ``number`` is its place in file-name order.
 
     ``header`` has the names as they stand in the file; :func:`.headers.resolve` says what they mean.
+    ``size`` is in bytes, as it lies there, and ``likely_bytes`` what that probably is unpacked.
     """
 
     day: date
@@ -77,7 +68,9 @@ class DeliveryFile:
     labels_only: bool
     header: tuple[str, ...]
     known_on: date
-    size: int = 0  # bytes, as it lies there
+    size: int = 0
+    likely_bytes: int = 0
+    rules: FileRules = field(default_factory=FileRules)
     replaced: bool = False  # a later file of the day has come to replace what was delivered before it
 
 
@@ -112,6 +105,13 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
     A file that can't be read to its end ends with one record of the kind ``unreadable`` or
     ``unreachable``; what came before it is then worth nothing.
     """
+    try:
+        yield from _read(file, product)
+    except UnreadableFile as error:
+        yield _unreadable(file, product, error)
+
+
+def _read(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
     done = 0
     try:
         with contextlib.closing(_read_fast(file, product)) as blocks:
@@ -123,22 +123,19 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
                 done += records.count
             else:
                 return
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error):
         pass  # whatever it is, the exact tokenizer can say where it is
-    try:
-        yield from _parse_exactly(file, product, done)
-    except UnreadableFile as error:
-        yield _unreadable(file, product, error)
+    yield from _parse_exactly(file, product, done)
 
 
-def read_header(path: str, source: Source) -> tuple[str, ...]:
+def read_header(path: str, source: Source, rules: FileRules | None = None) -> tuple[str, ...]:
     """The column names in a file's first record.
 
     Raises:
-        UnreadableFile: the file is empty, damaged, or not UTF-8.
+        UnreadableFile: the file is empty, damaged, not UTF-8, or not to be opened.
         UnreachableFile: the machine doesn't give its content.
     """
-    for record in tokenize(path, source):
+    for record in tokenize(path, source, rules or FileRules()):
         if record.problem:
             raise UnreadableFile(f"the header can't be read: {record.problem}")
         return tuple(record.fields)
@@ -146,20 +143,38 @@ def read_header(path: str, source: Source) -> tuple[str, ...]:
 
 
 def locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[tuple[int, int, str]]:
-    """Number, line and raw text of the chosen records of a file."""
+    """Number, line and raw text of the chosen records of a file.
+
+    Raises:
+        UnreadableFile: the file can't be read any more, or has changed.
+    """
+    try:
+        found = list(_locate(file, product, records))
+    except UnreadableFile as error:
+        raise type(error)(f"{file.name}: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreachableFile(f"{file.name}: can't be read: {error}") from error
+    except pa.ArrowInvalid as error:
+        raise UnreadableFile(f"{file.name}: {_CHANGED}") from error
+    if len(found) < len(records):
+        raise UnreadableFile(f"{file.name}: {_CHANGED}")
+    yield from found
+
+
+def _locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[tuple[int, int, str]]:
     wanted = sorted(records)
-    if _has_quotes(file.path):
-        for number, record in enumerate(tokenize(file.path, product.source), start=-1):
+    if _has_quotes(file):
+        for number, record in enumerate(tokenize(file.path, product.source, file.rules), start=-1):
             if number in records:
                 yield number, record.line, _readable(record.raw)
         return
-    with contextlib.closing(_RecordLines(file.path, product.source)) as lines:
+    with contextlib.closing(_RecordLines(file, product.source)) as lines:
         for number, place in zip(wanted, lines.find(wanted), strict=True):
             yield number, place.line, place.raw
 
 
-def _has_quotes(path: str) -> bool:
-    with _open(path) as text:
+def _has_quotes(file: DeliveryFile) -> bool:
+    with _open(file.path, file.rules) as text:
         return any(QUOTE in block for block in iter(lambda: text.read(BLOCK_BYTES), ""))
 
 
@@ -176,21 +191,23 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
     source, names = product.source, headers.resolve(product, file.header, file.day).columns
     if not source.delimiter.isascii():
         raise pa.ArrowInvalid("Arrow knows only delimiters of one byte")
-    plain: Any = pa.OSFile(file.path)
-    if file.path.endswith(".gz"):
-        plain = pa.CompressedInputStream(plain, "gzip")
+    plain = files.open_bytes(file.path, file.rules)
     guard = BlockGuard(source)
     stream = _StreamForArrow(plain, guard)
     misfits: deque[_Misfit] = deque()
 
+    longest_misfit = 0
+
     def set_aside(row: Any) -> str:
+        nonlocal longest_misfit
+        longest_misfit = max(longest_misfit, len(row.text or ""))
         # Arrow counts the header, and from 1.
         misfits.append(_Misfit(row.number - 2, row.actual_columns))
         return "skip"
 
     with (
         plain,
-        contextlib.closing(_RecordLines(file.path, source)) as lines,
+        contextlib.closing(_RecordLines(file, source)) as lines,
         arrow_csv.open_csv(
             pa.PythonFile(stream, mode="r"),
             read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
@@ -214,6 +231,8 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
         # Arrow closes an open quote at the end of the file by itself, so the last block waits for it.
         first, waiting = 0, None
         for batch in reader:
+            if max(_longest_line(batch), longest_misfit) > file.rules.line_characters:
+                raise pa.ArrowInvalid("a line may be longer than it may be")
             if guard.quoted and _has_endless_record(batch):
                 raise pa.ArrowInvalid("a record goes on for too long")
             if waiting is not None:
@@ -312,8 +331,8 @@ class _StreamForArrow:
 class _RecordLines:
     """The lines of a file in which every quote opens or closes: they tell where its records stand."""
 
-    def __init__(self, path: str, source: Source) -> None:
-        self._path = path
+    def __init__(self, file: DeliveryFile, source: Source) -> None:
+        self._file = file
         self._quotes = QuoteCounter(source)
         self._records: Iterator[_Place] | None = None
         self._text: io.TextIOWrapper | None = None
@@ -339,11 +358,13 @@ class _RecordLines:
 
     def _read(self) -> Iterator[_Place]:
         """The records, with the line breaks at their ends; a blank line is none."""
-        self._text = _open(self._path)
+        self._text = _open(self._file.path, self._file.rules)
         first, taken = 0, ""
-        for number, line in enumerate(self._text, start=1):
+        for number, line in enumerate(files.text_lines(self._text, self._file.rules), start=1):
             if taken:
                 taken += line
+                if len(taken) > RECORD_CHARACTERS and not _is_possible(taken):
+                    raise pa.ArrowInvalid("a record goes on for too long")
             elif line in ("\n", "\r\n", "\r"):
                 continue
             else:
@@ -362,6 +383,12 @@ def _is_possible(raw: str) -> bool:
     """Whether a record can be that long."""
     lines = raw.count("\n") + raw.count("\r")
     return lines < RECORD_LINES and (lines < 2 or len(raw) < RECORD_CHARACTERS)
+
+
+def _longest_line(batch: pa.RecordBatch) -> int:
+    """No record of the batch has a longer line: every character may be a quote, and every value be quoted."""
+    values = sum(pc.max(pc.binary_length(column)).as_py() or 0 for column in batch.columns)
+    return 2 * int(values) + 3 * int(batch.num_columns)
 
 
 def _has_endless_record(batch: pa.RecordBatch) -> bool:
@@ -438,9 +465,9 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
         return converted
 
     first = skip
-    tokens = tokenize(file.path, source)
+    tokens = tokenize(file.path, source, file.rules)
     if tuple(next(tokens, Record(1, "", [], None)).fields) != file.header:
-        raise UnreadableFile("the file changed while it was read")
+        raise UnreadableFile(_CHANGED)
     size = 0
     for number, record in enumerate(tokens):
         if number < skip:
@@ -456,13 +483,10 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
         yield batch(first)
 
 
-def tokenize(path: str, source: Source, *, zipped: bool | None = None) -> Iterator[Record]:
+def tokenize(path: str, source: Source, rules: FileRules) -> Iterator[Record]:
     """Every record with its first line's number, the header being the record at line 1.
 
     Blank lines are no records. Where it can't be known where a record ends, its first line is a bad record.
-
-    Args:
-        zipped: whether the file is gzip, if its name doesn't say.
 
     Raises:
         UnreadableFile: it can't be read to its end.
@@ -470,8 +494,8 @@ def tokenize(path: str, source: Source, *, zipped: bool | None = None) -> Iterat
     grammar = Grammar.of(source, maximum_lines=RECORD_LINES, maximum_characters=RECORD_CHARACTERS)
     width: int | None = None
     try:
-        with _open(path, zipped=zipped) as text:
-            lines = _Lines(text)
+        with _open(path, rules) as text:
+            lines = _Lines(text, rules)
             while (record := _next_record(lines, grammar, width)) is not None:
                 if record.raw:
                     width = width or len(record.fields)
@@ -482,12 +506,9 @@ def tokenize(path: str, source: Source, *, zipped: bool | None = None) -> Iterat
         raise UnreachableFile(f"can't be read: {error.strerror or error}") from error
 
 
-def _open(path: str, *, zipped: bool | None = None) -> io.TextIOWrapper:
+def _open(path: str, rules: FileRules) -> io.TextIOWrapper:
     """The file as text; bytes that are no UTF-8 become surrogates."""
-    if zipped is None:
-        zipped = path.endswith(".gz")
-    stream: Any = gzip.open(path, "rb") if zipped else open(path, "rb")  # noqa: PTH123, SIM115
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    return files.as_text(files.open_bytes(path, rules))
 
 
 @dataclass
@@ -495,11 +516,12 @@ class _Lines:
     """Physical lines, of which some can be put back."""
 
     text: io.TextIOWrapper
+    rules: FileRules
     number: int = 0
     returned: deque[str] = field(default_factory=deque)
 
     def next(self) -> str | None:
-        line = self.returned.popleft() if self.returned else self.text.readline()
+        line = self.returned.popleft() if self.returned else files.read_line(self.text, self.rules)
         if not line:
             return None
         self.number += 1

@@ -20,8 +20,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.data_engineering.counting import Counted, Counting
+from ml_platform.data_engineering.files import UnreadableFile
 from ml_platform.data_engineering.landing import Delivery
-from ml_platform.data_engineering.parsing import UnreadableFile, locate, parsed_schema
+from ml_platform.data_engineering.parsing import locate, parsed_schema
 from ml_platform.data_engineering.replacements import USED, records_of
 from ml_platform.data_engineering.resolution import (
     ORPHAN,
@@ -39,17 +40,13 @@ from ml_platform.tasks import in_tasks, numbers, spare_next_task
 
 #: Bytes of a day's files, unpacked, up to which a task holds the day in memory: about a million records.
 SMALL_BYTES = 64 << 20
-_PACKED_TO_PLAIN = 8  # a CSV file is rarely packed more tightly
 
 _PLACE = ("file", "line", "raw", "reason")
 
 
 def is_small(delivery: Delivery) -> bool:
     """Whether one task can hold the day."""
-    return (
-        sum(file.size * (_PACKED_TO_PLAIN if file.path.endswith(".gz") else 1) for file in delivery.files)
-        <= SMALL_BYTES
-    )
+    return sum(file.likely_bytes for file in delivery.files) <= SMALL_BYTES
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ class _Day:
         self._records = len(parsed)
         kind = parsed["_kind"]
         refused = parsed.filter(pc.is_in(kind, pa.array(list(REFUSALS)))).slice(0, 1).to_pylist()
-        self._refusal = Refusal.of(refused[0]["_kind"], refused[0]["_reason"]) if refused else None
+        self._unread = Refusal.of(refused[0]["_kind"], refused[0]["_reason"]) if refused else None
         is_bad = pc.equal(kind, "bad")
         self._bad = parsed.filter(is_bad)
         self._not_yet = pc.sum(pc.equal(kind, "pending")).as_py() or 0
@@ -170,7 +167,7 @@ class _Day:
         day = self._delivery.day
         bad = [
             _table(quarantine_schema(), {**self._of_day(columns), "product": self._product.name})
-            for columns in self._unusable()
+            for columns in self._unusable
         ]
         rows = _table(rows_schema(self._product), self._of_day(self._entries.rows()))
         return WrittenDay(
@@ -186,9 +183,9 @@ class _Day:
         Raises:
             UnreadableFile: a file can't be read any more that could be read when the day was accounted for.
         """
-        if self._refusal is not None:
+        if self._unread is not None:
             raise UnreadableFile(
-                f"{self._delivery.day}: the delivery changed while it was read: {self._refusal.reason}"
+                f"{self._delivery.day}: the delivery changed while it was read: {self._unread.reason}"
             )
         yield from self._batches("row", self._entries.rows())
 
@@ -198,13 +195,24 @@ class _Day:
             facts: dict[str, Any] = {"refusal": asdict(self._refusal)}
         else:
             facts = asdict(self._account)
-            for columns in self._unusable():
+            for columns in self._unusable:
                 yield from self._batches("bad", {f"_{name}": values for name, values in columns.items()})
         yield from self._batches("day", {"_facts": pa.array([json.dumps(facts)])})
 
     @cached_property
     def _orphans(self) -> pa.Table:
         return self._entries.orphans()
+
+    @cached_property
+    def _refusal(self) -> Refusal | None:
+        """Why the day can't be used, as its files were read or when records were looked up in them again."""
+        if self._unread is not None:
+            return self._unread
+        try:
+            self._unusable  # noqa: B018 - looks into the files
+        except UnreadableFile as error:
+            return Refusal.of(error.kind, str(error))
+        return None
 
     @property
     def _account(self) -> Account:
@@ -215,11 +223,11 @@ class _Day:
             labels_not_yet=self._not_yet,
         )
 
-    def _unusable(self) -> Iterator[dict[str, Any]]:
+    @cached_property
+    def _unusable(self) -> list[dict[str, Any]]:
         """Place and reason of the records for the quarantine, in columns."""
-        yield {name: self._bad[f"_{name}"] for name in _PLACE}
-        if len(self._orphans):
-            yield self._located(self._orphans)
+        bad = {name: self._bad[f"_{name}"] for name in _PLACE}
+        return [bad, self._located(self._orphans)] if len(self._orphans) else [bad]
 
     def _located(self, orphans: pa.Table) -> dict[str, Any]:
         """Records with their lines and texts, which takes a second look into their files."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -18,15 +19,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ml_platform.data_engineering import headers
+from ml_platform.data_engineering.files import FileRules, UnreadableFile
 from ml_platform.data_engineering.headers import Header
-from ml_platform.data_engineering.parsing import INVALID_ENCODING, Record, UnreadableFile, tokenize
+from ml_platform.data_engineering.parsing import INVALID_ENCODING, Record, tokenize
 from ml_platform.data_engineering.quoting import RecordWriter
 from ml_platform.product import QUOTE, Product, Source
 
 HOUR = "T0600"
 BUFFERED_CHARACTERS = 16_000_000
 _PROGRESS_ROWS = 20_000
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 class SplitError(ValueError):
@@ -51,6 +52,7 @@ def split_history(
     *,
     labels_apart: bool = True,
     progress: Callable[[int], None] | None = None,
+    rules: FileRules | None = None,
 ) -> SplitSummary:
     """Split ``files`` into ``landing/<product>/<event day>/``, one CSV for each file and day.
 
@@ -59,6 +61,7 @@ def split_history(
             or just key, event day and label.
         labels_apart: write the labels to files of their own, dated as late as they would arrive.
         progress: is called with the rows read so far.
+        rules: how much of a file may be read.
 
     Raises:
         SplitError: a header or an event day is wrong, or a delivery exists already with other content;
@@ -70,7 +73,8 @@ def split_history(
         parts = _Parts(Path(temporary), product.source)
         labels = _DailyFile(partial(labels_file, product), label_header(product))
         for path in files:
-            _split_file(product, path, parts, labels, labels_apart, progress)
+            records = _records(path, product.source, rules or FileRules())
+            _split_file(product, path, records, parts, labels, labels_apart, progress)
         parts.flush()
         if not parts.days:
             raise SplitError(f"no rows in {', '.join(str(path) for path in files) or 'no file'}")
@@ -121,13 +125,13 @@ def label_header(product: Product) -> list[str]:
 def _split_file(
     product: Product,
     path: Path,
+    records: Iterator[Record],
     parts: _Parts,
     labels: _DailyFile,
     labels_apart: bool,
     progress: Callable[[int], None] | None,
 ) -> None:
     source, stem = product.source, _stem(path)
-    records = _records(path, source)
     head = next(records, Record(1, "", [], "the file is empty"))
     header = head.fields
     meaning = headers.resolve(product, header)
@@ -181,14 +185,12 @@ def _split_file(
             parts.write(rows, day, values)
 
 
-def _records(path: Path, source: Source) -> Iterator[Record]:
+def _records(path: Path, source: Source, rules: FileRules) -> Iterator[Record]:
     """The records of a CSV file, as those of a delivery are told apart; an empty line is none."""
     try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == _GZIP_MAGIC
-        yield from tokenize(str(path), source, zipped=zipped)
-    except (OSError, UnreadableFile) as error:
-        raise SplitError(f"{path}: can't be read: {error}") from error
+        yield from tokenize(str(path), source, rules)
+    except UnreadableFile as error:
+        raise SplitError(f"{path}: {error}") from error
 
 
 class _DayReader:
@@ -251,7 +253,7 @@ def _check_names(files: Sequence[Path]) -> None:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".csv")
+    return re.sub(r"(\.csv)?(\.gz)?$", "", path.name, count=1, flags=re.IGNORECASE)
 
 
 # -- writing ---------------------------------------------------------------------------------------

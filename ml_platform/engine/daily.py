@@ -237,7 +237,10 @@ def _do(step: DailyStep, days: Sequence[date], *, force: bool) -> int:
         left = sorted(overtaken.union(day for day in plan.doable if day not in written))
         if not left:
             return done
-        context.log(f"{step.asset}: another run has done {len(left)} of the same days; they are done again")
+        if overtaken:
+            context.log(
+                f"{step.asset}: another run has done {len(overtaken)} of the days; they are done again"
+            )
     raise OvertakenError(
         f"{context.product.name}/{step.asset}: other runs have changed {left[0]} again and again; "
         "run again when they are done"

@@ -8,12 +8,14 @@ written again. How a verdict is reached is :mod:`ml_platform.mlops.validation`'s
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, ClassVar
 
 from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
+from ml_platform.data_engineering.files import FileRules, shown
 from ml_platform.data_engineering.resolution import Refusal
 from ml_platform.engine import withdrawals
 from ml_platform.engine.context import StepContext
@@ -27,7 +29,10 @@ from ml_platform.mlops.validation import Quality, Result
 from ml_platform.product import DataSet, Product, fingerprint_of
 from ml_platform.steps import DATA_QUALITY, VALIDATION_VERSION
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord, Outcome
+from ml_platform.storage.tables import OvertakenError
 
+#: Readings of a day whose files change under them, before it is refused: a file may just be arriving.
+CHANGES = 3
 FEATURES_FINGERPRINT = "features_fingerprint"
 
 
@@ -277,19 +282,24 @@ class Ards(ValidatedStep):
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
         self._deliveries: dict[date, landing.Delivery] = {}
+        self._changes: Counter[date] = Counter()
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         product, folder = self.context.product, self.context.settings.landing_path
-        self._deliveries = landing.scan(product, folder, days)
-        found = self._away([day for day in days if day not in self._deliveries])
+        rules = FileRules.of(self.context.settings)
+        self._deliveries = landing.scan(product, folder, days, rules)
+        absent = [day for day in days if day not in self._deliveries]
+        absences = landing.absences(product, folder, absent, rules) if absent else {}
+        found = self._away(absent)
         for day in days:
             delivery = self._deliveries.get(day)
             if day in found:
                 continue
             if delivery is None:
-                place = folder / product.name / day.isoformat()
-                found[day] = Inputs("", "missing", f"no rows have been delivered to {place}", gone=True)
+                found[day] = Inputs("", "missing", absences[day], gone=True)
                 if reason := product.delivery.why_not_due(day):
+                    _, _, instead = absences[day].partition("; ")
+                    reason = f"{reason}; {instead}" if instead else reason
                     found[day] = Inputs("", "not_due", reason, gone=True)
             elif delivery.refusal:
                 # Another stamp than that of its content: the same files may be read when they are reached.
@@ -302,15 +312,27 @@ class Ards(ValidatedStep):
         context = self.context
         product = context.product
         unity_catalog.declare(context.spark, product, context.tables, "ards")
-        written = ards.write(
-            context.spark,
-            product,
-            context.tables,
-            [self._deliveries[day] for day in days],
-            run_id=context.request.run_id,
-            statistics=profiles.ProfileStatistics(product, "ards"),
-        )
-        return {
+        try:
+            written = ards.write(
+                context.spark,
+                product,
+                context.tables,
+                [self._deliveries[day] for day in days],
+                run_id=context.request.run_id,
+                statistics=profiles.ProfileStatistics(product, "ards"),
+                changed=self._changed,
+            )
+        except OvertakenError:
+            raise
+        except Exception as error:
+            # Files that are replaced while Spark reads them may end its job in any way.
+            if not self._changed(days):
+                raise
+            context.log(
+                f"ards: {type(error).__name__} while files of these days changed; they are done again"
+            )
+            written = {}
+        return self._still_changing(day for day in days if day not in written) | {
             day: self._refused(day, one.refusal)
             if one.refusal
             else Content(
@@ -318,7 +340,7 @@ class Ards(ValidatedStep):
                 profile=profiles.profile(product, "ards", one.rows, one.statistics),
                 fingerprint=one.fingerprint,
                 delta_version=one.delta_version,
-                metadata=_columns_of_files(self._deliveries[day]),
+                metadata=_of_files(self._deliveries[day]),
             )
             for day, one in written.items()
         }
@@ -351,6 +373,29 @@ class Ards(ValidatedStep):
             for day, one in super().withdraw(days).items()
         }
 
+    def _changed(self, days: Sequence[date]) -> list[date]:
+        """The days whose files are not those any more that were looked at."""
+        product, folder = self.context.product, self.context.settings.landing_path
+        return [day for day in days if landing.stamp(product, folder, day) != self._deliveries[day].stamp]
+
+    def _still_changing(self, days: Iterable[date]) -> dict[date, Content | Written]:
+        """Of days that must be done again since their files changed, those that have for too often."""
+        given_up: dict[date, Content | Written] = {}
+        for day in days:
+            self._changes[day] += 1
+            if self._changes[day] < CHANGES:
+                self.context.log(f"ards: files of {day} changed while they were read; the day is done again")
+                continue
+            delivery = self._deliveries[day]
+            names = ", ".join(shown(file.name) for file in delivery.files)
+            given_up[day] = Written(
+                "refused",
+                f"the files ({names}) changed each of {CHANGES} times that they were read: "
+                "put a file there when it is complete, by renaming it",
+                inputs=f"{delivery.stamp}/unread",
+            )
+        return given_up
+
     def _refused(self, day: date, refusal: Refusal) -> Written:
         stamp = self._deliveries[day].stamp
         return Written("refused", refusal.reason, inputs=f"{stamp}/unread" if refusal.may_pass else None)
@@ -363,17 +408,18 @@ class Ards(ValidatedStep):
         return {day: history.facts(self.context.product, day, known) for day in contents}
 
 
-def _columns_of_files(delivery: landing.Delivery) -> dict[str, str]:
-    """How the columns of a day's files differ from those of the contract, if they do."""
+def _of_files(delivery: landing.Delivery) -> dict[str, str]:
+    """What people should know of a day's files: other columns than the contract's, and what isn't read."""
     found = {
         "ignored_columns": delivery.ignored_columns,
         "missing_columns": delivery.missing_columns,
     }
-    return {
+    said = {
         key: ", ".join(f"{name} ({count} of {len(delivery.files)} files)" for name, count in counts.items())
         for key, counts in found.items()
         if counts
     }
+    return said | ({"unread_files": landing.listed(delivery.unread)} if delivery.unread else {})
 
 
 class Mrds(ValidatedStep):

@@ -32,6 +32,10 @@ _MANNER = (
     "validation_rows_in_memory",
     "chunk_days",
     "table_retention_days",
+    "delivery_links",
+    "delivery_line_characters",
+    "delivery_file_bytes",
+    "delivery_unpacking",
 )
 _REPORTS: frozenset[StepName] = frozenset({"validation_report", "drift_report"})
 

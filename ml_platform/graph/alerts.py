@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from ml_platform.data_engineering import landing
+from ml_platform.data_engineering.files import FileRules
 from ml_platform.engine.step import MAINTENANCE
 from ml_platform.graph import deliveries, ledger_views
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL
@@ -310,7 +311,7 @@ def _expected(
         if not product.start <= day <= (product.end or day):
             continue
         if product.due(day):
-            yield from _rows(product, now, day, landing.stamp(product, settings.landing_path, day))
+            yield from _rows(product, settings, now, day, landing.stamp(product, settings.landing_path, day))
     if product.end is None and today.day > OVERDUE_ON:
         month = month_of(today)
         due, reason = ledger_views.of_version(
@@ -320,13 +321,16 @@ def _expected(
         yield _late("model", month, "model overdue", what, str(today.replace(day=OVERDUE_ON))), due
 
 
-def _rows(product: Product, now: datetime, day: date, stamp: str | None) -> Iterator[tuple[Finding, bool]]:
+def _rows(
+    product: Product, settings: Settings, now: datetime, day: date, stamp: str | None
+) -> Iterator[tuple[Finding, bool]]:
     due = _morning(product, product.rows_expected_on(day))
-    what = f"no rows have been delivered; they were expected by {due:%Y-%m-%d %H:%M}"
-    yield (
-        _late("landing", day, "delivery overdue", what, f"{due:%Y-%m-%d %H:%M}"),
-        stamp is None and now > due,
-    )
+    late = stamp is None and now > due
+    what = f"rows were expected by {due:%Y-%m-%d %H:%M}"
+    if late:
+        absences = landing.absences(product, settings.landing_path, [day], FileRules.of(settings))
+        what = f"{absences[day]}; they were expected by {due:%Y-%m-%d %H:%M}"
+    yield _late("landing", day, "delivery overdue", what, f"{due:%Y-%m-%d %H:%M}"), late
 
 
 def _labels(

@@ -15,6 +15,7 @@ from datetime import date, timedelta
 import dagster as dg
 
 from ml_platform.data_engineering import landing
+from ml_platform.data_engineering.files import FileRules
 from ml_platform.graph import partitions
 from ml_platform.product import DayRange, Product, fingerprint_of
 from ml_platform.settings import Settings
@@ -133,7 +134,7 @@ def _content(made_from: str | None) -> str | None:
 
 def _only_labels(product: Product, settings: Settings, day: date) -> bool:
     """Whether a day is rightly missing: labels have come, and no rows."""
-    return day not in landing.scan(product, settings.landing_path, [day])
+    return day not in landing.scan(product, settings.landing_path, [day], FileRules.of(settings))
 
 
 # -- what has been requested -------------------------------------------------------------------------

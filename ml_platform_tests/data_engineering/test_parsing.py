@@ -211,7 +211,7 @@ def test_a_header_alone_gives_nothing(tmp_path: Path) -> None:
     [
         (b"", "a.csv", "empty"),
         (b"\n\n", "a.csv", "empty"),
-        (b"plain", "a.csv.gz", "gzip"),
+        (b"\x1f\x8bplain", "a.csv.gz", "can.t be read to its end"),
         (b"\xff\xfe,b\n", "a.csv", "encoding"),
     ],
 )

@@ -1,0 +1,198 @@
+"""Delivered files as they lie there: which of them may be opened, and how much is read of one.
+
+Whoever may put a file into the landing folder may put anything there: a pipe that never ends, a link to a
+secret, an archive that unpacks to a thousand times its size. All deliveries are opened here, so that such a
+file costs its own day and nothing else. What is inside a file is :mod:`.parsing`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ml_platform.settings import Settings
+
+_GZIP = b"\x1f\x8b"
+_LEAST_GZIP = 18  # bytes of header and trailer
+_TIGHTEST = 1032  # times its size is the most that a gzip file can unpack to
+#: Buffer of a stream that is read as text: larger than Python's own, since each filling passes through here.
+_BUFFER_BYTES = 128 << 10
+#: Up to so many unpacked bytes a file may be packed as tightly as it likes: they do no harm in memory.
+HARMLESS_BYTES = 64 << 20
+#: A CSV file is rarely packed more tightly.
+_PACKED_TO_PLAIN = 8
+
+
+class UnreadableFile(Exception):  # noqa: N818 - what it is, not what went wrong
+    """A file that can't be read to its end; the message says why. ``kind`` is that of its record."""
+
+    kind = "unreadable"
+
+
+class UnreachableFile(UnreadableFile):
+    """A file whose content this machine doesn't get: no right to read it, a folder that isn't mounted."""
+
+    kind = "unreachable"
+
+
+@dataclass(frozen=True)
+class FileRules:
+    """What may be read. Plain data, so that it travels to where a file is read.
+
+    ``root`` is the folder that links must not lead out of, or None if they may lead anywhere;
+    ``line_characters`` and ``file_bytes`` bound a line and a file, unpacked, and ``unpacking`` how many times
+    its own size a packed file may become.
+    """
+
+    root: str | None = None
+    line_characters: int = Settings.model_fields["delivery_line_characters"].default
+    file_bytes: int = Settings.model_fields["delivery_file_bytes"].default
+    unpacking: int = Settings.model_fields["delivery_unpacking"].default
+
+    @classmethod
+    def of(cls, settings: Settings) -> FileRules:
+        """The rules for the landing folder of a deployment."""
+        return cls(
+            root=str(settings.landing_path) if settings.delivery_links == "inside" else None,
+            line_characters=settings.delivery_line_characters,
+            file_bytes=settings.delivery_file_bytes,
+            unpacking=settings.delivery_unpacking,
+        )
+
+    def allows(self, path: str | Path) -> bool:
+        """Whether a path, when its links are followed, lies where files may be read."""
+        if self.root is None:
+            return True
+        base = os.path.realpath(self.root)
+        return os.path.commonpath([base, os.path.realpath(path)]) == base
+
+
+def shown(name: str) -> str:
+    """A file name as it can be printed and stored: bytes that aren't UTF-8, and line breaks, escaped."""
+    readable = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return readable if readable.isprintable() else readable.encode("unicode_escape").decode()
+
+
+def open_bytes(path: str, rules: FileRules) -> DeliveredBytes:
+    """Open a regular file, without waiting for anything, and unpack it if it is a gzip file by its content.
+
+    Raises:
+        UnreadableFile: it is no regular file, or a link leads out of the landing folder.
+        OSError: the machine doesn't give its content.
+    """
+    if not rules.allows(path):
+        raise UnreadableFile(LEADS_OUT)
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a device may do something already
+        raise UnreadableFile(NOT_REGULAR)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UnreadableFile(NOT_REGULAR)
+        return DeliveredBytes(file, rules)
+    except BaseException:
+        file.close()
+        raise
+
+
+NOT_REGULAR = "is no regular file (a folder, pipe, socket or device), and nothing else is read"
+LEADS_OUT = (
+    "is a link that leads out of the landing folder, which is not followed: copy the file, or allow such "
+    "links with ML_PLATFORM_DELIVERY_LINKS=anywhere"
+)
+
+
+class DeliveredBytes(io.RawIOBase):
+    """The bytes of an open file, unpacked, up to a bound.
+
+    ``packed`` says whether it is a gzip file, and ``likely_bytes`` how many bytes it will probably give.
+    """
+
+    def __init__(self, file: Any, rules: FileRules) -> None:
+        self.packed = file.read(2) == _GZIP
+        size = os.fstat(file.fileno()).st_size
+        self.likely_bytes = max(size * _PACKED_TO_PLAIN, _said_size(file, size)) if self.packed else size
+        file.seek(0)
+        self._file = file
+        self._stream: Any = gzip.GzipFile(fileobj=file, mode="rb") if self.packed else file
+        self._read = 0
+        self._bound, self._what = rules.file_bytes, f"has more than {rules.file_bytes:,} bytes"
+        self._setting = "ML_PLATFORM_DELIVERY_FILE_BYTES"
+        if self.packed and (tightest := max(size * rules.unpacking, HARMLESS_BYTES)) < self._bound:
+            self._bound = tightest
+            self._what = f"unpacks to more than {rules.unpacking} times its size, {tightest:,} bytes"
+            self._setting = "ML_PLATFORM_DELIVERY_UNPACKING"
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into ``buffer``.
+
+        Raises:
+            UnreadableFile: the file gives more than the rules allow.
+        """
+        count: int = self._stream.readinto(buffer)
+        self._read += count
+        if self._read > self._bound:
+            raise UnreadableFile(f"{self._what}; if that is right, raise {self._setting}")
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            with contextlib.suppress(OSError):
+                self._stream.close()
+            self._file.close()
+        super().close()
+
+
+def _said_size(file: BinaryIO, size: int) -> int:
+    """What a gzip file says at its end of the size of its last member, modulo 4 GB; a hint, no promise.
+
+    It is 0 where the end can't be right, as that of a file that breaks off.
+    """
+    if size < _LEAST_GZIP:
+        return 0
+    file.seek(-4, os.SEEK_END)
+    said = int.from_bytes(file.read(4), "little")
+    return said if said <= size * _TIGHTEST else 0
+
+
+def likely_bytes(path: str, rules: FileRules) -> int:
+    """How many bytes a file will probably give, unpacked. Raises as :func:`open_bytes` does."""
+    with open_bytes(path, rules) as stream:
+        return stream.likely_bytes
+
+
+def as_text(stream: DeliveredBytes, encoding: str = "utf-8-sig") -> io.TextIOWrapper:
+    """The bytes as text, line breaks as they are; bytes that are not in the encoding become surrogates."""
+    buffered = io.BufferedReader(stream, _BUFFER_BYTES)
+    return io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline="")
+
+
+def read_line(text: io.TextIOWrapper, rules: FileRules) -> str:
+    """The next line with its line break; nothing at the end.
+
+    Raises:
+        UnreadableFile: the line is longer than the rules allow.
+    """
+    limit = rules.line_characters
+    line = text.readline(limit + len("\r\n"))
+    if len(line) > limit and len(line.rstrip("\r\n")) > limit:
+        raise UnreadableFile(
+            f"has a line of more than {limit:,} characters; if that is right, raise "
+            "ML_PLATFORM_DELIVERY_LINE_CHARACTERS"
+        )
+    return line
+
+
+def text_lines(text: io.TextIOWrapper, rules: FileRules) -> Iterator[str]:
+    """The lines of a text, as :func:`read_line` gives them."""
+    return iter(lambda: read_line(text, rules), "")
