@@ -193,6 +193,9 @@ def judge_on_unseen(
         labelled: the event days whose labels may be counted, with their numbers of rows in the MRDS.
     """
     judged: dict[date, Evaluation] = {}
+    learned_from = getattr(pipeline, "feature_names_in_", product.model.features.all)
+    if set(learned_from) != set(product.model.features.all):
+        return judged  # the contract has other features since: the champion is judged by what it has scored
     chosen = {one.event_day: _unseen_days(product, one.event_day, model, labelled) for one in found}
     maximum = product.evaluation.maximum_rows
     sizes = {day: sum(size.values()) for day, size in chosen.items()}

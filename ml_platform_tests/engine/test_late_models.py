@@ -191,3 +191,23 @@ def test_however_late_labels_come_the_first_model_serves_from_its_first_month(
         assert found[newest]["labelled"] == found[newest]["rows"] > 0
         assert found[newest]["champion_rows"] == found[newest]["rows"]
         assert found[newest]["verdict"] == "passed"
+
+
+def test_a_champion_of_other_features_is_judged_by_what_it_has_scored_alone(history: Platform) -> None:
+    day = D("2024-05-10")
+    decision = ModelHistory(history.tables, history.product).serving(day)
+    assert decision is not None
+    model = ModelHistory(history.tables, history.product).by_fingerprint()[decision.fingerprint]
+    pipeline = Registry.of(history.settings).load(history.product, model.version).pipeline
+    found = [evaluation.Evaluation(day, "f1", champion_as_of=model.as_of)]
+    labelled = dict.fromkeys(ALL, 60)
+    changed = shop(
+        source__label_delay_days=DELAY,
+        model__first_month=None,
+        model__features={"numeric": ["spend"], "categorical": ["channel"]},
+    )
+    for product, judged in ((history.product, [day]), (changed, [])):
+        result = evaluation.judge_on_unseen(
+            lambda: history.spark, product, history.tables, pipeline, model, found, labelled
+        )
+        assert list(result) == judged
