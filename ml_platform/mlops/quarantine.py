@@ -48,8 +48,13 @@ class Unusable:
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(["file", "line", "reason"])
-        writer.writerows(self.records)
+        writer.writerows((_as_text(file), line, _as_text(reason)) for file, line, reason in self.records)
         return text.getvalue().encode()
+
+
+def _as_text(value: str) -> str:
+    """A value that no spreadsheet takes for a formula, whoever named the file."""
+    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else value
 
 
 def of_days(tables: Tables, product: Product, days: Sequence[date]) -> dict[date, Unusable]:

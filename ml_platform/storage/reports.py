@@ -8,9 +8,8 @@ how a target's credentials are found (:mod:`ml_platform.engine.report_targets`).
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import tempfile
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -134,13 +133,13 @@ class FolderTarget(ReportTarget):
         folder = self.root / path
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in _page_last(files):
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as written:
-                written.write(content)
+            # Who may read a report is for the umask to say; a temporary file of the library's is its owner's.
+            written = folder / f".{name}.{uuid.uuid4().hex}"
             try:
-                Path(written.name).chmod(0o644)
-                os.replace(written.name, folder / name)  # noqa: PTH105 - a rename on top of a file
+                written.write_bytes(content)
+                written.replace(folder / name)
             except OSError:
-                Path(written.name).unlink(missing_ok=True)
+                written.unlink(missing_ok=True)
                 raise
         for other in folder.iterdir():
             if other.name not in files:

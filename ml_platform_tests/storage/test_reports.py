@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -230,3 +231,16 @@ def test_a_wrong_token_is_not_tried_again(workspace: FakeWorkspace, monkeypatch:
 def test_a_target_that_is_not_understood_says_what_is(target: str, told: str) -> None:
     with pytest.raises(PermanentError, match=told):
         report_store(Settings(report_targets=(target,)))
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_who_may_read_a_report_is_for_the_umask_to_say(tmp_path: Path, umask: int, mode: int) -> None:
+    store = report_store(Settings(report_targets=(str(tmp_path / "reports"),)))
+    before = os.umask(umask)
+    try:
+        store.publish(PATH, FIRST)
+        store.publish(PATH, SECOND)
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "reports" / PATH).iterdir()}
+    assert found == dict.fromkeys(SECOND, mode)
