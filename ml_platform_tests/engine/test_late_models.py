@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 from ml_platform.machine_learning import asof, evaluation, performance
 from ml_platform.machine_learning.models import ModelHistory
 from ml_platform.machine_learning.registry import Registry
+from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, shop, visits
 from ml_platform_tests.tasks_here import TasksHere, without_verdicts
@@ -191,6 +192,30 @@ def test_however_late_labels_come_the_first_model_serves_from_its_first_month(
         assert found[newest]["labelled"] == found[newest]["rows"] > 0
         assert found[newest]["champion_rows"] == found[newest]["rows"]
         assert found[newest]["verdict"] == "passed"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_spark_reads_the_unseen_rows_that_this_process_reads(
+    history: Platform, spark: SparkSession, share: float
+) -> None:
+    tables = Tables.of(history.settings, lambda: spark)
+    chosen, learned_to = days("2024-03-24", "2024-04-02"), D("2024-03-31")
+
+    def read(share: float, *, in_memory: bool) -> pd.DataFrame:
+        rows = evaluation._unseen_rows(
+            lambda: spark, history.product, tables, learned_to, chosen, share, in_memory=in_memory
+        )
+        return rows.sort_values(["event_day", "customer"], ignore_index=True)
+
+    held, opened = read(1.0, in_memory=True), read(share, in_memory=False)
+    assert set(held["event_day"]) == set(chosen)
+    if share == 1:
+        pd.testing.assert_frame_equal(opened, held)
+    else:
+        customers = set(opened["customer"])
+        kept = held[held["customer"].isin(customers)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(opened, kept)
+        assert 0.3 < len(customers) / held["customer"].nunique() < 0.7
 
 
 def test_a_champion_of_other_features_is_judged_by_what_it_has_scored_alone(history: Platform) -> None:
