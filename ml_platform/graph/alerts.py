@@ -196,9 +196,7 @@ def _unreadable(source: str, error: Exception, now: datetime) -> Finding:
 
 
 def _recorded(ledger: Ledger, reported: Mapping[str, Entry]) -> tuple[list[Finding], dict[str, str]]:
-    wrong = ledger_views.of_version(
-        ledger, "wrong", lambda: alerts.of_records({asset: ledger.latest(asset) for asset in ASSETS})
-    )
+    wrong = list(ledger_views.wrong(ledger))
     present = {finding.key for finding in wrong}
     gone: dict[str, dict[str, date | None]] = {}
     for key, entry in reported.items():

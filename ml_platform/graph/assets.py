@@ -4,6 +4,7 @@ An asset takes the whole range of its run at once; what became of each day comes
 result and is reported by :mod:`.report`.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -406,10 +407,15 @@ def _freshness(product: Product) -> dg.FreshnessPolicy | None:
         return dg.FreshnessPolicy.time_window(fail_window=days)
     # Cron's week begins on Sunday, Python's on Monday.
     weekdays = ",".join(str((weekday + 1) % 7) for weekday in delivery.arrival_weekdays)
+    deadline = f"0 {product.alerts.due_hour} * * {'*' if delivery.is_daily else weekdays}"
+    return _due_daily(deadline, product.timezone)
+
+
+@functools.cache
+def _due_daily(deadline: str, timezone: str) -> dg.FreshnessPolicy:
+    """Dagster goes through three years of a cron to check it, for every asset that has one."""
     return dg.FreshnessPolicy.cron(
-        deadline_cron=f"0 {product.alerts.due_hour} * * {'*' if delivery.is_daily else weekdays}",
-        lower_bound_delta=timedelta(hours=24),
-        timezone=product.timezone,
+        deadline_cron=deadline, lower_bound_delta=timedelta(hours=24), timezone=timezone
     )
 
 

@@ -4,6 +4,7 @@ All of it is off until it is switched on in the UI. Ticks read names, small tabl
 none starts Spark.
 """
 
+import functools
 import json
 import uuid
 from collections.abc import Mapping
@@ -237,17 +238,28 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
 
         tables = Tables.of(settings)
         newest = deliveries.landed_days(product, settings)[-retraining.NEWEST_DAYS :]
-        evaluations = performance.evaluations(tables, product)
-        attempts = models.attempts(tables, product)
+        ledger = Ledger(tables, product.name)
+        evaluations = ledger_views.of_version(
+            performance.table(tables, product),
+            "newest",
+            lambda: {
+                day: row for day, row in performance.evaluations(tables, product).items() if day in newest
+            },
+            argument=tuple(newest),
+        )
+        attempts = ledger_views.of_version(ledger, "attempts", lambda: models.attempts(tables, product))
         memory = _Asked(context)
-        busy = training_in_progress(context.instance, product)
+        # The runs at work are looked at only if there is a reason to train.
+        is_busy = functools.cache(lambda: training_in_progress(context.instance, product))
         reasons = []
         for day in newest:
             if day not in evaluations:
                 reasons.append(f"{day}: not evaluated yet")
                 continue
             row = performance.performance_row(evaluations[day])
-            decision = retraining.decide(product, row, attempts, newest, in_progress=busy)
+            decision = retraining.decide(product, row, attempts, newest, in_progress=False)
+            if decision.act and is_busy():
+                decision = retraining.decide(product, row, attempts, newest, in_progress=True)
             reasons.append(decision.reason)
             evaluation = f"{day}/{row.fingerprint}"
             if decision.act and not memory.has(evaluation):
@@ -258,9 +270,13 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
                 reasons[-1] += " was requested before"
         if product.drift.retrain and newest:
             month = retraining.drift_month(product, newest[-1])
-            record = Ledger(tables, product.name).latest(DRIFT_REPORT, {month}).get(month)
+            record = ledger_views.of_version(
+                ledger, "drift", lambda: ledger.latest(DRIFT_REPORT, {month}).get(month), argument=month
+            )
             drifted = record is not None and _has_drifted(record)
-            decision = retraining.decide_on_drift(product, month, drifted, attempts, newest, busy)
+            decision = retraining.decide_on_drift(product, month, drifted, attempts, newest, False)
+            if decision.act and is_busy():
+                decision = retraining.decide_on_drift(product, month, drifted, attempts, newest, True)
             reasons.append(decision.reason)
             measured = f"drift/{month}/{record.fingerprint or record.inputs}" if record else ""
             if decision.act and not memory.has(measured):

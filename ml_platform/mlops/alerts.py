@@ -30,7 +30,7 @@ _OUTCOMES: dict[str, Severity] = {
     "empty": "warning",
 }
 #: Checks over a window: that they fail again on the next day is no news.
-_CONTINUING = frozenset({PERFORMANCE_ABOVE_THRESHOLD})
+CONTINUING = frozenset({PERFORMANCE_ABOVE_THRESHOLD})
 #: Single findings of one asset and check that a message lists; more are counted.
 LISTED = 5
 #: A finding whose day was recorded longer ago is no longer reported on, and leaves the cursor.
@@ -281,29 +281,59 @@ def _days(ranges: Iterable[Sequence[int]]) -> Iterator[date]:
 # -- findings ----------------------------------------------------------------------------------------
 
 
+class Recorded:
+    """What is wrong by the ledger, kept up with its records; holds the bad days only."""
+
+    def __init__(self) -> None:
+        self._findings: dict[tuple[str, date], tuple[Finding, ...]] = {}
+        #: By key of a check over a window, the days on which it passed.
+        self._passed: dict[str, set[date]] = {}
+
+    def add(self, record: DayRecord) -> None:
+        """Take the newest record of a day."""
+        self.clear(record.asset, record.day)
+        found = tuple(_of_record(record.asset, record.day, record))
+        if found:
+            self._findings[record.asset, record.day] = found
+        for check in record.details.get("checks", []):
+            if check["name"] in CONTINUING and check["passed"]:
+                key = _check_key(record.asset, record.day, check["name"])
+                self._passed.setdefault(key, set()).add(record.day)
+
+    def clear(self, asset: str, day: date) -> None:
+        """Forget a day, of which nothing is wrong."""
+        self._findings.pop((asset, day), None)
+        for key, days in self._passed.items():
+            if key.startswith(f"{asset}/"):
+                days.discard(day)
+
+    def wrong(self) -> list[Finding]:
+        """All findings, by asset and day; a check over a window is one, since the day on which it began."""
+        found: list[Finding] = []
+        continuing: dict[str, dict[date, Finding]] = {}
+        for (_, day), findings in sorted(self._findings.items()):
+            for finding in findings:
+                if finding.subject in CONTINUING:
+                    continuing.setdefault(finding.key, {})[day] = finding
+                else:
+                    found.append(replace(finding, since=str(day)))
+        for key, by_day in continuing.items():
+            passed = self._passed.get(key, set())
+            newest = max(by_day)
+            if any(day > newest for day in passed):
+                continue
+            well = max(passed, default=date.min)
+            found.append(replace(by_day[newest], since=str(min(day for day in by_day if day > well))))
+        return found
+
+
 def of_records(records: Mapping[str, Mapping[date, DayRecord]]) -> list[Finding]:
     """What is wrong by the ledger; ``records`` by asset and day."""
-    wrong: dict[str, Finding] = {}
-    for asset, by_day in records.items():
-        since: dict[str, str] = {}
-        for day in sorted(by_day):
-            found = list(_of_record(asset, day, by_day[day]))
-            failing = {finding.key for finding in found}
-            for key in {*since} - failing:
-                # Only what goes on over days can be well on a later one.
-                if _judges(by_day[day], key):
-                    del since[key]
-                    wrong.pop(key, None)
-            for finding in found:
-                if finding.subject in _CONTINUING:
-                    # A continuing failure keeps the day on which it began.
-                    since.setdefault(finding.key, str(day))
-                wrong[finding.key] = replace(finding, since=since.get(finding.key, str(day)))
-    return list(wrong.values())
-
-
-def _judges(record: DayRecord, key: str) -> bool:
-    return key.rpartition("/")[2] in {check["name"] for check in record.details.get("checks", [])}
+    recorded = Recorded()
+    for by_day in records.values():
+        for record in by_day.values():
+            recorded.add(record)
+    return recorded.wrong()
 
 
 def day_of(key: str) -> date | None:
@@ -360,7 +390,7 @@ def _of_record(asset: str, day: date, record: DayRecord) -> Iterator[Finding]:
 
 
 def _check_key(asset: str, day: date, check: str) -> str:
-    return f"{asset}/{check}" if check in _CONTINUING else f"{asset}/{day}/{check}"
+    return f"{asset}/{check}" if check in CONTINUING else f"{asset}/{day}/{check}"
 
 
 def at_least(findings: Iterable[Finding], severity: Severity) -> list[Finding]:

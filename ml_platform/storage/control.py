@@ -54,13 +54,16 @@ class ControlTable:
         """Where the table lies."""
         return self.tables.control.address(self.product, self.name)
 
-    def version(self) -> str | None:
-        """Which table it is and its version, without reading it; None if it doesn't exist yet."""
+    def stamp(self) -> str | None:
+        """Changes with every commit, and costs little; None if the table doesn't exist yet."""
+        return self.tables.control.stamp(self.product, self.name)
+
+    def identity(self) -> str | None:
+        """Which table it is: another one after it was deleted and made anew; None if it doesn't exist."""
         place = self.tables.control
         if not place.exists(self.product, self.name):
             return None
-        table = place.open(self.product, self.name)
-        return f"{table.metadata().id}/{table.version()}"
+        return str(place.open(self.product, self.name).metadata().id)
 
     def read(self) -> list[dict[str, Any]]:
         """All rows; none if the table doesn't exist yet."""

@@ -29,6 +29,10 @@ SETTLED: frozenset[Outcome] = frozenset({"written", "empty"})
 USABLE: frozenset[Outcome] = SETTLED | {"not_due"}
 
 DAYS = "days"
+#: What the details of a record hold where a check or an expectation has failed, as JSON.
+_FAILED = '"passed": false'
+#: Outcomes that nobody has to do anything about, and that nearly all records have.
+_ORDINARY = ["written", "not_due"]
 #: Steps read the days they are about; of a long history that is little.
 SORT = ("asset", "day")
 _SCHEMA = pa.schema(
@@ -98,6 +102,20 @@ class DayRecord:
         return (self.inputs, self.contract, self.code_version) == (inputs, contract, code_version)
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a ledger has recorded after a commit.
+
+    ``records`` are those with another outcome than rows, or a failed check; ``others`` are the assets and
+    days of all others. ``inputs`` are the fingerprints of the inputs that days of the ARDS were made from.
+    """
+
+    records: list[DayRecord]
+    others: set[tuple[str, date]]
+    inputs: dict[date, str]
+    commit: int | None
+
+
 class Ledger:
     """The table ``days`` of one product."""
 
@@ -109,9 +127,44 @@ class Ledger:
         """Where the table lies."""
         return self._table.address
 
-    def version(self) -> str | None:
-        """Changes with every record; None before the first."""
-        return self._table.version()
+    def stamp(self) -> str | None:
+        """Changes with every record, and costs little; None before the first."""
+        return self._table.stamp()
+
+    def identity(self) -> str | None:
+        """Which table it is; None before the first record."""
+        return self._table.identity()
+
+    def changes(self, after: int | None = None, *, keep: Collection[str] = ()) -> Changes:
+        """What has been recorded, of every asset: the newest record of each day, in little memory.
+
+        Args:
+            after: the number of a commit: only what was recorded after it.
+            keep: words; records whose details hold one are given as well.
+        """
+        table = self._table.scan(None if after is None else pc.field(COMMIT) > after)
+        order = pc.sort_indices(
+            pa.table({"commit": pc.fill_null(table[COMMIT], -1), "at": table["recorded_at"]}),
+            sort_keys=[("commit", "ascending"), ("at", "ascending")],
+        )
+        keys = (
+            table.select(["asset", "day"])
+            .take(order)
+            .append_column("row", pa.array(range(len(order)), pa.int64()))
+        )
+        newest = keys.group_by(["asset", "day"], use_threads=False).aggregate([("row", "max")])
+        table = table.take(order.take(newest["row_max"].combine_chunks()))
+        chosen = pc.invert(pc.is_in(table["outcome"], pa.array(_ORDINARY)))
+        for word in (_FAILED, *keep):
+            chosen = pc.or_(chosen, pc.fill_null(pc.match_substring(table["details"], word), False))
+        others = table.filter(pc.invert(chosen)).select(["asset", "day"])
+        ards = table.filter(pc.equal(table["asset"], "ards"))
+        return Changes(
+            records=[_decode(row) for row in table.filter(chosen).to_pylist()],
+            others=set(zip(others["asset"].to_pylist(), others["day"].to_pylist(), strict=True)),
+            inputs=dict(zip(ards["day"].to_pylist(), ards["inputs"].to_pylist(), strict=True)),
+            commit=pc.max(table[COMMIT]).as_py(),
+        )
 
     def latest(
         self,

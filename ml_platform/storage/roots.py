@@ -255,6 +255,10 @@ class PathRoot(Root):
     def version(self, product: str, table: str) -> int:
         return int(self.open(product, table).version())
 
+    def stamp(self, product: str, table: str) -> str | None:
+        """Changes with every commit; None if the table doesn't exist. Cheaper than to open the table."""
+        return str(self.version(product, table)) if self.exists(product, table) else None
+
     def commits_after(self, product: str, table: str, version: int) -> dict[int, str | None]:
         # The history is the log's, numbered from the version that was opened: both must be of one moment.
         while True:
@@ -305,6 +309,17 @@ class FolderRoot(PathRoot):
 
     def datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
         yield in_folder(self.open(product, table), self.address(product, table))
+
+    def stamp(self, product: str, table: str) -> str | None:
+        log = os.path.join(self.address(product, table), "_delta_log")  # noqa: PTH118 - ticks are many
+        try:
+            newest = max((name for name in os.listdir(log) if name.endswith(".json")), default=None)  # noqa: PTH208
+            if newest is None:
+                return None
+            status = os.stat(os.path.join(log, newest))  # noqa: PTH116, PTH118
+        except FileNotFoundError:
+            return None
+        return f"{newest}/{status.st_ino}/{status.st_mtime_ns}"
 
     def day_files(self, product: str, table: str) -> DayFiles:
         return DayFiles(self.address(product, table))

@@ -1,0 +1,183 @@
+"""What many products cost: loading their graph in a fresh process, and a minute of ticks of all their sensors.
+
+Every product has years of deliveries, made and recorded as a real history is. Prints CPU seconds; beside the
+ticks, what it costs to decode the whole ledger at every tick instead of following it.
+
+Run: `make bench-products`, or `python bench/products.py --products 10 --years 2`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from ml_platform.settings import PACKAGE, Settings
+
+ASSETS = ("ards", "mrds", "online_features", "predictions", "model_performance", "validation_report")
+#: Days that a backfill records in one commit.
+CHUNK = 128
+#: An address that nobody listens on: nothing is sent, since nothing is wrong.
+CHANNEL = "json://127.0.0.1:9/none"
+
+
+def settings_of(folder: Path) -> Settings:
+    return Settings(
+        home=folder,
+        products=(folder / "contracts",),
+        own_products=False,
+        alert_urls=CHANNEL,  # type: ignore[arg-type]
+    )
+
+
+def prepare(folder: Path, products: int, years: int) -> list[str]:
+    """Contracts, deliveries and ledgers; one product's, of which the others have links."""
+    from ml_platform.data_engineering import landing
+    from ml_platform.product import load_product
+    from ml_platform.storage.ledger import DayRecord, Ledger
+    from ml_platform.storage.tables import Tables
+
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "contracts").mkdir(parents=True)
+    (folder / "landing").mkdir()
+    last = date.today() - timedelta(days=1)
+    days = [last - timedelta(days=n) for n in range(365 * years)][::-1]
+    contract = (PACKAGE / "products" / "customers.yaml").read_text()
+    contract = re.sub(r"^start: .*$", f"start: {days[0]}", contract, flags=re.M)
+    # A first model months after the start, whatever that is.
+    month = (days[0] + timedelta(days=200)).replace(day=1)
+    contract = re.sub(r"first_month: .*$", f"first_month: {month:%Y-%m}", contract, flags=re.M)
+    names = [f"product{n:03}" for n in range(products)]
+    for name in names:
+        text = re.sub(r"^name: .*$", f"name: {name}", contract, flags=re.M)
+        (folder / "contracts" / f"{name}.yaml").write_text(text)
+    first = names[0]
+    for day in days:
+        (folder / "landing" / first / str(day)).mkdir(parents=True)
+        (folder / "landing" / first / str(day) / "rows.csv").write_text("")
+    settings = settings_of(folder)
+    product = load_product(folder / "contracts" / f"{first}.yaml")
+    ledger = Ledger(Tables.of(settings), first)
+    for start in range(0, len(days), CHUNK):
+        chunk = days[start : start + CHUNK]
+        for asset in ASSETS:
+            ledger.record(
+                [
+                    DayRecord(
+                        asset,
+                        day,
+                        "written",
+                        inputs=landing.stamp(product, settings.landing_path, day) or "",
+                        contract="c" * 32,
+                        code_version="1",
+                        fingerprint=f"{day}{asset}",
+                        counts={"rows": 20_000, "labelled": 20_000},
+                        details=details(asset),
+                    )
+                    for day in chunk
+                ]
+            )
+    for name in names[1:]:
+        (folder / "landing" / name).symlink_to(folder / "landing" / first)
+        shutil.copytree(folder / "tables" / first, folder / "tables" / name, copy_function=os.link)
+    return names
+
+
+def details(asset: str) -> dict[str, Any]:
+    """As much as a day of the sample product has: 25 expectations, ten profiled columns."""
+    check = {"name": "data_quality", "passed": True, "severity": "ERROR", "description": "25 hold"}
+    found: dict[str, Any] = {"metadata": {"report": "file:///reports/x.html"}, "checks": []}
+    if asset in ("ards", "mrds"):
+        found["checks"] = [check]
+        found["quality"] = [[f"column_{n}_not_null", "0 of 20,000", "none", True, "error"] for n in range(25)]
+        found["profile"] = {f"c{n}": [20_000, 0, *[n / (k + 1) for k in range(12)]] for n in range(10)}
+    return found
+
+
+def loading(folder: Path) -> dict[str, float]:
+    """CPU seconds of a fresh interpreter that builds the repository of all products; the least of three."""
+    statement = (
+        "import json, time, pathlib, sys; sys.path.insert(0, sys.argv[2]);"
+        "from products import settings_of; from ml_platform.build import build_definitions;"
+        "imported = time.process_time();"
+        "repository = build_definitions(settings_of(pathlib.Path(sys.argv[1]))).get_repository_def();"
+        "assert repository.sensor_defs;"
+        "print(json.dumps([imported, time.process_time()]))"
+    )
+    found = []
+    for _ in range(3):
+        command = [sys.executable, "-c", statement, str(folder), str(Path(__file__).parent)]
+        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    imported, loaded = min(found, key=lambda pair: pair[1])
+    return {"imports, CPU s": round(imported, 2), "imports and products, CPU s": round(loaded, 2)}
+
+
+def ticks(folder: Path, names: list[str]) -> dict[str, float | int]:
+    """CPU seconds of one tick of every sensor, when nothing has changed and when each ledger has."""
+    import dagster as dg
+
+    from ml_platform.build import build_definitions
+    from ml_platform.storage.ledger import DayRecord, Ledger
+    from ml_platform.storage.tables import Tables
+
+    settings = settings_of(folder)
+    repository = build_definitions(settings).get_repository_def()
+    cursors: dict[str, str | None] = {}
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def minute() -> float:
+            began = time.process_time()
+            for sensor in repository.sensor_defs:
+                cursor = cursors.get(sensor.name)
+                with dg.build_sensor_context(
+                    instance=instance, cursor=cursor, repository_def=repository
+                ) as context:
+                    found = sensor.evaluate_tick(context)
+                assert not found.run_requests, f"{sensor.name} requested runs though all is made"
+                cursors[sensor.name] = found.cursor
+            return time.process_time() - began
+
+        first = minute()
+        still = min(minute() for _ in range(3))
+        for name in names:
+            ledger = Ledger(Tables.of(settings), name)
+            newest = max(ledger.latest("mrds", details=False))
+            ledger.record([DayRecord("mrds", newest, "written", inputs="i", contract="c", code_version="1")])
+        changed = minute()
+    began = time.process_time()
+    ledger = Ledger(Tables.of(settings), names[0])
+    for asset in ASSETS:
+        ledger.latest(asset)
+    whole = (time.process_time() - began) * len(names)
+    return {
+        "the first minute of a process, CPU s": round(first, 2),
+        "a minute in which nothing changes, CPU s": round(still, 2),
+        "a minute in which every ledger changes, CPU s": round(changed, 2),
+        "decoding every ledger once, CPU s": round(whole, 2),
+        "ratio of that to a still minute": round(whole / still, 1),
+        "longest cursor, characters": max(len(cursor or "") for cursor in cursors.values()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--products", type=int, default=100)
+    parser.add_argument("--years", type=int, default=10)
+    parser.add_argument("--folder", type=Path, default=PACKAGE.parent / "var" / "bench" / "products")
+    given = parser.parse_args()
+    names = prepare(given.folder, given.products, given.years)
+    for title, value in {**loading(given.folder), **ticks(given.folder, names)}.items():
+        print(f"{title}: {value}")
+    shutil.rmtree(given.folder)
+
+
+if __name__ == "__main__":
+    main()
