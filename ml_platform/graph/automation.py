@@ -247,7 +247,10 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             },
             argument=tuple(newest),
         )
-        attempts = ledger_views.of_version(ledger, "attempts", lambda: models.attempts(tables, product))
+        decided = tuple(tables.control.stamp(product.name, name) for name in models.TABLES)
+        attempts = ledger_views.of_version(
+            ledger, "attempts", lambda: models.attempts(tables, product), argument=decided
+        )
         memory = _Asked(context)
         # The runs at work are looked at only if there is a reason to train.
         is_busy = functools.cache(lambda: training_in_progress(context.instance, product))

@@ -58,6 +58,14 @@ class ControlTable:
         """Changes with every commit, and costs little; None if the table doesn't exist yet."""
         return self.tables.control.stamp(self.product, self.name)
 
+    def version(self) -> str | None:
+        """Which table it is and its version, without reading it; None if it doesn't exist yet."""
+        place = self.tables.control
+        if not place.exists(self.product, self.name):
+            return None
+        table = place.open(self.product, self.name)
+        return f"{table.metadata().id}/{table.version()}"
+
     def identity(self) -> str | None:
         """Which table it is: another one after it was deleted and made anew; None if it doesn't exist."""
         place = self.tables.control

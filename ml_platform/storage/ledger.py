@@ -131,6 +131,10 @@ class Ledger:
         """Changes with every record, and costs little; None before the first."""
         return self._table.stamp()
 
+    def version(self) -> str | None:
+        """Which table it is and its version; None before the first record."""
+        return self._table.version()
+
     def identity(self) -> str | None:
         """Which table it is; None before the first record."""
         return self._table.identity()
