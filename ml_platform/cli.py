@@ -8,13 +8,14 @@ from __future__ import annotations
 import atexit
 import gc
 import getpass
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -22,6 +23,8 @@ from rich.table import Table
 
 from ml_platform import alerts_cli, databricks_cli, online_cli
 from ml_platform.console import ProductName, console, fail, instance_of, print_wide, product_named
+from ml_platform.explanations import explain
+from ml_platform.interruption import interruption
 from ml_platform.product import ContractError, DayRange, Product, load_product, load_products
 from ml_platform.settings import Settings
 
@@ -294,6 +297,7 @@ def ui(
         "stop both with Ctrl-C",
         soft_wrap=True,
     )
+    interruption.expect()
     try:
         serve(settings, port, mlflow_port)
     except ServerError as error:
@@ -354,6 +358,55 @@ def accept(
         highlight=False,
         soft_wrap=True,
     )
+
+
+# -- the process ---------------------------------------------------------------------------------------
+
+
+def run() -> int:
+    """Run the command that this process was started for; returns what the process ends with.
+
+    What a command raises is one sentence here, and a traceback in the log file.
+    """
+    from pydantic import ValidationError
+
+    from ml_platform.logs import log_error, log_to_file
+
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"{_variable(one)}: {one['msg']}" for one in error.errors(include_input=False))
+        return _end_with(f"a setting is wrong: {wrong}")
+    log = log_to_file(settings)
+    try:
+        app(prog_name="ml-platform")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        log_error(error)
+        return _end_with(sentence_of(error, settings), f"The traceback is in {log}")
+    return 0
+
+
+def sentence_of(error: Exception, settings: Settings) -> str:
+    """What a person needs of an error: its own words if the platform has raised it, or an explanation."""
+    explained = explain(error, settings)
+    if explained is not None:
+        return explained
+    first, *_ = [*str(error).strip().splitlines(), ""]
+    if type(error).__module__.partition(".")[0] == "ml_platform":
+        return str(error)
+    return f"{type(error).__name__}: {first or 'no reason given'}"
+
+
+def _end_with(*lines: str) -> int:
+    with suppress(typer.Exit):
+        fail("\n".join(lines))
+    return 1
+
+
+def _variable(error: Any) -> str:
+    return "_".join(["ML_PLATFORM", *map(str, error["loc"])]).upper()
 
 
 # -- helpers -----------------------------------------------------------------------------------------
@@ -429,4 +482,4 @@ def _first_model(product: Product) -> str:
 
 
 if __name__ == "__main__":
-    app()
+    sys.exit(run())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ml_platform.interruption import interruption
 from ml_platform.product import Product, load_products
 from ml_platform.settings import Settings
 from ml_platform.storage import locks
@@ -25,7 +28,9 @@ ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="The name of
 
 
 def fail(message: str) -> NoReturn:
-    """End the command with an error."""
+    """End the command with an error; of an interruption all has been said."""
+    if interruption.noticed():
+        raise typer.Exit(1)
     Console(stderr=True).print(f"[red]Error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 
@@ -49,6 +54,7 @@ def product_named(name: str) -> tuple[Settings, Product]:
 def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The persistent Dagster instance: of ``DAGSTER_HOME``, or in the platform's home."""
     import dagster as dg
+    import sqlalchemy.exc
 
     if "DAGSTER_HOME" not in os.environ:
         home = settings.home / "dagster"
@@ -63,10 +69,41 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
         with locks.held(home / ".opening.lock", what, seconds=settings.lock_timeout_seconds):
             configuration = home / "dagster.yaml"
             if not configuration.exists():
-                configuration.write_text(_LOCAL_INSTANCE)
-            instance = stack.enter_context(dg.DagsterInstance.get())
-            instance.get_latest_materialization_event(dg.AssetKey("none"))
+                unfinished = home / ".dagster.yaml"
+                unfinished.write_text(_LOCAL_INSTANCE)
+                unfinished.replace(configuration)
+            if configuration.read_text() == _LOCAL_INSTANCE and not (home / "history").exists():
+                _make_databases(home)
+            try:
+                instance = stack.enter_context(dg.DagsterInstance.get())
+                instance.get_latest_materialization_event(dg.AssetKey("none"))
+            except (sqlalchemy.exc.DatabaseError, sqlite3.DatabaseError) as error:
+                if "locked" in str(error) or "full" in str(error):
+                    raise
+                fail(
+                    f"Dagster's databases in {home} can't be used ({getattr(error, 'orig', None) or error}): "
+                    "restore the folder from a backup, or move it aside; the ledger, the tables and the "
+                    "models don't depend on it"
+                )
         yield instance
+
+
+def _make_databases(home: Path) -> None:
+    """Make Dagster's databases in a folder beside, then move them in.
+
+    A creation that is stopped half-way leaves tables that Dagster takes for those of an old version.
+    """
+    from ml_platform.graph.local_storage import LocalStorage
+
+    beside = home / ".new"
+    shutil.rmtree(beside, ignore_errors=True)
+    storage = LocalStorage(str(beside))
+    storage.event_log_storage.get_latest_materialization_events([])
+    storage.dispose()
+    for name in ("schedules", "history"):  # the last one tells that all are there
+        shutil.rmtree(home / name, ignore_errors=True)
+        (beside / name).rename(home / name)
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 _LOCAL_INSTANCE = """\

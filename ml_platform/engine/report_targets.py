@@ -10,6 +10,8 @@ first report is written. Forms of a target:
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,8 @@ def _blob_service(settings: Settings, address: str) -> Callable[[], Any]:
         from azure.storage.blob import BlobServiceClient
 
         secret = settings.blob_credential.value if settings.blob_credential else None
+        if secret:
+            _require_credential(secret)
         # The report store tries again itself, sooner than the library would, and with an end.
         options: dict[str, Any] = {"retry_total": 0, "connection_timeout": 10}
         try:
@@ -94,6 +98,23 @@ def _blob_service(settings: Settings, address: str) -> Callable[[], Any]:
             return BlobServiceClient(client.url, client.credential, **options)
 
     return connect
+
+
+def _require_credential(secret: str) -> None:
+    """Make sure that a secret may be a key or a token; the library would end with an error of base64.
+
+    Raises:
+        PermanentError: it is neither.
+    """
+    if "sig=" in secret:
+        return
+    try:
+        base64.b64decode(secret, validate=True)
+    except binascii.Error as error:
+        raise PermanentError(
+            "ML_PLATFORM_BLOB_CREDENTIAL is neither an account key, which is base64, nor a SAS token, which "
+            "has a sig=; copy it again from the storage account's access keys"
+        ) from error
 
 
 def _workspace() -> Any:

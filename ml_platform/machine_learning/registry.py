@@ -8,6 +8,7 @@ does not import MLflow.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -367,18 +368,82 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _prepare_sqlite(uri: str, database: Path) -> None:
-    """Create or upgrade the tables, by one process at a time: MLflow's migrations have no lock."""
-    from mlflow.db import upgrade
+    """Create or upgrade the tables, by one process at a time: MLflow's migrations have no lock.
 
+    A migration that is stopped half-way leaves tables with which no later one can go on. So it works on a
+    file beside, which takes the database's name when it is whole.
+
+    Raises:
+        RegistryError: the database is damaged.
+    """
     database.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     with locks.held(Path(f"{database}.lock"), f"MLflow's store {database}"):
-        upgrade.callback(uri)  # the command `mlflow db upgrade`
-        connection = sqlite3.connect(database, timeout=60)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        finally:
-            connection.close()
+            half_made = database.exists() and _is_half_made(database)
+            if database.exists() and not half_made and _is_current(database):
+                return
+            _make_beside(database, None if half_made or not database.exists() else database)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # it is locked, or the disk is full: that passes
+            raise RegistryError(
+                f"MLflow's database {database} is damaged ({error}): restore it from a backup, or move it "
+                "aside and train the models again by a backfill of their months with --force"
+            ) from error
+
+
+def _is_half_made(database: Path) -> bool:
+    """Whether a first creation was stopped: nothing can have been written yet."""
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if any(name.startswith("_alembic_tmp_") for name in tables) or "alembic_version" not in tables:
+            return not any(
+                connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()  # noqa: S608 - fixed names
+                for name in ("runs", "registered_models", "logged_models")
+                if name in tables
+            )
+    return False
+
+
+def _is_current(database: Path) -> bool:
+    """Whether a database has the tables of this MLflow."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
+        revisions = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
+    return revisions == [_get_latest_schema_revision()]
+
+
+def _make_beside(database: Path, before: Path | None) -> None:
+    """Make or upgrade the tables in a file beside, then give it the database's name.
+
+    Args:
+        before: what is to be upgraded; a new database without it.
+    """
+    from mlflow.db import upgrade
+
+    beside = database.with_name(f"{database.name}.new")
+    for path in (beside, *_with_logs(beside)):
+        path.unlink(missing_ok=True)  # of a process that was killed
+    if before is not None:
+        with contextlib.closing(sqlite3.connect(before, timeout=60)) as source:
+            source.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            source.execute("BEGIN IMMEDIATE")  # nobody writes what the copy would lack
+            with contextlib.closing(sqlite3.connect(beside)) as copy:
+                source.backup(copy)
+    upgrade.callback(f"sqlite:///{beside}")  # the command `mlflow db upgrade`
+    with contextlib.closing(sqlite3.connect(beside, timeout=60)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for path in _with_logs(database):
+        path.unlink(missing_ok=True)  # they belong to the file that is replaced
+    beside.replace(database)
+
+
+def _with_logs(database: Path) -> tuple[Path, Path]:
+    """SQLite's write-ahead log of a database, and the log's index."""
+    return database.with_name(f"{database.name}-wal"), database.with_name(f"{database.name}-shm")
 
 
 # -- the pipeline's file ---------------------------------------------------------------------------

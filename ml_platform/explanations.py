@@ -1,0 +1,97 @@
+"""Errors of libraries and the machine in one sentence: what, where, and what to do.
+
+The platform's own errors have their sentences already. The traceback belongs into the log file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_platform.settings import Settings
+
+#: Free bytes below which a disk counts as full: a database or a table's file needs some room at least.
+_ROOM = 16 << 20
+_FULL = ("no space left on device", "database or disk is full", "disk quota exceeded", "os error 28")
+_JVM_SAYS = (
+    "answer from java side is empty",
+    "error while sending or receiving",
+    "py4jnetworkerror",
+    "java gateway process exited",
+    "connection refused",
+)
+_WORKER_SAYS = ("python worker exited unexpectedly", "python worker failed to connect", "eofexception")
+_MEMORY_SAYS = ("outofmemoryerror", "java heap space", "gc overhead limit")
+_DAMAGED = ("malformed", "not a database", "disk I/O error")
+_BY_WHOM = "by somebody or by the machine for want of memory (journalctl -k tells)"
+_AGAIN = "what was done stays; run the same command again"
+
+
+def explain(error: BaseException, settings: Settings) -> str | None:
+    """The sentence for an error that isn't the platform's own; None if there is none."""
+    chain = list(_chain(error))
+    said = "\n".join(f"{type(one).__name__}: {one}" for one in chain).lower()
+    if any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for one in chain) or any(
+        sign in said for sign in _FULL
+    ):
+        return f"the disk is full: {_full_places(settings, chain)}. Make room; {_AGAIN}"
+    if any(sign in said for sign in _MEMORY_SAYS):
+        return (
+            f"Spark has too little memory, {settings.spark_driver_memory}: give it more by "
+            f"ML_PLATFORM_SPARK_DRIVER_MEMORY, or do fewer days at once by ML_PLATFORM_CHUNK_DAYS; {_AGAIN}"
+        )
+    if _is_of_spark(chain) and any(sign in said for sign in _WORKER_SAYS):
+        return (
+            f"a worker of Spark was killed, {_BY_WHOM}: {_AGAIN}, with fewer days at once by "
+            "ML_PLATFORM_CHUNK_DAYS if it happens again"
+        )
+    if _is_of_spark(chain) and any(sign in said for sign in _JVM_SAYS):
+        return f"Spark's JVM was killed, {_BY_WHOM}: {_AGAIN}"
+    for one in chain:
+        if _is_of_sqlite(one) and any(sign in str(one) for sign in _DAMAGED):
+            return (
+                f"a SQLite database is damaged ({_first_line(one)}): restore it from a backup; "
+                f"those of {settings.home} are mlflow/mlflow.db, online/features.db and dagster/history"
+            )
+        if isinstance(one, PermissionError) and one.filename:
+            return f"{one.filename} can't be used, permission is denied: see its owner and its mode"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_spark(chain: list[BaseException]) -> bool:
+    return any(type(one).__module__.partition(".")[0] in ("py4j", "pyspark") for one in chain)
+
+
+def _is_of_sqlite(error: BaseException) -> bool:
+    return isinstance(getattr(error, "orig", None) or error, sqlite3.DatabaseError)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no reason given"
+
+
+def _full_places(settings: Settings, chain: list[BaseException]) -> str:
+    """The places that have no room, or the one that the error names."""
+    named = [str(one.filename) for one in chain if isinstance(one, OSError) and one.filename]
+    places = [settings.home, settings.landing_path, Path(tempfile.gettempdir())]
+    places += [Path(one) for one in (settings.tables_root, os.environ.get("DAGSTER_HOME", "")) if "/" in one]
+    full = []
+    for place in dict.fromkeys(places):
+        existing = next((one for one in (place, *place.parents) if one.exists()), None)
+        if existing is not None and (free := shutil.disk_usage(existing).free) < _ROOM:
+            full.append(f"{place} has {free / 1e6:.1f} MB left")
+    return "; ".join(dict.fromkeys([*named, *full])) or "see the free room of ML_PLATFORM_HOME and of /tmp"
