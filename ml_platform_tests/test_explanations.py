@@ -28,7 +28,7 @@ def command(home: Path, *arguments: str, **environment: str) -> subprocess.Compl
     (contracts / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
     variables = {"ML_PLATFORM_HOME": str(home), "ML_PLATFORM_PRODUCTS": str(contracts), "COLUMNS": "80"}
     return subprocess.run(
-        [str(Path(sys.executable).parent / "ml-platform"), *arguments],
+        [sys.executable, "-m", "ml_platform.entry", *arguments],
         env={key: value for key, value in os.environ.items() if key != "DAGSTER_HOME"}
         | variables
         | environment,
