@@ -6,6 +6,7 @@ days and months. Reading files, Spark and Dagster do not belong here; importing 
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import hashlib
 import json
@@ -82,6 +83,8 @@ Rule = Literal[
 
 NUMERIC_TYPES: frozenset[str] = frozenset({"integer", "long", "double"})
 AGGREGATIONS_OF_NUMBERS: frozenset[str] = frozenset({"sum", "mean"})
+#: What ``format`` may say besides strptime's directives.
+FORMAT_WORDS = ("iso", "epoch_seconds", "epoch_milliseconds", "epoch_microseconds")
 QUOTE, BACKSLASH = '"', "\\"
 EVENT_DAY = "event_day"
 LABEL_KNOWN_ON = "label_known_on"
@@ -214,6 +217,29 @@ def _timezone(name: str) -> str:
     return name
 
 
+def _word(value: object) -> object:
+    """Accept words that YAML takes for numbers and booleans."""
+    return str(value) if isinstance(value, bool | int) else value
+
+
+#: Characters that have to be themselves in every encoding of files.
+_PROBE = 'az09 ,;|+~"\\\r\n'
+
+
+def _encoding(name: str) -> str:
+    try:
+        codec = codecs.lookup(name).name.removesuffix("-sig")
+        wide = codec.startswith(("utf-16", "utf-32"))
+        if codec.startswith("utf-7") or not (wide or _PROBE.encode(codec) == _PROBE.encode("ascii")):
+            raise LookupError
+    except (LookupError, UnicodeError, ValueError):
+        raise ValueError(
+            f"{name!r} is no encoding of text; accepted are utf-8, utf-16, latin-1, windows-1252 and others "
+            "that Python knows"
+        ) from None
+    return codec
+
+
 def _escape(value: str) -> str:
     if len(value) != 1 or not value.isascii() or value.isalnum() or value.isspace():
         raise ValueError(
@@ -242,8 +268,16 @@ class Column(_Section):
     nullable: bool = False
     allowed: Annotated[tuple[str | int | float | bool, ...], Field(max_length=MAXIMUM_VALUES)] | None = None
     fill_null: str | int | float | bool | None = None
-    format: str | None = Field(
-        default=None, description="strptime format of a date or timestamp; ISO 8601 without one"
+    format: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="strptime format of a date or timestamp, iso, epoch_seconds, epoch_milliseconds or "
+        "epoch_microseconds, or a list of them; ISO 8601 without one",
+    )
+    true: tuple[Annotated[str, BeforeValidator(_word)], ...] = Field(
+        default=(), description="words that mean yes in a boolean, in any case; true and 1 without them"
+    )
+    false: tuple[Annotated[str, BeforeValidator(_word)], ...] = Field(
+        default=(), description="words that mean no in a boolean, in any case; false and 0 without them"
     )
     aliases: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), description="other names that the column has in the header of some files"
@@ -257,6 +291,18 @@ class Column(_Section):
     def _consistent(self) -> Self:
         if self.format is not None and self.type not in ("date", "timestamp"):
             raise ValueError(f"format is for columns of type date or timestamp, not {self.type}")
+        for format_ in self.formats:
+            if "%" not in format_ and format_ not in FORMAT_WORDS:
+                raise ValueError(
+                    f"format {format_!r} is none of strptime's, nor one of {_listed(FORMAT_WORDS)}"
+                )
+        words = [one.strip().casefold() for one in (*self.true, *self.false)]
+        if words and self.type != "boolean":
+            raise ValueError(f"true and false are for columns of type boolean, not {self.type}")
+        if bool(self.true) != bool(self.false):
+            raise ValueError("true and false go together: give the words of both")
+        if len(set(words)) < len(words):
+            raise ValueError("a word stands twice in true and false (case does not count)")
         if self.allowed is not None and self.type in ("date", "timestamp", "double", "boolean"):
             raise ValueError(f"allowed is for columns of type string, integer or long, not {self.type}")
         for value in (*(self.allowed or ()), *([] if self.fill_null is None else [self.fill_null])):
@@ -265,6 +311,19 @@ class Column(_Section):
         if self.fill_null is not None and self.allowed and self.fill_null not in self.allowed:
             raise ValueError(f"fill_null {self.fill_null!r} is not among the allowed values")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_words_as_keys(cls, content: object) -> object:
+        """YAML takes the keys true and false for booleans."""
+        if not isinstance(content, dict):
+            return content
+        return {str(key).lower() if isinstance(key, bool) else key: value for key, value in content.items()}
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """How dates and moments may be written; ISO 8601 if nothing is said."""
+        return (self.format,) if isinstance(self.format, str) else self.format or ()
 
     def may_be_missing(self, day: date) -> bool:
         """Whether a file of ``day`` may lack the column; its values are null then, or ``fill_null``."""
@@ -297,12 +356,18 @@ def _fits(value: object, type_: ColumnType) -> bool:
 class Source(_Section):
     """The deliveries: how the CSV files are written and what their columns mean."""
 
+    encoding: Annotated[str, AfterValidator(_encoding)] = Field(
+        default="utf-8", description="of files without a byte order mark, which tells by itself"
+    )
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     escape: Annotated[str, AfterValidator(_escape)] | None = Field(
         default=None,
         description="what stands before a quote within quotes, if that isn't doubled, and before itself",
     )
     decimal: Literal[".", ","] = "."
+    thousands: Literal[",", ".", " ", "'", "_"] | None = Field(
+        default=None, description="what stands between groups of three digits in some or all numbers"
+    )
     null_values: tuple[str, ...] = ("",)
     header_match: Literal["exact", "relaxed"] = Field(
         default="exact", description="relaxed: names in headers match without case and outer spaces"
@@ -365,6 +430,8 @@ class Source(_Section):
     def _consistent(self) -> Self:
         if self.delimiter in (QUOTE, "\n", "\r", "\0") or self.delimiter == self.decimal == ",":
             raise ValueError(f"the delimiter {self.delimiter!r} can't be told from the values")
+        if self.thousands == self.decimal:
+            raise ValueError(f"thousands and decimal can't both be {self.decimal!r}")
         if self.delimiter == self.escape:
             raise ValueError(f"the escape {self.escape!r} can't be told from the delimiter")
         for reserved in RESERVED_COLUMNS:

@@ -27,7 +27,8 @@ def keys(
     """Each key of a section: its place, what the reference says, and the default."""
     for name, field in model.model_fields.items():
         key = field.alias or name
-        given = content.get(key, NOTHING)
+        # YAML takes the keys true and false for booleans.
+        given = content.get({"true": True, "false": False}.get(key, key), NOTHING)
         default = (
             field.get_default(call_default_factory=True) if defaults is NOTHING else getattr(defaults, name)
         )

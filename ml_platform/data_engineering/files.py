@@ -171,10 +171,9 @@ def likely_bytes(path: str, rules: FileRules) -> int:
         return stream.likely_bytes
 
 
-def as_text(stream: DeliveredBytes, encoding: str = "utf-8-sig") -> io.TextIOWrapper:
-    """The bytes as text, line breaks as they are; bytes that are not in the encoding become surrogates."""
-    buffered = io.BufferedReader(stream, _BUFFER_BYTES)
-    return io.TextIOWrapper(buffered, encoding=encoding, errors="surrogateescape", newline="")
+def buffered(stream: DeliveredBytes) -> io.BufferedReader:
+    """The bytes with a buffer, to be read as text."""
+    return io.BufferedReader(stream, _BUFFER_BYTES)
 
 
 def read_line(text: io.TextIOWrapper, rules: FileRules) -> str:

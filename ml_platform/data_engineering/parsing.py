@@ -8,15 +8,17 @@ add up to is :mod:`.ards`'s business.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
 import itertools
+import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -25,10 +27,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from ml_platform.data_engineering import files, headers
+from ml_platform.data_engineering import files, headers, values
 from ml_platform.data_engineering.files import FileRules, UnreachableFile, UnreadableFile
-from ml_platform.data_engineering.quoting import BlockGuard, Grammar, NotAsPlain, QuoteCounter
-from ml_platform.product import LABEL_KNOWN_ON, QUOTE, Column, Product, Source
+from ml_platform.data_engineering.quoting import AMBIGUOUS, BlockGuard, Grammar, NotAsPlain, QuoteCounter
+from ml_platform.data_engineering.values import ARROW_TYPES, positions
+from ml_platform.product import BACKSLASH, LABEL_KNOWN_ON, QUOTE, Column, Product, Source
 
 BLOCK_BYTES = 8 << 20
 BATCH_RECORDS = 50_000
@@ -37,20 +40,21 @@ BATCH_RECORDS = 50_000
 RECORD_LINES = 1000
 RECORD_CHARACTERS = 1 << 20
 
+#: Different texts of a column and block for which a key is looked for that would accept them; it takes time.
+HINTED_TEXTS = 1000
 INVALID_ENCODING = "invalid encoding"
 _CHANGED = "the file changed while it was read"
 
+#: Byte order marks; that of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_LONGEST_MARK = 4
 _SHOWN = 100
-
-ARROW_TYPES: dict[str, pa.DataType] = {
-    "string": pa.string(),
-    "integer": pa.int32(),
-    "long": pa.int64(),
-    "double": pa.float64(),
-    "boolean": pa.bool_(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def _read(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
                 done += records.count
             else:
                 return
-    except (pa.ArrowInvalid, OSError, EOFError, zlib.error):
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error, UnicodeError):
         pass  # whatever it is, the exact tokenizer can say where it is
     yield from _parse_exactly(file, product, done)
 
@@ -137,7 +141,7 @@ def read_header(path: str, source: Source, rules: FileRules | None = None) -> tu
     """
     for record in tokenize(path, source, rules or FileRules()):
         if record.problem:
-            raise UnreadableFile(f"the header can't be read: {record.problem}")
+            raise UnreadableFile(f"the header can't be read: {_explained(record, source)}")
         return tuple(record.fields)
     raise UnreadableFile("the file is empty; expected is a header with the names of the columns")
 
@@ -163,7 +167,7 @@ def locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[
 
 def _locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[tuple[int, int, str]]:
     wanted = sorted(records)
-    if _has_quotes(file):
+    if _has_quotes(file, product.source):
         for number, record in enumerate(tokenize(file.path, product.source, file.rules), start=-1):
             if number in records:
                 yield number, record.line, _readable(record.raw)
@@ -173,8 +177,8 @@ def _locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator
             yield number, place.line, place.raw
 
 
-def _has_quotes(file: DeliveryFile) -> bool:
-    with _open(file.path, file.rules) as text:
+def _has_quotes(file: DeliveryFile, source: Source) -> bool:
+    with _open(file.path, source, file.rules) as text:
         return any(QUOTE in block for block in iter(lambda: text.read(BLOCK_BYTES), ""))
 
 
@@ -193,7 +197,14 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
         raise pa.ArrowInvalid("Arrow knows only delimiters of one byte")
     plain = files.open_bytes(file.path, file.rules)
     guard = BlockGuard(source)
-    stream = _StreamForArrow(plain, guard)
+    head = plain.read(_LONGEST_MARK)
+    encoding = _encoding_of(head, source)
+    if encoding == "utf-8-sig":
+        stream = _StreamForArrow(plain, guard, head.removeprefix(codecs.BOM_UTF8))
+    elif encoding == "utf-8":
+        stream = _StreamForArrow(plain, guard, head)
+    else:
+        stream = _StreamForArrow(_Recoded(plain, head, encoding), guard, b"")
     misfits: deque[_Misfit] = deque()
 
     longest_misfit = 0
@@ -294,10 +305,10 @@ class _StreamForArrow:
 
     closed = False
 
-    def __init__(self, stream: Any, guard: BlockGuard) -> None:
+    def __init__(self, stream: Any, guard: BlockGuard, head: bytes) -> None:
         self._stream = stream
         self._guard = guard
-        self._held = b""
+        self._held = head
 
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes; none at the end.
@@ -328,11 +339,35 @@ class _StreamForArrow:
         self.closed = True
 
 
+class _Recoded:
+    """A stream of bytes in some encoding as one of UTF-8; what is no text there is none here either."""
+
+    def __init__(self, stream: Any, head: bytes, encoding: str) -> None:
+        self._stream = stream
+        self._head = head
+        self._errors = _errors_of(encoding)
+        self._decoder = codecs.getincrementaldecoder(encoding)(self._errors)
+        self._ready = b""
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        while not self._ready and not self._ended:
+            raw = self._head + self._stream.read(max(size // 4, 1))
+            self._head, self._ended = b"", not raw
+            try:
+                self._ready = self._decoder.decode(raw, self._ended).encode("utf-8", self._errors)
+            except UnicodeError as error:
+                raise pa.ArrowInvalid(str(error)) from error
+        found, self._ready = self._ready[:size], self._ready[size:]
+        return found
+
+
 class _RecordLines:
     """The lines of a file in which every quote opens or closes: they tell where its records stand."""
 
     def __init__(self, file: DeliveryFile, source: Source) -> None:
         self._file = file
+        self._source = source
         self._quotes = QuoteCounter(source)
         self._records: Iterator[_Place] | None = None
         self._text: io.TextIOWrapper | None = None
@@ -358,7 +393,7 @@ class _RecordLines:
 
     def _read(self) -> Iterator[_Place]:
         """The records, with the line breaks at their ends; a blank line is none."""
-        self._text = _open(self._file.path, self._file.rules)
+        self._text = _open(self._file.path, self._source, self._file.rules)
         first, taken = 0, ""
         for number, line in enumerate(files.text_lines(self._text, self._file.rules), start=1):
             if taken:
@@ -436,6 +471,8 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
             problem = record.problem
             if problem is None and len(record.fields) != width:
                 problem = _wrong_width(len(record.fields), width)
+            elif problem is not None:
+                problem = _explained(record, source)
             if problem is not None:
                 problems[n] = problem
         columns = {
@@ -494,21 +531,33 @@ def tokenize(path: str, source: Source, rules: FileRules) -> Iterator[Record]:
     grammar = Grammar.of(source, maximum_lines=RECORD_LINES, maximum_characters=RECORD_CHARACTERS)
     width: int | None = None
     try:
-        with _open(path, rules) as text:
+        with _open(path, source, rules) as text:
             lines = _Lines(text, rules)
             while (record := _next_record(lines, grammar, width)) is not None:
                 if record.raw:
                     width = width or len(record.fields)
                     yield record
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeError) as error:
         raise UnreadableFile(f"can't be read to its end: {error}") from error
     except OSError as error:
         raise UnreachableFile(f"can't be read: {error.strerror or error}") from error
 
 
-def _open(path: str, rules: FileRules) -> io.TextIOWrapper:
-    """The file as text; bytes that are no UTF-8 become surrogates."""
-    return files.as_text(files.open_bytes(path, rules))
+def _open(path: str, source: Source, rules: FileRules) -> io.TextIOWrapper:
+    """The file as text; bytes that are none become surrogates."""
+    buffered = files.buffered(files.open_bytes(path, rules))
+    encoding = _encoding_of(buffered.peek(_LONGEST_MARK), source)
+    return io.TextIOWrapper(buffered, encoding=encoding, errors=_errors_of(encoding), newline="")
+
+
+def _encoding_of(head: bytes, source: Source) -> str:
+    """What a file's byte order mark says, or else the contract; without either the low byte comes first."""
+    order = "-le" if source.encoding in ("utf-16", "utf-32") else ""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), source.encoding + order)
+
+
+def _errors_of(encoding: str) -> str:
+    return "surrogatepass" if encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
 
 
 @dataclass
@@ -546,7 +595,28 @@ def _encoding_problem(raw: str) -> str | None:
 
 
 def _readable(raw: str) -> str:
-    return raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A text without the surrogates that stand for bytes that are no text."""
+    try:
+        raw.encode()
+    except UnicodeEncodeError:
+        return re.sub(r"[\ud800-\udfff]", _as_escape, raw)
+    return raw
+
+
+def _as_escape(surrogate: re.Match[str]) -> str:
+    code = ord(surrogate.group())
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def _explained(record: Record, source: Source) -> str:
+    """The problem of a record, with the key that could make it a good one."""
+    if record.problem == INVALID_ENCODING:
+        others = [name for name in ("utf-8", "windows-1252", "latin-1") if name != source.encoding]
+        return f"{record.problem}: it is not {source.encoding} (`encoding` may be {' or '.join(others)})"
+    escapes = f"{BACKSLASH}{QUOTE}" in record.raw or record.problem == AMBIGUOUS
+    if escapes and source.escape is None and record.problem:
+        return f'{record.problem} (`escape: "\\\\"` would read backslashes as escapes)'
+    return record.problem or ""
 
 
 def _without_end(text: str) -> str:
@@ -588,16 +658,16 @@ def _convert(file: DeliveryFile, product: Product, records: _Records) -> pa.Reco
             if n not in records.problems:
                 reasons.setdefault(n, []).append(reason(n))
 
-    values: dict[str, pa.Array] = {}
+    found_values: dict[str, pa.Array] = {}
     for name, text in records.columns.items():
-        values[name] = _column(file, product, name, text, blame)
+        found_values[name] = _column(file, product, name, text, blame)
     if not file.labels_only:
-        values |= _missing_columns(product, records)
+        found_values |= _missing_columns(product, records)
     if reasons and records.places is None:
         return None
 
     count = records.count
-    label = values.get(product.label)
+    label = found_values.get(product.label)
     kind: Any = pa.repeat("label" if file.labels_only else "row", count)
     if label is not None and file.labels_only:
         kind = pc.if_else(label.is_valid(), kind, "pending")
@@ -622,7 +692,7 @@ def _convert(file: DeliveryFile, product: Product, records: _Records) -> pa.Reco
         bookkeeping["_raw"] = pa.array([place.raw for place in places], pa.string()).take(rank)
         bookkeeping["_reason"] = pa.array(["; ".join(reasons[n]) for n in blamed], pa.string()).take(rank)
     schema = parsed_schema(product)
-    found = values | bookkeeping
+    found = found_values | bookkeeping
     arrays = [found[one.name] if one.name in found else pa.nulls(count, one.type) for one in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -646,26 +716,23 @@ def _column(
     """A column's values; whatever can't be used is blamed on its record."""
     source = product.source
     declared = source.columns[name]
-    value, unparseable = _cast(text, declared, source)
-    article = "an" if declared.type == "integer" else "a"
-    blame(
-        unparseable,
-        lambda n: f"unparseable value in {name}: {_shown(text[n])} is not {article} {declared.type}",
-    )
+    value, unparseable = values.cast(text, declared, source)
+    blame(unparseable, _Unparseable(name, declared, source, text))
     if declared.fill_null is not None:
         value = value.fill_null(pa.scalar(declared.fill_null, value.type))
-    if (values := source.allowed_in(name)) is not None:
-        allowed = pa.array(values, value.type)
+    if (accepted := source.allowed_in(name)) is not None:
+        allowed = pa.array(accepted, value.type)
         others = pc.and_(value.is_valid(), pc.invert(pc.is_in(value, value_set=allowed)))
-        blame(_positions(others), lambda n: f"value not allowed in {name}: {_shown(text[n])}")
+        blame(positions(others), lambda n: f"value not allowed in {name}: {_shown(text[n])}")
     if value.null_count and _is_required(file, source, name, declared):
         identifies = name in source.key or name == source.event_day
-        reason = f"key missing: {name}" if identifies else f"missing required value in {name}"
+        reason = f"missing required value in {name} (`nullable: true` or `fill_null` would accept it)"
+        reason = f"key missing: {name}" if identifies else reason
         missing = pc.and_(value.is_null(), text.is_null())
-        blame(_positions(missing), lambda _: reason)
+        blame(positions(missing), lambda _: reason)
     if name == source.event_day:
         outside = pc.fill_null(pc.not_equal(value, pa.scalar(file.day, pa.date32())), False)
-        blame(_positions(outside), lambda n: f"date outside the delivery's day: {value[n].as_py()}")
+        blame(positions(outside), lambda n: f"date outside the delivery's day: {value[n].as_py()}")
     return value
 
 
@@ -674,99 +741,26 @@ def _is_required(file: DeliveryFile, source: Source, name: str, declared: Column
     return name != source.label and declared.must_have_value(file.day)
 
 
-def _has_nul(text: pa.Array) -> bool:
-    """Whether a text may hold NUL, which PostgreSQL can't store: a quick look at all of them at once."""
-    data = text.buffers()[2]
-    return data is not None and bool((np.frombuffer(data, np.uint8) == 0).any())
+class _Unparseable:
+    """Why a text is no value of its column, and which key would make it one."""
 
+    def __init__(self, name: str, declared: Column, source: Source, text: pa.Array) -> None:
+        self._name, self._declared, self._source, self._text = name, declared, source, text
+        self._hints: dict[str, str] = {}
 
-def _positions(mask: pa.Array) -> list[int]:
-    found: list[int] = pc.indices_nonzero(mask).to_pylist()
-    return found
+    def __call__(self, position: int) -> str:
+        text = self._text[position].as_py()
+        if text not in self._hints and len(self._hints) < HINTED_TEXTS:
+            self._hints[text] = values.hint(text, self._declared, self._source)
+        hint = self._hints.get(text)
+        type_ = f"{'an' if self._declared.type == 'integer' else 'a'} {self._declared.type}"
+        reason = f"unparseable value in {self._name}: {_shown(self._text[position])} is not {type_}"
+        return f"{reason} ({hint})" if hint else reason
 
 
 def _shown(text: pa.Scalar) -> str:
     value = str(text.as_py())
     return repr(value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "...")
-
-
-def _cast(text: pa.Array, declared: Column, source: Source) -> tuple[pa.Array, list[int]]:
-    """Strings as values of a column's type, and the places of those that are none."""
-    if declared.type == "string":
-        return text, _positions(pc.match_substring(text, "\0")) if _has_nul(text) else []
-    trimmed = pc.ascii_trim_whitespace(text)
-    match declared.type:
-        case "integer" | "long":
-            return _cast_some(_without(trimmed, "x"), ARROW_TYPES[declared.type], trimmed)
-        case "double":
-            return _cast_doubles(trimmed, source)
-        case "date" if declared.format is None:
-            # Arrow knows a year 0, Python and Spark do not.
-            year_zero = pc.starts_with(trimmed, "0000")
-            return _cast_some(_null_where(year_zero, trimmed), ARROW_TYPES["date"], trimmed)
-        case _:
-            return _cast_distinct(trimmed, declared)
-
-
-def _cast_doubles(text: pa.Array, source: Source) -> tuple[pa.Array, list[int]]:
-    written = text
-    if source.decimal == ",":
-        written = pc.replace_substring(_without(text, "."), ",", ".")
-    value, _ = _cast_some(written, pa.float64(), text)
-    value = pc.if_else(pc.is_finite(value), value, pa.scalar(None, pa.float64()))
-    value = pc.add(value, 0.0)  # -0.0 becomes 0.0: they are one key, and one value
-    return value, _positions(pc.and_(value.is_null(), text.is_valid()))
-
-
-def _without(text: pa.Array, forbidden: str) -> pa.Array:
-    """Null where a text has a character that Arrow would read as part of a number, and people don't."""
-    return _null_where(pc.match_substring(text, forbidden, ignore_case=True), text)
-
-
-def _null_where(unwanted: pa.Array, text: pa.Array) -> pa.Array:
-    return pc.if_else(unwanted, pa.scalar(None, pa.string()), text)
-
-
-def _cast_some(written: pa.Array, type_: pa.DataType, text: pa.Array) -> tuple[pa.Array, list[int]]:
-    value = _cast_halves(written, type_)
-    if value.null_count == text.null_count:
-        return value, []
-    return value, _positions(pc.and_(value.is_null(), text.is_valid()))
-
-
-def _cast_halves(text: pa.Array, type_: pa.DataType) -> pa.Array:
-    """A cast that gives null for what it can't read, found by halving: good data is never looped over."""
-    try:
-        return text.cast(type_)
-    except pa.ArrowInvalid:
-        if len(text) == 1:
-            return pa.nulls(1, type_)
-        middle = len(text) // 2
-        halves = [_cast_halves(text[:middle], type_), _cast_halves(text[middle:], type_)]
-        return pa.concat_arrays(halves)
-
-
-def _cast_distinct(text: pa.Array, declared: Column) -> tuple[pa.Array, list[int]]:
-    """A cast by Python, of each distinct text once."""
-    encoded = text.dictionary_encode()
-    parsed = [_parse(one, declared) for one in encoded.dictionary.to_pylist()]
-    value = pa.array(parsed, ARROW_TYPES[declared.type]).take(encoded.indices)
-    return value, _positions(pc.and_(value.is_null(), text.is_valid()))
-
-
-def _parse(text: str, declared: Column) -> Any:
-    if declared.type == "boolean":
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
-    try:
-        if declared.format is not None:
-            moment = datetime.strptime(text, declared.format)  # noqa: DTZ007 - see below
-        else:
-            moment = datetime.fromisoformat(text)
-        if declared.type == "date":
-            return moment.date()
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (ValueError, OverflowError):  # an overflow: in UTC it lies before year 1 or after 9999
-        return None
 
 
 def _unreadable(file: DeliveryFile, product: Product, error: UnreadableFile) -> pa.RecordBatch:

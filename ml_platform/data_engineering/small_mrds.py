@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 
 from ml_platform.data_engineering.counting import Counted, Counting
-from ml_platform.data_engineering.parsing import ARROW_TYPES
+from ml_platform.data_engineering.values import ARROW_TYPES
 from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, MASK, Product
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.tasks import in_tasks

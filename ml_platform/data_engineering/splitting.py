@@ -13,12 +13,12 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ml_platform.data_engineering import headers
+from ml_platform.data_engineering import headers, values
 from ml_platform.data_engineering.files import FileRules, UnreadableFile
 from ml_platform.data_engineering.headers import Header
 from ml_platform.data_engineering.parsing import INVALID_ENCODING, Record, tokenize
@@ -178,11 +178,11 @@ def _split_file(
         if not labels_only:
             parts.rows += 1
             if whole:
-                values = [record[at] for at in kept]
+                fields = [record[at] for at in kept]
             else:
                 # It will be quarantined; a missing field must not make it a good row without its label.
-                values = [*record, ""] if len(record) == len(kept) else record
-            parts.write(rows, day, values)
+                fields = [*record, ""] if len(record) == len(kept) else record
+            parts.write(rows, day, fields)
 
 
 def _records(path: Path, source: Source, rules: FileRules) -> Iterator[Record]:
@@ -199,7 +199,7 @@ class _DayReader:
     def __init__(self, product: Product, header: Header) -> None:
         self._product = product
         self._header = header
-        self._format = product.source.columns[product.source.event_day].format
+        self._declared = product.source.columns[product.source.event_day]
         self._known: dict[str | None, date] = {}
 
     def __call__(self, text: str | None) -> date:
@@ -221,25 +221,18 @@ class _DayReader:
     def _read(self, text: str | None) -> date:
         if text is None:
             raise ValueError("the line ends before it")
-        try:
-            day = self._parse(text)
-        except ValueError:
-            accepted = f"the format {self._format}" if self._format else "a date like 2013-01-31"
-            raise ValueError(f"{text!r} is no date; accepted is {accepted}") from None
         product = self._product
+        day = values.day_of(text, self._declared, product.source)
+        if day is None:
+            formats = " or ".join(self._declared.formats)
+            accepted = f"the format {formats}" if formats else "a date like 2013-01-31"
+            hint = values.hint(text, self._declared, product.source)
+            raise ValueError(f"{text!r} is no date; accepted is {accepted}{hint and f' ({hint})'}")
         if day < product.start or (product.end is not None and day > product.end):
             until = f"to {product.end}" if product.end else "on"
             raise ValueError(f"{text!r} is outside the contract's days, {product.start} {until}")
         if lacks := headers.lacking(product, self._header, day):
             raise ValueError(f"files of {day} must have the columns {', '.join(lacks)}, which this one lacks")
-        return day
-
-    def _parse(self, text: str) -> date:
-        if self._format:
-            return datetime.strptime(text, self._format).date()  # noqa: DTZ007 - a day has no zone
-        day = date.fromisoformat(text)
-        if day.isoformat() != text:  # Python reads other forms of ISO 8601 as well
-            raise ValueError(text)
         return day
 
 
@@ -279,6 +272,8 @@ class _Parts:
         self.read = self.rows = self.labels = 0
         self._folder = folder
         self._writer = RecordWriter(source)
+        # The deliveries are UTF-8 whatever the history is, and say so where the contract says otherwise.
+        self._mark = "" if source.encoding == "utf-8" else "\ufeff"
         self._started: set[tuple[_DailyFile, date]] = set()
         self._waiting: dict[tuple[_DailyFile, date], io.StringIO] = {}
         self._waiting_characters = 0
@@ -299,8 +294,8 @@ class _Parts:
         for (file, day), buffer in self._waiting.items():
             path = self._folder / day.isoformat() / file.name(day)
             path.parent.mkdir(exist_ok=True)
-            with path.open("a", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-                stream.write(buffer.getvalue())
+            with path.open("ab") as stream:
+                stream.write(_encoded(buffer.getvalue()))
         self._waiting.clear()
         self._waiting_characters = 0
 
@@ -309,8 +304,16 @@ class _Parts:
         if (file, day) not in self._started:
             self._started.add((file, day))
             self.days.add(day)
-            buffer.write(self._writer.line(file.header))
+            buffer.write(self._mark + self._writer.line(file.header))
         return buffer
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; what was no text in the history isn't any in a delivery either."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _check_targets(prepared: Path, target: Path, days: Sequence[date]) -> None:

@@ -21,7 +21,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.data_engineering.counting import Counted, Counting
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
-from ml_platform.data_engineering.parsing import ARROW_TYPES
+from ml_platform.data_engineering.values import ARROW_TYPES
 from ml_platform.machine_learning.training import probabilities
 from ml_platform.product import EVENT_DAY, Product
 from ml_platform.storage.day_files import DayFile, DayFiles

@@ -65,7 +65,10 @@ def test_a_clean_file_is_typed(tmp_path: Path) -> None:
     [
         ("x,2024-01-01,ann,1,3,web", "unparseable value in visit: 'x' is not a long"),
         ("0x1F,2024-01-01,ann,1,3,web", "unparseable value in visit: '0x1F' is not a long"),
-        ("1.0,2024-01-01,ann,1,3,web", "unparseable value in visit: '1.0' is not a long"),
+        (
+            "1.5,2024-01-01,ann,1,3,web",
+            "unparseable value in visit: '1.5' is not a long (`type: double`",
+        ),
         ("99999999999999999999,2024-01-01,ann,1,3,web", "unparseable value in visit: '99999999999999999999'"),
         ("1,2024-01-01,ann,1,3000000000,web", "unparseable value in pages: '3000000000' is not an integer"),
         ("1,2024-01-01,ann,1;5,3,web", "unparseable value in spend: '1;5' is not a double"),
@@ -82,7 +85,7 @@ def test_a_clean_file_is_typed(tmp_path: Path) -> None:
         ("1,2024-01-01,ann,1,3,web,9", "wrong number of fields: 7, expected 6"),
         (
             "x,2024-01-01,,1,3,web",
-            "unparseable value in visit: 'x' is not a long; missing required value in customer",
+            "unparseable value in visit: 'x' is not a long; missing required value in customer (`nullable",
         ),
     ],
 )
@@ -122,7 +125,9 @@ def test_invalid_encoding_is_blamed_on_its_record_alone(tmp_path: Path) -> None:
             "utf-8", "surrogateescape"
         ),
     )
-    assert reasons(rows) == {2: "invalid encoding"}
+    assert reasons(rows) == {
+        2: "invalid encoding: it is not utf-8 (`encoding` may be windows-1252 or latin-1)"
+    }
     assert rows[0]["_raw"] == "1,2024-01-01,J\\xfcrgen,1,3,web"
     assert rows[1]["customer"] == "bob"
 
@@ -212,7 +217,8 @@ def test_a_header_alone_gives_nothing(tmp_path: Path) -> None:
         (b"", "a.csv", "empty"),
         (b"\n\n", "a.csv", "empty"),
         (b"\x1f\x8bplain", "a.csv.gz", "can.t be read to its end"),
-        (b"\xff\xfe,b\n", "a.csv", "encoding"),
+        (b"\xff,b\n", "a.csv", "`encoding` may be windows-1252"),
+        (b"\xff\xfe,b\n", "a.csv", "can't be read to its end"),
     ],
 )
 def test_a_file_without_a_readable_header_is_refused(
