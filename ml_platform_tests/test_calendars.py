@@ -158,7 +158,7 @@ def test_only_due_days_are_overdue(tmp_path: Path, arrives: str, now: datetime, 
         arrives=arrives, holidays=["2024-05-16", "2024-05-15", "2024-05-14", "2024-05-13"]
     )
     with dg.DagsterInstance.ephemeral() as instance:
-        wrong, _ = findings(product, settings_in(tmp_path), instance, lambda zone: now.replace(tzinfo=zone))
+        wrong = findings(product, settings_in(tmp_path), instance, lambda zone: now.replace(tzinfo=zone))
     overdue = [one.partition for one in wrong if one.subject == "delivery overdue"]
     assert overdue == [str(day) for day in late]
 

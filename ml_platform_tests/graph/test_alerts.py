@@ -637,7 +637,12 @@ def test_a_finding_leaves_the_cursor_at_the_stated_age(
 def test_thousands_of_findings_are_one_message_and_no_news_at_the_next_tick(
     home: Path, instance: dg.DagsterInstance, web: WebReceiver
 ) -> None:
-    desk = Desk(home, instance, web.url, product=shop(start="2014-01-01", end="2023-12-31"))
+    desk = Desk(
+        home,
+        instance,
+        web.url,
+        product=shop(start="2014-01-01", end="2023-12-31", model__first_month="2014-02"),
+    )
     ten_years = days("2014-01-01", "2023-12-31")
     bad = [
         DayRecord(asset, day, "refused", inputs="i", contract="c", code_version="1", reason="a.csv")
