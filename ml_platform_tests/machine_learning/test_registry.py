@@ -302,7 +302,7 @@ def test_a_file_with_foreign_types_is_not_loaded(registry, client, trained):
     ],
 )
 def test_only_scikit_learns_own_classes_are_trusted(name, accepted):
-    assert module._is_sklearn_class(name) == accepted
+    assert module._is_accepted(name) == accepted
 
 
 def test_a_version_from_elsewhere_is_named(registry, client, logged):
