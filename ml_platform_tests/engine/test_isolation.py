@@ -192,7 +192,7 @@ FAULTS: list[tuple[str, Sequence[date], date, list[tuple[Any, str, int | None]]]
         "ards",
         AROUND,
         BAD,
-        [(small_days, TASKS, None), (landing, "_delivery", 1), (validation, "validate", 4)],
+        [(small_days, TASKS, None), (landing, "_delivery", 1), (history_rules, "facts", 1)],
     ),
     ("mrds", AROUND, BAD, [(small_mrds, TASKS, None), (history_rules, "facts_of_rows", 1)]),
     ("online_features", AROUND, BAD, [(online_features, "publish", 4)]),
@@ -229,6 +229,21 @@ def test_a_fault_in_any_function_of_a_day_stops_that_day_alone_and_is_tried_agai
             # A neighbour may be judged again, since a day before it has changed.
             assert not again[bad].up_to_date, where
     assert len(history.rows("ards")) == 150 * len(ALL)
+
+
+def test_a_day_whose_rows_cannot_be_validated_stops_alone(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = days("2024-01-01", "2024-01-03")
+    deliver_visits(platform, chosen, rows=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(validation, "validate", failing(validation.validate, chosen[1], 4))
+        found = platform.run("ards", chosen).days
+    assert [day.outcome for day in found] == ["written", "refused", "written"]
+    assert "Error: injected" in found[1].reason
+    again = platform.run("ards", chosen).days
+    assert [day.outcome for day in again] == ["written"] * 3
+    assert not again[1].up_to_date
 
 
 def test_a_day_that_fails_again_is_tried_by_every_run(
