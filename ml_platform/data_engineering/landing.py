@@ -174,7 +174,7 @@ def _look_into(folder: Path) -> _Folder:
     """What lies in a folder; hidden files, and those that begin with an underscore, are nobody's data."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return _Folder()
     entries = [
         entry
