@@ -330,7 +330,8 @@ def test_a_null_before_the_first_day_is_no_defect_and_one_after_it_is(tmp_path: 
         (folder / "a.csv").write_text(",".join(ALL) + f"\n1,{day},ann,1,,web\n")
         (file,) = landing.scan(product, tmp_path, [day])[day].files
         kinds[day] = parsed(file, product)[0]["_reason"]
-    assert kinds == {BEFORE: None, SINCE: "missing required value in pages"}
+    assert kinds[BEFORE] is None
+    assert kinds[SINCE].startswith("missing required value in pages")
 
 
 def test_a_history_is_split_by_the_same_rules(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_custom_expectation_of_the_contract_blocks_with_its_own_words(platform
     strict = with_rules(platform, expectations=[added, {**added, "on": "mrds", "severity": "warning"}])
     strict.deliver(DAY, "a.csv", HEADER + "\n".join(ROWS) + "\n")
     (day,) = strict.run("ards", DAY).days
-    assert day.reason == "customers spend little: 5, expected max_value: 2"
+    assert day.reason == "not fulfilled: customers spend little: 5, expected max_value: 2"
 
 
 # -- two engines -------------------------------------------------------------------------------------

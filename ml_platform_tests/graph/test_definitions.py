@@ -214,7 +214,7 @@ print(*sorted({key.path[0] for key in defs.resolve_asset_graph().get_all_asset_k
     assert contracts.returncode != 0
     error = contracts.stderr
     assert f"{broken}: retrain.cooldown_weeks: unknown key" in error
-    assert "accepted are cooldown_days, training_months, training_days" in error
+    assert "accepted are cooldown_days, back_off_after, training_months, training_days" in error
     assert "bakery" not in error
 
 
