@@ -171,7 +171,9 @@ def decimal_commas(delivery: Delivery) -> None:
 
 
 def utf16(delivery: Delivery) -> None:
-    delivery.keep_only(delivery.path.read_bytes().decode().encode("utf-16"))
+    delivery.keep_only(
+        delivery.path.read_bytes().decode().encode("utf-16-le")
+    )  # without a mark that tells it
 
 
 def emptied(delivery: Delivery) -> None:
