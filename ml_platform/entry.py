@@ -23,6 +23,10 @@ def main() -> None:
         code = end.code
     except KeyboardInterrupt:
         code = 130
+    except Exception:
+        # A library may have turned the interruption into an error of its own.
+        if not interruption.noticed():
+            raise
     if interruption.number is not None:
         interruption.end()
     sys.exit(code)
