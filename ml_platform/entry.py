@@ -14,7 +14,7 @@ from ml_platform.interruption import interruption
 def main() -> None:
     """Run a command, and end with one line whatever happens."""
     interruption.install()
-    code: object = 1
+    code: int | str | None = 1
     try:
         from ml_platform.cli import run
 
