@@ -14,7 +14,7 @@ from ml_platform.data_engineering import landing, online_features, small_days, s
 from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.faults import FAILING_DAYS, FailingDaysError, Isolation, ends_the_run, in_words
-from ml_platform.machine_learning import evaluation, promotion, scoring, training
+from ml_platform.machine_learning import evaluation, scoring, training
 from ml_platform.mlops import drift_report, validation, validation_report
 from ml_platform.mlops import history as history_rules
 from ml_platform_tests.conftest import settings_in
@@ -196,7 +196,7 @@ FAULTS: list[tuple[str, Sequence[date], date, list[tuple[Any, str, int | None]]]
     ),
     ("mrds", AROUND, BAD, [(small_mrds, TASKS, None), (history_rules, "facts_of_rows", 1)]),
     ("online_features", AROUND, BAD, [(online_features, "publish", 4)]),
-    ("model", [FEBRUARY], FEBRUARY, [(training, "train", None), (promotion, "compare", None)]),
+    ("model", [FEBRUARY], FEBRUARY, [(training, "train", None)]),
     ("predictions", AROUND, BAD, [(scoring, TASKS, None)]),
     ("model_performance", AROUND, BAD, [(evaluation, TASKS, None)]),
     ("validation_report", AROUND, BAD, [(validation_report, "build", 1)]),
@@ -222,8 +222,7 @@ def test_a_fault_in_any_function_of_a_day_stops_that_day_alone_and_is_tried_agai
             assert "failed: " in found[bad].reason, where
             assert "Error: injected" in found[bad].reason, where
             assert "traceback" in (found[bad].failure or ""), where
-            if name != "compare":
-                assert any("Traceback" in said and "injected" in said for said in log), where
+            assert any("Traceback" in said and "injected" in said for said in log), where
             again = {day.day: day for day in run(history, step, chosen, log).days}
             assert {one.outcome for one in again.values()} == {"written"}, (where, again)
             # A neighbour may be judged again, since a day before it has changed.
