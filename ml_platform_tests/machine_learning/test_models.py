@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ml_platform.machine_learning.models import ModelHistory, ModelRecord
-from ml_platform.machine_learning.promotion import Decision
+from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import shop
 
@@ -35,3 +35,23 @@ def test_the_model_that_was_recorded_last_counts_whatever_the_clocks_say(
     (counts,) = history.models()
     assert counts.fingerprint == "newer"
     assert [row["reason"] for row in history.rollbacks()] == ["older", "newer"]
+
+
+def test_a_comparison_that_fails_promotes_nothing_and_is_made_again(tmp_path: Path) -> None:
+    history = ModelHistory(Tables(str(tmp_path)), shop())
+    history.add(model("first"))
+    asked = []
+
+    def fail(challenger: ModelRecord, before: ModelRecord | None) -> Comparison:
+        asked.append(challenger.fingerprint)
+        raise ValueError("injected")
+
+    for n in (1, 2):
+        (decision,) = history.decide(lambda *_: "key", fail)
+        assert not decision.promoted
+        assert decision.reason == "the comparison failed: ValueError: injected"
+        assert asked == ["first"] * n  # a failed comparison is not kept
+
+    better = Comparison("f1", 0.9, None, "", 0.1, 0.2, 100, 50, 20, {}, True, "better")
+    (decision,) = history.decide(lambda *_: "key", lambda *_: better)
+    assert decision.promoted
