@@ -52,12 +52,12 @@ class Delivery:
 
 
 def delivered_days(product: Product, landing: Path) -> list[date]:
-    """The event days that have a folder, ascending. Costs one directory listing."""
+    """The event days that have a folder, or what refuses them in its place, ascending. Costs one listing."""
     try:
         entries = list(os.scandir(landing / product.name))
     except FileNotFoundError:
         return []
-    return sorted(day for entry in entries if (day := _day_of(entry.name)) and _is_folder(entry))
+    return sorted(day for entry in entries if (day := _day_of(entry.name)) and _is_there(entry))
 
 
 def folder_of(product: Product, landing: Path, day: date) -> Path:
@@ -137,7 +137,7 @@ def absences(
     if not rules.allows(landing / product.name):
         entries = []
     for entry in entries:
-        if _day_of(entry.name) and _is_folder(entry):
+        if _day_of(entry.name) and _is_there(entry):
             continue
         if day := _day_in(entry.name):
             elsewhere.setdefault(day, []).append(_name(entry))
@@ -196,6 +196,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that can't be followed
         return False
+
+
+def _is_there(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is more than a link to nothing; what isn't a folder refuses its day."""
+    if _is_folder(entry):
+        return True
+    try:
+        entry.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _name(entry: os.DirEntry[str]) -> str:

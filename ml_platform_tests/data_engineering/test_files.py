@@ -300,7 +300,6 @@ def test_a_file_is_read_by_its_content_and_in_any_case_of_its_name(folder: Path,
         ("2024/01/01/a.csv", "rows may be in 2024/ beside it"),
         ("year=2024/month=01/a.csv", "rows may be in year=2024/ beside it"),
         ("2024-01-01.csv", "rows may be in 2024-01-01.csv beside it"),
-        ("2024-01-01", "rows may be in 2024-01-01 beside it"),
         ("2024-01-01/labels.csv", "there are labels only, in labels.csv"),
     ],
 )
@@ -330,9 +329,12 @@ def test_the_days_that_are_delivered_are_the_folders_that_are_read(tmp_path: Pat
         (tmp_path / "shop" / name).mkdir(parents=True)
         (tmp_path / "shop" / name / "a.csv").write_text(rows(D("2024-01-04")))
     (tmp_path / "shop" / "2024-01-09").write_text("a file")
+    (tmp_path / "shop" / "2024-01-10").symlink_to("nowhere")
+    (tmp_path / "shop" / "2024-01-11").symlink_to("2024-01-11")
     every = days("2024-01-01", "2024-01-12")
     read = [day for day in every if day in landing.scan(product, tmp_path, every)]
-    assert landing.delivered_days(product, tmp_path) == read == [D("2024-01-04")]
+    assert landing.delivered_days(product, tmp_path) == read
+    assert read == [D("2024-01-04"), D("2024-01-09"), D("2024-01-11")]  # the last two are refused
     assert [day for day in every if landing.stamp(product, tmp_path, day)] == read
 
 
