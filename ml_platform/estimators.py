@@ -10,6 +10,7 @@ one of its classes is kept in the user's cache, for each of its versions.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -143,6 +144,12 @@ def _known(facts: Sequence[Any], path: str) -> Path | None:
     """The file that exists if looking has succeeded; None for a class that may change at any time."""
     if path.partition(".")[0] not in LIBRARIES:
         return None
-    content = json.dumps([*facts, version("scikit-learn")], sort_keys=True, default=repr)
+    content = json.dumps([*facts, _scikit_learn()], sort_keys=True, default=repr)
     name = hashlib.sha256(content.encode()).hexdigest()[:32]
     return platformdirs.user_cache_path("ml_platform") / "estimators" / name
+
+
+@functools.cache
+def _scikit_learn() -> str:
+    """The version of the library: its metadata is parsed from a file each time it is asked for."""
+    return version("scikit-learn")

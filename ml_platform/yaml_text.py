@@ -6,12 +6,17 @@ second. What the content means is :mod:`.product`'s business.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 #: Bytes of a contract: a thousand columns with all their keys take about 100,000.
 MAXIMUM_BYTES = 256 * 1024
@@ -25,19 +30,20 @@ class YamlError(Exception):
     """A text is not YAML, or is beyond the bounds; the message says where and what is accepted."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Rules(Composer, SafeConstructor, Resolver):
     """No key twice, of words only true and false are booleans, as in YAML 1.2, and bounded nesting.
 
     Otherwise a country NO and the key ``on`` would be booleans, and a later key would replace an earlier one.
     """
 
     depth = 0
+    peek_event: Callable[[], yaml.Event]
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.depth >= MAXIMUM_DEPTH:
             raise yaml.MarkedYAMLError(
                 problem=f"is nested deeper than {MAXIMUM_DEPTH} levels",
-                problem_mark=self.get_mark(),
+                problem_mark=cast("yaml.Mark", self.peek_event().start_mark),
             )
         self.depth += 1
         try:
@@ -64,11 +70,36 @@ class _Loader(yaml.SafeLoader):
 
 
 _BOOLEAN = "tag:yaml.org,2002:bool"
-_Loader.yaml_implicit_resolvers = {
+_Rules.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Rules.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+class _Loader(_Rules, yaml.SafeLoader):
+    """PyYAML's own parser, whose errors quote the line."""
+
+    def __init__(self, text: str) -> None:
+        yaml.SafeLoader.__init__(self, text)
+
+
+def _fast_loader() -> type[_Rules] | None:
+    """The same rules on libyaml's parser, several times as fast; None where PyYAML was built without it."""
+    if not yaml.__with_libyaml__:
+        return None
+
+    class FastLoader(_Rules, yaml.CSafeLoader):
+        def __init__(self, text: str) -> None:
+            yaml.CSafeLoader.__init__(self, text)
+            Composer.__init__(self)
+
+    return FastLoader
+
+
+_FastLoader = _fast_loader()
+#: Tags, and byte order marks within a text: the parsers make different values of some.
+_READ_DIFFERENTLY = frozenset("!\ufeff")
 
 
 def _refuse_large(document: yaml.Node) -> None:
@@ -130,6 +161,10 @@ def parse_yaml(text: str) -> Any:
     Raises:
         YamlError: it is not YAML, or beyond the bounds.
     """
+    if _FastLoader is not None and _READ_DIFFERENTLY.isdisjoint(text):
+        # Whatever it refuses is read again below, for a message that quotes the line.
+        with contextlib.suppress(Exception):
+            return yaml.load(text, Loader=cast("type[yaml.CSafeLoader]", _FastLoader))  # noqa: S506
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import math
@@ -13,16 +14,23 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ml_platform import estimators
+from ml_platform import estimators, yaml_text
 from ml_platform.expressions import check_expression
 from ml_platform.product import ContractError, Product, load_product, load_products, parse_product
-from ml_platform.settings import Settings
+from ml_platform.settings import PACKAGE, Settings
 from ml_platform.yaml_text import MAXIMUM_BYTES, MAXIMUM_DEPTH, MAXIMUM_VALUES, YamlError, parse_yaml
 from ml_platform_tests.small_platform import SHOP, shop
 
 #: A fuzz that ends within a minute on a slow machine; the seed is fixed, so that a failure comes back.
 CASES, SEED = 200, 20240229
+PLAIN_DATA = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
 
 
 def write(folder: Path, name: str, content: object) -> Path:
@@ -400,3 +408,32 @@ def refusal(path: Path) -> str:
 def test_an_error_of_yaml_has_its_place() -> None:
     with pytest.raises(YamlError, match="line 2, column"):
         parse_yaml("a: 1\nb: [1, 2")
+
+
+#: What contracts are written with, and what breaks them.
+_SIGNS = "abn01.:-,[]{}'\"#&*|>%@?!~= \t\n\ufeffé"
+
+
+@given(st.one_of(st.text(_SIGNS, max_size=40), st.builds(yaml.safe_dump, PLAIN_DATA)))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_the_fast_parser_reads_what_the_slow_one_reads_to_the_same_values(text: str) -> None:
+    slow: Any
+    try:
+        slow = yaml.load(text, Loader=yaml_text._Loader)
+    except Exception:
+        # libyaml takes some that the other refuses, such as a tab at the end of a line.
+        with contextlib.suppress(YamlError):
+            parse_yaml(text)
+    else:
+        assert repr(parse_yaml(text)) == repr(slow)
+
+
+def test_contracts_are_read_by_the_fast_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    contracts = {path: parse_yaml(path.read_text()) for path in (PACKAGE / "products").glob("*.yaml")}
+    assert len(contracts) == 2
+    assert yaml_text._FastLoader is not None
+    monkeypatch.setattr(yaml_text, "_Loader", None)
+    assert {path: parse_yaml(path.read_text()) for path in contracts} == contracts
+    monkeypatch.undo()
+    monkeypatch.setattr(yaml_text, "_FastLoader", None)
+    assert {path: parse_yaml(path.read_text()) for path in contracts} == contracts

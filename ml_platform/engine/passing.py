@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 from ml_platform.engine.step import PermanentError
 from ml_platform.storage.locks import LockedError
-from ml_platform.storage.online import OnlineStoreError
 from ml_platform.storage.tables import OvertakenError
 
 #: What the operating system says of connections, and of files on a network that are away for a while.
@@ -68,6 +67,9 @@ _TEXT = re.compile(
 
 def is_passing(error: BaseException) -> bool:
     """Whether an error, or what caused it, may be gone when the same is tried again."""
+    # Here, so that drawing the graph doesn't import SQLAlchemy.
+    from ml_platform.storage.failures import OnlineStoreError
+
     for cause in _causes(error):
         if isinstance(cause, PermanentError):
             return False

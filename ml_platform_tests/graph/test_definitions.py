@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import gc
 import json
 import os
 import subprocess
@@ -57,6 +58,10 @@ SLOW_TO_IMPORT = [
     "dagster_azure",
     "dagster_databricks",
     "dagster_pyspark",
+    "sklearn",
+    "pandas",
+    "deltalake",
+    "sqlalchemy",
 ]
 
 
@@ -128,6 +133,46 @@ def test_every_asset_has_its_group_a_description_and_its_checks() -> None:
     assert all(graph.get(key).description for key in graph.get_all_asset_keys())
     checks = {(*key.asset_key.path, key.name) for key in graph.asset_check_keys}
     assert checks == {(name, asset, check) for name in products for asset, check in CHECKS}
+
+
+def test_the_launchpad_knows_what_each_asset_can_be_asked() -> None:
+    graph = build_definitions(Settings(home=Path("/nowhere"))).resolve_asset_graph()
+    asked = {}
+    for name in ("customers", "flights"):
+        for asset in ("ards", "predictions", "model", "drift_report"):
+            schema = graph.assets_def_for_key(dg.AssetKey([name, asset])).op.config_schema.as_field()
+            fields = schema.config_type.fields
+            asked[name, asset] = (
+                schema.description,
+                {key: (field.default_value, field.description) for key, field in fields.items()},
+            )
+    days = ("How days are done.", {"force": (False, None)})
+    for name in ("customers", "flights"):
+        assert asked[name, "ards"] == asked[name, "drift_report"] == days
+        assert asked[name, "predictions"][1] == days[1] | {"rescore": (False, None)}
+        assert asked[name, "model"][1].keys() == {"as_of", "force"}
+        assert asked[name, "model"][0] == "How a month's model is trained."
+
+
+def test_a_run_that_is_asked_for_something_unknown_does_not_start(graph: Graph) -> None:
+    with pytest.raises(dg.DagsterInvalidConfigError, match="rescore"):
+        graph.run(["ards"], "2024-03-01", config={"rescore": True})
+    assert graph.runner.requests == []
+
+
+def test_drawing_a_graph_leaves_the_search_for_garbage_as_it_was() -> None:
+    settings = Settings(home=Path("/nowhere"))
+    build_definitions(settings)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        build_definitions(settings)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    with pytest.raises(AttributeError):
+        build_definitions(settings, products={"shop": None})  # type: ignore[dict-item]
+    assert gc.isenabled()
 
 
 def test_jobs_sensors_and_schedules_of_a_live_and_of_a_finished_product() -> None:
