@@ -360,6 +360,9 @@ class Source(_Section):
         default="utf-8", description="of files without a byte order mark, which tells by itself"
     )
     delimiter: str = Field(default=",", min_length=1, max_length=1)
+    trailing_delimiter: bool = Field(
+        default=False, description="whether lines may end with a delimiter that no field follows"
+    )
     escape: Annotated[str, AfterValidator(_escape)] | None = Field(
         default=None,
         description="what stands before a quote within quotes, if that isn't doubled, and before itself",

@@ -105,9 +105,8 @@ def _problem(product: Product, names: Sequence[str], header: Header, day: date |
         parts.append(f"missing columns: {_listed(_with_first_day(product, name) for name in lacks)}")
     if unexpected:
         parts.append(f"unexpected columns: {_listed(_short(name) or repr(name) for name in unexpected)}")
-    return (
-        f"{'; '.join(parts)}. Expected are {_listed(source.columns)}. {_advice(product, lacks, unexpected)}"
-    )
+    advice = _advice(product, names, lacks, unexpected)
+    return f"{'; '.join(parts)}. Expected are {_listed(source.columns)}. {advice}"
 
 
 def _is_accepted(product: Product, name: str) -> bool:
@@ -122,20 +121,24 @@ def _with_first_day(product: Product, name: str) -> str:
     return f"{name} (since {since})" if since else name
 
 
-def _advice(product: Product, lacks: Sequence[str], unexpected: Sequence[str]) -> str:
+def _advice(product: Product, names: Sequence[str], lacks: Sequence[str], unexpected: Sequence[str]) -> str:
     """The keys of the contract that would accept such a file."""
     source = product.source
+    ends_empty = not names[-1] and not source.trailing_delimiter
+    named = [name for name in unexpected if name or not ends_empty]
     declared = {one.strip().casefold() for one in source.header_names}
-    if source.header_match == "exact" and any(name.strip().casefold() in declared for name in unexpected):
+    if source.header_match == "exact" and any(name.strip().casefold() in declared for name in named):
         return "Names match without case and outer spaces with source.header_match: relaxed"
     keys = []
-    if lacks and unexpected:
+    if ends_empty:
+        keys.append("lines that end with a delimiter need source.trailing_delimiter: true")
+    if lacks and named:
         keys.append("a column that was renamed needs its other name in aliases")
     if lacks:
         keys.append("a column that older files lack needs nullable, fill_null or since")
-    if unexpected:
-        names = _listed(_short(name) or repr(name) for name in unexpected)
-        keys.append(f"columns that are not to be read are named in source.extra_columns: [{names}]")
+    if named:
+        listed = _listed(_short(name) or repr(name) for name in named)
+        keys.append(f"columns that are not to be read are named in source.extra_columns: [{listed}]")
     return f"In the contract, {'; '.join(keys)}"
 
 

@@ -20,15 +20,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from ml_platform.data_engineering import files, headers, values
+from ml_platform.data_engineering import files, headers, line_ends, values
 from ml_platform.data_engineering.files import FileRules, UnreachableFile, UnreadableFile
+from ml_platform.data_engineering.line_ends import Record
 from ml_platform.data_engineering.quoting import AMBIGUOUS, BlockGuard, Grammar, NotAsPlain, QuoteCounter
 from ml_platform.data_engineering.values import ARROW_TYPES, positions
 from ml_platform.product import BACKSLASH, LABEL_KNOWN_ON, QUOTE, Column, Product, Source
@@ -195,8 +196,9 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
     source, names = product.source, headers.resolve(product, file.header, file.day).columns
     if not source.delimiter.isascii():
         raise pa.ArrowInvalid("Arrow knows only delimiters of one byte")
+    is_trailing = source.trailing_delimiter and _has_trailing_delimiters(file, source)
     plain = files.open_bytes(file.path, file.rules)
-    guard = BlockGuard(source)
+    guard = BlockGuard(source, trailing_delimiter=is_trailing)
     head = plain.read(_LONGEST_MARK)
     encoding = _encoding_of(head, source)
     if encoding == "utf-8-sig":
@@ -208,12 +210,17 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
     misfits: deque[_Misfit] = deque()
 
     longest_misfit = 0
+    may_fit = False
 
     def set_aside(row: Any) -> str:
-        nonlocal longest_misfit
-        longest_misfit = max(longest_misfit, len(row.text or ""))
+        nonlocal longest_misfit, may_fit
+        text = (row.text or "").rstrip("\r\n")
+        longest_misfit = max(longest_misfit, len(text) + len(source.delimiter))
+        is_one_more = row.actual_columns == len(names) + 1 and text.endswith(source.delimiter)
+        may_fit = may_fit or (is_one_more and source.trailing_delimiter and not is_trailing)
         # Arrow counts the header, and from 1.
-        misfits.append(_Misfit(row.number - 2, row.actual_columns))
+        problem = _wrong_width(row.actual_columns, len(names), source, is_one_more=is_one_more)
+        misfits.append(_Misfit(row.number - 2, problem))
         return "skip"
 
     with (
@@ -244,6 +251,8 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
         for batch in reader:
             if max(_longest_line(batch), longest_misfit) > file.rules.line_characters:
                 raise pa.ArrowInvalid("a line may be longer than it may be")
+            if may_fit:
+                raise pa.ArrowInvalid("a record is a good one without the delimiter at its end")
             if guard.quoted and _has_endless_record(batch):
                 raise pa.ArrowInvalid("a record goes on for too long")
             if waiting is not None:
@@ -254,6 +263,8 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
             if guard.open:
                 raise pa.ArrowInvalid("a quote may be open at the end of the file")
             yield waiting
+        if may_fit:
+            raise pa.ArrowInvalid("a record is a good one without the delimiter at its end")
         if misfits:
             yield block(pa.RecordBatch.from_pylist([], schema=reader.schema))
 
@@ -263,7 +274,7 @@ class _Misfit:
     """A record with another number of fields than the header."""
 
     number: int
-    fields: int
+    problem: str
 
 
 def _with_misfits(
@@ -288,12 +299,20 @@ def _with_misfits(
         first,
         count,
         {name: column.take(places) for name, column in columns.items()},
-        {one.number - first: _wrong_width(one.fields, batch.num_columns) for one in taken},
+        {one.number - first: one.problem for one in taken},
     )
 
 
-def _wrong_width(given: int, expected: int) -> str:
-    return f"wrong number of fields: {given}, expected {expected}"
+def _wrong_width(given: int, expected: int, source: Source, *, is_one_more: bool) -> str:
+    """The problem of a record of another number of fields; of one more that is empty, if ``is_one_more``."""
+    problem = f"wrong number of fields: {given}, expected {expected}"
+    if is_one_more and not source.trailing_delimiter:
+        return f"{problem} (`trailing_delimiter: true` would accept it)"
+    if source.trailing_delimiter and given == expected - 1:
+        return (
+            f"{problem} (with `trailing_delimiter: true` no field follows a delimiter at the end of a line)"
+        )
+    return problem
 
 
 class _StreamForArrow:
@@ -446,18 +465,6 @@ def _has_endless_record(batch: pa.RecordBatch) -> bool:
 # -- reading exactly ---------------------------------------------------------------------------------
 
 
-class Record(NamedTuple):
-    """A record of a file; ``raw`` is its text without the line break, bytes that are no text as surrogates.
-
-    With a ``problem`` the fields are those that were found before it.
-    """
-
-    line: int
-    raw: str
-    fields: list[str]
-    problem: str | None
-
-
 def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[pa.RecordBatch]:
     """The records from number ``skip`` on, with line and raw text for those that can't be used."""
     source, names = product.source, headers.resolve(product, file.header, file.day).columns
@@ -470,7 +477,12 @@ def _parse_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[
         for n, record in enumerate(records):
             problem = record.problem
             if problem is None and len(record.fields) != width:
-                problem = _wrong_width(len(record.fields), width)
+                problem = _wrong_width(
+                    len(record.fields),
+                    width,
+                    source,
+                    is_one_more=len(record.fields) == width + 1 and record.ends_with(source.delimiter),
+                )
             elif problem is not None:
                 problem = _explained(record, source)
             if problem is not None:
@@ -524,10 +536,21 @@ def tokenize(path: str, source: Source, rules: FileRules) -> Iterator[Record]:
     """Every record with its first line's number, the header being the record at line 1.
 
     Blank lines are no records. Where it can't be known where a record ends, its first line is a bad record.
+    A field that only seems to begin at the end of a line, as :mod:`.line_ends` knows, is none.
 
     Raises:
         UnreadableFile: it can't be read to its end.
     """
+    records = _records_of(path, source, rules)
+    return line_ends.without_trailing(records, source) if source.trailing_delimiter else records
+
+
+def _has_trailing_delimiters(file: DeliveryFile, source: Source) -> bool:
+    with contextlib.closing(_records_of(file.path, source, file.rules)) as records:
+        return line_ends.ends_lines(line_ends.sample(records), source)
+
+
+def _records_of(path: str, source: Source, rules: FileRules) -> Generator[Record, None, None]:
     grammar = Grammar.of(source, maximum_lines=RECORD_LINES, maximum_characters=RECORD_CHARACTERS)
     width: int | None = None
     try:
@@ -535,7 +558,9 @@ def tokenize(path: str, source: Source, rules: FileRules) -> Iterator[Record]:
             lines = _Lines(text, rules)
             while (record := _next_record(lines, grammar, width)) is not None:
                 if record.raw:
-                    width = width or len(record.fields)
+                    if width is None:
+                        ends = source.trailing_delimiter and record.ends_with(source.delimiter)
+                        width = len(record.fields) - ends
                     yield record
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeError) as error:
         raise UnreadableFile(f"can't be read to its end: {error}") from error

@@ -57,12 +57,20 @@ class Grammar:
             meant with backslashes as well is a problem; else what stands before quotes and before itself.
         maximum_lines: of a record; a quote that is open for longer was never closed.
         maximum_characters: of a record that has more than one line.
+        trailing_delimiter: whether a good record may have one more field, which is empty.
     """
 
     def __init__(
-        self, delimiter: str, escape: str | None, *, maximum_lines: int, maximum_characters: int
+        self,
+        delimiter: str,
+        escape: str | None,
+        *,
+        maximum_lines: int,
+        maximum_characters: int,
+        trailing_delimiter: bool = False,
     ) -> None:
         self._delimiter = delimiter
+        self._trailing_delimiter = trailing_delimiter
         self._maximum_lines, self._maximum_characters = maximum_lines, maximum_characters
         self._escape = escape if escape != QUOTE else None
         # What a program that escapes would have meant; None if that is known.
@@ -90,6 +98,7 @@ class Grammar:
             source.escape,
             maximum_lines=maximum_lines,
             maximum_characters=maximum_characters,
+            trailing_delimiter=source.trailing_delimiter,
         )
 
     def next_record(self, lines: Lines, width: int | None = None) -> Split | None:
@@ -108,7 +117,7 @@ class Grammar:
         found = self._split(line, lines)
         if self._other is None or found.problem is not None or not any(map(_has_escapes, found.lines)):
             return found
-        if width is not None and len(found.fields) != width:
+        if not self._fits(found, width):
             return found
         lines.put_back(found.lines)
         first = lines.next()
@@ -117,10 +126,20 @@ class Grammar:
         lines.put_back(other.lines)
         for _ in found.lines:
             lines.next()
-        possible = other.problem in (None, UNQUOTED_ESCAPE) and width in (None, len(other.fields))
+        possible = other.problem in (None, UNQUOTED_ESCAPE) and self._fits(other, width)
         if possible and other.fields != found.fields:
             return Split(found.lines, found.fields, AMBIGUOUS)
         return found
+
+    def _fits(self, found: Split, width: int | None) -> bool:
+        """Whether a record may have as many fields as a good one."""
+        if width is None or len(found.fields) == width:
+            return True
+        return (
+            self._trailing_delimiter
+            and len(found.fields) == width + 1
+            and _without_end(found.lines[-1]).endswith(self._delimiter)
+        )
 
     def _split(self, line: str, lines: Lines) -> Split:
         """The record that begins with ``line``."""
@@ -242,6 +261,7 @@ class RecordWriter:
         self._grammar = Grammar.of(source, maximum_lines=1, maximum_characters=1)
         self._quoted = re.compile(f'["\r\n{re.escape(self._delimiter + (self._escape or ""))}]')
         self._unclear = source.escape is None
+        self._trailing_delimiter = source.trailing_delimiter
 
     def line(self, values: list[str]) -> str:
         """A record with its line break."""
@@ -249,6 +269,8 @@ class RecordWriter:
         if self._unclear and any(map(_has_escapes, quoted)):
             # What follows a quote at the head of each field tells that the backslashes are no escapes.
             quoted = [self._quote(value) for value in values]
+        if self._trailing_delimiter and not values[-1]:
+            quoted[-1] = QUOTE * 2  # so that no delimiter stands at the end
         return f"{self._delimiter.join(quoted) if len(values) > 1 or values[0] else QUOTE * 2}\n"
 
     def unreadable(self, raw: str) -> str:
@@ -289,21 +311,25 @@ class BlockGuard:
     The blocks are those of one file, in order; each begins and ends between two lines. ``quoted`` is
     whether any had a quote, ``bare`` whether any had one that neither opens nor closes, and ``open`` whether
     a quote is open behind the last one.
+
+    Args:
+        trailing_delimiter: whether a delimiter at the end of a line begins no field; it is taken away.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, trailing_delimiter: bool = False) -> None:
         self.quoted = False
         self.bare = False
         self.open = False
         self._escape = source.escape
         self._escape_byte = (BACKSLASH if source.escape in (None, QUOTE) else source.escape).encode()
+        self._trailing = source.delimiter.encode() if trailing_delimiter else None
         self._before = _table(source.delimiter, "\n", "\r", QUOTE)
         self._at_head = _table(source.delimiter, "\n", "\r")
         self._marked = _table(QUOTE, self._escape_byte.decode())
         self._outside = _table(QUOTE, self._escape_byte.decode(), "\n", "\r")
 
     def plain(self, block: bytes) -> bytes:
-        """The block with every quote within quotes doubled, and no escapes.
+        """The block with every quote within quotes doubled, and no escapes or trailing delimiters.
 
         Raises:
             NotAsPlain: the block has, or may have, what only :class:`Grammar` can judge.
@@ -311,7 +337,7 @@ class BlockGuard:
         if b'"' in block:
             self.quoted = True
         elif self._escape in (None, QUOTE) or self._escape_byte not in block:
-            return block
+            return block if self._trailing is None else self._cut(block, self._trailing)
         codes = np.frombuffer(block, np.uint8)
         quotes = np.flatnonzero(codes == ord(QUOTE))
         escapes: NDArray[np.intp] | None = None
@@ -324,23 +350,50 @@ class BlockGuard:
         if self._escape is None and escapes is not None:
             self._refuse_ambiguous(codes, quotes, escapes)
         if self._escape in (None, QUOTE) or escapes is None:
-            self._check(codes, quotes, may_be_bare=True)
-            return block
+            was_open = self.open
+            is_bare = not self._check(codes, quotes, may_be_bare=True)
+            trailing = self._trailing_in(codes, quotes[:0] if is_bare else quotes, was_open=was_open)
+            return np.delete(codes, trailing).tobytes() if len(trailing) else block
         return self._doubled(codes, quotes, escapes)
 
-    def _check(self, codes: NDArray[np.uint8], quotes: NDArray[np.intp], *, may_be_bare: bool) -> None:
-        """Keep track of open quotes: each one opens or closes, and has next to it what it needs."""
+    def _check(self, codes: NDArray[np.uint8], quotes: NDArray[np.intp], *, may_be_bare: bool) -> bool:
+        """Keep track of open quotes: whether each one opens or closes, and has next to it what it needs."""
         first = int(self.open)
         opening, closing = quotes[first::2], quotes[1 - first :: 2]
         # The last byte of a block is a line break: it closes no quote, and what is before the first one too.
         before = codes[opening - 1]
         if self._before[before].all() and self._before[codes[closing + 1]].all():
             self.open = bool((len(quotes) + first) % 2)
-            return
+            return True
         # Without a quote at the head of a field, each one is a character like any other.
         if not may_be_bare or self.open or self._at_head[codes[quotes - 1]].any():
             raise NotAsPlain
         self.bare = True
+        return False
+
+    def _cut(self, block: bytes, delimiter: bytes) -> bytes:
+        """A block without quotes, without its trailing delimiters."""
+        if b"\r" in block or block.startswith(delimiter + b"\n") or b"\n%b\n" % delimiter in block:
+            codes = np.frombuffer(block, np.uint8)
+            trailing = self._trailing_in(codes, np.empty(0, np.intp), was_open=False)
+            return np.delete(codes, trailing).tobytes()
+        return block.replace(delimiter + b"\n", b"\n")
+
+    def _trailing_in(
+        self, codes: NDArray[np.uint8], quotes: NDArray[np.intp], *, was_open: bool
+    ) -> NDArray[np.intp]:
+        """Where trailing delimiters stand outside ``quotes``, the first of which closes if ``was_open``."""
+        if self._trailing is None:
+            return np.empty(0, np.intp)
+        # The last byte is a line break, so that each delimiter has a byte behind it.
+        found = np.flatnonzero(codes == ord(self._trailing))
+        found = found[_LINE_BREAKS[codes[found + 1]]]
+        found = found[(np.searchsorted(quotes, found) + was_open) % 2 == 0]
+        # A line of a delimiter alone would be a blank one.
+        if len(found) and (found[0] == 0 or _LINE_BREAKS[codes[found - 1]].any()):
+            raise NotAsPlain
+        trailing: NDArray[np.intp] = found
+        return trailing
 
     def _refuse_ambiguous(
         self, codes: NDArray[np.uint8], quotes: NDArray[np.intp], escapes: NDArray[np.intp]
@@ -363,11 +416,14 @@ class BlockGuard:
         followed = codes[escapes + 1]
         if not self._marked[followed[within]].all() or self._outside[followed[~within]].any():
             raise NotAsPlain
+        was_open = self.open
         self._check(codes, structural, may_be_bare=False)
+        trailing = self._trailing_in(codes, structural, was_open=was_open)
         changed = codes.copy()
         before_quote = within & (followed == ord(QUOTE))
         changed[escapes[before_quote]] = ord(QUOTE)
-        return np.delete(changed, escapes[within & ~before_quote]).tobytes()
+        dropped = escapes[within & ~before_quote]
+        return np.delete(changed, np.append(dropped, trailing)).tobytes()
 
 
 def _table(*characters: str) -> NDArray[np.bool_]:
@@ -377,3 +433,6 @@ def _table(*characters: str) -> NDArray[np.bool_]:
         if character.isascii():
             table[ord(character)] = True
     return table
+
+
+_LINE_BREAKS = _table("\n", "\r")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ml_platform.data_engineering import headers, values
+from ml_platform.data_engineering import headers, line_ends, values
 from ml_platform.data_engineering.files import FileRules, UnreadableFile
 from ml_platform.data_engineering.headers import Header
-from ml_platform.data_engineering.parsing import INVALID_ENCODING, Record, tokenize
+from ml_platform.data_engineering.line_ends import Record
+from ml_platform.data_engineering.parsing import INVALID_ENCODING, tokenize
 from ml_platform.data_engineering.quoting import RecordWriter
 from ml_platform.product import QUOTE, Product, Source
 
@@ -141,6 +143,12 @@ def _split_file(
         problem = "its rows would get the name of the label files; rename it"
     if problem:
         raise SplitError(f"{path}: {problem}")
+    first = line_ends.sample(records)
+    if not source.trailing_delimiter and line_ends.need_the_key(first, len(header), source):
+        raise SplitError(
+            f"{path}: each record has {len(header) + 1} fields, the last of which is empty, and the header "
+            f"has {len(header)}; lines that end with a delimiter need source.trailing_delimiter: true"
+        )
 
     names = meaning.columns
     day_at = names.index(source.event_day)
@@ -151,7 +159,7 @@ def _split_file(
     rows = _DailyFile(lambda day: rows_file(day, stem), [header[at] for at in kept])
     day_of = _DayReader(product, meaning)
 
-    for line, raw, record, problem in records:
+    for line, raw, record, problem in itertools.chain(first, records):
         if problem == INVALID_ENCODING:
             problem = None  # its bytes are passed on as they are, and the ARDS will quarantine the record
         text = record[day_at] if day_at < len(record) else None
