@@ -16,8 +16,8 @@ from ml_platform.product import Source
 
 #: Records, and characters of them, that are looked at to learn how a file's lines end. A program ends all of
 #: its lines alike, so the first tells; more are for files whose first records are damaged.
-SAMPLED_RECORDS = 1000
-SAMPLED_CHARACTERS = 1 << 20
+SAMPLED_RECORDS = 100
+SAMPLED_CHARACTERS = 1 << 18
 
 
 class Record(NamedTuple):

@@ -94,8 +94,8 @@ def test_a_line_without_it_is_read_if_its_number_of_fields_fits(tmp_path: Path, 
         ([HEADER, "1,2024-01-01,ann,", "2,2024-01-01,bob,1"], True),
         ([HEADER, "1,2024-01-01,ann,", "2,2024-01-01,bob,1,"], False),
         ([HEADER + ",", "1,2024-01-01,ann,", "2,2024-01-01,bob,1"], False),
-        ([HEADER, "1,2024-01-01,ann,", *["2,2024-01-01,bob,1"] * 998, "2,2024-01-01,bob,1,"], True),
-        ([HEADER, "1,2024-01-01,ann,", *["2,2024-01-01,bob,1"] * 997, "2,2024-01-01,bob,1,"], False),
+        ([HEADER, "1,2024-01-01,ann,", *["2,2024-01-01,bob,1"] * 98, "2,2024-01-01,bob,1,"], True),
+        ([HEADER, "1,2024-01-01,ann,", *["2,2024-01-01,bob,1"] * 97, "2,2024-01-01,bob,1,"], False),
     ],
 )
 def test_an_empty_last_field_is_a_null_only_where_lines_do_not_end_so(
@@ -114,7 +114,7 @@ def test_an_empty_last_field_is_a_null_only_where_lines_do_not_end_so(
         else:
             assert first[0] == "bad"
             assert "wrong number of fields: 3, expected 4" in first[2]
-    assert line_ends.SAMPLED_RECORDS == 1000  # the number in the contract's page, and above
+    assert line_ends.SAMPLED_RECORDS == 100  # the number in the contract's page, and above
 
 
 @pytest.mark.parametrize("labels_apart", [True, False])
