@@ -140,10 +140,25 @@ class DeliveredBytes(io.RawIOBase):
             UnreadableFile: the file gives more than the rules allow.
         """
         count: int = self._stream.readinto(buffer)
+        self._count(count)
+        return count
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most ``size`` bytes, or all that are left; without the copy that the base class makes.
+
+        Raises:
+            UnreadableFile: the file gives more than the rules allow.
+        """
+        if size < 0:
+            return b"".join(iter(lambda: self.read(_BUFFER_BYTES), b""))
+        found: bytes = self._stream.read(size)
+        self._count(len(found))
+        return found
+
+    def _count(self, count: int) -> None:
         self._read += count
         if self._read > self._bound:
             raise UnreadableFile(f"{self._what}; if that is right, raise {self._setting}")
-        return count
 
     def close(self) -> None:
         if not self.closed:

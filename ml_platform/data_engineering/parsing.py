@@ -335,17 +335,19 @@ class _StreamForArrow:
         Raises:
             pa.ArrowInvalid: Arrow would, or might, read them otherwise than the exact tokenizer.
         """
-        block = self._held
-        while len(block) < size:
-            more = self._stream.read(size - len(block))
-            block += more
+        held, self._held = self._held, b""
+        while len(held) < size:
+            more = self._stream.read(size - len(held))
             if not more:
-                self._held = b""
-                return self._plain(block if block.endswith((b"\r", b"\n")) or not block else block + b"\n")
-            end = block.rfind(b"\n") + 1 or block.rfind(b"\r", 0, -1) + 1
-            if end:
-                self._held = block[end:]
-                return self._plain(block[:end])
+                is_ended = held.endswith((b"\r", b"\n")) or not held
+                return self._plain(held if is_ended else held + b"\n")
+            if end := more.rfind(b"\n") + 1:
+                self._held = more[end:]
+                return self._plain(b"".join((held, memoryview(more)[:end])) if held or self._held else more)
+            held += more
+            if end := held.rfind(b"\r", 0, -1) + 1:
+                self._held = held[end:]
+                return self._plain(held[:end])
         raise pa.ArrowInvalid("a line is too long for a block")
 
     def _plain(self, block: bytes) -> bytes:

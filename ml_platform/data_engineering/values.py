@@ -6,6 +6,7 @@ a record stands, and what happens to one without a value, is :mod:`.parsing`'s b
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?
 _MIDNIGHT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]00:00(?::00(?:[.,]0+)?)?(?:Z|[+]00:?00)?")
 _MAYBE_GROUPED = r"^[+-]?[1-9][0-9]{0,2}\.000$"
 _DIGITS_OF_LONG = 19
+_FIRST_DAY = (date.min - date(1970, 1, 1)).days
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Spaces that group digits, besides the plain one.
 _SPACES = "\u00a0\u202f"
@@ -46,19 +48,16 @@ _SPACES = "\u00a0\u202f"
 def cast(text: pa.Array, declared: Column, source: Source) -> tuple[pa.Array, list[int]]:
     """Texts as values of a column's type, and the places of those that are none."""
     if declared.type == "string":
-        return text, positions(pc.match_substring(text, "\0")) if _has_nul(text) else []
-    trimmed = pc.ascii_trim_whitespace(text)
+        return text, positions(pc.match_substring(text, "\0")) if _may_hold(text, b"\0") else []
     match declared.type:
         case "integer" | "long":
-            return _cast_integers(trimmed, ARROW_TYPES[declared.type], source)
+            return _cast_integers(text, ARROW_TYPES[declared.type], source)
         case "double":
-            return _cast_doubles(trimmed, source)
+            return _cast_doubles(text, source)
         case "date" if not declared.formats:
-            # Arrow knows a year 0, Python and Spark do not.
-            year_zero = pc.starts_with(trimmed, "0000")
-            value = _cast_halves(_null_where(year_zero, trimmed), ARROW_TYPES["date"])
-            return _with_distinct(value, trimmed, lambda one: _parse(one, declared))
+            return _cast_dates(text, declared)
         case _:
+            trimmed = pc.ascii_trim_whitespace(text)
             nothing = pa.nulls(len(trimmed), ARROW_TYPES[declared.type])
             return _with_distinct(nothing, trimmed, lambda one: _parse(one, declared))
 
@@ -80,10 +79,13 @@ def positions(mask: pa.Array) -> list[int]:
 
 
 def _cast_integers(text: pa.Array, type_: pa.DataType, source: Source) -> tuple[pa.Array, list[int]]:
-    try:
-        return _without(text, "x").cast(type_), positions(_hexadecimal(text))
-    except pa.ArrowInvalid:
-        pass
+    # Arrow reads hexadecimal numbers, people don't.
+    if not _may_hold(text, b"x") and not _may_hold(text, b"X"):
+        try:
+            return text.cast(type_), []
+        except pa.ArrowInvalid:
+            pass
+    text = pc.ascii_trim_whitespace(text)
     plain = _plain_numbers(text, source)
     if source.thousands is None:
         # By those who group digits with a point it is a thousand times as much.
@@ -110,13 +112,30 @@ def _whole(text: str) -> int | None:
 
 
 def _cast_doubles(text: pa.Array, source: Source) -> tuple[pa.Array, list[int]]:
-    plain = text
     if source.decimal != "." or source.thousands is not None:
-        plain = _plain_numbers(text, source)
-    value = _cast_halves(plain, pa.float64())
-    value = pc.if_else(pc.is_finite(value), value, pa.scalar(None, pa.float64()))
+        value = _cast_halves(_plain_numbers(pc.ascii_trim_whitespace(text), source), pa.float64())
+    else:
+        value = _cast_trimmed(text, pa.float64())
+    is_finite = pc.is_finite(value)
+    if not pc.all(is_finite, min_count=0).as_py():
+        value = pc.if_else(is_finite, value, pa.scalar(None, pa.float64()))
     value = pc.add(value, 0.0)  # -0.0 becomes 0.0: they are one key, and one value
+    if value.null_count == text.null_count:
+        return value, []
     return value, positions(pc.and_(value.is_null(), text.is_valid()))
+
+
+def _cast_dates(text: pa.Array, declared: Column) -> tuple[pa.Array, list[int]]:
+    trimmed, value = text, None
+    with contextlib.suppress(pa.ArrowInvalid):
+        value = text.cast(pa.date32())
+    least = pc.min(value.view(pa.int32()), min_count=0).as_py() if value is not None else None
+    if value is None or (least is not None and least < _FIRST_DAY):
+        trimmed = pc.ascii_trim_whitespace(text)
+        # Arrow knows a year 0, Python and Spark do not.
+        year_zero = pc.starts_with(trimmed, "0000")
+        value = _cast_halves(_null_where(year_zero, trimmed), pa.date32())
+    return _with_distinct(value, trimmed, lambda one: _parse(one, declared))
 
 
 def _plain_numbers(text: pa.Array, source: Source) -> pa.Array:
@@ -136,10 +155,6 @@ def _plain_numbers(text: pa.Array, source: Source) -> pa.Array:
     return written
 
 
-def _hexadecimal(text: pa.Array) -> pa.Array:
-    return pc.match_substring(text, "x", ignore_case=True)
-
-
 def _without(text: pa.Array, forbidden: str) -> pa.Array:
     """Null where a text has a character that Arrow would read as part of a number, and people don't."""
     return _null_where(pc.match_substring(text, forbidden, ignore_case=True), text)
@@ -147,6 +162,14 @@ def _without(text: pa.Array, forbidden: str) -> pa.Array:
 
 def _null_where(unwanted: pa.Array, text: pa.Array) -> pa.Array:
     return pc.if_else(unwanted, pa.scalar(None, pa.string()), text)
+
+
+def _cast_trimmed(text: pa.Array, type_: pa.DataType) -> pa.Array:
+    """The values of texts without spaces around them, of which there are rarely any; null for no value."""
+    try:
+        return text.cast(type_)
+    except pa.ArrowInvalid:
+        return _cast_halves(pc.ascii_trim_whitespace(text), type_)
 
 
 def _cast_halves(text: pa.Array, type_: pa.DataType) -> pa.Array:
@@ -180,10 +203,10 @@ def _with_distinct(
     return value, positions(pc.and_(value.is_null(), text.is_valid()))
 
 
-def _has_nul(text: pa.Array) -> bool:
-    """Whether a text may hold NUL, which PostgreSQL can't store: a quick look at all of them at once."""
+def _may_hold(text: pa.Array, byte: bytes) -> bool:
+    """Whether any of the texts may hold an ASCII character: a quick look at all of them at once."""
     data = text.buffers()[2]
-    return data is not None and bool((np.frombuffer(data, np.uint8) == 0).any())
+    return data is not None and byte in memoryview(data).tobytes()
 
 
 # -- booleans, dates, moments ------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from ml_platform.data_engineering import parsing
+from ml_platform.data_engineering import parsing, quoting
 from ml_platform.data_engineering.landing import scan
 from ml_platform.data_engineering.parsing import DeliveryFile, parse_file, read_header
+from ml_platform.data_engineering.quoting import BlockGuard, NotAsPlain
 from ml_platform.data_engineering.splitting import SplitError, split_history
 from ml_platform.product import ContractError, Product
 from ml_platform_tests.small_platform import D, shop
@@ -185,6 +186,33 @@ def test_a_bad_value_in_a_file_with_quotes_is_found_by_the_fast_reader(
     assert parse(path, product()) == expected
     assert [row["_line"] for row in expected] == [None, 5, 9]
     assert expected[1]["_raw"] == '2,2024-01-01,"c\n\n\nd",7'
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    blocks=st.lists(
+        st.lists(st.sampled_from([b'"', b",", b"\n", b"\r", b"a", b'","', b"a" * 61]), max_size=40).map(
+            b"".join
+        ),
+        max_size=4,
+    ),
+    stride=st.sampled_from([1, 7, 64, 1 << 20]),
+)
+def test_quotes_are_judged_alike_one_by_one_and_by_words(blocks: list[bytes], stride: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quoting, "_STRIDE_BYTES", stride)
+        by_words, one_by_one = BlockGuard(product('"').source), BlockGuard(product('"').source)
+        patch.setattr(one_by_one, "_is_strict", lambda _: False)
+        for block in blocks:
+            found: list[Any] = []
+            for guard in (by_words, one_by_one):
+                try:
+                    found.append((guard.plain(block + b"\n"), guard.open, guard.bare, guard.quoted))
+                except NotAsPlain:
+                    found.append(None)
+            assert found[0] == found[1]
+            if found[0] is None:
+                return
 
 
 @pytest.mark.parametrize("escape", ["ab", "a", " ", "\n", "é", ","])
