@@ -6,7 +6,7 @@ FROM ?= 2013-01-01
 TO ?= 2013-12-31
 ONLINE_TESTS := ml_platform_tests/storage/test_online.py ml_platform_tests/data_engineering/test_online_features.py
 
-.PHONY: help setup demo ui test test-online test-slow test-browser bench bench-online bench-products smoke-databricks lint format lock clean
+.PHONY: help setup demo ui test test-online test-slow test-browser bench bench-online bench-parsing bench-products smoke-databricks lint format lock clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ bench: setup  ## what a history costs, beside DuckDB and beside single days; par
 
 bench-products: setup  ## loading and ticking 100 products of ten years
 	$(BIN)/python bench/products.py
+
+bench-parsing: setup  ## reading deliveries beside Arrow's reader; ratios in bench/README.md
+	$(BIN)/python bench/parsing.py
 
 bench-online: setup  ## the online store beside Feast and plain SQL; ratios in bench/README.md
 	scripts/install_postgresql.sh

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from ml_platform.data_engineering.files import shown
 from ml_platform.product import Product
 
 #: The widest sheet that a spreadsheet saves; a longer first line is no header, and no table could hold it.
@@ -88,11 +89,11 @@ def _problem(product: Product, names: Sequence[str], header: Header, day: date |
     for column, count in counts.items():
         if count > 1:
             given = [name for name, one in zip(names, header.columns, strict=True) if one == column]
-            also = "" if set(given) == {column} else f" (as {_listed(repr(name) for name in given)})"
+            also = "" if set(given) == {column} else f" (as {_listed(map(_quoted, given))})"
             return f"the header names {column} twice{also}"
     if not counts:
         return (
-            f"no column of the contract is in the first line {_short(source.delimiter.join(names))!r}: "
+            f"no column of the contract is in the first line {_quoted(source.delimiter.join(names))}: "
             f"is the header missing, or the delimiter other than {source.delimiter!r}? "
             f"Expected are {_listed(source.columns)}"
         )
@@ -148,5 +149,10 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(every[:_LISTED]) + more
 
 
+def _quoted(text: str) -> str:
+    return f"'{_short(text)}'"
+
+
 def _short(text: str) -> str:
+    text = shown(text)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -314,7 +314,7 @@ def _delivery(product: Product, day: date, folder: _Folder, landing: Path, rules
             problem = "a file of labels can't replace a day's rows; take `replaces` out of its manifest"
             return Delivery(day, (), facts, f"{name}: {problem}")
         if number >= replacing:
-            ignored.update(meaning.ignored)
+            ignored.update(map(shown, meaning.ignored))
             missing.update(meaning.missing)
         found.append(
             DeliveryFile(

@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ml_platform.data_engineering import headers, line_ends, values
-from ml_platform.data_engineering.files import FileRules, UnreadableFile
+from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
 from ml_platform.data_engineering.headers import Header
 from ml_platform.data_engineering.line_ends import Record
 from ml_platform.data_engineering.parsing import INVALID_ENCODING, tokenize
@@ -79,7 +79,7 @@ def split_history(
             _split_file(product, path, records, parts, labels, labels_apart, progress)
         parts.flush()
         if not parts.days:
-            raise SplitError(f"no rows in {', '.join(str(path) for path in files) or 'no file'}")
+            raise SplitError(f"no rows in {', '.join(shown(str(path)) for path in files) or 'no file'}")
         days = sorted(parts.days)
         target = landing / product.name
         _check_targets(Path(temporary), target, days)
@@ -142,12 +142,13 @@ def _split_file(
     if not labels_only and rows_file(product.start, stem) == labels_file(product, product.start):
         problem = "its rows would get the name of the label files; rename it"
     if problem:
-        raise SplitError(f"{path}: {problem}")
+        raise SplitError(f"{shown(str(path))}: {problem}")
     first = line_ends.sample(records)
     if not source.trailing_delimiter and line_ends.need_the_key(first, len(header), source):
         raise SplitError(
-            f"{path}: each record has {len(header) + 1} fields, the last of which is empty, and the header "
-            f"has {len(header)}; lines that end with a delimiter need source.trailing_delimiter: true"
+            f"{shown(str(path))}: each record has {len(header) + 1} fields, the last of which is empty, "
+            f"and the header has {len(header)}; lines that end with a delimiter need "
+            "source.trailing_delimiter: true"
         )
 
     names = meaning.columns
@@ -167,7 +168,7 @@ def _split_file(
             day = day_of.only_one_in(raw) if problem and text is None else day_of(text)
         except ValueError as error:
             why = f"{problem}: {error}" if problem else error
-            raise SplitError(f"{path}, line {line}: {source.event_day}: {why}") from None
+            raise SplitError(f"{shown(str(path))}, line {line}: {source.event_day}: {why}") from None
         parts.read += 1
         if progress and parts.read % _PROGRESS_ROWS == 0:
             progress(parts.read)
@@ -198,7 +199,7 @@ def _records(path: Path, source: Source, rules: FileRules) -> Iterator[Record]:
     try:
         yield from tokenize(str(path), source, rules)
     except UnreadableFile as error:
-        raise SplitError(f"{path}: {error}") from error
+        raise SplitError(f"{shown(str(path))}: {error}") from error
 
 
 class _DayReader:
@@ -245,12 +246,17 @@ class _DayReader:
 
 
 def _check_names(files: Sequence[Path]) -> None:
-    """Two files of one name would become one delivery file."""
+    """Two files of one name would become one delivery file; and names of deliveries are UTF-8."""
     seen: dict[str, Path] = {}
     for path in files:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            raise SplitError(f"{shown(str(path))}: its name is not UTF-8; rename it") from None
         other = seen.setdefault(_stem(path), path)
         if other is not path:
-            raise SplitError(f"{other} and {path} would both become {_stem(path)}.csv; rename one")
+            names = [shown(str(one)) for one in (other, path)]
+            raise SplitError(f"{' and '.join(names)} would both become {shown(_stem(path))}.csv; rename one")
 
 
 def _stem(path: Path) -> str:

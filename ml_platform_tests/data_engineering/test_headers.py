@@ -349,3 +349,23 @@ def test_a_history_is_split_by_the_same_rules(tmp_path: Path) -> None:
     path.write_text("\n".join([*lines, "3,2024-01-03,eve,,1"]) + "\n")
     with pytest.raises(SplitError, match="line 4: day: files of 2024-01-03 must have the columns pages"):
         split_history(product, [path], tmp_path / "other")
+
+
+def test_a_name_with_control_characters_is_shown_in_one_printable_line(tmp_path: Path) -> None:
+    folder = tmp_path / "shop" / "2024-01-01"
+    folder.mkdir(parents=True)
+    names = ("day\0", '"visit\n"', "\x1b[31mspend", "\u202ebought", "day\0")
+    (folder / "a.csv").write_text(",".join(names) + "\n")
+    day = D("2024-01-01")
+    refusal = str(landing.scan(shop(), tmp_path, [day])[day].refusal)
+    assert refusal.isprintable()
+    assert "day\\x00,visit\\n,\\x1b[31mspend" in refusal
+    (folder / "a.csv").write_text(f"visit,day,customer,pages,channel,{','.join(names)}\n")
+    refusal = str(landing.scan(shop(), tmp_path, [day])[day].refusal)
+    assert refusal.isprintable()
+    ignoring = landing.scan(shop(source__extra_columns="ignore"), tmp_path, [day])[day]
+    assert ignoring.refusal is None
+    assert all(name.isprintable() for name in ignoring.ignored_columns)
+    with pytest.raises(SplitError) as error:
+        split_history(shop(), [folder / "a.csv"], tmp_path / "other")
+    assert str(error.value).isprintable()

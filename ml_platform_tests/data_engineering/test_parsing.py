@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import random
+import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,20 @@ def test_invalid_encoding_is_blamed_on_its_record_alone(tmp_path: Path) -> None:
     }
     assert rows[0]["_raw"] == "1,2024-01-01,J\\xfcrgen,1,3,web"
     assert rows[1]["customer"] == "bob"
+
+
+def test_invalid_bytes_in_a_record_of_another_width_raise_nothing_beside_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    good = "1,2024-01-01,ann,1,3,web\n"
+    found = reasons(
+        parse(tmp_path, (HEADER + good + "2,J\udcfcrgen\n" + good).encode("utf-8", "surrogateescape"))
+    )
+    assert list(found) == [3]
+    assert found[3].startswith("invalid encoding")
+    assert unraisable == []
 
 
 def test_a_quote_that_is_never_closed_costs_one_line(tmp_path: Path) -> None:

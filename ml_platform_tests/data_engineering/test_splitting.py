@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
 import random
 import tracemalloc
 from datetime import date, timedelta
@@ -326,3 +327,15 @@ def test_files_that_would_become_one_are_refused(tmp_path: Path) -> None:
         split_history(product(), [one, other], tmp_path / "landing")
     with pytest.raises(SplitError, match="the name of the label files; rename it"):
         split_history(product(label_delay_days=0), [labels], tmp_path / "landing")
+
+
+def test_a_name_that_is_not_utf_8_or_not_printable_is_shown_escaped(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.csv"))
+    write(odd, HEADER, "1,2024-01-01,ann,7,1")
+    with pytest.raises(SplitError) as error:
+        split_history(product(), [odd], tmp_path / "landing")
+    assert str(error.value) == f"{tmp_path}/caf\\xe9.csv: its name is not UTF-8; rename it"
+    with pytest.raises(SplitError) as error:
+        split_history(product(), [write(tmp_path / "a\nb.csv", "who")], tmp_path / "landing")
+    assert "/a\\nb.csv: " in str(error.value)
+    assert str(error.value).isprintable()
