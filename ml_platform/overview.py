@@ -159,7 +159,7 @@ def _days(days: Sequence[date]) -> str:
 def months(product: Product, settings: Settings) -> list[MonthLine]:
     """Every month that has a delivered day, ascending."""
     tables = Tables.of(settings)
-    ards = Ledger(tables, product.name).latest("ards")
+    ards = Ledger(tables, product.name).latest("ards", details=False)
     evaluations = performance.evaluations(tables, product)
     by_month: dict[date, list[ModelLine]] = {}
     for line in models(product, settings):

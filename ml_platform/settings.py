@@ -117,7 +117,9 @@ class Settings(BaseSettings):
         default=500_000, ge=1, description="rows of a day that are validated in memory; more, by Spark"
     )
     table_retention_days: int = Field(
-        default=30, ge=7, description="how long maintenance keeps the files of a table's past versions"
+        default=30,
+        ge=7,
+        description="how long maintenance keeps the files of past versions, and superseded records of the ledger",
     )
     chunk_days: int = Field(default=128, ge=1, description="days a step commits at once")
     lock_timeout_seconds: float = Field(

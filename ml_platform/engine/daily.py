@@ -14,11 +14,8 @@ from typing import ClassVar
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import Inputs, StepResult, Written, result_of
 from ml_platform.steps import CODE_VERSIONS, StepName
-from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord, Outcome
+from ml_platform.storage.ledger import WITHDRAWN, WITHOUT_ROWS, DayRecord, Outcome
 from ml_platform.storage.tables import OvertakenError
-
-#: In the details of a record: how many rows the day had when it was withdrawn.
-WITHDRAWN = "withdrawn"
 
 #: How often days are done again that other runs are writing at the same time.
 ATTEMPTS = 10

@@ -1,7 +1,8 @@
 """Maintenance of a product's tables: what daily runs and backfills leave behind is tidied up.
 
-It changes no rows. A run that is at work meanwhile is not disturbed: files that it is writing are younger
-than any that are deleted.
+It changes no rows, but removes records of the ledger that nothing reads any more. A run that is at work
+meanwhile is not disturbed: files that it is writing are younger than any that are deleted, and where it
+records days while the ledger is rewritten, the ledger stays as it is.
 """
 
 from __future__ import annotations
@@ -26,13 +27,24 @@ def maintain(context: StepContext) -> StepResult:
     """Tidy up every table there is; the result's metadata has a line of each."""
     product, tables = context.product.name, context.tables
     keep = timedelta(days=context.settings.table_retention_days)
-    done = {}
+    done: dict[str, str] = {}
+
+    def say(name: str, what: str) -> None:
+        done[name] = what
+        context.log(f"{name}: {what}")
+
     for name in LARGE_TABLES:
         if tables.exists(product, name):
-            done[name] = tables.maintain(context.spark, product, name, keep)
-            context.log(f"{name}: {done[name]}")
+            say(name, str(tables.maintain(context.spark, product, name, keep)))
+    superseded = _of_superseded(context.ledger.compact(keep))
     for name in CONTROL_TABLES:
         if tables.control.exists(product, name):
-            done[name] = control.maintain(tables, product, name, keep, sort=SORT if name == DAYS else ())
-            context.log(f"{name}: {done[name]}")
-    return StepResult(days=[], metadata={name: str(one) for name, one in done.items()})
+            sort, more = (SORT, superseded) if name == DAYS else ((), "")
+            say(name, str(control.maintain(tables, product, name, keep, sort=sort)) + more)
+    return StepResult(days=[], metadata=done)
+
+
+def _of_superseded(removed: int | None) -> str:
+    if removed is None:
+        return "; superseded records stay until the next time, since a run has just recorded days"
+    return f", {removed:,} superseded records removed"

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
 
-from ml_platform.engine.daily import WITHDRAWN
 from ml_platform.engine.step import REPORT_DAYS
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.models import ModelHistory, ModelRecord
 from ml_platform.product import Product, add_months, month_of
 from ml_platform.steps import StepName
-from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord, Ledger
+from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 
 #: What is made of windows that may hold a day, and which days of each asset's may have used it.
@@ -67,10 +66,7 @@ def users_of(tables: Tables, product: Product, days: Sequence[date]) -> dict[dat
 def no_longer_reproducible(tables: Tables, product: Product) -> NoLongerReproducible:
     """What had used a day before that was withdrawn, and has not been made again since."""
     ledger = Ledger(tables, product.name)
-    withdrawn: dict[date, tuple[int, int]] = {}
-    for record in ledger.all("ards", outcomes=WITHOUT_ROWS):
-        if record.details.get(WITHDRAWN):
-            withdrawn[record.day] = max(record.order, withdrawn.get(record.day, record.order))
+    withdrawn = {day: record.order for day, record in ledger.withdrawals("ards").items()}
     if not withdrawn:
         return NoLongerReproducible({}, {})
 

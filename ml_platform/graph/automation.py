@@ -95,7 +95,8 @@ def _maintenance(product: Product, tags: Mapping[str, str]) -> dg.JobDefinition:
         tags=tags,
         description=(
             "Joins small files of the tables, and deletes those that no version of the last weeks needs "
-            "(ML_PLATFORM_TABLE_RETENTION_DAYS). Changes no rows."
+            "(ML_PLATFORM_TABLE_RETENTION_DAYS). Changes no rows, but removes records of the ledger that newer "
+            "ones have superseded for as long."
         ),
     )
     def maintenance() -> None:
@@ -355,7 +356,7 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
     if month < product.first_month:
         return False, f"the first model is that of {product.first_month:%Y-%m}"
     ledger = Ledger(Tables.of(settings), product.name)
-    done = ledger.latest(MODEL, {month}).get(month)
+    done = ledger.latest(MODEL, {month}, details=False).get(month)
     if done is not None and done.usable:
         return False, f"the model of {month:%Y-%m} has been trained"
     if done is not None:
@@ -363,7 +364,7 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
     last = product.last_labelled_day(month)
     first = max(month_of(last), product.start)
     days = product.due_days(first + timedelta(days=n) for n in range((last - first).days + 1))
-    known = ledger.latest("mrds", set(days))
+    known = ledger.latest("mrds", set(days), details=False)
     waiting = [day for day in days if day not in known or not _labels_have_come(product, known[day])]
     if not waiting:
         return True, f"all labels before {month} that can be known have come"

@@ -14,17 +14,18 @@ there as external tables (deploy/README.md).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ml_platform.storage.tables import Maintained, Tables
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, WriterProperties
 
 FILES_BEFORE_COMPACTION = 50
 #: The column in which a table keeps the number of the commit that a row came with.
@@ -124,6 +125,52 @@ class ControlTable:
             else:
                 self._write(rows, mode="append")
 
+    def remove_rows(self, choose: Callable[[pa.Table], pa.Array]) -> int | None:
+        """Rewrite the table without some rows, in one commit that is the one after the version looked at.
+
+        Rows are sorted by :attr:`sort`, of each value in the order in which they were read before.
+
+        Args:
+            choose: of a table's rows, with all their columns, which to remove.
+
+        Returns:
+            How many were removed; None if another commit came first, and all is as it was.
+        """
+        from deltalake import CommitProperties, write_deltalake
+        from deltalake.exceptions import CommitFailedError
+
+        place = self.tables.control
+        with self.lock():
+            if not place.exists(self.product, self.name):
+                return 0
+            # Opened before it is read: rows that come in between are of a version that forestalls this one.
+            opened = place.open(self.product, self.name)
+            parts = [part.to_table() for part in place.datasets(self.product, self.name, None)]
+            table = pa.concat_tables(parts, promote_options="default") if parts else self.schema.empty_table()
+            missing = [field for field in self.schema if field.name not in table.column_names]
+            whole = table
+            for field in missing:
+                whole = whole.append_column(field, pa.nulls(len(whole), field.type))
+            remove = choose(whole)
+            removed = pc.sum(remove).as_py() or 0
+            if not removed:
+                return 0
+            kept = table.filter(pc.invert(remove))
+            kept = kept.append_column("_read", pa.array(range(len(kept)), pa.int64()))
+            keys = [(name, "ascending") for name in (*self.sort, "_read")]
+            kept = kept.take(pc.sort_indices(kept, sort_keys=keys)).drop_columns("_read")
+            try:
+                write_deltalake(
+                    opened,
+                    kept,
+                    mode="overwrite",
+                    writer_properties=_of_joined_files(),
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )
+            except CommitFailedError:
+                return None
+        return int(removed)
+
     @property
     def locks(self) -> bool:
         """Whether :meth:`lock` keeps others out."""
@@ -162,14 +209,17 @@ def in_order_of_commit(row: Mapping[str, Any]) -> tuple[int, int]:
 
 def _join(table: DeltaTable, sort: Sequence[str]) -> int:
     """Join a table's files, and say how many were joined."""
-    from deltalake import WriterProperties
-
     if len(table.file_uris()) <= 1:
         return 0
     if not sort:
         return int(table.optimize.compact()["numFilesRemoved"])
-    options = WriterProperties(compression="ZSTD", max_row_group_size=_ROWS_TOGETHER)
-    return int(table.optimize.z_order(sort, writer_properties=options)["numFilesRemoved"])
+    return int(table.optimize.z_order(sort, writer_properties=_of_joined_files())["numFilesRemoved"])
+
+
+def _of_joined_files() -> WriterProperties:
+    from deltalake import WriterProperties
+
+    return WriterProperties(compression="ZSTD", max_row_group_size=_ROWS_TOGETHER)
 
 
 def maintain(

@@ -1,7 +1,9 @@
 """The ledger: what became of every day of every asset, and from what it was made.
 
 One row per asset, day and write; the newest row of a day counts. It is written after the data, so a
-day without a row, or whose inputs have changed since, is simply done again.
+day without a row, or whose inputs have changed since, is simply done again. Rows that no query of
+:class:`Ledger` can give any more leave it in maintenance (:meth:`Ledger.compact`): what is asked of it
+besides the newest records has to be kept there.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -29,6 +31,8 @@ SETTLED: frozenset[Outcome] = frozenset({"written", "empty"})
 USABLE: frozenset[Outcome] = SETTLED | {"not_due"}
 
 DAYS = "days"
+#: In the details of a record without rows: how many rows the day had when it was withdrawn.
+WITHDRAWN = "withdrawn"
 #: What the details of a record hold where a check or an expectation has failed, as JSON.
 _FAILED = '"passed": false'
 #: Outcomes that nobody has to do anything about, and that nearly all records have.
@@ -194,11 +198,33 @@ class Ledger:
             where = where & pc.field("day").isin(pa.array(sorted(set(days)), pa.date32()))
         return self._newest(where, details)
 
-    def all(self, asset: str, *, outcomes: Collection[Outcome]) -> list[DayRecord]:
-        """Every record of an asset with one of these outcomes, those that newer ones stand above included."""
-        chosen = pc.field("outcome").isin(pa.array(sorted(outcomes)))
-        rows = self._table.scan((pc.field("asset") == asset) & chosen).to_pylist()
-        return [_decode(row) for row in rows]
+    def withdrawals(self, asset: str) -> dict[date, DayRecord]:
+        """By day, the newest record that tells of rows that were withdrawn, whatever came after it."""
+        outcomes = pc.field("outcome").isin(pa.array(sorted(WITHOUT_ROWS)))
+        table = self._table.scan((pc.field("asset") == asset) & outcomes)
+        table = table.filter(_may_tell_of_withdrawal(table))
+        found: dict[date, DayRecord] = {}
+        for record in map(_decode, table.to_pylist()):
+            known = found.get(record.day)
+            if record.details.get(WITHDRAWN) and (known is None or record.order >= known.order):
+                found[record.day] = record
+        return found
+
+    def compact(self, keep: timedelta) -> int | None:
+        """Remove the records that no query gives any more, but for the newest ones; says how many.
+
+        What stays is of each asset and day the newest record of each outcome, which is what ``outcomes`` of
+        :meth:`latest` may ask for, and the newest that tells of a withdrawal. Numbers of commits stay, so
+        that whoever follows the ledger by :meth:`changes` goes on.
+
+        Args:
+            keep: superseded records stay as long, for people; counted from the newest record, since clocks
+                differ.
+
+        Returns:
+            None if another run has recorded something meanwhile: nothing has changed then.
+        """
+        return self._table.remove_rows(lambda table: _superseded(table, keep))
 
     def between(self, asset: str, first: date, last: date) -> dict[date, DayRecord]:
         """The newest record of each day of an asset from ``first`` to ``last``, by day."""
@@ -266,6 +292,51 @@ class Ledger:
                     if now[record.day].commit != number and _version(now[record.day]) <= _version(record)
                 }
         return overtaken
+
+
+def _superseded(table: pa.Table, keep: timedelta) -> pa.Array:
+    """Of each row of a ledger, whether :meth:`Ledger.compact` removes it."""
+    rows = pa.array(range(len(table)), pa.int64())
+    keys = pa.table(
+        {
+            "asset": table["asset"],
+            "day": table["day"],
+            "outcome": table["outcome"],
+            "commit": pc.fill_null(table[COMMIT], -1),
+            "at": table["recorded_at"],
+            "row": rows,
+        }
+    )
+    order = pc.sort_indices(
+        keys, sort_keys=[("commit", "ascending"), ("at", "ascending"), ("row", "ascending")]
+    )
+    keys = keys.take(order).append_column("rank", rows)
+
+    def newest(chosen: pa.Table, by: Sequence[str]) -> pa.Array:
+        ranks = chosen.group_by(list(by), use_threads=False).aggregate([("rank", "max")])["rank_max"]
+        return keys["row"].take(ranks).combine_chunks()
+
+    telling = table.append_column("row", rows).filter(
+        pc.and_(pc.is_in(table["outcome"], pa.array(sorted(WITHOUT_ROWS))), _may_tell_of_withdrawal(table))
+    )
+    telling_rows = [
+        row["row"] for row in telling.select(["row", "details"]).to_pylist() if _tells_of_withdrawal(row)
+    ]
+    withdrawn = keys.filter(pc.is_in(keys["row"], pa.array(telling_rows, pa.int64())))
+    needed = pa.concat_arrays(
+        [newest(keys, ("asset", "day", "outcome")), newest(withdrawn, ("asset", "day"))]
+    )
+    youngest = pc.max(table["recorded_at"]).as_py() or 0
+    old = pc.less(table["recorded_at"], youngest - int(keep.total_seconds() * 1e9))
+    return pc.and_(pc.fill_null(old, True), pc.invert(pc.is_in(rows, needed)))
+
+
+def _may_tell_of_withdrawal(table: pa.Table) -> pa.ChunkedArray:
+    return pc.fill_null(pc.match_substring(table["details"], f'"{WITHDRAWN}": '), False)
+
+
+def _tells_of_withdrawal(row: Mapping[str, Any]) -> bool:
+    return bool(json.loads(row["details"] or "{}").get(WITHDRAWN))
 
 
 def _is_same(one: DayRecord, other: DayRecord) -> bool:

@@ -167,13 +167,15 @@ class PathRoot(Root):
         position = data.schema.get_field_index(column)
         numbers = pa.array([number] * len(data), data.schema.field(column).type)
         numbered = data.set_column(position, data.schema.field(column), numbers)
+        # Without retries the commit is the one after the version that was looked at, or fails.
+        alone = CommitProperties(max_commit_retries=0)
         try:
             if opened is None:
                 place = self.address(product, table)
-                write_deltalake(place, numbered, mode="error", storage_options=self._options)
+                write_deltalake(
+                    place, numbered, mode="error", storage_options=self._options, commit_properties=alone
+                )
             else:
-                # Without retries the commit is the one after the version that was looked at, or fails.
-                alone = CommitProperties(max_commit_retries=0)
                 write_deltalake(opened, numbered, mode="append", schema_mode="merge", commit_properties=alone)
         except CommitFailedError as error:
             raise _ForestalledError(

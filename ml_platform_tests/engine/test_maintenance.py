@@ -52,6 +52,7 @@ def test_small_files_are_joined_and_old_ones_of_no_version_deleted(platform: Pla
     assert set(told) == {"ards", "mrds", "days"}
     assert told["ards"].startswith("4 files of ")
     assert told["ards"].endswith("3 joined with others, 1 old ones deleted")
+    assert told["days"].endswith(", 0 superseded records removed")
     assert told["mrds"].endswith("0 joined with others, 0 old ones deleted")
     assert not any(path.exists() for path in old)
     # What a run may still be writing stays, and so do the files of yesterday's version.
@@ -63,7 +64,7 @@ def test_small_files_are_joined_and_old_ones_of_no_version_deleted(platform: Pla
     assert (
         platform.run("maintenance", [])
         .metadata["days"]
-        .endswith("; 0 joined with others, 0 old ones deleted")
+        .endswith("; 0 joined with others, 0 old ones deleted, 0 superseded records removed")
     )
 
     again = platform.run("ards", CHOSEN)
