@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     table_retention_days: int = Field(
         default=30,
         ge=7,
-        description="how long maintenance keeps the files of past versions, and superseded records of the ledger",
+        description="how long maintenance keeps files of past versions, and superseded records of ledgers",
     )
     chunk_days: int = Field(default=128, ge=1, description="days a step commits at once")
     lock_timeout_seconds: float = Field(

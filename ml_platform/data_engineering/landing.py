@@ -7,6 +7,7 @@ opened is :mod:`.files`' business, and what is inside it :mod:`.parsing`'s.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections import Counter
@@ -30,6 +31,8 @@ _A_DAY = re.compile(r"(?<!\d)(\d{4})[-_./]?(\d{1,2})[-_./]?(\d{1,2})(?!\d)")
 _A_YEAR = re.compile(r"^(?:\w+=)?(\d{4})$")
 #: Names in a message; more are counted.
 _LISTED = 5
+#: Names of folders whose days are known: those of a hundred years, which all products share.
+_NAMES_KNOWN = 36_600
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,7 @@ def _name(entry: os.DirEntry[str]) -> str:
     return shown(entry.name) + ("/" if _is_folder(entry) else "")
 
 
+@functools.lru_cache(maxsize=_NAMES_KNOWN)
 def _day_of(name: str) -> date | None:
     """The day that a folder with this name holds: none but that of the form 2024-01-04 is read."""
     try:

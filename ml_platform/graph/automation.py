@@ -95,8 +95,8 @@ def _maintenance(product: Product, tags: Mapping[str, str]) -> dg.JobDefinition:
         tags=tags,
         description=(
             "Joins small files of the tables, and deletes those that no version of the last weeks needs "
-            "(ML_PLATFORM_TABLE_RETENTION_DAYS). Changes no rows, but removes records of the ledger that newer "
-            "ones have superseded for as long."
+            "(ML_PLATFORM_TABLE_RETENTION_DAYS). Changes no rows, but removes records of the ledger that "
+            "have been superseded for as long."
         ),
     )
     def maintenance() -> None:

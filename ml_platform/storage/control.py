@@ -64,7 +64,7 @@ class ControlTable:
         place = self.tables.control
         if not place.exists(self.product, self.name):
             return None
-        table = place.open(self.product, self.name)
+        table = place.opened(self.product, self.name)
         return f"{table.metadata().id}/{table.version()}"
 
     def identity(self) -> str | None:
@@ -72,7 +72,7 @@ class ControlTable:
         place = self.tables.control
         if not place.exists(self.product, self.name):
             return None
-        return str(place.open(self.product, self.name).metadata().id)
+        return str(place.opened(self.product, self.name).metadata().id)
 
     def read(self) -> list[dict[str, Any]]:
         """All rows; none if the table doesn't exist yet."""
@@ -89,7 +89,7 @@ class ControlTable:
             return self.schema.empty_table()
         parts = [
             part.to_table([name for name in part.schema.names if name not in without], filter=where)
-            for part in place.datasets(self.product, self.name, where)
+            for part in place.small_datasets(self.product, self.name, where)
         ]
         table = pa.concat_tables(parts) if parts else self.schema.empty_table()
         missing = [field for field in self.schema if field.name not in table.column_names]

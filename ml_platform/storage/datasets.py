@@ -8,16 +8,25 @@ Python object here: it reads the files of a folder itself, and those of an objec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
     from deltalake import DeltaTable
+
+T = TypeVar("T")
+
+#: Tables that are kept open: a tick reads those of one product several times over, then those of the next.
+_KEPT_OPEN = 32
+_kept: OrderedDict[str, tuple[str, Any]] = OrderedDict()
+_lock = threading.Lock()
 
 #: Files that are fetched at once; for a moment those before them are held as well.
 _TOGETHER = 8
@@ -36,6 +45,30 @@ def in_folder(table: DeltaTable, folder: str, files: Sequence[Any] | None = None
         parquet_read_options=_sparks_timestamps(),
         file_pruning_predicate=list(files) if files is not None else None,
     )
+
+
+def kept_open(name: str, stamp: str | None, open_it: Callable[[], T]) -> T:
+    """What was opened before under a name, if it has the same stamp; or else what is opened now.
+
+    Opening a table, and describing its files to Arrow, takes longer than to read a few rows of it.
+
+    Args:
+        stamp: read before the call: whatever is opened is as new as it, or newer. None keeps nothing.
+    """
+    with _lock:
+        known = _kept.get(name)
+        if known is not None and known[0] == stamp:
+            _kept.move_to_end(name)
+            value: T = known[1]
+            return value
+    value = open_it()
+    if stamp is not None:
+        with _lock:
+            _kept[name] = (stamp, value)
+            _kept.move_to_end(name)
+            while len(_kept) > _KEPT_OPEN:
+                _kept.popitem(last=False)
+    return value
 
 
 def fetched(table: DeltaTable, where: pc.Expression | None) -> Iterator[ds.Dataset]:

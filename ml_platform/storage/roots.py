@@ -27,7 +27,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from ml_platform.faults import EndsTheRunError
 from ml_platform.product import EVENT_DAY
-from ml_platform.storage.datasets import fetched, in_folder
+from ml_platform.storage.datasets import fetched, in_folder, kept_open
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.locks import DEFAULT_SECONDS, held
 from ml_platform.tasks import arrow_batches
@@ -132,9 +132,17 @@ class PathRoot(Root):
 
         return DeltaTable(self.address(product, table), storage_options=self._options)
 
+    def opened(self, product: str, table: str) -> DeltaTable:
+        """A table that exists, as it is now, to be looked at only: others may have it as well."""
+        return self.open(product, table)
+
     @abstractmethod
     def datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
         """Together, all rows of a table that exists for which ``where`` holds, and some others."""
+
+    def small_datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
+        """The same of a table that is read again and again, and small enough to be kept open."""
+        return self.datasets(product, table, where)
 
     def write(self, product: str, table: str, data: pa.Table, **options: Any) -> None:
         """Commit rows in-process; ``options`` are those of ``write_deltalake``."""
@@ -311,6 +319,14 @@ class FolderRoot(PathRoot):
 
     def datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
         yield in_folder(self.open(product, table), self.address(product, table))
+
+    def opened(self, product: str, table: str) -> DeltaTable:
+        stamp, place = self.stamp(product, table), self.address(product, table)
+        return kept_open(place, stamp, lambda: self.open(product, table))
+
+    def small_datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
+        stamp, place = self.stamp(product, table), self.address(product, table)
+        yield kept_open(f"{place}/rows", stamp, lambda: in_folder(self.opened(product, table), place))
 
     def stamp(self, product: str, table: str) -> str | None:
         log = os.path.join(self.address(product, table), "_delta_log")  # noqa: PTH118 - ticks are many

@@ -12,8 +12,10 @@ import pytest
 
 from ml_platform.graph import ledger_views
 from ml_platform.mlops import alerts
+from ml_platform.storage import datasets
 from ml_platform.storage.control import ControlTable
 from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
+from ml_platform.storage.roots import FolderRoot
 from ml_platform.storage.tables import Tables
 
 ASSETS = ("ards", "mrds", "model_performance", "predictions")
@@ -96,6 +98,36 @@ def test_nothing_is_read_while_the_ledger_stays_and_only_what_is_new_when_it_has
     ledger.record([refused("2024-02-01")])
     assert len(ledger_views.wrong(ledger)) == 29
     assert rows == [28, 1]
+
+
+def test_a_ledger_is_opened_once_however_often_it_is_asked_while_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, opened = ledger_in(tmp_path), []
+    open_it = FolderRoot.open
+
+    def counted(self: FolderRoot, product: str, table: str) -> Any:
+        opened.append(table)
+        return open_it(self, product, table)
+
+    monkeypatch.setattr(FolderRoot, "open", counted)
+    for day in range(1, 4):
+        ledger.record([refused(f"2024-01-0{day}")])
+        opened.clear()
+        for other in (ledger, ledger_in(tmp_path)):
+            assert len(other.latest("ards")) == len(other.changes().inputs) == day
+            assert len(ledger_views.wrong(other)) == day
+            assert other.version() == f"{other.identity()}/{day - 1}"
+        assert opened == ["days"]
+
+
+def test_few_tables_are_kept_open(tmp_path: Path) -> None:
+    ledgers = [Ledger(Tables(str(tmp_path)), f"shop{n}") for n in range(datasets._KEPT_OPEN)]
+    for ledger in ledgers:
+        ledger.record([refused("2024-01-01")])
+    for ledger in ledgers:
+        assert len(ledger.latest("ards")) == 1
+    assert len(datasets._kept) == datasets._KEPT_OPEN
 
 
 def test_a_ledger_that_was_made_anew_is_read_whole(tmp_path: Path) -> None:
