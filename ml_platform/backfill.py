@@ -60,6 +60,7 @@ class Backfill:
     instance: dg.DagsterInstance
     select: Sequence[StepName] = ASSETS
     force: bool = False
+    rescore: bool = False
     started: Callable[[str], None] = lambda _: None
     progress: Callable[[str], None] = lambda _: None
     reports: list[RunReport] = field(default_factory=list)
@@ -86,9 +87,42 @@ class Backfill:
         self._stage(before, list(days))
         if MODEL in self.select:
             self._stage((MODEL,), self._months(days))
-        self._stage(after, list(days))
+        self._stage(after, list(days), rescore=self.rescore)
         self._measure_drift(days)
         return self.reports
+
+    def train(self, as_of: date | None = None) -> date:
+        """Train a model as of a date, after the days that it needs are made under the present contract.
+
+        Args:
+            as_of: by default the day after the newest one of the MRDS.
+
+        Returns:
+            The as-of date.
+
+        Raises:
+            BackfillError: a run failed.
+            LookupError: there are no days to learn from.
+        """
+        from ml_platform.engine import model_step
+        from ml_platform.storage.ledger import Ledger
+        from ml_platform.storage.tables import Tables
+
+        if as_of is None:
+            known = Ledger(Tables.of(self.settings), self.product.name).latest("mrds", details=False)
+            usable = [day for day, record in known.items() if record.usable]
+            if not usable:
+                raise LookupError(
+                    f"{self.product.name} has no day to learn from; land and backfill some first"
+                )
+            as_of = max(usable) + timedelta(days=1)
+        month = month_of(as_of)
+        request = self._request(MODEL, [month], as_of=as_of)
+        (plan,) = model_step.plan(self._context(request))
+        if plan.outdated:
+            self._stage(("ards", "mrds"), sorted(plan.outdated))
+        self._stage((MODEL,), [month], as_of=as_of)
+        return as_of
 
     def run_with_retraining(self, days: DayRange) -> list[RunReport]:
         """Replay all assets over ``days`` as they would have gone: after a failed evaluation, a due retrain.

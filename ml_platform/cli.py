@@ -60,6 +60,9 @@ def check(
 ) -> None:
     """Validate a contract, and say in words what graph it gives.
 
+    If the product has a history, say what of it the contract can't use: a champion that can't be evaluated
+    any more, and days that no model would learn from.
+
     Example: `ml-platform check ml_platform/products/flights.yaml`
     """
     try:
@@ -69,6 +72,8 @@ def check(
     console.print(f"[green]{escape(str(contract))} is valid.[/green]")
     for line in _in_words(product):
         console.print(f"  {escape(line)}")
+    for line in _consequences(product):
+        console.print(f"[yellow]Attention[/yellow]  {escape(line)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -150,7 +155,18 @@ def backfill(
             "predictions become those of the models that would have served then."
         ),
     ] = False,
-    force: Annotated[bool, typer.Option(help="Do days again although nothing has changed.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            help="Do days again although nothing has changed. Predictions that exist stay; see --rescore."
+        ),
+    ] = False,
+    rescore: Annotated[
+        bool,
+        typer.Option(
+            help="Score days again that another model has scored than the one that serves them now."
+        ),
+    ] = False,
 ) -> None:
     """Run the graph over a range of days, in the right order; what is up to date is skipped.
 
@@ -163,6 +179,8 @@ def backfill(
     if with_retraining and select:
         fail("--with-retraining replays all assets: leave --select out")
     chosen = tuple(part.strip() for part in select.split(",")) if select else ASSETS
+    if rescore and "predictions" not in chosen:
+        fail("--rescore is for predictions: add them to --select")
     unknown = [asset for asset in chosen if asset not in ASSETS]
     if unknown:
         fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(ASSETS)}")
@@ -180,6 +198,7 @@ def backfill(
             instance,
             select=[asset for asset in ASSETS if asset in chosen],
             force=force,
+            rescore=rescore,
             started=lambda what: say(f"run: {what}"),
             progress=say,
         )
@@ -191,6 +210,57 @@ def backfill(
         say(f"{name} is up to date over {days}: nothing to do")
     else:
         say(f"{name} is up to date over {days}, after {len(reports)} runs")
+    _say_other_scores(product, settings, days)
+
+
+@app.command()
+def train(
+    name: ProductName,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(formats=_DAY, help="The date; the day after the newest day there is without it."),
+    ] = None,
+) -> None:
+    """Train a model as of a date, compare it, and promote it if it is better; it serves from that date on.
+
+    Days that it would learn from, and that an earlier version of the contract made, are made again first.
+
+    Example: `ml-platform train flights --as-of 2013-08-15`
+    """
+    from ml_platform import overview
+    from ml_platform.backfill import Backfill, BackfillError
+
+    settings, product = product_named(name)
+    began = time.monotonic()
+
+    def say(message: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}", highlight=False)
+
+    with instance_of(settings) as instance:
+        work = Backfill(product, settings, instance, started=lambda what: say(f"run: {what}"), progress=say)
+        try:
+            trained = work.train(as_of.date() if as_of else None)
+        except (BackfillError, LookupError) as error:
+            fail(str(error))
+    for line in overview.models(product, settings):
+        if line.as_of == trained and line.metric and "replaced" not in line.reason:
+            verdict = "promoted" if line.promoted else "not promoted"
+            say(f"the model as of {line.as_of} (v{line.version}) is {verdict}: {line.reason}")
+
+
+def _say_other_scores(product: Product, settings: Settings, days: DayRange | None = None) -> None:
+    """Name what was scored by other models than those that serve, and what scores it again."""
+    from ml_platform import overview
+
+    found = [one for one in overview.other_scores(product, settings) if days is None or {*one.days} & {*days}]
+    for one in found:
+        console.print(f"[yellow]Not scored by its model[/yellow]  {escape(str(one))}", soft_wrap=True)
+    if found:
+        first, last = min(one.days[0] for one in found), max(one.days[-1] for one in found)
+        console.print(
+            f"Score them again: ml-platform backfill {product.name} --from {first} --to {last} --rescore",
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -233,6 +303,7 @@ def summary(name: ProductName) -> None:
     console.print(f"Registry   {settings.tracking_uri_shown}", highlight=False, soft_wrap=True)
     reports = ", ".join(target.shown for target in settings.report_targets) or settings.reports_path
     console.print(f"Reports    {reports}", highlight=False, soft_wrap=True)
+    _say_other_scores(product, settings)
     console.print("Open the UI with [bold]make ui[/bold], then http://127.0.0.1:3000")
 
 
@@ -246,8 +317,9 @@ def history(name: ProductName) -> None:
 
     settings, product = product_named(name)
     table = Table(title=f"Models of {name}", title_justify="left")
-    for heading in ("as of", "kind", "version", "rows", "serves"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading == "rows" else "left")
+    for heading in ("as of", "kind", "version", "rows", "serves", "days scored"):
+        right = heading in ("rows", "days scored")
+        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
     table.add_column("why it was trained", ratio=1)
     table.add_column("promoted, and why", ratio=1)
     for model in overview.models(product, settings):
@@ -261,11 +333,13 @@ def history(name: ProductName) -> None:
             model.version,
             rows,
             model.serves,
+            f"{model.days_scored:,}",
             escape(model.cause),
             escape(f"{verdict}: {model.reason}"),
         )
     print_wide(table)
     _say_waiting(product, settings)
+    _say_other_scores(product, settings)
 
 
 @app.command()
@@ -423,6 +497,16 @@ def _days(first: datetime, last: datetime) -> DayRange:
 def _progress(unit: str) -> Iterator[Callable[[int], None]]:
     with console.status(f"0 {unit}") as status:
         yield lambda count: status.update(f"{count:,} {unit}")
+
+
+def _consequences(product: Product) -> list[str]:
+    """What a contract does to a history; a history that can't be read now doesn't make it invalid."""
+    from ml_platform import overview
+
+    try:
+        return overview.consequences(product, Settings())
+    except Exception as error:  # any store that is not reachable from here
+        return [f"The history of {product.name} can't be read, so it is not checked against it: {error}"]
 
 
 _REFERENCES = {"month_before": "the month before", "training": "what its model has learned from"}

@@ -5,15 +5,27 @@ Reads the ledger, the models, the decisions and the evaluations; starts no Spark
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 from ml_platform.engine import withdrawals
 from ml_platform.machine_learning import performance, retraining
-from ml_platform.machine_learning.models import ModelHistory, attempts
+from ml_platform.machine_learning.model_columns import ModelColumns
+from ml_platform.machine_learning.models import (
+    ModelHistory,
+    ModelRecord,
+    attempts,
+    champion,
+    name_models,
+    scored_by,
+    scored_otherwise,
+)
+from ml_platform.machine_learning.promotion import serving
 from ml_platform.product import Product, month_of
 from ml_platform.settings import Settings
+from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
 
@@ -39,6 +51,7 @@ class ModelLine:
     cause: str
     serves_from: date | None
     serves_to: date | None
+    days_scored: int = 0
 
     @property
     def comparison(self) -> str:
@@ -67,17 +80,90 @@ class MonthLine:
     metric: float | None
 
 
+@dataclass(frozen=True)
+class OtherScores:
+    """Days that were scored by other models than the one that serves them; all by the same ones."""
+
+    days: tuple[date, ...]
+    rows: int
+    scored_by: str
+    served_by: str
+
+    def __str__(self) -> str:
+        first, last = self.days[0], self.days[-1]
+        days = f"{first}" if len(self.days) == 1 else f"{len(self.days):,} days ({first} to {last})"
+        return f"{days}: {self.rows:,} rows were scored by {self.scored_by}; {self.served_by} serves there"
+
+
+def other_scores(product: Product, settings: Settings) -> list[OtherScores]:
+    """What was scored by other models than those that serve now, by first day ascending."""
+    tables = Tables.of(settings)
+    history = ModelHistory(tables, product)
+    decisions, records = history.decisions(), history.by_fingerprint()
+    predictions = Ledger(tables, product.name).latest("predictions")
+    groups: dict[tuple[str, str], dict[date, int]] = {}
+    for day, others in sorted(scored_otherwise(predictions.values(), decisions).items()):
+        decision = serving(decisions, day)
+        serves = name_models([decision.fingerprint], records) if decision else "no model"
+        groups.setdefault((name_models(others, records), serves), {})[day] = sum(others.values())
+    return [
+        OtherScores(tuple(days), sum(days.values()), scored, serves)
+        for (scored, serves), days in groups.items()
+    ]
+
+
+def consequences(product: Product, settings: Settings) -> list[str]:
+    """What a contract does to the history that its product has: models and days that it can't use."""
+    tables = Tables.of(settings)
+    history = ModelHistory(tables, product)
+    now, said = champion(history.decisions()), []
+    record = history.by_fingerprint()[now.fingerprint] if now else None
+    if record is not None and record.columns is not None:
+        mismatch = ModelColumns.read(record.columns).mismatch(product)
+        if mismatch:
+            said.append(
+                f"The champion, {name_models([record.fingerprint], {record.fingerprint: record})}, can't be "
+                f"evaluated under this contract: {mismatch}. New days have no predictions (no_model) until a "
+                "model of this contract is promoted, for which the baselines are the bar. To train one as of "
+                f"now, when the contract is in place: ml-platform train {product.name}"
+            )
+    days = Ledger(tables, product.name).latest("mrds", details=False)
+    alike = ContractVersions(tables, product).mrds_like_now(product.model.features.all)
+    outdated = sorted(
+        day for day, one in days.items() if one.outcome == "written" and one.contract not in alike
+    )
+    if outdated:
+        again = f"--from {outdated[0]} --to {outdated[-1]} --select ards,mrds"
+        said.append(
+            f"{len(outdated):,} of {len(days):,} days of the MRDS ({outdated[0]} to {outdated[-1]}) were "
+            "made under another version of the contract; no model learns from them before they are made "
+            f"again: ml-platform backfill {product.name} {again}"
+        )
+    return said
+
+
 def models(product: Product, settings: Settings) -> list[ModelLine]:
-    """Every model that counts, by as-of date ascending."""
+    """Every model that counts or has scored days that are there, by as-of date ascending."""
     tables = Tables.of(settings)
     history = ModelHistory(tables, product)
     decisions = {decision.as_of: decision for decision in history.decisions()}
+    scored: Counter[str] = Counter()
+    for record in Ledger(tables, product.name).latest("predictions").values():
+        if record.outcome == "written":
+            scored.update(dict.fromkeys(scored_by(record), 1))
+    counting = {model.as_of: model for model in history.models()}
     promoted = [decision.as_of for decision in decisions.values() if decision.promoted]
     rollbacks = {row["as_of"]: row for row in history.rollbacks()}
     evaluations = performance.evaluations(tables, product)
     lost = withdrawals.no_longer_reproducible(tables, product).models
     lines = []
-    for model in history.models():
+    records = history.by_fingerprint().values()
+    for model in sorted(records, key=lambda one: one.as_of):
+        counts = counting[model.as_of]
+        if model.fingerprint != counts.fingerprint:
+            if scored[model.fingerprint]:
+                lines.append(_replaced(product, model, counts, scored[model.fingerprint]))
+            continue
         decision = decisions.get(model.as_of)
         if decision is None:
             continue
@@ -117,6 +203,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
                 cause=cause,
                 serves_from=model.as_of if decision.promoted else None,
                 serves_to=min(later) - timedelta(days=1) if decision.promoted and later else None,
+                days_scored=scored[model.fingerprint],
             )
         )
     return lines
@@ -154,6 +241,30 @@ def _days(days: Sequence[date]) -> str:
     if len(days) == 1:
         return str(days[0])
     return f"{len(days)} days from {min(days)} to {max(days)}"
+
+
+def _replaced(product: Product, model: ModelRecord, counts: ModelRecord, days_scored: int) -> ModelLine:
+    """A model of whose as-of date another one counts now, and whose predictions are still there."""
+    return ModelLine(
+        month=model.month,
+        as_of=model.as_of,
+        kind=model.kind,
+        version=model.version,
+        rows=model.rows,
+        rows_available=model.rows_available,
+        metric=product.evaluation.metric,
+        challenger=None,
+        champion=None,
+        lower=None,
+        upper=None,
+        promoted=False,
+        taken_back=False,
+        reason=f"replaced by v{counts.version}, which was trained as of the same date later",
+        cause="the month's model" if model.kind == "monthly" else "a retrain",
+        serves_from=None,
+        serves_to=None,
+        days_scored=days_scored,
+    )
 
 
 def months(product: Product, settings: Settings) -> list[MonthLine]:

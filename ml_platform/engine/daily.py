@@ -6,13 +6,14 @@ Every daily step goes through :func:`run_days`; what it reads and writes is the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from ml_platform.engine import evolution
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.step import Inputs, StepResult, Written, result_of
+from ml_platform.engine.step import DayResult, Inputs, StepResult, Written, result_of
 from ml_platform.steps import CODE_VERSIONS, StepName
 from ml_platform.storage.ledger import WITHDRAWN, WITHOUT_ROWS, DayRecord, Outcome
 from ml_platform.storage.tables import OvertakenError
@@ -72,6 +73,10 @@ class DailyStep(ABC):
     def judge_again(self, records: Mapping[date, DayRecord]) -> dict[date, Written]:
         """The days with the verdict they get now, and their content as it is."""
         raise NotImplementedError(f"{self.asset} gives no verdicts")
+
+    def remarks(self, records: Mapping[date, DayRecord]) -> dict[date, dict[str, Any]]:
+        """What people should see of days beside their records, as things stand now."""
+        return {}
 
     def keeps(self, record: DayRecord, inputs: Inputs) -> bool:
         """Whether a day that was done before stays as it is although its inputs have changed."""
@@ -179,6 +184,8 @@ def run_days(step: DailyStep, days: Sequence[date], *, force: bool = False) -> S
     context = step.context
     plan = _plan(step, days, force=force)
     todo = plan.todo
+    if plan.doable:
+        evolution.align(context)
     size, ordered, done = context.settings.chunk_days, sorted(todo), 0
 
     def do(some: Sequence[date]) -> None:
@@ -194,8 +201,14 @@ def run_days(step: DailyStep, days: Sequence[date], *, force: bool = False) -> S
             context.log(f"{step.asset}: {start + len(chunk)} of {len(ordered)} days, to {chunk[-1]}")
     judged = _judge_again(step, plan.settled)
     known = context.ledger.latest(step.asset, set(days))
+    remarks = step.remarks(known)
+
+    def result(day: date) -> DayResult:
+        found = result_of(known[day], up_to_date=day not in todo and day not in judged)
+        return found.model_copy(update={"metadata": found.metadata | remarks.get(day, {})})
+
     return StepResult(
-        days=[result_of(known[day], up_to_date=day not in todo and day not in judged) for day in days],
+        days=[result(day) for day in days],
         metadata={"days_done": done, "days_up_to_date": len(days) - len(todo)}
         | ({"days_judged_again": len(judged)} if judged else {}),
     )
@@ -339,12 +352,21 @@ def _record(step: DailyStep, day: date, inputs: str, written: Written) -> DayRec
 
 
 def from_same_day(
-    context: StepContext, asset: str, days: Sequence[date], *, fingerprint: str = "fingerprint"
+    context: StepContext,
+    asset: str,
+    days: Sequence[date],
+    *,
+    fingerprint: str = "fingerprint",
+    contracts: Collection[str] | None = None,
 ) -> dict[date, Inputs]:
     """The inputs of a step that reads the same day of one asset.
 
     A day that isn't there is missing here too; one that was refused, blocked or held back holds this
-    one back. Args: ``fingerprint`` names which of the record's fingerprints counts.
+    one back.
+
+    Args:
+        fingerprint: which of the record's fingerprints counts.
+        contracts: the versions of the contract whose days can be read; all without them.
     """
     known = context.ledger.latest(asset, set(days))
     found = {}
@@ -355,6 +377,8 @@ def from_same_day(
         elif record.outcome in ("missing", "no_model", "not_due"):
             gone = record.outcome in WITHOUT_ROWS
             found[day] = Inputs(record.inputs, record.outcome, record.reason, gone=gone)
+        elif record.usable and contracts is not None and record.contract not in contracts:
+            found[day] = Inputs(record.contract, "held_back", evolution.of_another_contract(context, record))
         elif record.usable:
             found[day] = Inputs(content_of(record, fingerprint))
         else:

@@ -28,8 +28,9 @@ from ml_platform.mlops.profiles import Profile
 from ml_platform.mlops.validation import Quality, Result
 from ml_platform.product import DataSet, Product, fingerprint_of
 from ml_platform.steps import DATA_QUALITY, VALIDATION_VERSION
+from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord, Outcome
-from ml_platform.storage.tables import OvertakenError
+from ml_platform.storage.tables import OvertakenError, column
 
 #: Readings of a day whose files change under them, before it is refused: a file may just be arriving.
 CHANGES = 3
@@ -186,11 +187,15 @@ class ValidatedStep(DailyStep):
         context, tables = self.context, self.context.tables
         name = context.product.name
         files = tables.day_files(name, self.asset)
+        nothing = tables.without_rows(context.spark, name, self.asset)
+        # A column that the contract has lost stays in the table, and is no concern of its days.
+        own = set(context.product.data_set_columns(self.data_set))
+        nothing = nothing.select(*[column(one) for one in nothing.columns if one in own])
         return validation.validate(
             context.product,
             self.data_set,
             lambda: tables.read_days(context.spark, name, self.asset, days),
-            tables.without_rows(context.spark, name, self.asset),
+            nothing,
             {day: held[day].suite for day in days},
             {day: contents[day].rows for day in days},
             maximum_rows=context.settings.validation_rows_in_memory,
@@ -431,7 +436,8 @@ class Mrds(ValidatedStep):
     contract_sections = ("source", "mrds")
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
-        return from_same_day(self.context, "ards", days)
+        versions = ContractVersions(self.context.tables, self.context.product)
+        return from_same_day(self.context, "ards", days, contracts=versions.ards_like_now())
 
     def write_content(self, days: Sequence[date]) -> dict[date, Content | Written]:
         context = self.context

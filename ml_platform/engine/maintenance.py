@@ -17,10 +17,11 @@ from ml_platform.machine_learning.models import TABLES as MODEL_TABLES
 from ml_platform.machine_learning.performance import PERFORMANCE
 from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.storage import control
+from ml_platform.storage.contract_versions import CONTRACTS
 from ml_platform.storage.ledger import DAYS, SORT
 
 LARGE_TABLES = (ARDS, QUARANTINE, MRDS, PREDICTIONS)
-CONTROL_TABLES = (DAYS, *MODEL_TABLES, PERFORMANCE)
+CONTROL_TABLES = (DAYS, *MODEL_TABLES, PERFORMANCE, CONTRACTS)
 
 
 def maintain(context: StepContext) -> StepResult:

@@ -7,7 +7,7 @@ the month and learns from the recent past only. Months are done in ascending ord
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml_platform.engine import evolution, serving_models
 from ml_platform.engine.context import StepContext, left_out
 from ml_platform.engine.daily import ATTEMPTS
 from ml_platform.engine.step import Check, DayResult, PermanentError, StepResult, result_of
 from ml_platform.machine_learning import asof, promotion, registry, training
+from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.models import Kind, ModelHistory, ModelRecord, champion
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
 from ml_platform.steps import CHALLENGER_BEATS_CHAMPION, CODE_VERSIONS, StepName
+from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.tables import OvertakenError
 
@@ -33,18 +36,28 @@ CONTRACT_SECTIONS = ("source", "mrds", "model", "evaluation.metric")
 
 @dataclass(frozen=True)
 class Plan:
-    """One model to be trained: as of when, from which days."""
+    """One model to be trained: as of when, from which days.
+
+    ``outdated`` are the days that an earlier version of the contract made, with other definitions of what the
+    model reads, ``untrainable`` those before the ``since`` of a required feature; it learns from neither.
+    """
 
     month: date
     as_of: date
     kind: Kind
     days: DayRange
     records: dict[date, DayRecord]
+    outdated: frozenset[date]
+    untrainable: frozenset[date]
     inputs: str
 
     @property
     def usable(self) -> list[date]:
-        return [day for day, record in self.records.items() if record.usable]
+        """The days to learn from: none that an earlier contract made otherwise than today's would, and none
+        before the features that must have values had any.
+        """
+        skipped = self.outdated | self.untrainable
+        return [day for day, record in self.records.items() if record.usable and day not in skipped]
 
 
 def training_days(product: Product, as_of: date, kind: Kind) -> DayRange:
@@ -99,7 +112,8 @@ def plan(context: StepContext) -> list[Plan]:
             )
         _require_landed(context, request.as_of)
     known = context.ledger.latest("mrds", details=False)
-    return [_plan(product, month, request.as_of or month, known) for month in months]
+    contracts = _contracts(context)
+    return [_plan(product, month, request.as_of or month, known, contracts) for month in months]
 
 
 def _require_landed(context: StepContext, as_of: date) -> None:
@@ -118,11 +132,28 @@ def _require_landed(context: StepContext, as_of: date) -> None:
         )
 
 
-def _plan(product: Product, month: date, as_of: date, known: Mapping[date, DayRecord]) -> Plan:
+def _contracts(context: StepContext) -> frozenset[str]:
+    """The versions of the contract whose days hold what today's would, in all that the model reads."""
+    product = context.product
+    return ContractVersions(context.tables, product).mrds_like_now(product.model.features.all)
+
+
+def _plan(
+    product: Product,
+    month: date,
+    as_of: date,
+    known: Mapping[date, DayRecord],
+    contracts: Collection[str],
+) -> Plan:
     kind: Kind = "monthly" if as_of == month else "retrain"
     days = training_days(product, as_of, kind)
     records = {day: known[day] for day in days if day in known}
-    return Plan(month, as_of, kind, days, records, fingerprint_of([as_of, _content(days, known)]))
+    outdated = frozenset(
+        day for day, one in records.items() if one.outcome == "written" and one.contract not in contracts
+    )
+    untrainable = frozenset(day for day in records if not product.trainable(day)) - outdated
+    content = [as_of, _content(days, known), *([sorted(outdated)] if outdated else [])]
+    return Plan(month, as_of, kind, days, records, outdated, untrainable, fingerprint_of(content))
 
 
 def _content(days: Iterable[date], known: Mapping[date, DayRecord]) -> list[Any]:
@@ -152,6 +183,7 @@ def run_model(context: StepContext) -> StepResult:
         OvertakenError: other runs have written the same days again and again.
     """
     todo = pending(context)
+    evolution.align(context)
     step = _ModelStep(context)
     by_as_of = {one.as_of: one for one in todo}
     isolation = context.isolation(lambda as_of, error: step.refuse(by_as_of[as_of], error))
@@ -181,6 +213,7 @@ class _ModelStep:
         self.reused = 0
         self._held_out: tuple[str, pd.DataFrame] | None = None
         self._contract = self.product.hash_of(*CONTRACT_SECTIONS)
+        self._contracts = _contracts(context)
 
     def do(self, planned: Plan) -> None:
         """Train one model, decide about it, and record it."""
@@ -212,7 +245,7 @@ class _ModelStep:
         for _ in range(ATTEMPTS):
             trained = self.train(planned)
             known = self.context.ledger.latest("mrds", set(planned.days), details=False)
-            now = _plan(self.product, planned.month, planned.as_of, known)
+            now = _plan(self.product, planned.month, planned.as_of, known, self._contracts)
             if now.inputs == planned.inputs:
                 return trained
             planned = now
@@ -226,6 +259,8 @@ class _ModelStep:
         context, product = self.context, self.product
         if not plan.usable:
             why = f"no day of {plan.days} is in the MRDS; needed are labelled rows"
+            if plan.outdated:
+                why = f"no day of {plan.days} can be learned from: {_outdated(self.product, plan)}"
             return None, self._record_of(plan, None, why, {})
         slice_ = asof.labelled(
             lambda: context.spark,
@@ -248,7 +283,8 @@ class _ModelStep:
             else:
                 self.reused += 1
         except training.TrainingError as error:
-            return None, self._record_of(plan, None, str(error), {})
+            why = f"{error}; {_outdated(self.product, plan)}" if plan.outdated else str(error)
+            return None, self._record_of(plan, None, why, {})
         model = ModelRecord(
             as_of=plan.as_of,
             month=plan.month,
@@ -262,6 +298,7 @@ class _ModelStep:
             first_day=plan.days.first,
             last_day=plan.days.last,
             run_id=context.request.run_id,
+            columns=ModelColumns.of(product).plain,
         )
         metadata = _metadata(model, plan, context.settings.mlflow_ui_url, self.registry)
         return model, self._record_of(plan, fingerprint, "", metadata)
@@ -312,7 +349,14 @@ class _ModelStep:
             lambda: context.spark,
             product,
             context.tables,
-            [day for day in days if day in known and known[day].usable],
+            [
+                day
+                for day in days
+                if day in known
+                and known[day].usable
+                and known[day].contract in self._contracts
+                and product.trainable(day)
+            ],
             as_of,
             held_out=True,
             maximum_rows=product.evaluation.maximum_rows,
@@ -325,15 +369,26 @@ class _ModelStep:
         labels = self.context.ledger.latest("mrds", details=False)
         contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days")
 
+        before = self.history.decisions()
+        earlier = {one.fingerprint: one.comparison for one in before if one.comparison is not None}
+
         def key_of(challenger: ModelRecord, before: ModelRecord | None) -> str:
             content = _content(holdout_days(self.product, challenger.as_of), labels)
             pair = [challenger.fingerprint, before.fingerprint if before else None]
-            return fingerprint_of([challenger.as_of, pair, content, contract])
+            mismatches = [self._mismatch(one) for one in (challenger, before) if one is not None]
+            key = [challenger.as_of, pair, content, contract, *(mismatches if any(mismatches) else ())]
+            return fingerprint_of(key)
 
-        before = self.history.decisions()
-        decisions = self.history.decide(
-            key_of, lambda challenger, champion: self._compare(challenger, champion, labels)
-        )
+        def compare(challenger: ModelRecord, before: ModelRecord | None) -> Comparison:
+            mismatch = self._mismatch(challenger)
+            known = earlier.get(challenger.fingerprint)
+            if known is not None and (mismatch is not None or self._is_past(challenger, labels)):
+                return known  # it was compared when its contract was in force, and that stands
+            if mismatch is not None:
+                return promotion.not_evaluated(self.product, f"under this contract {mismatch}")
+            return self._compare(challenger, before, labels)
+
+        decisions = self.history.decide(key_of, compare)
         now = champion(decisions)
         if now is not None and (self.trained or self.reused or decisions != before):
             serving_now = self.history.by_fingerprint()[now.fingerprint]
@@ -351,6 +406,9 @@ class _ModelStep:
         clusters = frame["_cluster"].to_numpy(dtype="int64")
         entities = len(frame[list(self.product.entity)].drop_duplicates())
 
+        mismatch = self._mismatch(before) if before is not None else None
+        rival = None if mismatch is not None else before
+
         def scored(model: ModelRecord) -> promotion.Predictions:
             if frame.empty:
                 return np.zeros(0), np.zeros(0)
@@ -358,14 +416,30 @@ class _ModelStep:
             probability = training.probabilities(pipeline, self.product, frame)
             return probability, probability >= model.threshold
 
-        return promotion.compare(
+        found = promotion.compare(
             self.product,
             label,
             scored(challenger),
-            scored(before) if before else None,
+            scored(rival) if rival else None,
             clusters,
             entities=entities,
         )
+        if before is None or mismatch is None:
+            return found
+        why = (
+            f"the champion as of {before.as_of} can't be evaluated under this contract ({mismatch}), so the "
+            "baselines are the bar"
+        )
+        return dataclasses.replace(found, reason=f"{found.reason}; {why}")
+
+    def _is_past(self, challenger: ModelRecord, known: Mapping[date, DayRecord]) -> bool:
+        """Whether days that a challenger is compared on are still those of an earlier contract."""
+        days = [known[day] for day in holdout_days(self.product, challenger.as_of) if day in known]
+        return any(one.outcome == "written" and one.contract not in self._contracts for one in days)
+
+    def _mismatch(self, model: ModelRecord) -> str | None:
+        """Why a model can't be evaluated under the present contract; None if it can."""
+        return serving_models.mismatch(self.registry, self.product, model)
 
     def _record_of(
         self, plan: Plan, fingerprint: str | None, reason: str, metadata: dict[str, Any]
@@ -416,7 +490,7 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
 
 def _metadata(model: ModelRecord, plan: Plan, ui: str | None, mlflow: registry.Registry) -> dict[str, Any]:
     missing: Sequence[str] = left_out(plan.records)
-    return {
+    metadata = {
         "as_of": str(model.as_of),
         "kind": model.kind,
         "model_version": model.version,
@@ -425,7 +499,19 @@ def _metadata(model: ModelRecord, plan: Plan, ui: str | None, mlflow: registry.R
         "training_rows_available": model.rows_available,
         "training_days": str(plan.days),
         "mlflow_run": mlflow.run_url(ui, model.mlflow_run_id),
-    } | ({"left_out": ", ".join(missing)} if missing else {})
+    }
+    skipped = {"days_of_another_contract": plan.outdated, "days_before_since": plan.untrainable}
+    metadata |= {name: len(days) for name, days in skipped.items() if days}
+    return metadata | ({"left_out": ", ".join(missing)} if missing else {})
+
+
+def _outdated(product: Product, plan: Plan) -> str:
+    """What to say of the days that were left out since an earlier contract made them, and what to do."""
+    first, last = min(plan.outdated), max(plan.outdated)
+    return (
+        f"{len(plan.outdated):,} days were left out, since an earlier version of the contract made them; "
+        f"make them again: ml-platform backfill {product.name} --from {first} --to {last} --select ards,mrds"
+    )
 
 
 def take_back(context: StepContext, *, reason: str, by: str) -> tuple[Decision, Decision | None]:
@@ -434,6 +520,7 @@ def take_back(context: StepContext, *, reason: str, by: str) -> tuple[Decision, 
     Raises:
         LookupError: no promotion stands.
     """
+    evolution.align(context)
     step = _ModelStep(context)
     newest = champion(step.history.decisions())
     if newest is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any, Literal
@@ -22,13 +22,16 @@ from ml_platform.machine_learning.promotion import Candidate, Comparison, Decisi
 from ml_platform.machine_learning.retraining import Attempt
 from ml_platform.product import Product
 from ml_platform.storage.control import COMMIT, ControlTable, in_order_of_commit
-from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 
 Kind = Literal["monthly", "retrain"]
 
 #: The tables of a :class:`ModelHistory`.
 TABLES = ("models", "comparisons", "decisions", "rollbacks")
+
+#: Where the record of a day of predictions has the models that scored it.
+MODELS = "models"
 
 _MODELS = pa.schema(
     [
@@ -46,6 +49,7 @@ _MODELS = pa.schema(
         ("run_id", pa.string()),
         ("recorded_at", pa.int64()),
         (COMMIT, pa.int64()),
+        ("columns", pa.string()),
     ]
 )
 _COMPARISONS = pa.schema([("key", pa.string()), ("comparison", pa.string())])
@@ -74,7 +78,11 @@ _ROLLBACKS = pa.schema(
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """A model that was trained as of a date, and where MLflow keeps it."""
+    """A model that was trained as of a date, and where MLflow keeps it.
+
+    ``columns`` is what it needs of the MRDS, a :class:`.model_columns.ModelColumns` as text; older records
+    lack it.
+    """
 
     as_of: date
     month: date
@@ -90,6 +98,7 @@ class ModelRecord:
     run_id: str
     recorded_at: int = 0
     commit: int | None = None
+    columns: str | None = None
 
 
 class ModelHistory:
@@ -217,6 +226,47 @@ def attempts(tables: Tables, product: Product) -> list[Attempt]:
     promoted = {one.as_of for one in ModelHistory(tables, product).decisions() if one.promoted}
     trained = Ledger(tables, product.name).latest("model", details=False)
     return [Attempt(as_of, lost=as_of not in promoted) for as_of in trained]
+
+
+def scored_by(record: DayRecord) -> dict[str, int]:
+    """The models that have scored a day's predictions: by fingerprint, the numbers of their rows."""
+    known: dict[str, int] | None = record.details.get(MODELS)
+    if known is not None:
+        return known
+    model = record.inputs.rpartition("/")[2]  # records of old say no more
+    return {} if model == "kept" or not record.counts.get("rows") else {model: record.counts["rows"]}
+
+
+def scored_otherwise(
+    predictions: Iterable[DayRecord], decisions: Sequence[Decision]
+) -> dict[date, dict[str, int]]:
+    """The days with rows that another model has scored than the one that serves the day.
+
+    Returns:
+        For each such day these models, by fingerprint, with the numbers of their rows.
+    """
+    found = {}
+    for record in predictions:
+        if record.outcome != "written":
+            continue
+        model = serving(decisions, record.day)
+        others = {
+            fingerprint: rows
+            for fingerprint, rows in scored_by(record).items()
+            if model is None or fingerprint != model.fingerprint
+        }
+        if others:
+            found[record.day] = others
+    return found
+
+
+def name_models(fingerprints: Iterable[str], records: Mapping[str, ModelRecord]) -> str:
+    """Models as people know them: by version and as-of date, in their order."""
+    known = sorted(
+        (records[one] for one in fingerprints if one in records),
+        key=lambda model: model.as_of,
+    )
+    return ", ".join(f"v{model.version} (as of {model.as_of})" for model in known)
 
 
 def champion(decisions: Sequence[Decision]) -> Decision | None:

@@ -132,6 +132,24 @@ def compare(
     )
 
 
+def not_evaluated(product: Product, reason: str) -> Comparison:
+    """The comparison of a challenger that can't be scored: it is not promoted, with the reason."""
+    return Comparison(
+        metric=product.evaluation.metric,
+        challenger=None,
+        champion=None,
+        against="",
+        lower=None,
+        upper=None,
+        rows=0,
+        positives=0,
+        entities=0,
+        baselines={},
+        verdict=False,
+        reason=f"the model can't be evaluated: {reason}",
+    )
+
+
 def fold(
     candidates: Iterable[Candidate],
     compare: Callable[[Candidate, Candidate | None], Comparison],

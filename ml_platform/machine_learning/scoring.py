@@ -54,10 +54,14 @@ class ServingModel:
 
 @dataclass(frozen=True)
 class ScoredDay:
-    """One day of predictions: what it holds, and the version of the table that has it."""
+    """One day of predictions: what it holds, and the version of the table that has it.
+
+    ``models`` are those that have scored its rows, by fingerprint, with the numbers of their rows.
+    """
 
     counted: Counted
     delta_version: int
+    models: Mapping[str, int]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -113,19 +117,40 @@ def write(
     done = _in_tasks(spark, product, tables, serving, [day for day in days if day not in keep], counting)
     others = [day for day in days if day not in done]
     counted = {day: one.counted for day, one in done.items()}
+    models = {day: {serving[day].fingerprint: one.counted.rows} for day, one in done.items()}
     versions: dict[date, int] = {}
     if others:
         version = _by_spark(spark, product, tables, {day: serving[day] for day in others}, keep, run_id)
         versions |= dict.fromkeys(others, version)
         written = tables.read_days(spark, product.name, PREDICTIONS, others)
         counted |= counting.in_spark(written)
+        models |= _models_of(written)
     if done:
         files = {day: one.files for day, one in done.items()}
         version = tables.replace_days_by(
             product.name, PREDICTIONS, schema(product), files, list(done), run_id=run_id
         )
         versions |= dict.fromkeys(done, version)
-    return {day: ScoredDay(counted.get(day, Counted()), versions[day]) for day in days}
+    return {day: ScoredDay(counted.get(day, Counted()), versions[day], models.get(day, {})) for day in days}
+
+
+def _models_of(predictions: DataFrame) -> dict[date, dict[str, int]]:
+    """The rows of each day and model."""
+    found: dict[date, dict[str, int]] = {}
+    for row in predictions.groupBy(EVENT_DAY, "model_fingerprint").count().collect():
+        found.setdefault(row[EVENT_DAY], {})[row["model_fingerprint"]] = row["count"]
+    return found
+
+
+def remove(
+    spark: SparkSession, product: Product, tables: Tables, days: Sequence[date], *, run_id: str
+) -> None:
+    """Take the rows of some days away."""
+    if tables.day_files(product.name, PREDICTIONS) is not None:
+        tables.replace_days_by(product.name, PREDICTIONS, schema(product), {}, days, run_id=run_id)
+        return
+    nothing = spark.createDataFrame([], from_arrow_schema(schema(product)))
+    tables.replace_days(spark, product.name, PREDICTIONS, nothing, days, run_id=run_id)
 
 
 def _in_tasks(

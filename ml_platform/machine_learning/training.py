@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml_platform.product import EVENT_DAY, Metric, Product
+from ml_platform.product import EVENT_DAY, Features, Metric, Product
 
 THRESHOLD_DECIMALS = 6
 MISSING = "(missing)"
@@ -84,10 +84,16 @@ def train(product: Product, frame: pd.DataFrame) -> TrainedModel:
 
 
 def probabilities(pipeline: Any, product: Product, frame: pd.DataFrame) -> Floats:
-    """P(label = 1) of each row of ``frame``, which holds at least the features, as read through Arrow."""
+    """P(label = 1) of each row of ``frame``, which holds at least the pipeline's features, read by Arrow."""
     if frame.empty:
         return np.zeros(0)
-    return _positive(pipeline, feature_frame(product, frame))
+    return _positive(pipeline, feature_frame(product, frame, features_of(pipeline)))
+
+
+def features_of(pipeline: Any) -> Features:
+    """The columns that a fitted pipeline takes, by kind; the contract may name others by now."""
+    columns = {name: tuple(columns) for name, _, columns in pipeline.named_steps["features"].transformers_}
+    return Features(numeric=columns.get("numeric", ()), categorical=columns.get("categorical", ()))
 
 
 def build_pipeline(product: Product) -> Any:
@@ -121,12 +127,15 @@ def build_pipeline(product: Product) -> Any:
     return Pipeline([("features", extraction), ("estimator", estimator)])
 
 
-def feature_frame(product: Product, frame: pd.DataFrame) -> pd.DataFrame:
+def feature_frame(product: Product, frame: pd.DataFrame, features: Features | None = None) -> pd.DataFrame:
     """The model's features as the pipeline takes them, whatever types Arrow chose for this batch.
 
     Numbers are float64, NaN where missing or infinite; categories are strings, None where missing.
+
+    Args:
+        features: those of a model that was trained under another contract; the contract's without.
     """
-    features = product.model.features
+    features = features or product.model.features
     columns: dict[str, Any] = {name: _numbers(frame[name]) for name in features.numeric}
     columns |= {name: _categories(frame[name], product.mrds_type(name)) for name in features.categorical}
     return pd.DataFrame(columns, index=frame.index)

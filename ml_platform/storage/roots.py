@@ -46,6 +46,8 @@ ATTEMPTS = 10
 _BATCH_ROWS = 10_000
 #: Where a commit says what its writer wants to say, in Delta's words.
 _METADATA = "userMetadata"
+#: Types that Spark's SQL knows by another name than Delta's schemas.
+_SQL_TYPES = {"integer": "int", "long": "bigint"}
 
 
 class RootError(EndsTheRunError):
@@ -90,6 +92,14 @@ class Root(ABC):
     def sql_name(self, product: str, table: str) -> str:
         """What SQL calls the table."""
         return self.address(product, table)
+
+    @abstractmethod
+    def column_types(self, product: str, table: str) -> dict[str, str]:
+        """The columns of a table that exists, with their types as Delta's schemas name them."""
+
+    @abstractmethod
+    def add_columns(self, product: str, table: str, columns: Mapping[str, str]) -> None:
+        """Give a table that exists columns that it lacks, null in all rows; types as Delta names them."""
 
     @abstractmethod
     def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
@@ -243,9 +253,8 @@ class PathRoot(Root):
         for field in wanted.fields:
             if field.name in known and known[field.name].type != field.type:
                 raise RootError(
-                    f"{product}/{table}: the column {field.name} is {_name(known[field.name])} in the table "
-                    f"and {_name(field)} by the contract; give the column another name, or remove the folder "
-                    f"{self.address(product, table)} and make its days again"
+                    f"{product}/{table}: the column {field.name} is {type_name(known[field.name])} in the "
+                    f"table and {type_name(field)} by the contract; run again, which converts the column"
                 )
         merged = Schema([*known.values(), *[field for field in wanted.fields if field.name not in known]])
         opened.create_write_transaction(
@@ -268,6 +277,16 @@ class PathRoot(Root):
     def stamp(self, product: str, table: str) -> str | None:
         """Changes with every commit; None if the table doesn't exist. Cheaper than to open the table."""
         return str(self.version(product, table)) if self.exists(product, table) else None
+
+    def column_types(self, product: str, table: str) -> dict[str, str]:
+        return {field.name: type_name(field) for field in self.open(product, table).schema().fields}
+
+    def add_columns(self, product: str, table: str, columns: Mapping[str, str]) -> None:
+        from deltalake import Field
+        from deltalake.schema import PrimitiveType
+
+        fields = [Field(name, PrimitiveType(type_), nullable=True) for name, type_ in columns.items()]
+        self.open(product, table).alter.add_columns(fields)
 
     def commits_after(self, product: str, table: str, version: int) -> dict[int, str | None]:
         # The history is the log's, numbered from the version that was opened: both must be of one moment.
@@ -407,6 +426,23 @@ class CatalogRoot(Root):
         assert newest is not None, "a table that exists has a first commit"
         return int(newest["version"])
 
+    def column_types(self, product: str, table: str) -> dict[str, str]:
+        schema = self._spark(product, table).table(self.address(product, table)).schema
+        return {field.name: field.dataType.typeName() for field in schema.fields}
+
+    def add_columns(self, product: str, table: str, columns: Mapping[str, str]) -> None:
+        # Spark's catalogs want the partition column behind all others.
+        before = next(
+            (name for name in reversed(self.column_types(product, table)) if name != EVENT_DAY), None
+        )
+        added = []
+        for name, type_ in columns.items():
+            place = f"AFTER {quoted(before)}" if before else "FIRST"
+            added.append(f"{quoted(name)} {_SQL_TYPES.get(type_, type_)} {place}")
+            before = name
+        place = self.address(product, table)
+        self._spark(product, table).sql(f"ALTER TABLE {place} ADD COLUMNS ({', '.join(added)})")
+
     def commits_after(self, product: str, table: str, version: int) -> dict[int, str | None]:
         spark = self._spark(product, table)
         history = spark.sql(f"DESCRIBE HISTORY {self.address(product, table)}").select("version", _METADATA)
@@ -496,7 +532,8 @@ def _greatest(table: DeltaTable, column: str) -> int:
     return max(known, default=-1)
 
 
-def _name(field: Any) -> str:
+def type_name(field: Any) -> str:
+    """The type of a column of a Delta schema, as the schema names it."""
     return str(json.loads(field.to_json())["type"])
 
 

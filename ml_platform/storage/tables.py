@@ -12,7 +12,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from ml_platform.product import EVENT_DAY
 from ml_platform.settings import Settings
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.locks import DEFAULT_SECONDS
-from ml_platform.storage.roots import ATTEMPTS, PathRoot, RootError, on_days, quoted, root_of
+from ml_platform.storage.roots import ATTEMPTS, PathRoot, RootError, on_days, quoted, root_of, type_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _RETENTION = "delta.deletedFileRetentionDuration"
 
-__all__ = ["Maintained", "OvertakenError", "Tables", "column", "on_days"]
+__all__ = ["Aligned", "Maintained", "OvertakenError", "Tables", "column", "on_days"]
 
 
 class OvertakenError(EndsTheRunError):
@@ -53,6 +53,19 @@ class Maintained:
         deleted = "" if self.deleted is None else f", {self.deleted:,} old ones deleted"
         size = f"{self.files:,} files of {self.size / 1e6:,.1f} MB"
         return f"{size}; {self.joined:,} joined with others{deleted}"
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The columns that a table was given, and those whose type was changed, with the types before and now."""
+
+    added: tuple[str, ...] = ()
+    changed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [f"{name} is new" for name in self.added]
+        parts += [f"{name} was {before} and is {now}" for name, (before, now) in self.changed.items()]
+        return "; ".join(parts)
 
 
 class Tables:
@@ -203,6 +216,53 @@ class Tables:
             .option("userMetadata", origin.text)
         )
         return self._replace(origin, lambda: _commit(lambda: self.root.save(writer, product, table)))
+
+    def align(
+        self, session: Callable[[], SparkSession], product: str, table: str, schema: pa.Schema
+    ) -> Aligned:
+        """Give a table that exists the columns and types of ``schema``; other columns stay as they are.
+
+        A column that it lacks is null in its rows. A column of another type is converted in all rows, in one
+        commit: a value that the new type can't hold without loss becomes null until its day is done again.
+
+        Args:
+            session: gives the Spark session if rows must be rewritten.
+        """
+        from deltalake import Schema
+
+        if not self.exists(product, table):
+            return Aligned()
+        wanted = {field.name: type_name(field) for field in Schema.from_arrow(schema).fields}
+        if wanted.items() <= self.root.column_types(product, table).items():
+            return Aligned()
+        with self.lock(product, table):
+            known = self.root.column_types(product, table)
+            added = {name: type_ for name, type_ in wanted.items() if name not in known}
+            changed = {name: type_ for name, type_ in wanted.items() if known.get(name, type_) != type_}
+            if added:
+                self.root.add_columns(product, table, added)
+            if changed:
+                self._convert(session(), product, table, known, changed)
+        return Aligned(tuple(added), {name: (known[name], type_) for name, type_ in changed.items()})
+
+    def _convert(
+        self,
+        spark: SparkSession,
+        product: str,
+        table: str,
+        known: Mapping[str, str],
+        changed: Mapping[str, str],
+    ) -> None:
+        rows = self.read(spark, product, table)
+        converted = {name: _converted(name, known[name], type_) for name, type_ in changed.items()}
+        rows = rows.select(*[converted.get(name, column(name)).alias(name) for name in rows.columns])
+        writer = (
+            rows.write.format("delta")
+            .mode("overwrite")
+            .partitionBy(EVENT_DAY)
+            .option("overwriteSchema", "true")
+        )
+        _commit(lambda: self.root.save(writer, product, table))
 
     def day_files(self, product: str, table: str) -> DayFiles | None:
         """The table as a folder in which tasks may write; None where only Spark may."""
@@ -371,6 +431,22 @@ def _commit(save: Callable[[], None]) -> None:
         reraise=True,
     )
     attempts(save)
+
+
+_NUMBERS = frozenset({"integer", "long", "double"})
+
+
+def _converted(name: str, before: str, now: str) -> Column:
+    """A column's values in another type; null where that would lose anything."""
+    from pyspark.sql import functions as F
+
+    value = column(name)
+    if {before, now} <= _NUMBERS:
+        new = value.try_cast(now)
+        return F.when(new.try_cast(before).eqNullSafe(value), new)
+    if "string" in (before, now):
+        return value.try_cast(now)
+    return F.lit(None).cast(now)
 
 
 def column(name: str) -> Column:

@@ -10,8 +10,9 @@ import pytest
 
 from ml_platform.backfill import Backfill, BackfillError
 from ml_platform.engine.maintenance import CONTROL_TABLES, LARGE_TABLES
+from ml_platform.machine_learning.models import ModelHistory
 from ml_platform.product import DayRange
-from ml_platform_tests.small_platform import D, Platform, deliver_visits
+from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop
 
 ALL = DayRange(D("2024-01-01"), D("2024-02-20"))
 BEFORE_MODELS = ("ards", "mrds", "online_features", "validation_report")
@@ -113,3 +114,29 @@ def test_a_month_with_too_little_to_learn_from_doesnt_end_a_backfill(
     alone = Backfill(platform.product, platform.settings, instance, select=["model"], force=True)
     with pytest.raises(BackfillError, match="deliver labelled rows"):
         alone.run(DayRange(chosen.last, chosen.last))
+
+
+def test_training_as_of_now_makes_the_days_of_an_earlier_contract_again_first(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    deliver_visits(platform, ALL)
+    backfill(platform, instance).run(ALL)
+    # The retrain learns from the two weeks before its date, and is compared on the days before that too.
+    platform.product = shop(mrds__aggregate=SHOP["mrds"]["aggregate"] | {"pages": "min"})
+    work = backfill(platform, instance)
+    assert work.train() == D("2024-02-21")
+    assert [report.assets for report in work.reports] == [("ards", "mrds"), ("model",)]
+    made = {day: record.contract for day, record in platform.ledger.latest("mrds").items()}
+    present = platform.product.hash_of("source", "mrds")
+    again = {day for day, contract in made.items() if contract == present}
+    assert again == set(days("2024-02-06", "2024-02-19"))
+    history = ModelHistory(platform.tables, platform.product)
+    decision = next(one for one in history.decisions() if one.as_of == D("2024-02-21"))
+    assert decision.comparison is not None
+    assert "can't be evaluated under this contract" in decision.comparison.reason
+    assert "pages aggregated by max, and the contract says min" in decision.comparison.reason
+
+
+def test_training_needs_days_to_learn_from(platform: Platform, instance: dg.DagsterInstance) -> None:
+    with pytest.raises(LookupError, match="shop has no day to learn from; land and backfill some first"):
+        backfill(platform, instance).train()

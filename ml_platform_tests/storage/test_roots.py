@@ -212,3 +212,65 @@ def test_the_data_sets_are_the_same_in_a_catalog_as_in_a_folder(
     assert catalog.version("shop", "mrds") == before + 1
     now = catalog.read(spark, "shop", "mrds").count()
     assert catalog.read(spark, "shop", "mrds", version=before).count() == now
+
+
+@pytest.mark.parametrize("place", ["folder", "catalog"])
+def test_a_table_gets_the_columns_and_types_of_another_schema(
+    spark: SparkSession, schema: str, tmp_path: Path, place: str
+) -> None:
+    """A value that the new type can't hold is null; columns that the schema lacks stay."""
+    root = str(tmp_path / "tables") if place == "folder" else f"uc:spark_catalog.{schema}"
+    tables = Tables(root, control=str(tmp_path / "control"), session=lambda: spark)
+    day = date(2024, 1, 1)
+    whole, fraction, large = (1, "1", 1.0, day), (2, "two", 2.5, day), (3, None, 2.0**40, day)
+    columns = "`n.n` int, text string, amount double, since date, event_day date"
+    rows = spark.createDataFrame([(*row, day) for row in (whole, fraction, large)], columns)
+    wanted = pa.schema(
+        [
+            ("n.n", pa.string()),
+            ("text", pa.int64()),
+            ("amount", pa.int32()),
+            ("since", pa.float64()),
+            ("note.s", pa.string()),
+            ("count", pa.int64()),
+            ("event_day", pa.date32()),
+        ]
+    )
+    assert str(tables.align(lambda: spark, "shop", "ards", wanted)) == ""
+    assert not tables.exists("shop", "ards")
+    tables.replace_days(spark, "shop", "ards", rows, [day], run_id="1")
+    kept = pa.schema([("event_day", pa.date32()), ("amount", pa.float64())])
+    assert str(tables.align(lambda: spark, "shop", "ards", kept)) == ""
+
+    aligned = tables.align(lambda: spark, "shop", "ards", wanted)
+    assert set(aligned.added) == {"note.s", "count"}
+    assert aligned.changed == {
+        "n.n": ("integer", "string"),
+        "text": ("string", "long"),
+        "amount": ("double", "integer"),
+        "since": ("date", "double"),
+    }
+    frame = tables.read(spark, "shop", "ards")
+    types = dict(frame.dtypes)
+    assert types == {
+        "n.n": "string",
+        "text": "bigint",
+        "amount": "int",
+        "since": "double",
+        "event_day": "date",
+        "note.s": "string",
+        "count": "bigint",
+    }
+    found = [
+        tuple(row)
+        for row in frame.select("`n.n`", "text", "amount", "since", "count").orderBy("`n.n`").collect()
+    ]
+    assert found == [("1", 1, 1, None, None), ("2", None, None, None, None), ("3", None, None, None, None)]
+    version = tables.version("shop", "ards")
+    assert str(tables.align(lambda: spark, "shop", "ards", wanted)) == ""
+    assert tables.version("shop", "ards") == version
+    # Days are still replaced alone.
+    tables.replace_days(
+        spark, "shop", "ards", tables.without_rows(spark, "shop", "ards"), [date(2024, 1, 2)], run_id="2"
+    )
+    assert tables.read(spark, "shop", "ards").count() == 3

@@ -1,0 +1,48 @@
+"""A changed contract meets tables of an earlier one: before a step works, they get its columns and types.
+
+Which days still count after a change is said here as well, for all steps. What a contract is, and how a table
+is changed, is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from ml_platform.data_engineering import ards, mrds, small_days, small_mrds
+from ml_platform.engine.context import StepContext
+from ml_platform.machine_learning import scoring
+from ml_platform.product import Product
+from ml_platform.storage.contract_versions import ContractVersions
+from ml_platform.storage.ledger import DayRecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SCHEMAS: Mapping[str, Callable[[Product], pa.Schema]] = {
+    ards.ARDS: small_days.rows_schema,
+    mrds.MRDS: small_mrds.schema,
+    scoring.PREDICTIONS: scoring.schema,
+}
+
+
+def align(context: StepContext) -> None:
+    """Give the product's tables the columns and types of its contract, and remember the contract.
+
+    To be called before a step reads or writes rows; cheap when nothing has changed.
+    """
+    product, tables = context.product, context.tables
+    ContractVersions(tables, product).remember()
+    for table, schema in _SCHEMAS.items():
+        aligned = tables.align(lambda: context.spark, product.name, table, schema(product))
+        if str(aligned):
+            context.log(f"{product.name}/{table} follows the contract: {aligned}")
+
+
+def of_another_contract(context: StepContext, record: DayRecord) -> str:
+    """What to say of a day that an earlier contract made otherwise than today's would."""
+    name, day = context.product.name, record.day
+    return (
+        f"{record.asset} of this day was made under an earlier version of the contract, which defined its "
+        f"columns otherwise; first: ml-platform backfill {name} --from {day} --to {day} --select ards,mrds"
+    )

@@ -1,0 +1,108 @@
+"""The versions of a product's contract that its days were made under, as far as they decide what rows are.
+
+The ledger names a version by its hash; this table says what it was. So a step can tell whether days of an
+earlier version hold what it would make today, in the columns that it reads.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection
+from typing import Any
+
+import pyarrow as pa
+
+from ml_platform.product import Product
+from ml_platform.storage.control import ControlTable
+from ml_platform.storage.tables import Tables
+
+CONTRACTS = "contracts"
+
+#: The sections that the ARDS is made by, and those of the MRDS; as the steps hash them.
+ARDS_SECTIONS = ("source",)
+MRDS_SECTIONS = ("source", "mrds")
+
+#: Keys that decide which files can be read, and not what their values are.
+_ACCEPTANCE = ("header_match", "extra_columns", "aliases")
+
+_SCHEMA = pa.schema(
+    [
+        ("ards", pa.string()),
+        ("mrds", pa.string()),
+        ("content", pa.string()),
+        ("recorded_at", pa.int64()),
+    ]
+)
+
+
+class ContractVersions:
+    """The table ``contracts`` of one product."""
+
+    def __init__(self, tables: Tables, product: Product) -> None:
+        self._product = product
+        self._table = ControlTable(tables, product.name, CONTRACTS, _SCHEMA)
+
+    def remember(self) -> None:
+        """Keep the present version, before anything is made under it. Cheap when it is known."""
+        product = self._product
+        present = product.hash_of(*MRDS_SECTIONS)
+        if self._knows(present):
+            return
+        with self._table.lock():
+            if self._knows(present):
+                return
+            row = {
+                "ards": product.hash_of(*ARDS_SECTIONS),
+                "mrds": present,
+                "content": json.dumps(product.content_of(*MRDS_SECTIONS), sort_keys=True),
+                "recorded_at": time.time_ns(),
+            }
+            self._table.append([row])
+
+    def _knows(self, version: str) -> bool:
+        return any(row["mrds"] == version for row in self._table.read())
+
+    def ards_like_now(self) -> frozenset[str]:
+        """The versions whose ARDS is what today's contract would make, in the columns of the MRDS."""
+        columns = (*self._product.mrds.entity, *self._product.mrds.order_by, *self._product.mrds.aggregate)
+        return self._like_now("ards", columns, ())
+
+    def mrds_like_now(self, columns: Collection[str]) -> frozenset[str]:
+        """The versions whose MRDS is what today's contract would make, in the label and these columns."""
+        mrds = self._product.mrds
+        aggregated = {self._product.label, *columns} & {*mrds.aggregate}
+        return self._like_now("mrds", (*mrds.entity, *mrds.order_by, *columns), aggregated)
+
+    def _like_now(self, name: str, columns: Collection[str], aggregated: Collection[str]) -> frozenset[str]:
+        product = self._product
+        sections = ARDS_SECTIONS if name == "ards" else MRDS_SECTIONS
+        wanted = _view(product.content_of(*MRDS_SECTIONS), columns, aggregated)
+        known = self._table.read()
+        alike = {
+            row[name] for row in known if _view(json.loads(row["content"]), columns, aggregated) == wanted
+        }
+        return frozenset({product.hash_of(*sections), *alike})
+
+
+def _view(content: dict[str, Any], columns: Collection[str], aggregated: Collection[str]) -> Any:
+    """What decides the values of some columns: how files are read, and how these columns are defined.
+
+    Args:
+        aggregated: the columns of the MRDS that count; with none, the MRDS doesn't.
+    """
+    source, mrds = content.get("source") or {}, content.get("mrds") or {}
+    declared = source.get("columns", {})
+    roles = (*source.get("key", ()), source.get("event_day"), source.get("label"))
+    reading = {key: value for key, value in source.items() if key not in ("columns", *_ACCEPTANCE)}
+    defined = {name: _without(declared.get(name), _ACCEPTANCE) for name in {*roles, *columns}}
+    if not aggregated:
+        return reading, defined
+    rules = {name: mrds.get("aggregate", {}).get(name) for name in aggregated}
+    return reading, defined, mrds.get("entity"), mrds.get("order_by"), rules
+
+
+def _without(definition: dict[str, Any] | None, keys: Collection[str]) -> dict[str, Any] | None:
+    if definition is None:
+        return None
+    return {key: value for key, value in definition.items() if key not in keys}
