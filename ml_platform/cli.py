@@ -326,7 +326,7 @@ def history(name: ProductName) -> None:
         rows = f"{model.rows:,}"
         if model.rows_available > model.rows:
             rows += f" of {model.rows_available:,}"
-        verdict = "yes" if model.promoted else "no"
+        verdict = "yes" if model.promoted else "not yet" if model.waiting else "no"
         table.add_row(
             str(model.as_of),
             model.kind,
@@ -532,6 +532,7 @@ def _in_words(product: Product) -> list[str]:
         f"{product.name}/validation_report, daily: what each day was held against, with the 30 days before.",
         f"{product.name}/model, monthly from {product.first_month:%Y-%m}: {model.estimator.class_} on "
         f"{', '.join(model.features.all)}, learning from {model.training_months} months.",
+        _how_models_are_compared(product),
         _first_model(product),
         f"{product.name}/predictions, daily: scored with the model that served the day.",
         f"{product.name}/model_performance, daily: {rules.metric} over {rules.window_days} days, at least "
@@ -549,6 +550,31 @@ def _say_waiting(product: Product, settings: Settings) -> None:
 
     if why := overview.waiting(product, settings):
         console.print(f"[yellow]{escape(why)}[/yellow]", highlight=False, soft_wrap=True)
+
+
+def _how_models_are_compared(product: Product) -> str:
+    """On which rows, and when, a challenger is compared with the champion."""
+    from ml_platform.machine_learning import holdout
+
+    days, wait = holdout.days_forward(product), holdout.wait_forward(product).days
+    by_entities = (
+        f"on a tenth of the entities that none learns from, over the last {product.model.holdout_days} "
+        "labelled days, at once"
+    )
+    by_time = (
+        f"forward in time: a challenger is scored in shadow for {days} days from its as-of date; it is "
+        f"decided and serves {wait} days after that date, when their labels are known; the first model is "
+        f"judged by one trained {wait} days before it"
+    )
+    match product.model.holdout:
+        case "entities":
+            return f"Models are compared {by_entities}."
+        case "time":
+            return f"Models are compared {by_time}."
+    return (
+        f"Models are compared {by_entities}; where fewer than {holdout.FEW_ENTITIES} entities are known at "
+        f"the first model, {by_time}."
+    )
 
 
 def _first_model(product: Product) -> str:

@@ -52,6 +52,7 @@ class ModelLine:
     serves_from: date | None
     serves_to: date | None
     days_scored: int = 0
+    waiting: bool = False
 
     @property
     def comparison(self) -> str:
@@ -152,7 +153,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
         if record.outcome == "written":
             scored.update(dict.fromkeys(scored_by(record), 1))
     counting = {model.as_of: model for model in history.models()}
-    promoted = [decision.as_of for decision in decisions.values() if decision.promoted]
+    promoted = [decision.decided_on for decision in decisions.values() if decision.promoted]
     rollbacks = {row["as_of"]: row for row in history.rollbacks()}
     evaluations = performance.evaluations(tables, product)
     lost = withdrawals.no_longer_reproducible(tables, product).models
@@ -168,7 +169,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
         if decision is None:
             continue
         comparison = decision.comparison
-        later = [as_of for as_of in promoted if as_of > model.as_of]
+        later = [day for day in promoted if day > decision.decided_on]
         cause = "the month's model"
         if model.kind == "retrain":
             row = evaluations.get(model.as_of - timedelta(days=1))
@@ -201,7 +202,8 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
                 taken_back=decision.taken_back,
                 reason=reason,
                 cause=cause,
-                serves_from=model.as_of if decision.promoted else None,
+                waiting=decision.waiting,
+                serves_from=decision.decided_on if decision.promoted else None,
                 serves_to=min(later) - timedelta(days=1) if decision.promoted and later else None,
                 days_scored=scored[model.fingerprint],
             )

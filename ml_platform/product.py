@@ -57,6 +57,9 @@ ColumnType = Literal["string", "integer", "long", "double", "boolean", "date", "
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
 Metric = Literal["f1", "precision", "recall", "accuracy", "balanced_accuracy", "roc_auc", "average_precision"]
 
+Holdout = Literal["entities", "time"]
+"""What models are compared on: entities that none learns from, or the days after they have learned."""
+
 Severity = Literal["error", "warning"]
 DataSet = Literal["ards", "mrds"]
 #: What a day of data is held against; each has a severity of its own.
@@ -120,6 +123,10 @@ UNSUPPORTED_EXPECTATIONS: dict[str, str] = {
 #: Labelled days before a product's first model, unless its contract names the month: the shortest month
 #: but for the one day that labels take in most products.
 FIRST_LABELLED_DAYS = 27
+
+
+#: Days on which a challenger is compared forward in time at least: an interval needs ten weeks.
+LEAST_DAYS_FORWARD = 70
 
 
 class ContractError(Exception):
@@ -520,12 +527,25 @@ class Model(_Section):
     features: Features
     estimator: Estimator
     training_months: Months = Field(default=24, ge=1)
+    holdout: Holdout | Literal["auto"] = Field(
+        default="auto", description="what models are compared on; auto: time where entities are few"
+    )
     holdout_days: Days = Field(default=31, ge=1)
     maximum_rows: Rows = Field(default=5_000_000, ge=1)
     minimum_rows: Rows = Field(default=100, ge=1)
     minimum_positives: Rows = Field(default=10, ge=1)
     decision_threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned"] = "tuned"
     first_month: Month | None = None
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        is_given = "holdout_days" in self.model_fields_set
+        if self.holdout == "time" and is_given and self.holdout_days < LEAST_DAYS_FORWARD:
+            raise ValueError(
+                f"holdout: time compares models on weeks, and needs holdout_days of at least "
+                f"{LEAST_DAYS_FORWARD}, not {self.holdout_days}"
+            )
+        return self
 
 
 class Promotion(_Section):

@@ -214,8 +214,10 @@ class DriftReport(DailyStep):
     def _read_training_window(self, name: str, days: Sequence[date], model: ModelRecord) -> Window:
         context, product = self.context, self.context.product
         pipeline = Registry.of(context.settings).load(product, model.version).pipeline
-        # On rows that it has learned from a flexible model is surer than on any others.
-        rows = self._sample(MRDS, days, product.model.features.all, counted=ARDS, held_out=True)
+        # On rows that it has learned from a flexible model is surer than on any others; where entities are
+        # few there are no others.
+        held_out = model.holdout == "entities"
+        rows = self._sample(MRDS, days, product.model.features.all, counted=ARDS, held_out=held_out)
         scores = pd.Series(training.probabilities(pipeline, product, rows))
         return _with_predictions(self._ards(name, days), scores)
 

@@ -62,9 +62,10 @@ def length_of(request: StepRequest, product: Product, settings: Settings) -> Len
 def is_pending(context: StepContext) -> bool:
     """Whether the step has anything to do. Needs no Spark."""
     from ml_platform.engine import daily, daily_steps, model_step
+    from ml_platform.machine_learning import models
 
     request = context.request
     if request.step == model_step.MODEL:
-        return bool(model_step.pending(context))
+        return bool(model_step.pending(context) or models.decisions_due(context.tables, context.product))
     step = daily_steps.DAILY_STEPS[request.step](context)
     return daily.is_pending(step, sorted(request.days), force=request.force)

@@ -19,11 +19,20 @@ from ml_platform.engine import evolution, serving_models
 from ml_platform.engine.context import StepContext, left_out
 from ml_platform.engine.daily import ATTEMPTS
 from ml_platform.engine.step import Check, DayResult, PermanentError, StepResult, result_of
-from ml_platform.machine_learning import asof, promotion, registry, training
+from ml_platform.machine_learning import asof, holdout, promotion, registry, training
 from ml_platform.machine_learning.model_columns import ModelColumns
-from ml_platform.machine_learning.models import Kind, ModelHistory, ModelRecord, champion
+from ml_platform.machine_learning.models import Kind, ModelHistory, ModelRecord, champion, newest_morning
 from ml_platform.machine_learning.promotion import Comparison, Decision
-from ml_platform.product import DayRange, Product, add_months, fingerprint_of, month_of
+from ml_platform.product import (
+    EVENT_DAY,
+    FIRST_LABELLED_DAYS,
+    DayRange,
+    Holdout,
+    Product,
+    add_months,
+    fingerprint_of,
+    month_of,
+)
 from ml_platform.steps import CHALLENGER_BEATS_CHAMPION, CODE_VERSIONS, StepName
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import DayRecord
@@ -83,12 +92,6 @@ def training_days(product: Product, as_of: date, kind: Kind) -> DayRange:
         months = pd.DateOffset(months=rules.training_months)
         first = (pd.Timestamp(last + timedelta(days=1)) - months).date()
     return DayRange(max(first, product.start), last)
-
-
-def holdout_days(product: Product, as_of: date) -> DayRange:
-    """The event days on which a challenger as of a date is compared with the champion before it."""
-    last = product.last_labelled_day(as_of)
-    return DayRange(last - timedelta(days=product.model.holdout_days - 1), last)
 
 
 def plan(context: StepContext) -> list[Plan]:
@@ -211,7 +214,7 @@ class _ModelStep:
         self.registry = registry.Registry.of(context.settings)
         self.trained = 0
         self.reused = 0
-        self._held_out: tuple[str, pd.DataFrame] | None = None
+        self._compared: tuple[str, pd.DataFrame] | None = None
         self._contract = self.product.hash_of(*CONTRACT_SECTIONS)
         self._contracts = _contracts(context)
 
@@ -262,23 +265,15 @@ class _ModelStep:
             if plan.outdated:
                 why = f"no day of {plan.days} can be learned from: {_outdated(self.product, plan)}"
             return None, self._record_of(plan, None, why, {})
-        slice_ = asof.labelled(
-            lambda: context.spark,
-            product,
-            context.tables,
-            plan.usable,
-            plan.as_of,
-            held_out=False,
-            maximum_rows=product.model.maximum_rows,
-        )
-        fingerprint = fingerprint_of(
-            [plan.as_of, slice_.fingerprint, slice_.taken, self._contract, CODE_VERSION]
-        )
+        mode = self._mode()
+        slice_ = self._training_rows(plan.usable, plan.as_of, mode)
+        made_from = [plan.as_of, slice_.fingerprint, slice_.taken, self._contract, CODE_VERSION]
+        fingerprint = fingerprint_of(made_from if mode == "entities" else [*made_from, mode])
         self.registry.prepare()
         found = self.registry.find(product, fingerprint)
         try:
             if found is None:
-                found = self._train(plan, slice_, fingerprint)
+                found = self._train(plan, slice_, fingerprint, mode)
                 self.trained += 1
             else:
                 self.reused += 1
@@ -299,22 +294,61 @@ class _ModelStep:
             last_day=plan.days.last,
             run_id=context.request.run_id,
             columns=ModelColumns.of(product).plain,
+            holdout=mode,
         )
         metadata = _metadata(model, plan, context.settings.mlflow_ui_url, self.registry)
         return model, self._record_of(plan, fingerprint, "", metadata)
 
-    def _train(self, plan: Plan, slice_: asof.Slice, fingerprint: str) -> registry.RegisteredModel:
+    def _mode(self) -> Holdout:
+        """What the product's models are compared on: as its contract says, or as its first model was.
+
+        Before there is one, by the entities of the days it learns from; whichever month is trained first.
+        """
+        context, product = self.context, self.product
+        if product.model.holdout != "auto":
+            return product.model.holdout
+        models = self.history.models()
+        if models:
+            return models[0].holdout
+        records = context.ledger.latest("mrds", details=False)
+        usable = sorted(day for day, record in records.items() if record.usable)
+        last = product.last_labelled_day(product.first_month)
+        first_days = [
+            day for day in usable if day <= max(last, usable[0] + timedelta(days=FIRST_LABELLED_DAYS))
+        ]
+        session = lambda: context.spark  # noqa: E731
+        return holdout.mode_for(
+            asof.count_entities(session, product, context.tables, first_days, holdout.FEW_ENTITIES)
+        )
+
+    def _training_rows(self, days: Sequence[date], as_of: date, mode: Holdout) -> asof.Slice:
+        """The rows that a model learns from: of all entities but those that are held out."""
+        return asof.labelled(
+            lambda: self.context.spark,
+            self.product,
+            self.context.tables,
+            days,
+            as_of,
+            held_out=False if mode == "entities" else None,
+            maximum_rows=self.product.model.maximum_rows,
+        )
+
+    def _train(
+        self, plan: Plan, slice_: asof.Slice, fingerprint: str, mode: Holdout
+    ) -> registry.RegisteredModel:
         context, product = self.context, self.product
         frame = slice_.collect()
         trained = training.train(product, frame)
-        known = context.ledger.latest("mrds", set(holdout_days(self.product, plan.as_of)), details=False)
-        holdout = self._holdout(plan.as_of, known)
+        unseen = pd.DataFrame()
+        if mode == "entities":
+            known = context.ledger.latest("mrds", details=False)
+            unseen = self._rows_by_entities(plan.as_of, known)
         return self.registry.log(
             product,
             trained,
             as_of=plan.as_of,
             fingerprint=fingerprint,
-            holdout=holdout if len(holdout) else None,
+            holdout=unseen if len(unseen) else None,
             data=registry.DataUsed(
                 delta_version=str(context.tables.version(product.name, "mrds")),
                 first_day=plan.days.first,
@@ -325,6 +359,7 @@ class _ModelStep:
             ),
             tags={
                 "kind": plan.kind,
+                "compared_by": mode,
                 "partition": f"{plan.month:%Y-%m}",
                 "dagster_run_id": context.request.run_id,
                 "code_version": CODE_VERSION,
@@ -332,37 +367,7 @@ class _ModelStep:
             parent_run_id=context.request.mlflow_parent_run_id,
         )
 
-    def _holdout(self, as_of: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
-        """The labelled rows of the held-out entities, of the last labelled days before the as-of date.
-
-        At most ``evaluation.maximum_rows``. What was asked for last is kept.
-
-        Args:
-            known: what the ledger says of the MRDS.
-        """
-        context, product = self.context, self.product
-        days = holdout_days(product, as_of)
-        key = fingerprint_of([as_of, _content(days, known)])
-        if self._held_out is not None and self._held_out[0] == key:
-            return self._held_out[1]
-        frame = asof.labelled(
-            lambda: context.spark,
-            product,
-            context.tables,
-            [
-                day
-                for day in days
-                if day in known
-                and known[day].usable
-                and known[day].contract in self._contracts
-                and product.trainable(day)
-            ],
-            as_of,
-            held_out=True,
-            maximum_rows=product.evaluation.maximum_rows,
-        ).collect()
-        self._held_out = (key, frame)
-        return frame
+    # -- comparing -----------------------------------------------------------------------------------
 
     def decide(self) -> list[Decision]:
         """Fold all models into decisions, and point MLflow's alias at the champion."""
@@ -372,23 +377,27 @@ class _ModelStep:
         before = self.history.decisions()
         earlier = {one.fingerprint: one.comparison for one in before if one.comparison is not None}
 
-        def key_of(challenger: ModelRecord, before: ModelRecord | None) -> str:
-            content = _content(holdout_days(self.product, challenger.as_of), labels)
+        def key_of(challenger: ModelRecord, before: ModelRecord | None, day: date) -> str:
+            content = [_content(days, labels) for days in self._compared_days(challenger, before, day)]
             pair = [challenger.fingerprint, before.fingerprint if before else None]
             mismatches = [self._mismatch(one) for one in (challenger, before) if one is not None]
-            key = [challenger.as_of, pair, content, contract, *(mismatches if any(mismatches) else ())]
-            return fingerprint_of(key)
+            at_once = day == challenger.as_of and len(content) == 1
+            made_from = [day, pair, content[0] if at_once else content, contract]
+            return fingerprint_of([*made_from, *(mismatches if any(mismatches) else ())])
 
-        def compare(challenger: ModelRecord, before: ModelRecord | None) -> Comparison:
+        def compare(challenger: ModelRecord, before: ModelRecord | None, day: date) -> Comparison:
             mismatch = self._mismatch(challenger)
             known = earlier.get(challenger.fingerprint)
-            if known is not None and (mismatch is not None or self._is_past(challenger, labels)):
+            is_past = self._is_past(self._compared_days(challenger, before, day), labels)
+            if known is not None and (mismatch is not None or is_past):
                 return known  # it was compared when its contract was in force, and that stands
             if mismatch is not None:
-                return promotion.not_evaluated(self.product, f"under this contract {mismatch}")
-            return self._compare(challenger, before, labels)
+                return promotion.not_compared(
+                    self.product, f"the model can't be evaluated: under this contract {mismatch}"
+                )
+            return self._compare(challenger, before, day, labels)
 
-        decisions = self.history.decide(key_of, compare)
+        decisions = self.history.decide(key_of, compare, until=newest_morning(labels))
         now = champion(decisions)
         if now is not None and (self.trained or self.reused or decisions != before):
             serving_now = self.history.by_fingerprint()[now.fingerprint]
@@ -397,14 +406,31 @@ class _ModelStep:
             self.registry.set_champion(self.product, None)
         return decisions
 
-    def _compare(
-        self, challenger: ModelRecord, before: ModelRecord | None, labels: Mapping[date, DayRecord]
-    ) -> Comparison:
-        frame = self._holdout(challenger.as_of, labels)
+    def _compared_days(
+        self, challenger: ModelRecord, before: ModelRecord | None, day: date
+    ) -> list[Sequence[date]]:
+        """The days whose rows a comparison depends on, but for those the models have learned from."""
+        product = self.product
+        if day > challenger.as_of:
+            return [list(holdout.forward(product, challenger.as_of))]
+        if before is None and challenger.holdout == "time":
+            twin = holdout.twin_as_of(product, challenger.as_of)
+            return [list(holdout.forward(product, twin)), list(_days_of_twin(product, challenger))]
+        return [list(holdout.by_entities(product, challenger.as_of))]
 
-        label = frame[self.product.label].to_numpy(dtype="int64")
-        clusters = frame["_cluster"].to_numpy(dtype="int64")
-        entities = len(frame[list(self.product.entity)].drop_duplicates())
+    def _compare(
+        self,
+        challenger: ModelRecord,
+        before: ModelRecord | None,
+        day: date,
+        labels: Mapping[date, DayRecord],
+    ) -> Comparison:
+        if before is None and challenger.holdout == "time" and day == challenger.as_of:
+            return self._compare_twin(challenger, labels)
+        if day > challenger.as_of:
+            frame = self._rows_forward(challenger.as_of, day, labels)
+        else:
+            frame = self._rows_by_entities(challenger.as_of, labels)
 
         mismatch = self._mismatch(before) if before is not None else None
         rival = None if mismatch is not None else before
@@ -413,17 +439,9 @@ class _ModelStep:
             if frame.empty:
                 return np.zeros(0), np.zeros(0)
             pipeline = self.registry.load(self.product, model.version).pipeline
-            probability = training.probabilities(pipeline, self.product, frame)
-            return probability, probability >= model.threshold
+            return self._scored(pipeline, model.threshold, frame)
 
-        found = promotion.compare(
-            self.product,
-            label,
-            scored(challenger),
-            scored(rival) if rival else None,
-            clusters,
-            entities=entities,
-        )
+        found = self._compared_on(frame, scored(challenger), scored(rival) if rival else None)
         if before is None or mismatch is None:
             return found
         why = (
@@ -432,14 +450,92 @@ class _ModelStep:
         )
         return dataclasses.replace(found, reason=f"{found.reason}; {why}")
 
-    def _is_past(self, challenger: ModelRecord, known: Mapping[date, DayRecord]) -> bool:
+    def _compare_twin(self, challenger: ModelRecord, labels: Mapping[date, DayRecord]) -> Comparison:
+        """A first model has no days after it yet: a twin, trained as of long enough before, stands for it."""
+        as_of = holdout.twin_as_of(self.product, challenger.as_of)
+        days = [day for day in _days_of_twin(self.product, challenger) if self._can_count(day, labels)]
+        known = self._training_rows(days, as_of, "time").collect() if days else pd.DataFrame()
+        try:
+            twin = training.train(self.product, known)
+        except training.TrainingError as error:
+            return promotion.not_compared(
+                self.product,
+                f"there is no champion yet, and a model as of {as_of}, whose next "
+                f"{holdout.days_forward(self.product)} days could tell, has too little: {error}",
+            )
+        frame = self._rows_forward(as_of, challenger.as_of, labels)
+        found = self._compared_on(frame, self._scored(twin.pipeline, twin.threshold, frame), None)
+        return dataclasses.replace(found, reason=f"of a twin as of {as_of}: {found.reason}")
+
+    def _scored(self, pipeline: Any, threshold: float, frame: pd.DataFrame) -> promotion.Predictions:
+        probability = training.probabilities(pipeline, self.product, frame)
+        return probability, probability >= threshold
+
+    def _compared_on(
+        self,
+        frame: pd.DataFrame,
+        challenger: promotion.Predictions,
+        champion: promotion.Predictions | None,
+    ) -> Comparison:
+        return promotion.compare(
+            self.product,
+            frame[self.product.label].to_numpy(dtype="int64"),
+            challenger,
+            champion,
+            frame["_cluster"].to_numpy(dtype="int64"),
+            entities=len(frame[list(self.product.entity)].drop_duplicates()),
+        )
+
+    def _is_past(self, compared: Iterable[Sequence[date]], known: Mapping[date, DayRecord]) -> bool:
         """Whether days that a challenger is compared on are still those of an earlier contract."""
-        days = [known[day] for day in holdout_days(self.product, challenger.as_of) if day in known]
-        return any(one.outcome == "written" and one.contract not in self._contracts for one in days)
+        records = [known[day] for days in compared for day in days if day in known]
+        return any(one.outcome == "written" and one.contract not in self._contracts for one in records)
+
+    def _can_count(self, day: date, known: Mapping[date, DayRecord]) -> bool:
+        """Whether a day can be learned from or compared on under the present contract."""
+        record = known.get(day)
+        usable = record is not None and record.usable and record.contract in self._contracts
+        return usable and self.product.trainable(day)
 
     def _mismatch(self, model: ModelRecord) -> str | None:
         """Why a model can't be evaluated under the present contract; None if it can."""
         return serving_models.mismatch(self.registry, self.product, model)
+
+    def _rows_by_entities(self, as_of: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
+        """The labelled rows of the held-out entities, of the last labelled days before the as-of date.
+
+        Args:
+            known: what the ledger says of the MRDS.
+        """
+        return self._unseen(holdout.by_entities(self.product, as_of), as_of, known, held_out=True)
+
+    def _rows_forward(self, as_of: date, day: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
+        """The rows of all entities on the days from an as-of date on, labelled by the morning of ``day``.
+
+        What a bootstrap draws are their weeks.
+        """
+        rows = self._unseen(holdout.forward(self.product, as_of), day, known, held_out=None)
+        return rows.assign(_cluster=[holdout.week(_date(one)) for one in rows[EVENT_DAY]])
+
+    def _unseen(
+        self, days: DayRange, day: date, known: Mapping[date, DayRecord], *, held_out: bool | None
+    ) -> pd.DataFrame:
+        """Labelled rows to compare models on, at most ``evaluation.maximum_rows``; the last are kept."""
+        context, product = self.context, self.product
+        key = fingerprint_of([day, held_out, _content(days, known)])
+        if self._compared is not None and self._compared[0] == key:
+            return self._compared[1]
+        frame = asof.labelled(
+            lambda: context.spark,
+            product,
+            context.tables,
+            [one for one in days if self._can_count(one, known)],
+            day,
+            held_out=held_out,
+            maximum_rows=product.evaluation.maximum_rows,
+        ).collect()
+        self._compared = (key, frame)
+        return frame
 
     def _record_of(
         self, plan: Plan, fingerprint: str | None, reason: str, metadata: dict[str, Any]
@@ -479,6 +575,18 @@ class _ModelStep:
         result.checks = [check]
         result.metadata |= facts | {"promoted": decision.promoted, "promotion": decision.reason}
         return result
+
+
+def _days_of_twin(product: Product, challenger: ModelRecord) -> Sequence[date]:
+    as_of = holdout.twin_as_of(product, challenger.as_of)
+    if product.last_labelled_day(as_of) < product.start:
+        return ()
+    return list(training_days(product, as_of, challenger.kind))
+
+
+def _date(value: Any) -> date:
+    """A day as pandas may hold it."""
+    return pd.Timestamp(value).date()
 
 
 def _numbers(comparison: Comparison) -> dict[str, Any]:

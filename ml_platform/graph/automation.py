@@ -231,7 +231,8 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
         minimum_interval_seconds=60,
         description=(
             "Requests a retrain when an evaluation of one of the newest three landed days is below the "
-            "threshold, once per evaluation and never within the cooldown."
+            "threshold, once per evaluation and never within the cooldown; and the comparison of a model "
+            "that had to wait for the labels of the days after it."
         ),
     )
     def retrain_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -272,6 +273,17 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
                 return dg.SensorResult(run_requests=[request], cursor=memory.with_(evaluation, key))
             if decision.act:
                 reasons[-1] += " was requested before"
+        due = ledger_views.of_version(
+            ledger, "due", lambda: models.decisions_due(tables, product), argument=decided
+        )
+        for model in due:
+            reasons.append(f"the model as of {model.as_of} can be compared")
+            compared = f"compare/{model.as_of}/{model.fingerprint}"
+            if not is_busy() and not memory.has(compared):
+                as_of = model.as_of if model.kind == "retrain" else None
+                key = unique_key(compared)
+                request = retrain_request(product, model.month, as_of, run_key=key)
+                return dg.SensorResult(run_requests=[request], cursor=memory.with_(compared, key))
         if product.drift.retrain and newest:
             month = retraining.drift_month(product, newest[-1])
             record = ledger_views.of_version(
@@ -321,13 +333,13 @@ def _has_drifted(record: DayRecord) -> bool:
     )
 
 
-def retrain_request(product: Product, month: date, as_of: date, *, run_key: str) -> dg.RunRequest:
-    """A run that trains a month's model again, as of a later day."""
+def retrain_request(product: Product, month: date, as_of: date | None, *, run_key: str) -> dg.RunRequest:
+    """A run that trains a month's model again as of a later day, or decides about the month's own."""
     return dg.RunRequest(
         run_key=run_key,
         partition_key=month.isoformat(),
         run_config=model_config(product, as_of),
-        tags={"ml_platform/as_of": as_of.isoformat()},
+        tags={"ml_platform/as_of": (as_of or month).isoformat()},
     )
 
 

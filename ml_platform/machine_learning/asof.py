@@ -31,6 +31,8 @@ CLUSTERS = 1000
 _SAMPLE_STEPS = 1_000_000
 #: A row takes a hundred bytes and more on the way.
 _HASHED_AT_ONCE = 1 << 16
+#: Where entities are many, a few days of them are enough to see it.
+_DAYS_COUNTED_AT_ONCE = 7
 _HELD_OUT, CLUSTER = "held out", "cluster"
 
 
@@ -96,16 +98,17 @@ def labelled(
     days: Sequence[date],
     as_of: date,
     *,
-    held_out: bool,
+    held_out: bool | None,
     maximum_rows: int,
 ) -> Slice:
-    """The labelled rows of ``days`` as of a date, of the entities held out or of the others.
+    """The labelled rows of ``days`` as of a date, of the entities held out, of the others, or of all.
 
     Above ``maximum_rows``, a sample by hash of the entity: the same rows on every run. Below, and where
     the tables lie in a folder, they are read in this process, without Spark.
 
     Args:
         session: gives the Spark session if one is needed.
+        held_out: None for all entities.
     """
     chosen = [day for day in days if day < as_of]
     files = tables.day_files(product.name, MRDS) if can_hash_in_memory(product) else None
@@ -119,13 +122,19 @@ def labelled(
 
 
 def _in_memory(
-    product: Product, files: DayFiles, version: int, days: Sequence[date], as_of: date, *, held_out: bool
+    product: Product,
+    files: DayFiles,
+    version: int,
+    days: Sequence[date],
+    as_of: date,
+    *,
+    held_out: bool | None,
 ) -> Slice:
     names = _columns(product)
     known = pc.field(product.label).is_valid() & (pc.field(LABEL_KNOWN_ON) <= pa.scalar(as_of, pa.date32()))
     rows = files.read_all(version, days, names, known)
-    chosen = is_held_out_of(product, rows)
-    rows = rows.filter(pa.array(chosen if held_out else ~chosen))
+    if held_out is not None:
+        rows = rows.filter(pa.array(is_held_out_of(product, rows) == held_out))
     clusters = entity_hashes_of(product, rows, CLUSTER, CLUSTERS).astype("int32")
     return Slice(
         available=len(rows),
@@ -135,12 +144,14 @@ def _in_memory(
     )
 
 
-def _in_spark(product: Product, mrds: DataFrame, as_of: date, *, held_out: bool, maximum_rows: int) -> Slice:
+def _in_spark(
+    product: Product, mrds: DataFrame, as_of: date, *, held_out: bool | None, maximum_rows: int
+) -> Slice:
     names = _columns(product)
     known = mrds.where(column(product.label).isNotNull() & (F.col(LABEL_KNOWN_ON) <= F.lit(as_of)))
-    rows = known.where(is_held_out(product) if held_out else ~is_held_out(product)).select(
-        *[column(name) for name in names], cluster(product).alias("_cluster")
-    )
+    if held_out is not None:
+        known = known.where(is_held_out(product) == F.lit(held_out))
+    rows = known.select(*[column(name) for name in names], cluster(product).alias("_cluster"))
     facts = _first(rows.agg(F.count(F.lit(1)).alias("n"), content_hash(names).alias("fingerprint")))
     available = taken = int(facts["n"])
     if available > maximum_rows:
@@ -150,6 +161,26 @@ def _in_spark(product: Product, mrds: DataFrame, as_of: date, *, held_out: bool,
     return Slice(
         available, taken, facts["fingerprint"] if available else EMPTY, lambda: rows.toArrow().to_pandas()
     )
+
+
+def count_entities(
+    session: Callable[[], SparkSession], product: Product, tables: Tables, days: Sequence[date], at_most: int
+) -> int:
+    """How many entities have rows on ``days``; above ``at_most`` that number stands for all of them."""
+    names = [name for name in product.entity if name != EVENT_DAY]
+    if not names:  # each day is an entity
+        return min(len(days), at_most)
+    files = tables.day_files(product.name, MRDS)
+    if files is None:
+        mrds = tables.read_days(session(), product.name, MRDS, days)
+        return int(mrds.select(*[column(name) for name in names]).distinct().limit(at_most).count())
+    version, known = tables.version(product.name, MRDS), pa.table({})
+    for start in range(0, len(days), _DAYS_COUNTED_AT_ONCE):
+        rows = files.read_all(version, days[start : start + _DAYS_COUNTED_AT_ONCE], names)
+        known = pa.concat_tables([known, rows] if len(known) else [rows]).group_by(names).aggregate([])
+        if len(known) >= at_most:
+            return at_most
+    return len(known)
 
 
 def _columns(product: Product) -> list[str]:

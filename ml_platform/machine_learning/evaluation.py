@@ -37,7 +37,7 @@ from ml_platform.machine_learning.asof import (
 from ml_platform.machine_learning.performance import window
 from ml_platform.machine_learning.retraining import JudgedOn
 from ml_platform.machine_learning.scoring import PREDICTIONS, PROBABILITY_DECIMALS
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, DayRange, Product
+from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, DayRange, Holdout, Product
 from ml_platform.storage.tables import Tables, column
 from ml_platform.tasks import in_tasks
 
@@ -171,6 +171,9 @@ class Learned(Protocol):
     @property
     def threshold(self) -> float: ...
 
+    @property
+    def holdout(self) -> Holdout: ...
+
 
 def judge_on_unseen(
     session: Callable[[], SparkSession],
@@ -234,10 +237,11 @@ def _unseen_days(
 ) -> dict[date, float]:
     """The days of a window that hold rows a model hasn't learned from, with about how many."""
     inside = window(product, day)
+    first = model.first_day if model.holdout == "entities" else model.last_day + timedelta(days=1)
     return {
         one: rows if one > model.last_day else rows / HELD_OUT
         for one, rows in labelled.items()
-        if rows and one in inside and one >= model.first_day
+        if rows and one in inside and one >= first
     }
 
 

@@ -12,15 +12,16 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from ml_platform.faults import ends_the_run, in_words
+from ml_platform.machine_learning import holdout
 from ml_platform.machine_learning.promotion import Candidate, Comparison, Decision, fold, serving
 from ml_platform.machine_learning.retraining import Attempt
-from ml_platform.product import Product
+from ml_platform.product import Holdout, Product
 from ml_platform.storage.control import COMMIT, ControlTable, in_order_of_commit
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
@@ -50,6 +51,7 @@ _MODELS = pa.schema(
         ("recorded_at", pa.int64()),
         (COMMIT, pa.int64()),
         ("columns", pa.string()),
+        ("holdout", pa.string()),
     ]
 )
 _COMPARISONS = pa.schema([("key", pa.string()), ("comparison", pa.string())])
@@ -62,6 +64,8 @@ _DECISIONS = pa.schema(
         ("taken_back", pa.bool_()),
         ("reason", pa.string()),
         ("comparison", pa.string()),
+        ("decided_on", pa.date32()),
+        ("waiting", pa.bool_()),
     ]
 )
 _ROLLBACKS = pa.schema(
@@ -99,6 +103,7 @@ class ModelRecord:
     recorded_at: int = 0
     commit: int | None = None
     columns: str | None = None
+    holdout: Holdout = "entities"
 
 
 class ModelHistory:
@@ -127,7 +132,7 @@ class ModelHistory:
     def _recorded(self) -> list[ModelRecord]:
         """All records, in the order in which they were made."""
         rows = sorted(self._models.read(), key=in_order_of_commit)
-        return [ModelRecord(**row) for row in rows]
+        return [ModelRecord(**{**row, "holdout": row["holdout"] or "entities"}) for row in rows]
 
     def add(self, model: ModelRecord) -> None:
         """Record a model; it counts for its as-of date from now on."""
@@ -163,8 +168,10 @@ class ModelHistory:
 
     def decide(
         self,
-        key_of: Callable[[ModelRecord, ModelRecord | None], str],
-        compare: Callable[[ModelRecord, ModelRecord | None], Comparison],
+        key_of: Callable[[ModelRecord, ModelRecord | None, date], str],
+        compare: Callable[[ModelRecord, ModelRecord | None, date], Comparison],
+        *,
+        until: date = date.max,
     ) -> list[Decision]:
         """Fold the models into decisions and keep them.
 
@@ -173,12 +180,13 @@ class ModelHistory:
 
         Args:
             key_of: names what a comparison depends on; a pair whose key is known isn't compared again.
-            compare: compares a challenger with the champion before it, or with nothing. A challenger of
-                which that fails isn't promoted, and compared again by the next call.
+            compare: compares a challenger with the champion before it, or with nothing, on a morning. A
+                challenger of which that fails isn't promoted, and compared again by the next call.
+            until: the newest morning that has come.
         """
         while True:
             models, rollbacks = self.models(), self.rollbacks()
-            decisions = self._decide_once(models, rollbacks, key_of, compare)
+            decisions = self._decide_once(models, rollbacks, key_of, compare, until)
             if (self.models(), self.rollbacks()) == (models, rollbacks):
                 return decisions
 
@@ -186,22 +194,23 @@ class ModelHistory:
         self,
         models: list[ModelRecord],
         rollbacks: list[dict[str, Any]],
-        key_of: Callable[[ModelRecord, ModelRecord | None], str],
-        compare: Callable[[ModelRecord, ModelRecord | None], Comparison],
+        key_of: Callable[[ModelRecord, ModelRecord | None, date], str],
+        compare: Callable[[ModelRecord, ModelRecord | None, date], Comparison],
+        until: date,
     ) -> list[Decision]:
         records = {(model.as_of, model.fingerprint): model for model in models}
         by_fingerprint = {model.fingerprint: model for model in models}
         known = {row["key"]: Comparison(**json.loads(row["comparison"])) for row in self._comparisons.read()}
         new: dict[str, Comparison] = {}
 
-        def compare_once(challenger: Candidate, champion: Candidate | None) -> Comparison:
+        def compare_once(challenger: Candidate, champion: Candidate | None, day: date) -> Comparison:
             left = records[(challenger.as_of, challenger.fingerprint)]
             right = by_fingerprint[champion.fingerprint] if champion else None
-            key = key_of(left, right)
+            key = key_of(left, right, day)
             found = known.get(key) or new.get(key)
             if found is None:
                 try:
-                    found = new[key] = compare(left, right)
+                    found = new[key] = compare(left, right, day)
                 except Exception as error:
                     if ends_the_run(error):
                         raise
@@ -211,8 +220,10 @@ class ModelHistory:
             return found
 
         taken_back = {row["as_of"] for row in rollbacks}
-        candidates = [Candidate(model.as_of, model.fingerprint) for model in models]
-        decisions = fold(candidates, compare_once, taken_back)
+        candidates = [Candidate(model.as_of, model.fingerprint, model.holdout) for model in models]
+        decisions = fold(
+            candidates, compare_once, taken_back, wait=holdout.wait_forward(self._product), until=until
+        )
         self._comparisons.append(
             [{"key": key, "comparison": json.dumps(asdict(one))} for key, one in new.items()]
         )
@@ -223,9 +234,32 @@ class ModelHistory:
 
 def attempts(tables: Tables, product: Product) -> list[Attempt]:
     """Every training of a product so far, also those that were refused, and whether it was lost."""
-    promoted = {one.as_of for one in ModelHistory(tables, product).decisions() if one.promoted}
+    decisions = {decision.as_of: decision for decision in ModelHistory(tables, product).decisions()}
     trained = Ledger(tables, product.name).latest("model", details=False)
-    return [Attempt(as_of, lost=as_of not in promoted) for as_of in trained]
+    return [_attempt(as_of, decisions.get(as_of)) for as_of in trained]
+
+
+def _attempt(as_of: date, decision: Decision | None) -> Attempt:
+    if decision is None:
+        return Attempt(as_of, lost=True)
+    lost = not decision.promoted and not decision.waiting
+    return Attempt(as_of, lost=lost, decided_on=decision.decided_on)
+
+
+def newest_morning(mrds: Mapping[date, DayRecord]) -> date:
+    """The morning after the newest usable day: what can be decided by then is due."""
+    usable = (day for day, record in mrds.items() if record.usable)
+    return max(usable, default=date.min) + timedelta(days=1)
+
+
+def decisions_due(tables: Tables, product: Product) -> list[ModelRecord]:
+    """The models that wait for a comparison forward in time whose morning has come, by as-of date."""
+    history = ModelHistory(tables, product)
+    waiting = {decision.as_of: decision.decided_on for decision in history.decisions() if decision.waiting}
+    if not waiting:
+        return []
+    newest = newest_morning(Ledger(tables, product.name).latest("mrds", details=False))
+    return [model for model in history.models() if waiting.get(model.as_of, date.max) <= newest]
 
 
 def scored_by(record: DayRecord) -> dict[str, int]:
@@ -285,4 +319,6 @@ def _decode(row: dict[str, Any]) -> Decision:
     values = dict(row)
     if values["comparison"] is not None:
         values["comparison"] = Comparison(**json.loads(values["comparison"]))
+    values["decided_on"] = values["decided_on"] or values["as_of"]
+    values["waiting"] = bool(values["waiting"])
     return Decision(**values)

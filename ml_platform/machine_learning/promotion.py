@@ -6,15 +6,17 @@ not belong here. What raises here promotes nothing: there is no verdict without 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ml_platform.machine_learning.metrics import MINIMUM_CLUSTERS, Difference, paired_difference, score
-from ml_platform.product import Metric, Product
+from ml_platform.product import Holdout, Metric, Product
 
 CHAMPION = "champion"
 BASELINES: Mapping[str, int] = {"all_positive": 1, "all_negative": 0}
@@ -56,18 +58,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained model: the only two things its place in history depends on."""
+    """A trained model: the only things its place in history depends on."""
 
     as_of: date
     fingerprint: str
+    holdout: Holdout = "entities"
 
 
 @dataclass(frozen=True)
 class Decision:
     """What became of a candidate.
 
-    ``promoted`` says that it is champion from its as-of on, so it is False when the promotion was taken
-    back; the comparison still tells that it had passed.
+    ``promoted`` says that it is champion from ``decided_on`` on, so it is False when the promotion was taken
+    back; the comparison still tells that it had passed. ``decided_on`` is its as-of or, where models are
+    compared forward in time, a later morning; until that has come the candidate is ``waiting``.
     """
 
     as_of: date
@@ -77,6 +81,8 @@ class Decision:
     promoted: bool
     taken_back: bool
     reason: str
+    decided_on: date
+    waiting: bool = False
 
 
 def compare(
@@ -132,8 +138,8 @@ def compare(
     )
 
 
-def not_evaluated(product: Product, reason: str) -> Comparison:
-    """The comparison of a challenger that can't be scored: it is not promoted, with the reason."""
+def not_compared(product: Product, reason: str) -> Comparison:
+    """The comparison of a challenger that nothing could be said of: it is not promoted."""
     return Comparison(
         metric=product.evaluation.metric,
         challenger=None,
@@ -146,64 +152,121 @@ def not_evaluated(product: Product, reason: str) -> Comparison:
         entities=0,
         baselines={},
         verdict=False,
-        reason=f"the model can't be evaluated: {reason}",
+        reason=reason,
     )
 
 
 def fold(
     candidates: Iterable[Candidate],
-    compare: Callable[[Candidate, Candidate | None], Comparison],
+    compare: Callable[[Candidate, Candidate | None, date], Comparison],
     taken_back: Collection[date] = (),
+    *,
+    wait: timedelta = timedelta(0),
+    until: date = date.max,
 ) -> list[Decision]:
-    """Decide every candidate in the order of as-of dates, each against the champion so far.
+    """Decide every candidate in the order of the mornings it is decided on, each against the champion so far.
+
+    That morning is the as-of date where both models have left the same entities out. Otherwise they are
+    compared on the days after the as-of date, and decided when the labels of these are known. A first model
+    has no champion to be compared with, and is decided at once.
 
     Args:
         candidates: one for each as-of date, in any order.
         compare: the comparison of a candidate with the champion, or with the baselines where there is
-            none; called once per candidate at most.
+            none, on that morning; called once per candidate at most.
         taken_back: as-of dates whose promotion was rolled back. No model as of them is ever champion, also
             not one that is trained again on labels that have come since.
+
+        wait: from the as-of date to that morning, of a comparison forward in time.
+        until: the newest morning that has come; later ones are waited for.
+
+    Returns:
+        One decision a candidate, by as-of date ascending.
 
     Raises:
         ValueError: two different candidates have the same as-of date.
     """
-    decisions: list[Decision] = []
-    champion: Candidate | None = None
-    for candidate in sorted(set(candidates), key=lambda one: (one.as_of, one.fingerprint)):
-        if decisions and decisions[-1].as_of == candidate.as_of:
+    ordered = sorted(set(candidates), key=lambda candidate: (candidate.as_of, candidate.fingerprint))
+    for earlier, later in pairwise(ordered):
+        if earlier.as_of == later.as_of:
             raise ValueError(
-                f"two candidates as of {candidate.as_of}: {decisions[-1].fingerprint} and "
-                f"{candidate.fingerprint}; only the one trained on the newer data counts"
+                f"two candidates as of {earlier.as_of}: {earlier.fingerprint} and {later.fingerprint}; "
+                "only the one trained on the newer data counts"
             )
-        before = champion
-        rolled_back = candidate.as_of in taken_back
-        if champion is not None and champion.fingerprint == candidate.fingerprint:
-            comparison, promoted = None, True
-            reason = f"the same model as the champion as of {champion.as_of}, which stays"
-        else:
-            comparison = compare(candidate, champion)
-            promoted = comparison.verdict and not rolled_back
-            reason = f"taken back; {comparison.reason}" if rolled_back else comparison.reason
-        if promoted:
+    decisions: dict[date, Decision] = {}
+    champion: Candidate | None = None
+    waiting: deque[Candidate] = deque()
+
+    def decide(candidate: Candidate, day: date) -> None:
+        nonlocal champion
+        decisions[candidate.as_of] = _decide(candidate, champion, day, compare, candidate.as_of in taken_back)
+        if decisions[candidate.as_of].promoted:
             champion = candidate
-        decisions.append(
-            Decision(
-                as_of=candidate.as_of,
-                fingerprint=candidate.fingerprint,
-                champion_before=before.fingerprint if before else None,
-                comparison=comparison,
-                promoted=promoted,
-                taken_back=rolled_back,
-                reason=reason,
-            )
-        )
-    return decisions
+
+    for candidate in ordered:
+        while waiting and waiting[0].as_of + wait <= candidate.as_of:
+            decide(waiting[0], waiting.popleft().as_of + wait)
+        if champion is None or {candidate.holdout, champion.holdout} == {"entities"}:
+            decide(candidate, candidate.as_of)
+        else:
+            waiting.append(candidate)
+    for candidate in waiting:
+        if candidate.as_of + wait <= until:
+            decide(candidate, candidate.as_of + wait)
+        else:
+            decisions[candidate.as_of] = _wait(candidate, champion, candidate.as_of + wait)
+    return [decisions[as_of] for as_of in sorted(decisions)]
+
+
+def _decide(
+    candidate: Candidate,
+    champion: Candidate | None,
+    day: date,
+    compare: Callable[[Candidate, Candidate | None, date], Comparison],
+    taken_back: bool,
+) -> Decision:
+    """Decide a candidate on a morning, against the champion of then."""
+    comparison: Comparison | None = None
+    if champion is not None and champion.fingerprint == candidate.fingerprint:
+        promoted = True
+        reason = f"the same model as the champion as of {champion.as_of}, which stays"
+    elif champion is not None and candidate.as_of < champion.as_of:
+        promoted = False
+        reason = f"the champion as of {champion.as_of} has learned from days that it could be compared on"
+    else:
+        comparison = compare(candidate, champion, day)
+        promoted = comparison.verdict and not taken_back
+        reason = f"taken back; {comparison.reason}" if taken_back else comparison.reason
+    return Decision(
+        as_of=candidate.as_of,
+        fingerprint=candidate.fingerprint,
+        champion_before=champion.fingerprint if champion else None,
+        comparison=comparison,
+        promoted=promoted,
+        taken_back=taken_back,
+        reason=reason,
+        decided_on=day,
+    )
+
+
+def _wait(candidate: Candidate, champion: Candidate | None, day: date) -> Decision:
+    return Decision(
+        as_of=candidate.as_of,
+        fingerprint=candidate.fingerprint,
+        champion_before=champion.fingerprint if champion else None,
+        comparison=None,
+        promoted=False,
+        taken_back=False,
+        reason=f"scored in shadow since {candidate.as_of}; it is compared with the champion on {day}",
+        decided_on=day,
+        waiting=True,
+    )
 
 
 def serving(decisions: Iterable[Decision], day: date) -> Decision | None:
-    """The decision that promoted the serving model of ``day``: the greatest as-of that is not after it."""
-    promoted = (decision for decision in decisions if decision.promoted and decision.as_of <= day)
-    return max(promoted, key=lambda decision: decision.as_of, default=None)
+    """The decision that promoted the serving model of ``day``: the newest that was made by then."""
+    promoted = (decision for decision in decisions if decision.promoted and decision.decided_on <= day)
+    return max(promoted, key=lambda decision: (decision.decided_on, decision.as_of), default=None)
 
 
 def _constant(value: int, rows: int) -> Predictions:

@@ -53,10 +53,12 @@ class Attempt:
     """A training, monthly or retrain, whatever its result.
 
     ``lost`` says that its model was not promoted: it lost the comparison, was taken back, or there was none.
+    ``decided_on`` is the morning of that decision, where it is not that of the as-of date.
     """
 
     as_of: date
     lost: bool = False
+    decided_on: date | None = None
 
     @property
     def retrain(self) -> bool:
@@ -276,6 +278,9 @@ def _obstacle(
         return f"a model was already trained as of {latest}, after {as_of}"
     if latest == as_of:
         return f"a model was already trained as of {as_of}"
+    waiting_for = max((attempt.decided_on or attempt.as_of for attempt in known), default=as_of)
+    if waiting_for > as_of:
+        return f"the newest model is compared with the champion on {waiting_for}"
     if (as_of - latest).days < product.retrain.cooldown_days:
         return f"the cooldown of {product.retrain.cooldown_days} days after the training as of {latest}"
     waiting = back_off(product, known)

@@ -1,6 +1,6 @@
 import json
 from dataclasses import asdict
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -230,7 +230,7 @@ class ByQuality:
         self.quality = quality
         self.asked = []
 
-    def __call__(self, candidate, champion):
+    def __call__(self, candidate, champion, day=None):
         mine, other = self.quality[candidate.fingerprint], champion and self.quality[champion.fingerprint]
         self.asked.append((candidate.fingerprint, champion and champion.fingerprint))
         verdict = mine > (other or 0)
@@ -306,3 +306,75 @@ def test_the_serving_model_is_the_promoted_one_with_the_greatest_as_of_up_to_the
         for day in (date(2012, 12, 31), JAN, date(2013, 2, 28), MAR, date(2013, 12, 31))
     }
     assert list(served.values()) == [None, "a", "a", "c", "c"]
+
+
+# -- forward in time -------------------------------------------------------------------------------
+
+WAIT = timedelta(days=72)
+
+
+def folded_forward(quality, candidates, until=date.max, taken_back=(), modes=None):
+    compare = ByQuality(**quality)
+    named = [Candidate(day, name, (modes or {}).get(name, "time")) for day, name in candidates]
+    return fold(named, compare, taken_back, wait=WAIT, until=until), compare.asked
+
+
+def test_a_first_model_is_decided_at_once_and_the_others_when_their_days_have_labels():
+    decisions, asked = folded_forward({"a": 5, "b": 6, "c": 7}, [(JAN, "a"), (FEB, "b"), (MAR, "c")])
+    assert [decision.decided_on for decision in decisions] == [JAN, FEB + WAIT, MAR + WAIT]
+    assert asked == [("a", None), ("b", "a"), ("c", "b")]
+    assert serving(decisions, FEB + WAIT - timedelta(days=1)).fingerprint == "a"
+    assert serving(decisions, FEB + WAIT).fingerprint == "b"
+    assert serving(decisions, MAR + WAIT).fingerprint == "c"
+
+
+@pytest.mark.parametrize("days", [0, 1, 71])
+def test_before_its_labels_are_known_a_challenger_waits_and_serves_nothing(days):
+    until = FEB + timedelta(days=days)
+    decisions, asked = folded_forward({"a": 5, "b": 6}, [(JAN, "a"), (FEB, "b")], until)
+    assert asked == [("a", None)]
+    assert (decisions[1].waiting, decisions[1].promoted, decisions[1].comparison) == (True, False, None)
+    assert decisions[1].reason == (
+        f"scored in shadow since {FEB}; it is compared with the champion on {FEB + WAIT}"
+    )
+    assert serving(decisions, date.max).fingerprint == "a"
+
+
+def test_what_is_decided_later_decides_no_differently_of_what_was_decided_before():
+    quality, candidates = {"a": 5, "b": 4, "c": 6, "d": 5.5}, [(JAN, "a"), (FEB, "b"), (MAR, "c"), (APR, "d")]
+    whole, _ = folded_forward(quality, candidates)
+    for day in range(200):
+        until = JAN + timedelta(days=day)
+        known = [(as_of, name) for as_of, name in candidates if as_of <= until]
+        settled = [one for one in folded_forward(quality, known, until)[0] if not one.waiting]
+        assert settled == [one for one in whole if one.decided_on <= until and one.as_of <= until]
+
+
+def test_a_promotion_taken_back_while_another_waits_leaves_it_to_the_baselines():
+    decisions, asked = folded_forward({"a": 5, "b": 6}, [(JAN, "a"), (FEB, "b")], taken_back={JAN})
+    # Without a champion the second one needs to wait for nobody.
+    assert asked == [("a", None), ("b", None)]
+    assert (decisions[1].promoted, decisions[1].decided_on) == (True, FEB)
+
+
+def test_a_change_of_the_mode_makes_the_next_comparison_one_forward_in_time():
+    candidates = [(JAN, "a"), (FEB, "b"), (MAR, "c")]
+    quality = {"a": 5, "b": 6, "c": 7}
+    to_time, _ = folded_forward(quality, candidates, modes={"a": "entities"})
+    assert [one.decided_on for one in to_time] == [JAN, FEB + WAIT, MAR + WAIT]
+    # The champion has learned from everybody, so nobody is held out from both.
+    back, _ = folded_forward(quality, candidates, modes={"b": "entities", "c": "entities"})
+    assert [one.decided_on for one in back] == [JAN, FEB + WAIT, MAR + WAIT]
+
+
+def test_a_champion_that_has_learned_from_the_days_is_not_compared_on_them():
+    far = date(2013, 3, 20)
+    candidates = [(JAN, "a"), (FEB, "b"), (date(2013, 2, 2), "c")]
+    modes = {"a": "entities", "c": "entities"}
+    decisions, asked = folded_forward({"a": 5, "b": 9, "c": 6}, candidates, far + WAIT, modes=modes)
+    assert asked == [("a", None), ("c", "a")]
+    assert [one.promoted for one in decisions] == [True, False, True]
+    assert (
+        decisions[1].reason
+        == "the champion as of 2013-02-02 has learned from days that it could be compared on"
+    )
