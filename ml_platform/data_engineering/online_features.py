@@ -91,7 +91,11 @@ def _publish(
     rows: int,
 ) -> Published:
     began = time.monotonic()
+    stored = store.published_versions(product)
     version = tables.version(product.name, MRDS)
+    if stored and max(stored.values()) > version:
+        # The table was made anew: its versions begin again, and the store took them for old.
+        store.restart_versions(product)
 
     def read(chosen: Sequence[date]) -> DataFrame:
         found = tables.read_days(session(), product.name, MRDS, chosen, version=version)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, ClassVar
 
-from ml_platform.engine import evolution
+from ml_platform.engine import evolution, presence
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import DayResult, Inputs, StepResult, Written, result_of
 from ml_platform.steps import CODE_VERSIONS, StepName
@@ -66,6 +66,16 @@ class DailyStep(ABC):
             version = removed if removed is not None else version
         return {day: Written("missing", delta_version=version) for day in days}
 
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        """The days whose result isn't there as their records say, each with what is wrong.
+
+        It takes milliseconds, and needs no Spark.
+        """
+        lost: dict[date, str] = {}
+        for table in self.tables:
+            lost |= presence.lost_rows(self.context, table, records)
+        return lost
+
     def outdated_verdicts(self, records: Mapping[date, DayRecord]) -> list[date]:
         """The days whose content stands, and whose verdict must be given again. Needs no Spark."""
         return []
@@ -93,6 +103,8 @@ class _Plan:
 
     todo: Mapping[date, Inputs]
     known: Mapping[date, DayRecord]
+    #: The days that had been done, and whose result is gone: what is wrong with each.
+    lost: Mapping[date, str]
 
     @property
     def doable(self) -> list[date]:
@@ -116,9 +128,14 @@ class _Plan:
 
 def _plan(step: DailyStep, days: Sequence[date], *, force: bool) -> _Plan:
     known = step.context.ledger.latest(step.asset, set(days))
+    lost = step.lost(known)
     inputs = _inputs(step, days)
-    todo = {day: inputs[day] for day in days if force or not _up_to_date(step, known.get(day), inputs[day])}
-    return _Plan(todo, known)
+    todo = {
+        day: inputs[day]
+        for day in days
+        if force or day in lost or not _up_to_date(step, known.get(day), inputs[day])
+    }
+    return _Plan(todo, known, lost)
 
 
 def _inputs(step: DailyStep, days: Sequence[date]) -> dict[date, Inputs]:
@@ -184,6 +201,8 @@ def run_days(step: DailyStep, days: Sequence[date], *, force: bool = False) -> S
     context = step.context
     plan = _plan(step, days, force=force)
     todo = plan.todo
+    for why, days_lost in presence.grouped(plan.lost).items():
+        context.log(f"{step.asset}: {why}; {len(days_lost)} days are done again")
     if plan.doable:
         evolution.align(context)
     size, ordered, done = context.settings.chunk_days, sorted(todo), 0

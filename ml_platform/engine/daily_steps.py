@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 from ml_platform.data_engineering import mrds, online_features
-from ml_platform.engine import evolution, serving_models
+from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.context import StepContext, days_between
 from ml_platform.engine.daily import DailyStep, content_of, from_same_day
 from ml_platform.engine.data_steps import FEATURES_FINGERPRINT, Ards, Mrds
@@ -54,6 +54,28 @@ class OnlineFeatures(DailyStep):
     def __init__(self, context: StepContext) -> None:
         super().__init__(context)
         self._inputs: dict[date, Inputs] = {}
+
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        context, product = self.context, self.context.product
+        published = [day for day, record in records.items() if record.usable and record.counts.get("rows")]
+        if not published or presence.is_elsewhere(context, records):
+            return {}
+        try:
+            with contextlib.closing(OnlineStore(context.settings.online_url)) as store:
+                versions = store.published_versions(product)
+        except OnlineStoreError as error:
+            if error.temporary:
+                raise
+            raise PermanentError(str(error)) from error
+        exists = context.tables.exists(product.name, mrds.MRDS)
+        newest = context.tables.version(product.name, mrds.MRDS) if exists else -1
+        lost = {}
+        for day in published:
+            if day not in versions:
+                lost[day] = "the online store doesn't have the day"
+            elif versions[day] > newest:
+                lost[day] = "the online store has the day from an MRDS that isn't there any more"
+        return lost
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         self._inputs = from_same_day(self.context, "mrds", days, fingerprint=FEATURES_FINGERPRINT)
@@ -151,16 +173,26 @@ class Predictions(DailyStep):
         self._kept: dict[date, DayRecord] = {}
         self._rows: dict[date, str] = {}
         self._obstacles: dict[date, Inputs] = {}
+        self._lost: dict[date, str] = {}
+
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        self._lost = super().lost(records)
+        return self._lost
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         ledger = self.context.ledger
-        self._decisions, self._records = self._history.decisions(), self._history.by_fingerprint()
+        self._decisions = presence.require_decisions(self.context)
+        self._records = self._history.by_fingerprint()
         found = from_same_day(self.context, "mrds", days, fingerprint=FEATURES_FINGERPRINT)
         self._rows = {day: inputs.fingerprint for day, inputs in found.items()}
         # Predictions that were withdrawn with their rows, or removed for want of a model, are kept no longer.
         outcomes: set[Outcome] = {*SETTLED, *WITHOUT_ROWS, "no_model"}
         scored = ledger.latest(self.asset, set(days), outcomes=outcomes)
-        self._scored = {day: record for day, record in scored.items() if record.outcome == "written"}
+        self._scored = {
+            day: record
+            for day, record in scored.items()
+            if record.outcome == "written" and day not in self._lost
+        }
         self._kept = {} if self.context.request.rescore else self._scored
         self._obstacles = self._find_obstacles([day for day in days if found[day].outcome is None])
         for day, inputs in found.items():
@@ -310,6 +342,18 @@ class Performance(DailyStep):
         self._champions: dict[date, evaluation.Champion | None] = {}
         self._decisions: list[Decision] = []
 
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        written = {day: record for day, record in records.items() if record.outcome == "written"}
+        if not written:
+            return {}
+        place = self.context.tables.control.address(self.context.product.name, self.asset)
+        rows = performance.evaluations(self.context.tables, self.context.product)
+        return {
+            day: f"{place} has no such evaluation"
+            for day, record in written.items()
+            if day not in rows or rows[day]["fingerprint"] != record.fingerprint
+        }
+
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         context, product = self.context, self.context.product
         if not days:
@@ -318,7 +362,7 @@ class Performance(DailyStep):
         needed = set(days_between(min(w.first for w in windows), max(w.last for w in windows)))
         self._predictions = context.ledger.latest("predictions", needed)
         self._labels = context.ledger.latest("mrds", needed, details=False)
-        decisions = self._decisions = self._history.decisions()
+        decisions = self._decisions = presence.require_decisions(context)
         found = {}
         for day in days:
             champion = serving(decisions, day)

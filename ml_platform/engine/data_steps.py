@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
 from ml_platform.data_engineering.files import FileRules, shown
 from ml_platform.data_engineering.resolution import Refusal
-from ml_platform.engine import withdrawals
+from ml_platform.engine import presence, withdrawals
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.daily import DailyStep, from_same_day
 from ml_platform.engine.step import Check, Inputs, Written, quality_of
@@ -288,6 +288,10 @@ class Ards(ValidatedStep):
         super().__init__(context)
         self._deliveries: dict[date, landing.Delivery] = {}
         self._changes: Counter[date] = Counter()
+
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        rows = presence.lost_rows(self.context, ards.ARDS, records)
+        return presence.lost_rows(self.context, ards.QUARANTINE, records, "quarantined") | rows
 
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
         product, folder = self.context.product, self.context.settings.landing_path

@@ -23,6 +23,7 @@ from pyspark.sql import functions as F
 
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.data_engineering.mrds import MRDS
+from ml_platform.engine import presence
 from ml_platform.engine.context import StepContext, days_between, left_out
 from ml_platform.engine.daily import DailyStep
 from ml_platform.engine.report_targets import report_store
@@ -90,7 +91,12 @@ class DriftReport(DailyStep):
 
     # -- what a month is made from -------------------------------------------------------------------
 
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        store = report_store(self.context.settings)
+        return presence.lost_reports(self.context, records, store, drift_report.HTML)
+
     def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        presence.require_decisions(self.context)
         self._known = {
             asset: self.context.ledger.latest(asset, details=False) for asset in (ARDS, PREDICTIONS)
         }

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml_platform.engine import evolution, serving_models
+from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.context import StepContext, left_out
 from ml_platform.engine.daily import ATTEMPTS
 from ml_platform.engine.step import Check, DayResult, PermanentError, StepResult, result_of
@@ -169,10 +169,17 @@ def pending(context: StepContext) -> list[Plan]:
     plans = plan(context)
     known = context.ledger.latest(MODEL, {one.as_of for one in plans})
     contract = context.product.hash_of(*CONTRACT_SECTIONS)
+    lost = presence.lost_models(context, known)
+    for as_of, why in lost.items():
+        context.log(f"model as of {as_of}: {why}; it is done again")
+    # Of a retrain that nothing was decided about, or of another month's model: all are decided together.
+    undecided = bool(presence.undecided(context))
     return [
         one
         for one in plans
         if context.request.force
+        or undecided
+        or one.as_of in lost
         or (record := known.get(one.as_of)) is None
         or record.failed
         or not record.made_from(one.inputs, contract, CODE_VERSION)
@@ -188,6 +195,7 @@ def run_model(context: StepContext) -> StepResult:
     todo = pending(context)
     evolution.align(context)
     step = _ModelStep(context)
+    presence.restore_models(context, step.history)
     by_as_of = {one.as_of: one for one in todo}
     isolation = context.isolation(lambda as_of, error: step.refuse(by_as_of[as_of], error))
     for one in todo:
@@ -271,6 +279,8 @@ class _ModelStep:
         fingerprint = fingerprint_of(made_from if mode == "entities" else [*made_from, mode])
         self.registry.prepare()
         found = self.registry.find(product, fingerprint)
+        if found is not None and self.registry.absent(product, {found.version: fingerprint}):
+            found = None  # the version is there, its file isn't
         try:
             if found is None:
                 found = self._train(plan, slice_, fingerprint, mode)
@@ -371,6 +381,7 @@ class _ModelStep:
 
     def decide(self) -> list[Decision]:
         """Fold all models into decisions, and point MLflow's alias at the champion."""
+        presence.require_rollbacks(self.context, self.history)
         labels = self.context.ledger.latest("mrds", details=False)
         contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days")
 
@@ -401,7 +412,8 @@ class _ModelStep:
         now = champion(decisions)
         if now is not None and (self.trained or self.reused or decisions != before):
             serving_now = self.history.by_fingerprint()[now.fingerprint]
-            self.registry.set_champion(self.product, serving_now.version)
+            if not self.registry.absent(self.product, {serving_now.version: now.fingerprint}):
+                self.registry.set_champion(self.product, serving_now.version)
         elif now is None and champion(before) is not None:
             self.registry.set_champion(self.product, None)
         return decisions
@@ -606,6 +618,7 @@ def _metadata(model: ModelRecord, plan: Plan, ui: str | None, mlflow: registry.R
         "training_rows": model.rows,
         "training_rows_available": model.rows_available,
         "training_days": str(plan.days),
+        "holdout": model.holdout,
         "mlflow_run": mlflow.run_url(ui, model.mlflow_run_id),
     }
     skipped = {"days_of_another_contract": plan.outdated, "days_before_since": plan.untrainable}
@@ -630,6 +643,7 @@ def take_back(context: StepContext, *, reason: str, by: str) -> tuple[Decision, 
     """
     evolution.align(context)
     step = _ModelStep(context)
+    presence.restore_models(context, step.history)
     newest = champion(step.history.decisions())
     if newest is None:
         raise LookupError(f"{context.product.name} has no promotion that could be taken back")

@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from functools import cached_property
 from typing import Any
 
+from ml_platform.engine import presence
 from ml_platform.engine.context import days_between
 from ml_platform.engine.daily import DailyStep
 from ml_platform.engine.report_targets import report_store
@@ -57,6 +58,9 @@ class ValidationReport(DailyStep):
                 shown.append([delivered.inputs])
             found[day] = Inputs(fingerprint_of(shown))
         return found
+
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        return presence.lost_reports(self.context, records, self._store, validation_report.HTML)
 
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         product = self.context.product

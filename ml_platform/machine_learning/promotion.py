@@ -176,7 +176,6 @@ def fold(
             none, on that morning; called once per candidate at most.
         taken_back: as-of dates whose promotion was rolled back. No model as of them is ever champion, also
             not one that is trained again on labels that have come since.
-
         wait: from the as-of date to that morning, of a comparison forward in time.
         until: the newest morning that has come; later ones are waited for.
 

@@ -22,6 +22,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -156,6 +157,50 @@ class Registry:
                 f"name = '{self.name(product)}' and tags.{_FINGERPRINT} = '{fingerprint}'"
             )
         return max(map(_registered, found), key=lambda model: int(model.version), default=None)
+
+    def absent(self, product: Product, versions: Mapping[str, str]) -> dict[str, str]:
+        """Those of some versions that a SQLite registry lacks, or whose file is gone, with what is wrong.
+
+        It takes milliseconds, without MLflow; of another registry all is taken for granted.
+
+        Args:
+            versions: the training fingerprint of each version; a version of another model counts as absent,
+                since a registry that was made anew counts from 1 again.
+
+        Raises:
+            RegistryError: the database is damaged.
+        """
+        database = _sqlite_file(self._registry_uri)
+        if database is None or self._schema:
+            return {}
+        if not database.exists():
+            return dict.fromkeys(versions, f"{database} is gone")
+        query = (
+            "SELECT v.version, v.storage_location, t.value "
+            "FROM model_versions v "
+            "LEFT JOIN model_version_tags t ON t.name = v.name AND t.version = v.version AND t.key = ? "
+            "WHERE v.name = ?"
+        )
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=60)
+            ) as connection:
+                rows = connection.execute(query, [_FINGERPRINT, self.name(product)]).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return dict.fromkeys(versions, f"{database} has no models")
+            raise  # it is locked, or the disk is at fault: that passes
+        except sqlite3.DatabaseError as error:
+            raise RegistryError(_damaged(database, error)) from error
+        stored = {str(version): (place, fingerprint) for version, place, fingerprint in rows}
+        lost = {}
+        for version, fingerprint in versions.items():
+            place, found = stored.get(version, ("", None))
+            if found != fingerprint:
+                lost[version] = f"{database} lacks version {version} of {self.name(product)}, or has another"
+            elif not _has_file(place):
+                lost[version] = f"{place}/{_MODEL_FILE} is gone"
+        return lost
 
     def _find_in_catalog(self, client: Any, product: Product, fingerprint: str) -> list[Any]:
         """The versions with a fingerprint, by their runs: Unity Catalog can't search versions by tag."""
@@ -367,6 +412,25 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(name).absolute() if name and name != ":memory:" else None
 
 
+def _damaged(database: Path, error: BaseException) -> str:
+    """What a person is to do about a database of MLflow that can't be read."""
+    return (
+        f"MLflow's database {database} is damaged ({error}): restore it from a backup, or move it aside and "
+        "train the models again by a backfill of their months"
+    )
+
+
+def _has_file(location: str | None) -> bool:
+    """Whether a model's file is there; of one that isn't in a local folder it is taken for granted."""
+    parts = urlsplit(location or "")
+    if parts.scheme not in ("", "file"):
+        return True
+    try:
+        return (Path(unquote(parts.path)) / _MODEL_FILE).stat().st_size > 0
+    except OSError:
+        return False
+
+
 def _prepare_sqlite(uri: str, database: Path) -> None:
     """Create or upgrade the tables, by one process at a time: MLflow's migrations have no lock.
 
@@ -387,10 +451,7 @@ def _prepare_sqlite(uri: str, database: Path) -> None:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise  # it is locked, or the disk is full: that passes
-            raise RegistryError(
-                f"MLflow's database {database} is damaged ({error}): restore it from a backup, or move it "
-                "aside and train the models again by a backfill of their months with --force"
-            ) from error
+            raise RegistryError(_damaged(database, error)) from error
 
 
 def _is_half_made(database: Path) -> bool:

@@ -142,6 +142,36 @@ class OnlineStore:
         """The newest event day in the store."""
         return self._totals(product)[1]
 
+    def published_versions(self, product: Product) -> dict[date, int]:
+        """The published days, each with the version of the MRDS it came from; none of a store without rows.
+
+        A store without any row holds nothing, whatever it says of days, unless entities were forgotten.
+
+        Raises:
+            OnlineStoreError: the store can't be read.
+        """
+        if self._file is not None and not self._file.exists():
+            return {}  # to ask would make the file
+        tables, statements = FeatureTables(product, self._dialect), self._statements(product)
+        with self._reading() as connection:
+            inspector = sa.inspect(connection)
+            if not all(inspector.has_table(table.name) for table in (tables.features, tables.days)):
+                return {}
+            days = {row[0]: int(row[1]) for row in connection.execute(statements.published_versions())}
+            filled = connection.execute(
+                sa.select(sa.literal(1)).select_from(tables.features).limit(1)
+            ).first()
+            if filled or not inspector.has_table(tables.forgotten.name):
+                return days if filled else {}
+            forgotten = sa.select(sa.literal(1)).select_from(tables.forgotten).limit(1)
+            return days if connection.execute(forgotten).first() else {}
+
+    def restart_versions(self, product: Product) -> None:
+        """Take all that is stored for older than any version of an MRDS that was made anew."""
+        with self._changing_features(product) as connection:
+            for statement in self._statements(product).restart_versions():
+                connection.execute(statement)
+
     def rows(self, product: Product) -> list[dict[str, Any]]:
         """All rows, ordered by entity; for tests and small stores."""
         tables = FeatureTables(product, self._dialect)

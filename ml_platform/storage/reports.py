@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -48,6 +48,10 @@ class ReportTarget(ABC):
     def replace(self, path: str, files: Mapping[str, bytes]) -> str:
         """Make ``files`` all that lies under ``path``; returns the address of the first file."""
 
+    def has(self, path: str, page: str) -> bool:
+        """Whether a report's page is there, as far as that can be seen in a moment."""
+        return True
+
     def may_pass(self, error: BaseException) -> bool:
         """Whether trying again can help."""
         return False
@@ -62,6 +66,14 @@ class ReportStore:
     def publish(self, path: str, files: Mapping[str, bytes]) -> dict[str, str]:
         """Replace one report on every target; see :meth:`publish_many`."""
         return self.publish_many({path: files})[path]
+
+    def missing(self, paths: Iterable[str], page: str) -> dict[str, str]:
+        """Reports whose page isn't there, each with the target that lacks it; remote targets aren't asked.
+
+        Args:
+            page: the name of the page's file.
+        """
+        return {path: target.name for path in paths for target in self.targets if not target.has(path, page)}
 
     def publish_many(self, reports: Mapping[str, Mapping[str, bytes]]) -> dict[str, dict[str, str]]:
         """Replace reports on every target.
@@ -128,6 +140,12 @@ class FolderTarget(ReportTarget):
     def __init__(self, name: str, root: Path) -> None:
         super().__init__(name)
         self.root = root
+
+    def has(self, path: str, page: str) -> bool:
+        try:
+            return (self.root / path / page).stat().st_size > 0
+        except OSError:
+            return False
 
     def replace(self, path: str, files: Mapping[str, bytes]) -> str:
         folder = self.root / path

@@ -18,10 +18,12 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import unquote
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -58,6 +60,17 @@ class _ForestalledError(RootError):
     """Another commit came first; a new look at the table is needed."""
 
 
+class DamagedTableError(RootError):
+    """A table that is there can't be opened: its log is cut off, or is no log. Nothing was changed."""
+
+
+#: What a person is to do about a table that is damaged.
+DAMAGED_TABLE = (
+    "restore it from a backup; ards, quarantine, mrds, predictions and model_performance may be moved aside "
+    "instead, and are made again"
+)
+
+
 class Root(ABC):
     """A place for the tables of all products."""
 
@@ -88,6 +101,13 @@ class Root(ABC):
         self, product: str, table: str, columns: Sequence[str], days: Sequence[date]
     ) -> Iterator[pa.RecordBatch]:
         """The rows of ``days`` of a table that exists, in bounded batches."""
+
+    def rows_held(self, product: str, table: str, days: Collection[date]) -> Mapping[date, int] | None:
+        """Rows of those of ``days`` that a table that exists has whole, as its log says; reads no rows.
+
+        None where the place can't tell without a scan, or the log doesn't count rows.
+        """
+        return None
 
     def sql_name(self, product: str, table: str) -> str:
         """What SQL calls the table."""
@@ -310,6 +330,30 @@ class PathRoot(Root):
         for part in self.datasets(product, table, of_days):
             yield from part.to_batches(columns=list(columns), filter=of_days, batch_size=_BATCH_ROWS)
 
+    def rows_held(self, product: str, table: str, days: Collection[date]) -> Mapping[date, int] | None:
+        import pyarrow as pa
+
+        files = pa.table(self.open(product, table).get_add_actions(flatten=True))
+        if not len(files):
+            return {}
+        found: Counter[date] = Counter()
+        broken = set()
+        wanted = set(days)
+        columns = (f"partition.{EVENT_DAY}", "num_records", "path", "size_bytes")
+        for day, rows, path, size in zip(*[files[name].to_pylist() for name in columns], strict=True):
+            if day not in wanted:
+                continue
+            if rows is None:
+                return None
+            found[day] += rows
+            if not self._is_whole(product, table, path, size):
+                broken.add(day)
+        return {day: rows for day, rows in found.items() if day not in broken}
+
+    def _is_whole(self, product: str, table: str, path: str, size: int) -> bool:
+        """Whether a file that the log names is there in its full length; taken for granted in a store."""
+        return True
+
     def load(self, spark: SparkSession, product: str, table: str, version: int | None) -> DataFrame:
         reader = spark.read.format("delta")
         if version is not None:
@@ -357,6 +401,33 @@ class FolderRoot(PathRoot):
         except FileNotFoundError:
             return None
         return f"{newest}/{status.st_ino}/{status.st_mtime_ns}"
+
+    def open(self, product: str, table: str) -> DeltaTable:
+        """A table that exists, in-process.
+
+        Raises:
+            DamagedTableError: its log can't be read.
+        """
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
+        try:
+            return super().open(product, table)
+        except TableNotFoundError:
+            raise
+        except DeltaError as error:
+            if "(os error " in str(error):
+                raise  # the disk, or who may read it
+            log = f"{self.address(product, table)}/_delta_log"
+            raise DamagedTableError(
+                f"the table {product}/{table} is damaged, its log in {log} can't be read: {DAMAGED_TABLE}"
+            ) from error
+
+    def _is_whole(self, product: str, table: str, path: str, size: int) -> bool:
+        try:
+            # In Delta's log a path is an address: characters may be percent-encoded.
+            return Path(self.address(product, table), unquote(path)).stat().st_size == size
+        except OSError:
+            return False
 
     def day_files(self, product: str, table: str) -> DayFiles:
         return DayFiles(self.address(product, table))

@@ -101,6 +101,15 @@ class Statements:
             {name: sa.bindparam(name, type_=columns[name].type) for name in (EVENT_DAY, VERSION, PUBLICATION)}
         )
 
+    def restart_versions(self) -> list[sa.Update]:
+        """Let a publication of any version replace what is stored, and count the change."""
+        before_any = {VERSION: -1}
+        return [
+            sa.update(self.features).values(before_any),
+            sa.update(self.days).values(before_any),
+            self.count_change(),
+        ]
+
     def totals(self) -> sa.Select[int, Any]:
         """The number of entities, and their newest day."""
         count, newest = sa.func.count(), sa.func.max(self.features.c[EVENT_DAY])

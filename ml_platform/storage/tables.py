@@ -125,6 +125,35 @@ class Tables:
         """The newest version of a table that exists."""
         return self.root.version(product, table)
 
+    def losses(
+        self, product: str, table: str, expected: Mapping[date, tuple[int, int | None]]
+    ) -> dict[date, str]:
+        """Those of some days that a table doesn't hold as it should, each with what is wrong.
+
+        It takes milliseconds: the table's log and the presence of its files are looked at, never rows. What
+        lies in a catalog, which only Spark opens, is taken for granted.
+
+        Args:
+            expected: of each day its rows, and the version of the table that first had them if known.
+
+        Raises:
+            DamagedTableError: the table's log can't be read.
+        """
+        if not isinstance(self.root, PathRoot):
+            return {}
+        place = self.path(product, table)
+        if not self.exists(product, table):
+            return {day: f"{place} is gone" for day, (rows, _) in expected.items() if rows}
+        version = self.version(product, table)
+        held = self.root.rows_held(product, table, expected)
+        lost = {}
+        for day, (rows, written_by) in expected.items():
+            if written_by is not None and written_by > version:
+                lost[day] = f"{place} is at version {version}, older than the day's {written_by}"
+            elif held is not None and held.get(day, 0) != rows:
+                lost[day] = f"{place} has {held.get(day, 0):,} whole rows of the day, not {rows:,}"
+        return lost
+
     def has_days(self, product: str, table: str, days: Iterable[date]) -> bool:
         """Whether the table has rows of any of ``days``."""
         return self.exists(product, table) and self.root.has_days(product, table, list(days))
