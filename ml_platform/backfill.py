@@ -151,6 +151,16 @@ class Backfill:
         self._measure_drift(days)
         return self.reports
 
+    def show(self, asset: StepName, days: DayRange) -> None:
+        """Have Dagster show what the ledger knows of an asset's days; what is up to date is not done again.
+
+        Raises:
+            BackfillError: the run failed.
+        """
+        self._days = DayRange(days.first, max(days.last, days.first + timedelta(days=1)))
+        chosen = list(_months_of(days)) if asset in (MODEL, DRIFT_REPORT) else list(days)
+        self._launch((asset,), chosen, as_of=None, rescore=False)
+
     def _measure_drift(self, days: DayRange) -> None:
         if DRIFT_REPORT in self.select:
             self._stage((DRIFT_REPORT,), list(_whole_months_of(days)))

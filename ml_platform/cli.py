@@ -8,14 +8,15 @@ from __future__ import annotations
 import atexit
 import gc
 import getpass
+import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -27,6 +28,9 @@ from ml_platform.explanations import explain
 from ml_platform.interruption import interruption
 from ml_platform.product import ContractError, DayRange, Product, load_product, load_products
 from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from ml_platform.doctor import Finding
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -340,6 +344,57 @@ def history(name: ProductName) -> None:
     print_wide(table)
     _say_waiting(product, settings)
     _say_other_scores(product, settings)
+
+
+@app.command()
+def doctor(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PRODUCT]", help="The name of a product; all without it.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make again what is missing; move what is damaged aside.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as a JSON list.")] = False,
+) -> None:
+    """Compare the ledger with what is there: tables, models, online store, reports, Dagster's events.
+
+    Ends with 0 if all is as the ledger says, and with 1 if something is missing or damaged (after a repair:
+    still is).
+
+    Example: `ml-platform doctor flights --repair`
+    """
+    from ml_platform.doctor import check_up
+
+    settings = Settings()
+    products, broken = load_products(settings.product_folders) if name is None else ({}, {})
+    if name is not None:
+        settings, products[name] = product_named(name)
+    for error in broken.values():
+        print(f"left out: {error}", file=sys.stderr)
+    found: dict[str, list[Finding]] = {}
+    for product in products.values():
+        say = (lambda _: None) if as_json else (lambda said: console.print(f"  {escape(said)}", style="dim"))
+        found[product.name] = check_up(
+            product, settings, lambda: instance_of(settings), repair=repair, say=say
+        )
+    if as_json:
+        print(json.dumps([{"product": key, **one.plain()} for key, all_ in found.items() for one in all_]))
+    for product_name, findings in {} if as_json else found.items():
+        _print_findings(product_name, findings)
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+def _print_findings(product: str, findings: Sequence[Finding]) -> None:
+    if not findings:
+        console.print(f"[green]{product}: all is there as the ledger says.[/green]")
+        return
+    console.print(f"[red]{product}: {len(findings)} not as the ledger says[/red]")
+    for finding in findings:
+        console.print(
+            f"[bold]{finding.part}[/bold] is {finding.state}: {escape(finding.detail)}", highlight=False
+        )
+        console.print(f"  now: {escape(finding.command)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

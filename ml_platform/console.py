@@ -82,8 +82,8 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
                     raise
                 fail(
                     f"Dagster's databases in {home} can't be used ({getattr(error, 'orig', None) or error}): "
-                    "restore the folder from a backup, or move it aside; the ledger, the tables and the "
-                    "models don't depend on it"
+                    "restore the folder from a backup, or run ml-platform doctor --repair, which makes its "
+                    "events again from the ledger"
                 )
         yield instance
 

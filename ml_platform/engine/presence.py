@@ -2,7 +2,7 @@
 
 Tables are deleted, databases are lost, backups are restored. The ledger knows nothing of that, so each step
 compares what it asks of its days with what their places say of themselves, in milliseconds: a table's log and
-files, a database's list of days, a report's page. No rows are read.
+files, a database's list of days, a report's page. No rows are read. ``ml-platform doctor`` reports all of it.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def require_rollbacks(context: StepContext, history: ModelHistory) -> None:
         name = context.product.name
         raise PermanentError(
             f"{context.tables.control.address(name, 'rollbacks')} lacks the rollback of the model as of "
-            f"{missing[0].as_of}: restore the table from a backup; deciding now would promote it again"
+            f"{missing[0].as_of}; deciding now would promote it again: run ml-platform doctor {name} --repair"
         )
 
 

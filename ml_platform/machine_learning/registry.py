@@ -415,8 +415,8 @@ def _sqlite_file(uri: str) -> Path | None:
 def _damaged(database: Path, error: BaseException) -> str:
     """What a person is to do about a database of MLflow that can't be read."""
     return (
-        f"MLflow's database {database} is damaged ({error}): restore it from a backup, or move it aside and "
-        "train the models again by a backfill of their months"
+        f"MLflow's database {database} is damaged ({error}): restore it from a backup, or let ml-platform "
+        "doctor --repair move it aside and train the models again"
     )
 
 

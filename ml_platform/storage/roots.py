@@ -65,10 +65,7 @@ class DamagedTableError(RootError):
 
 
 #: What a person is to do about a table that is damaged.
-DAMAGED_TABLE = (
-    "restore it from a backup; ards, quarantine, mrds, predictions and model_performance may be moved aside "
-    "instead, and are made again"
-)
+DAMAGED_TABLE = "run ml-platform doctor --repair, or restore it from a backup (docs/operating.md)"
 
 
 class Root(ABC):

@@ -26,6 +26,7 @@ import yaml
 from pyspark.sql import SparkSession
 
 from ml_platform.console import instance_of
+from ml_platform.doctor import Finding, check_up
 from ml_platform.product import EVENT_DAY
 from ml_platform.storage.fingerprints import content_hash
 from ml_platform_tests.conftest import settings_in
@@ -40,7 +41,8 @@ TABLES = ("ards", "quarantine", "mrds", "predictions")
 
 KILLS = 20
 SEED = 6
-#: A killed run is one that is killed when it has said so many lines, and so many seconds after.
+#: A killed run is one that is killed when it has said so many lines, and so many seconds after; as many more
+#: are killed in their first second, while all is imported and databases are made.
 MOST_LINES, MOST_SECONDS = 24, 2.0
 
 Fingerprints = Mapping[tuple[str, date], str | None]
@@ -113,6 +115,12 @@ class Shop:
             text=True,
             start_new_session=True,
         )
+
+    def doctor(self) -> list[Finding]:
+        """What isn't as the ledger says."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DAGSTER_HOME", str(self.folder / "dagster"))
+            return check_up(self.platform.product, self.platform.settings, self._instance)
 
     def statuses(self) -> list[str]:
         with self._instance() as instance:
@@ -188,6 +196,8 @@ def kill_after(process: subprocess.Popen[str], lines: int, seconds: float) -> bo
 def test_killed_runs_are_repaired_by_the_next(processes: Shop, expected: Expected) -> None:
     draw = random.Random(SEED)
     killed, force = 0, False
+    for _ in range(KILLS):
+        assert kill_after(processes.start(*span()), 0, draw.uniform(0, 1.0))
     while killed < KILLS:
         process = processes.start(*span(), *(["--force"] if force else []))
         if kill_after(process, draw.randint(1, MOST_LINES), draw.uniform(0, MOST_SECONDS)):
@@ -199,6 +209,7 @@ def test_killed_runs_are_repaired_by_the_next(processes: Shop, expected: Expecte
     assert processes.platform.fingerprints(*ASSETS) == expected.fingerprints
     assert rows_by_day(processes.platform) == expected.rows
     assert set(processes.statuses()) == {"FAILURE", "SUCCESS"}
+    assert processes.doctor() == []
     assert told(processes.start(*span())).strip().endswith("nothing to do")
 
 

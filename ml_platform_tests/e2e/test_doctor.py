@@ -1,0 +1,203 @@
+"""What was lost or damaged is found, named with the command that makes it again, and made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ml_platform.backfill import Backfill
+from ml_platform.cli import app
+from ml_platform.console import instance_of
+from ml_platform.graph.resources import LocalStepRunner
+from ml_platform.machine_learning import registry
+from ml_platform.product import DayRange
+from ml_platform.settings import Settings
+from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.tables import Tables
+from ml_platform_tests import tasks_here
+from ml_platform_tests.small_platform import SHOP, D, Platform, deliver_visits, shop
+
+SPAN = DayRange(D("2024-01-16"), D("2024-02-03"))
+ASSETS = ("ards", "mrds", "online_features", "validation_report", "model", "predictions", "model_performance")
+Fingerprints = Mapping[tuple[str, date], str | None]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a product that is all done."""
+    folder = tmp_path_factory.mktemp("doctor")
+    (folder / "contracts").mkdir()
+    (folder / "contracts" / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        tasks_here.without_verdicts(patch)
+        patch.setattr(LocalStepRunner, "session", lambda *_, **__: tasks_here.TasksHere())
+        patch.delenv("DAGSTER_HOME", raising=False)
+        patch.setenv("ML_PLATFORM_HOME", str(folder / "home"))
+        patch.setenv("ML_PLATFORM_PRODUCTS", str(folder / "contracts"))
+        patch.setenv("DAGSTER_HOME", str(folder / "home" / "dagster"))
+        (folder / "home" / "dagster").mkdir(parents=True)
+        platform = Platform(Settings(), tasks_here.TasksHere())  # type: ignore[arg-type]
+        deliver_visits(platform, SPAN)
+        backfill()
+        yield folder / "home"
+
+
+def backfill() -> int:
+    """How many runs it took to bring all up to date."""
+    settings = Settings()
+    with instance_of(settings) as instance:
+        return len(Backfill(shop(), settings, instance).run(SPAN))
+
+
+def doctor(*options: str) -> tuple[int, str]:
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["doctor", "shop", *options])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def fingerprints() -> Fingerprints:
+    ledger = Ledger(Tables.of(Settings()), "shop")
+    return {
+        (asset, day): record.fingerprint for asset in ASSETS for day, record in ledger.latest(asset).items()
+    }
+
+
+def cut_off_newest_commit(table: Path) -> None:
+    newest = max((table / "_delta_log").glob("*.json"))
+    newest.write_bytes(newest.read_bytes()[:50])
+
+
+def damage(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for name in (f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    path.write_bytes(b"no database " * 1000)
+
+
+def test_a_product_that_is_whole_needs_nothing(home: Path) -> None:
+    assert doctor() == (0, "shop: all is there as the ledger says.\n")
+    assert doctor("--json") == (0, "[]\n")
+
+
+def test_what_is_lost_or_damaged_is_named_and_made_again(home: Path) -> None:
+    before = fingerprints()
+    tables = home / "tables" / "shop"
+    for name in ("mrds", "predictions", "model_performance", "decisions"):
+        shutil.rmtree(tables / name)
+    shutil.rmtree(home / "reports" / "shop" / "validation_report" / "2024-01-20")
+    shutil.rmtree(home / "mlflow" / "artifacts")
+    for path in (home / "online").iterdir():
+        path.unlink()
+    code, output = doctor()
+    assert code == 1
+    assert max(len(line) for line in output.splitlines() if "  now: " not in line) <= 80
+    words = " ".join(output.split())
+    for said in (
+        "mrds is missing",
+        "online_features is missing: the online store doesn't have the day: 19 days,",
+        "now: ml-platform backfill shop --from 2024-01-16 --to 2024-02-03 --select mrds",
+        "predictions is missing",
+        "model_performance is missing",
+        "validation_report is missing: the reports' target folder has no page of it: 2024-01-20",
+        "model is missing: as of 2024-02-01",
+    ):
+        assert said in words, output
+    found = json.loads(doctor("--json")[1])
+    assert {finding["part"] for finding in found} >= {"mrds", "online_features", "predictions", "model"}
+    assert all(finding["product"] == "shop" and finding["command"] for finding in found)
+
+    code, output = doctor("--repair")
+    assert code == 0, output
+    assert fingerprints() == before
+    assert doctor()[0] == 0
+    assert backfill() == 0
+
+
+def test_damaged_databases_and_a_commit_that_is_cut_off_are_moved_aside_and_made_again(home: Path) -> None:
+    before = fingerprints()
+    registry._prepared_client.cache_clear()
+    damage(home / "mlflow" / "mlflow.db")
+    damage(home / "online" / "features.db")
+    damage(home / "dagster" / "history" / "runs.db")
+    cut_off_newest_commit(home / "tables" / "shop" / "days")
+    code, output = doctor()
+    assert code == 1
+    for part in ("mlflow", "online_features", "dagster", "days"):
+        assert f"{part} is damaged" in output
+    code, output = doctor("--repair")
+    assert code == 0, output
+    assert fingerprints() == before
+    assert len(list((home / "mlflow").glob("mlflow.db.damaged-1"))) == 1
+    assert backfill() == 0
+
+
+def test_the_ledger_itself_and_deliveries_come_from_a_backup(home: Path, tmp_path: Path) -> None:
+    days, landing = home / "tables" / "shop" / "days", home / "landing" / "shop"
+    shutil.move(days, tmp_path / "days")
+    code, output = doctor("--repair")
+    assert code == 1
+    assert "the ledger is gone" in output
+    assert "restore it from a backup" in " ".join(output.split())
+    assert not days.exists()
+    shutil.move(tmp_path / "days", days)
+
+    shutil.move(landing / "2024-01-20", tmp_path / "delivery")
+    code, output = doctor("--repair")
+    assert code == 1
+    assert "landing is gone from the deliveries: the deliveries of 2024-01-20 were used" in " ".join(
+        output.split()
+    )
+    shutil.move(tmp_path / "delivery", landing / "2024-01-20")
+    assert doctor()[0] == 0
+
+
+def test_a_restored_backup_goes_on_where_it_was(home: Path, tmp_path: Path) -> None:
+    """The steps of docs/operating.md, in their order."""
+    backup = tmp_path / "backup"
+    for table in (
+        "days",
+        "models",
+        "comparisons",
+        "decisions",
+        "model_performance",
+        "ards",
+        "mrds",
+        "predictions",
+    ):
+        shutil.copytree(home / "tables" / "shop" / table, backup / "tables" / "shop" / table)
+    databases = [home / "mlflow" / "mlflow.db", home / "online" / "features.db"]
+    databases += [*(home / "dagster").glob("history/**/*.db"), *(home / "dagster").glob("schedules/*.db")]
+    for path in databases:
+        copy = backup / path.relative_to(home)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+    shutil.copy2(home / "dagster" / "dagster.yaml", backup / "dagster")
+    for folder in ("mlflow/artifacts", "reports", "landing"):
+        shutil.copytree(home / folder, backup / folder)
+    platform = Platform(Settings(), tasks_here.TasksHere())  # type: ignore[arg-type]
+    correction = "visit,day,customer,spend,pages,channel\n1,2024-02-03,c0001,9.5,3,web\n"
+    platform.deliver("2024-02-03", "2024-02-05T0600_visits.csv", correction)
+    assert backfill() > 0
+    after = fingerprints()
+    newer = home / "landing" / "shop" / "2024-02-03"
+
+    home.rename(tmp_path / "lost")
+    shutil.copytree(backup, home)
+    registry._prepared_client.cache_clear()
+    code, output = doctor("--repair")
+    assert code == 0, output
+    shutil.copytree(tmp_path / "lost" / newer.relative_to(home), newer, dirs_exist_ok=True)
+    assert backfill() > 0
+    assert fingerprints() == after
+    assert doctor()[0] == 0
