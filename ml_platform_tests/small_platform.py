@@ -179,3 +179,16 @@ def deliver_visits(platform: Platform, chosen: Iterable[date], **options: Any) -
 
 DATA_STEPS = ("ards", "mrds", "online_features")
 SCORING_STEPS = ("predictions", "model_performance")
+
+
+def forget_registry() -> None:
+    """What this process knows of MLflow's databases goes; the next run is another process."""
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Models
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Runs
+
+    from ml_platform.machine_learning.registry import _prepared_client
+
+    for stores in (Models, Runs):
+        for engine in stores._engine_map.values():
+            engine.dispose()
+    _prepared_client.cache_clear()

@@ -18,13 +18,12 @@ from ml_platform.backfill import Backfill
 from ml_platform.cli import app
 from ml_platform.console import instance_of
 from ml_platform.graph.resources import LocalStepRunner
-from ml_platform.machine_learning import registry
 from ml_platform.product import DayRange
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
 from ml_platform_tests import tasks_here
-from ml_platform_tests.small_platform import SHOP, D, Platform, deliver_visits, shop
+from ml_platform_tests.small_platform import SHOP, D, Platform, deliver_visits, forget_registry, shop
 
 SPAN = DayRange(D("2024-01-16"), D("2024-02-03"))
 ASSETS = ("ards", "mrds", "online_features", "validation_report", "model", "predictions", "model_performance")
@@ -125,7 +124,7 @@ def test_what_is_lost_or_damaged_is_named_and_made_again(home: Path) -> None:
 
 def test_damaged_databases_and_a_commit_that_is_cut_off_are_moved_aside_and_made_again(home: Path) -> None:
     before = fingerprints()
-    registry._prepared_client.cache_clear()
+    forget_registry()
     damage(home / "mlflow" / "mlflow.db")
     damage(home / "online" / "features.db")
     damage(home / "dagster" / "history" / "runs.db")
@@ -194,7 +193,7 @@ def test_a_restored_backup_goes_on_where_it_was(home: Path, tmp_path: Path) -> N
 
     home.rename(tmp_path / "lost")
     shutil.copytree(backup, home)
-    registry._prepared_client.cache_clear()
+    forget_registry()
     code, output = doctor("--repair")
     assert code == 0, output
     shutil.copytree(tmp_path / "lost" / newer.relative_to(home), newer, dirs_exist_ok=True)

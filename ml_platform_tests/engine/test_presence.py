@@ -14,13 +14,12 @@ import pytest
 
 from ml_platform.engine import local
 from ml_platform.engine.step import PermanentError, StepRequest
-from ml_platform.machine_learning import registry
 from ml_platform.machine_learning.registry import RegistryError
 from ml_platform.storage.online import OnlineStore
 from ml_platform.storage.roots import DamagedTableError
 from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import D, Platform, days, deliver_visits
+from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, forget_registry
 
 CHOSEN = days("2024-01-16", "2024-02-03")
 DAY = D("2024-01-20")
@@ -91,17 +90,6 @@ def remove_registry(platform: Platform) -> None:
     for path in (platform.settings.home / "mlflow").glob("mlflow.db*"):
         path.unlink()
     forget_registry()
-
-
-def forget_registry() -> None:
-    """What this process knows of MLflow's databases goes; the next run is another process."""
-    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Models
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Runs
-
-    for stores in (Models, Runs):
-        for engine in stores._engine_map.values():
-            engine.dispose()
-    registry._prepared_client.cache_clear()
 
 
 def remove_artifacts(platform: Platform) -> None:
