@@ -73,7 +73,7 @@ def check(
         product = load_product(contract)
     except ContractError as error:
         fail(str(error))
-    console.print(f"[green]{escape(str(contract))} is valid.[/green]")
+    console.print(f"[green]{escape(str(contract))} is valid.[/green]", soft_wrap=True)
     for line in _in_words(product):
         console.print(f"  {escape(line)}")
     for line in _consequences(product):

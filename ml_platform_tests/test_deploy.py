@@ -294,6 +294,7 @@ def test_a_contract_that_is_gone_is_not_trained(repository: Path) -> None:
     assert found.stdout == ""
 
 
+@pytest.mark.slow
 def test_the_smoke_job_writes_a_table_twice_and_a_file_once(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def left_behind(workspace: FakeWorkspace) -> list[str]:
     return [str(one) for one in volume.rglob("*") if one.is_file() and one.suffix != ".whl"]
 
 
+@pytest.mark.slow
 def test_what_is_the_same_here_and_there_passes(
     workspace: FakeWorkspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_mended_delivery_clears_the_quarantine(platform: Platform) -> None:
     assert len(platform.rows("ards")) == 2
 
 
+@pytest.mark.slow
 def test_a_file_that_breaks_off_refuses_its_day_and_keeps_the_tables(platform: Platform) -> None:
     import gzip
 

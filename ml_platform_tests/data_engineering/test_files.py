@@ -341,6 +341,7 @@ def test_the_days_that_are_delivered_are_the_folders_that_are_read(tmp_path: Pat
 # -- whole days --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_of_these_costs_its_own_day_alone(platform: Platform) -> None:
     chosen = days("2024-01-01", "2024-01-06")
     for day in chosen:

@@ -287,6 +287,7 @@ def test_rules_about_a_column_count_from_its_first_day_on() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small_bytes", [64 << 20, 0])
 def test_a_contract_that_has_changed_reads_both_halves_of_a_history(
     platform: Platform, small_bytes: int, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+@pytest.mark.slow
 def test_a_cut_connection_is_tried_again(postgresql_url: str, tmp_path: Path, spark: SparkSession) -> None:
     drop_tables(postgresql_url)
     platform = Platform(settings_in(tmp_path / "home", online_store_url=postgresql_url), spark)

@@ -100,6 +100,7 @@ def test_a_run_of_just_a_missing_day_fails_and_says_why(
     assert run.status == dg.DagsterRunStatus.FAILURE
 
 
+@pytest.mark.slow
 def test_a_month_with_too_little_to_learn_from_doesnt_end_a_backfill(
     platform: Platform, instance: dg.DagsterInstance
 ) -> None:

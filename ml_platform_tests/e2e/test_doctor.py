@@ -25,6 +25,8 @@ from ml_platform.storage.tables import Tables
 from ml_platform_tests import tasks_here
 from ml_platform_tests.small_platform import SHOP, D, Platform, deliver_visits, forget_registry, shop
 
+pytestmark = pytest.mark.slow
+
 SPAN = DayRange(D("2024-01-16"), D("2024-02-03"))
 ASSETS = ("ards", "mrds", "online_features", "validation_report", "model", "predictions", "model_performance")
 Fingerprints = Mapping[tuple[str, date], str | None]

@@ -25,6 +25,8 @@ from ml_platform.storage.ledger import DayRecord, Outcome
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import Platform, days
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2022, 1, 1)
 CLEAN_DAYS = 60
 ROWS = 600

@@ -145,6 +145,7 @@ def cancel(workspace: WorkspaceProcessContext, backfill: str) -> None:
     workspace.instance.update_backfill(found.with_status(BulkActionStatus.CANCELING))
 
 
+@pytest.mark.slow
 def test_one_backfill_over_days_and_months_takes_few_runs_and_continues_where_it_was_cancelled(
     closed: Platform, workspace: WorkspaceProcessContext
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_run_that_knew_less_undoes_nothing(
     assert_as_alone(platform, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locked", [True, False])
 def test_nor_does_one_whose_days_spark_writes(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, locked: bool
@@ -296,6 +297,7 @@ def test_a_model_that_was_not_decided_before_a_kill_is_decided_by_the_next_run(
     assert not is_pending(platform, "model", MONTH)
 
 
+@pytest.mark.slow
 def test_days_are_scored_while_the_model_of_their_month_is_made_anew(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +319,7 @@ def test_days_are_scored_while_the_model_of_their_month_is_made_anew(
     assert set(platform.rows("predictions")["model_fingerprint"]) == {served}
 
 
+@pytest.mark.slow
 def test_a_model_that_has_learned_from_older_data_does_not_count(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -340,6 +343,7 @@ def test_a_model_that_has_learned_from_older_data_does_not_count(
     assert found == expected
 
 
+@pytest.mark.slow
 def test_predictions_of_a_day_that_was_held_back_for_a_while_stay(platform: Platform) -> None:
     with_data(platform)
     platform.run("model", MONTH)

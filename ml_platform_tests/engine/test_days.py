@@ -21,6 +21,7 @@ def outcomes(platform: Platform, asset: str) -> dict[str, str]:
     return {str(day): record.outcome for day, record in platform.ledger.latest(asset).items()}
 
 
+@pytest.mark.slow
 def test_one_bad_day_of_sixty_leaves_the_others_whole(platform: Platform) -> None:
     chosen = days("2024-01-01", "2024-02-29")
     frames = deliver_visits(platform, chosen, rows=20)
@@ -210,6 +211,7 @@ def test_the_commit_carries_the_run(platform: Platform) -> None:
     assert '"run_id": "dagster-run-7"' in commit[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
 def test_tasks_and_spark_write_the_same_days(
     platform: Platform, tmp_path: Path, small_bytes: int, monkeypatch: pytest.MonkeyPatch

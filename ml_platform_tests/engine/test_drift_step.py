@@ -147,6 +147,7 @@ def test_what_is_up_to_date_is_left_alone_until_a_day_changes(history: Platform)
     assert report(history, "2024-03")["left_out"] == []
 
 
+@pytest.mark.slow
 def test_windows_read_by_spark_are_those_held_in_memory(
     history: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_month_of_which_nothing_is_there_is_missing(history: Platform) -> None
     assert april.failure is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [True, False])
 def test_labels_that_come_early_are_no_drift_and_count_when_all_can_be_known(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, held: bool

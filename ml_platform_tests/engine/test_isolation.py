@@ -257,6 +257,7 @@ def test_a_day_that_fails_again_is_tried_by_every_run(
         assert (good.outcome, good.up_to_date) == ("written", n > 0)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_records_no_day_as_done(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +272,7 @@ def test_a_full_disk_ends_the_run_and_records_no_day_as_done(
     assert [day.outcome for day in platform.run("ards", chosen).days] == ["written"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_tasks", [True, False])
 def test_a_days_sum_beyond_a_long_refuses_that_day_with_column_and_entity(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, in_tasks: bool

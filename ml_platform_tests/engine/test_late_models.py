@@ -18,6 +18,8 @@ from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, shop, visits
 from ml_platform_tests.tasks_here import TasksHere, without_verdicts
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 

@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from ml_platform.storage.tables import on_days
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits
 
@@ -30,6 +32,7 @@ def leave_behind(platform: Platform, table: str, name: str, *, age_days: float) 
     return path
 
 
+@pytest.mark.slow
 def test_small_files_are_joined_and_old_ones_of_no_version_deleted(platform: Platform) -> None:
     deliver_visits(platform, CHOSEN)
     platform.run("ards", CHOSEN)

@@ -141,6 +141,7 @@ def test_a_sample_above_the_bound_is_the_same_every_time(history: Platform) -> N
     )
 
 
+@pytest.mark.slow
 def test_spark_makes_of_the_same_days_what_tasks_and_this_process_make(
     copy: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +229,7 @@ def test_labels_that_come_late_are_never_negatives(copy: Platform) -> None:
     assert after["fn"] <= before["fn"]
 
 
+@pytest.mark.slow
 def test_nothing_before_a_date_changes_when_everything_after_it_does(copy: Platform) -> None:
     cut = D("2024-02-20")
     before = copy.fingerprints("predictions", "model_performance", "model")
@@ -287,6 +289,7 @@ def test_training_again_on_the_same_rows_takes_the_registered_model(copy: Platfo
     ]
 
 
+@pytest.mark.slow
 def test_a_month_trained_later_than_its_successor_is_decided_in_its_place(
     copy: Platform, tmp_path: Path
 ) -> None:

@@ -248,6 +248,7 @@ def test_pandas_and_spark_give_the_same_verdicts(platform: Platform) -> None:
     assert all(by_words[f"{name} is of type {one['type']}"][0] for name, one in TYPED["columns"].items())
 
 
+@pytest.mark.slow
 def test_both_engines_take_nan_for_null(platform: Platform) -> None:
     product = shop(validation={"not_null": ["spend"], "ranges": {"spend": {"maximum": 10}}})
     suite = [
@@ -274,6 +275,7 @@ def test_both_engines_take_nan_for_null(platform: Platform) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_many_days_at_once_are_judged_like_each_alone(platform: Platform, tmp_path: Path) -> None:
     spend_at_most = {"type": "expect_column_values_to_be_between", "on": "ards"}
     product = shop(

@@ -166,9 +166,8 @@ def live_through(world: World, mornings: list[date]) -> None:
         assert measured.get(month, []) == [morning for morning in at if morning <= mornings[-1]]
 
 
-@pytest.mark.parametrize(
-    "delay", [pytest.param(n, marks=[] if n == 90 else pytest.mark.slow) for n in DELAYS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", DELAYS)
 def test_half_a_year_with_labels_in_time(world_of: Callable[[int], World], delay: int) -> None:
     live_through(world_of(delay), HALF_A_YEAR)
 

@@ -21,6 +21,8 @@ from ml_platform.samples import SAMPLES, customers
 from ml_platform.samples.customers import BAD_KINDS, NO_FLAWS, Flaws
 from ml_platform.settings import PACKAGE
 
+pytestmark = pytest.mark.slow
+
 SIZE = 1000
 YEAR = DayRange(date(2022, 1, 1), date(2022, 12, 31))
 NUMERIC, CATEGORICAL = ["Feature1", "Feature2", "Feature3"], ["Feature4"]

@@ -46,6 +46,7 @@ def write_all(unlocked: Tables, spark: SparkSession) -> None:
             done.result()
 
 
+@pytest.mark.slow
 def test_a_commit_that_lost_is_made_again_and_no_row_is_lost_or_doubled(
     unlocked: Tables, spark: SparkSession
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_wrong_key_fails_at_once_and_the_other_targets_are_written(
     assert caplog.text.count("Request URL") <= 1, "a wrong key was tried again"
 
 
+@pytest.mark.slow
 def test_an_emulator_that_dies_in_the_middle_and_comes_back(tmp_path: Path) -> None:
     emulator = Azurite(tmp_path / "azurite")
     emulator.start()

@@ -168,6 +168,7 @@ def test_no_thread_of_arrow_holds_a_python_file(
     assert bool(threads) == (place == "object store")
 
 
+@pytest.mark.slow
 def test_the_data_sets_are_the_same_in_a_catalog_as_in_a_folder(
     platform: Platform, spark: SparkSession, schema: str
 ) -> None:

@@ -49,6 +49,7 @@ def built_by(python_path: Path, folder: Path, **environment: str) -> bytes:
     return made.read_bytes()
 
 
+@pytest.mark.slow
 def test_two_builds_are_the_same_bytes_from_a_checkout_and_from_what_was_installed(
     wheel: Wheel, tmp_path: Path
 ) -> None:
