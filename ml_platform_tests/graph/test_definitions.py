@@ -21,9 +21,10 @@ import yaml
 
 import ml_platform
 from ml_platform.build import build_definitions
-from ml_platform.engine.model_step import holdout_days, training_days
+from ml_platform.engine.model_step import training_days
 from ml_platform.graph import partitions
 from ml_platform.graph.assets import DAILY_ASSETS
+from ml_platform.machine_learning.holdout import by_entities
 from ml_platform.product import Product, add_months, load_products
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform_tests.conftest import settings_in
@@ -324,7 +325,7 @@ def test_a_model_never_looks_beyond_the_months_that_are_drawn(delay: int, months
     mapping = partitions.months_before(product)
     for as_of in (date(2023, month, 1) for month in range(1, 13)):
         first = add_months(as_of, mapping.start_offset)
-        read = [training_days(product, as_of, "monthly"), holdout_days(product, as_of)]
+        read = [training_days(product, as_of, "monthly"), by_entities(product, as_of)]
         assert first <= min(window.first for window in read)
         assert max(window.last for window in read) == as_of - timedelta(days=1 + delay)
 

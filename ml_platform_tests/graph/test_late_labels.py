@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 
 from ml_platform.data_engineering import landing
-from ml_platform.engine.model_step import holdout_days, training_days
+from ml_platform.engine.model_step import training_days
 from ml_platform.graph import alerts, deliveries
 from ml_platform.graph.automation import DRIFT_AFTER_DAYS, OVERDUE_ON, drifts_due, model_is_due
 from ml_platform.machine_learning import performance
+from ml_platform.machine_learning.holdout import by_entities
 from ml_platform.product import Product, add_months, month_of
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
@@ -113,7 +114,7 @@ def test_every_window_ends_with_the_newest_label_of_each_morning(delay: int) -> 
         if morning < first:
             continue
         kind = "monthly" if morning.day == 1 else "retrain"
-        learned, compared = training_days(product, morning, kind), holdout_days(product, morning)
+        learned, compared = training_days(product, morning, kind), by_entities(product, morning)
         assert learned.last == compared.last == newest
         assert len(compared) == 20
         if kind == "retrain":
