@@ -231,7 +231,8 @@ class Agreement(RuleBasedStateMachine):
         now = champion(self._history.decisions())
         client = Registry.of(self.platform.settings)._client()
         aliases = client.get_registered_model(product.name).aliases if self._history.models() else {}
-        assert aliases.get("champion") == (
+        versions = {name: str(version) for name, version in aliases.items()}
+        assert versions.get("champion") == (
             self._history.by_fingerprint()[now.fingerprint].version if now else None
         )
 

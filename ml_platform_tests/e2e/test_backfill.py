@@ -126,7 +126,7 @@ def test_training_as_of_now_makes_the_days_of_an_earlier_contract_again_first(
     platform.product = shop(mrds__aggregate=SHOP["mrds"]["aggregate"] | {"pages": "min"})
     work = backfill(platform, instance)
     assert work.train() == D("2024-02-21")
-    assert [report.assets for report in work.reports] == [("ards", "mrds"), ("model",)]
+    assert [report.assets for report in work.reports] == [("mrds",), ("model",)]
     made = {day: record.contract for day, record in platform.ledger.latest("mrds").items()}
     present = platform.product.hash_of("source", "mrds")
     again = {day for day, contract in made.items() if contract == present}

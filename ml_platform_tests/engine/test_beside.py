@@ -277,7 +277,7 @@ def is_pending(platform: Platform, step: str, *chosen: Any) -> bool:
 def test_a_model_that_was_not_decided_before_a_kill_is_decided_by_the_next_run(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with_data(platform)

@@ -30,7 +30,7 @@ def test_the_model_that_was_recorded_last_counts_whatever_the_clocks_say(
     for fingerprint, clock in (("older", 2_000), ("newer", 1_000)):
         monkeypatch.setattr(time, "time_ns", lambda clock=clock: clock)
         history.add(model(fingerprint))
-        decision = Decision(AS_OF, fingerprint, None, None, True, False, "")
+        decision = Decision(AS_OF, fingerprint, None, None, True, False, "", AS_OF)
         history.take_back(decision, reason=fingerprint, by="ann")
     (counts,) = history.models()
     assert counts.fingerprint == "newer"
@@ -42,7 +42,7 @@ def test_a_comparison_that_fails_promotes_nothing_and_is_made_again(tmp_path: Pa
     history.add(model("first"))
     asked = []
 
-    def fail(challenger: ModelRecord, before: ModelRecord | None) -> Comparison:
+    def fail(challenger: ModelRecord, before: ModelRecord | None, day: date) -> Comparison:
         asked.append(challenger.fingerprint)
         raise ValueError("injected")
 
