@@ -377,6 +377,7 @@ def growing(monkeypatch: pytest.MonkeyPatch, path: Path, times: int) -> None:
     monkeypatch.setattr(landing, "scan", scan_and_grow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small_bytes", [small_days.SMALL_BYTES, 0])
 def test_a_file_that_grows_while_it_is_read_is_read_again(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, small_bytes: int
@@ -393,6 +394,7 @@ def test_a_file_that_grows_while_it_is_read_is_read_again(
     assert platform.rows("ards").groupby("event_day").size().to_dict() == {DAY: 4, OTHER: 1}
 
 
+@pytest.mark.slow
 def test_a_file_that_never_stops_growing_is_refused_and_tried_again_by_the_next_run(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -297,6 +297,7 @@ def check(examples: int, steps: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("home")
 def test_ledger_tables_store_and_registry_agree_after_every_step() -> None:
     check(examples=1, steps=8)

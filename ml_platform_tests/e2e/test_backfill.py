@@ -117,6 +117,7 @@ def test_a_month_with_too_little_to_learn_from_doesnt_end_a_backfill(
         alone.run(DayRange(chosen.last, chosen.last))
 
 
+@pytest.mark.slow
 def test_training_as_of_now_makes_the_days_of_an_earlier_contract_again_first(
     platform: Platform, instance: dg.DagsterInstance
 ) -> None:

@@ -163,6 +163,7 @@ def test_one_that_is_killed_after_a_newer_one_has_undone_nothing_either(
     assert_as_alone(platform, tmp_path)
 
 
+@pytest.mark.slow
 def test_maintenance_overtakes_nobody(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     deliver_visits(platform, CHOSEN, rows=20)
     platform.run("ards", CHOSEN)
@@ -273,6 +274,7 @@ def is_pending(platform: Platform, step: str, *chosen: Any) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_in", ["decide", "set_champion"])
 def test_a_model_that_was_not_decided_before_a_kill_is_decided_by_the_next_run(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, killed_in: str

@@ -117,6 +117,7 @@ def test_no_model_learns_from_the_entities_it_is_judged_on(history: Platform) ->
     assert len(judged) + len(learned) == len(known)
 
 
+@pytest.mark.slow
 def test_a_sample_above_the_bound_is_the_same_every_time(history: Platform) -> None:
     from ml_platform.machine_learning import asof
 
@@ -210,6 +211,7 @@ def test_an_evaluation_counts_what_was_known_that_morning(history: Platform) -> 
     assert found["champion_value"] == pytest.approx(f1_score(mine["bought"].astype(int), mine["decision"]))
 
 
+@pytest.mark.slow
 def test_labels_that_come_late_are_never_negatives(copy: Platform) -> None:
     late = D("2024-03-15")
     (copy.folder(late) / "2024-03-17T0600_labels.csv").rename(
@@ -255,6 +257,7 @@ def test_nothing_before_a_date_changes_when_everything_after_it_does(copy: Platf
     assert {day for asset, day in changed if asset == "model"} == {D("2024-03-01")}
 
 
+@pytest.mark.slow
 def test_predictions_stay_unless_rescoring_is_asked_for(copy: Platform) -> None:
     day = D("2024-03-10")
     before = copy.rows("predictions")
@@ -329,6 +332,7 @@ def test_an_as_of_date_must_fit_the_partition(
         history.run("model", months, as_of=D(as_of))
 
 
+@pytest.mark.slow
 def test_too_little_to_learn_from_says_how_much_is_needed(platform: Platform) -> None:
     chosen = days("2024-01-01", "2024-01-31")
     deliver_visits(platform, chosen[:2], rows=10)

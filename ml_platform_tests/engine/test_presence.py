@@ -21,6 +21,8 @@ from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, forget_registry
 
+pytestmark = pytest.mark.slow
+
 CHOSEN = days("2024-01-16", "2024-02-03")
 DAY = D("2024-01-20")
 BEFORE_MODELS = ("ards", "mrds", "online_features", "validation_report")

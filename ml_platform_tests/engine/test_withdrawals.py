@@ -179,6 +179,7 @@ def labels(**of: int) -> str:
     return "visit,day,bought\n" + "".join(f"{visit[1:]},{DAY},{value}\n" for visit, value in of.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
 def test_a_replacing_delivery_makes_the_day_what_it_says(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, small_bytes: int

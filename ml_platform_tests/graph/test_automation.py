@@ -192,6 +192,7 @@ def test_a_history_that_lands_before_the_known_days_is_one_run_over_it(graph: Gr
     assert tick(graph, cursor)[0] == []
 
 
+@pytest.mark.slow
 def test_a_tick_over_two_thousand_days_looks_at_the_files_of_the_newest_and_of_some_older_ones(
     graph_of: Callable[..., Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_of_as_good_challengers_few_are_promoted_though_days_resemble_their_neig
     assert promoted["weeks"] < promoted["days"]
 
 
+@pytest.mark.slow
 def test_entities_are_counted_up_to_a_bound(platform: Platform) -> None:
     chosen = days("2024-01-01", "2024-01-10")
     deliver_visits(platform, chosen, rows=20, customers=40)

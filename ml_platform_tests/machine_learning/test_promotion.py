@@ -52,6 +52,7 @@ def sigmoid(x):
 # -- the gate, with known truth --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["f1", "accuracy"])
 def test_of_200_as_good_challengers_at_most_5_percent_are_promoted(metric):
     promoted = 0
@@ -61,6 +62,7 @@ def test_of_200_as_good_challengers_at_most_5_percent_are_promoted(metric):
     assert promoted <= 10
 
 
+@pytest.mark.slow
 def test_a_gate_that_resampled_rows_would_promote_more_as_good_challengers():
     better = {"entities": 0, "rows": 0}
     for seed in range(200):
@@ -72,6 +74,7 @@ def test_a_gate_that_resampled_rows_would_promote_more_as_good_challengers():
     assert better["entities"] <= 10 < better["rows"]
 
 
+@pytest.mark.slow
 def test_of_200_clearly_worse_challengers_none_is_promoted():
     for seed in range(200):
         holdout = Holdout(seed)
@@ -93,6 +96,7 @@ def test_a_challenger_that_decides_just_like_the_champion_is_not_superior():
     assert (comparison.verdict, comparison.lower, comparison.upper) == (False, 0, 0)
 
 
+@pytest.mark.slow
 def test_an_as_good_challenger_is_mostly_promoted_where_not_worse_is_enough():
     lenient, strict = contract(rule="non_inferior", margin=0.08), contract(rule="non_inferior", margin=0.001)
     promoted = {"lenient": 0, "strict": 0}

@@ -332,6 +332,7 @@ def test_a_product_without_models_has_no_champion_to_take_away(registry):
 # -- the store -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_can_prepare_a_new_store_at_once(tmp_path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     code = (
