@@ -205,6 +205,8 @@ def run_days(step: DailyStep, days: Sequence[date], *, force: bool = False) -> S
         context.log(f"{step.asset}: {why}; {len(days_lost)} days are done again")
     if plan.doable:
         evolution.align(context)
+    else:
+        evolution.remember(context)
     size, ordered, done = context.settings.chunk_days, sorted(todo), 0
 
     def do(some: Sequence[date]) -> None:

@@ -222,7 +222,7 @@ class DriftReport(DailyStep):
         pipeline = Registry.of(context.settings).load(product, model.version).pipeline
         # On rows that it has learned from a flexible model is surer than on any others; where entities are
         # few there are no others.
-        held_out = model.holdout == "entities"
+        held_out = model.compared_by == "entities"
         rows = self._sample(MRDS, days, product.model.features.all, counted=ARDS, held_out=held_out)
         scores = pd.Series(training.probabilities(pipeline, product, rows))
         return _with_predictions(self._ards(name, days), scores)

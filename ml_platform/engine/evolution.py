@@ -6,7 +6,7 @@ is changed, is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ml_platform.data_engineering import ards, mrds, small_days, small_mrds
@@ -26,17 +26,28 @@ _SCHEMAS: Mapping[str, Callable[[Product], pa.Schema]] = {
 }
 
 
+def remember(context: StepContext) -> None:
+    """Keep what the present version of the contract says, so that a later one can be held against it."""
+    ContractVersions(context.tables, context.product).remember()
+
+
 def align(context: StepContext) -> None:
     """Give the product's tables the columns and types of its contract, and remember the contract.
 
     To be called before a step reads or writes rows; cheap when nothing has changed.
     """
     product, tables = context.product, context.tables
-    ContractVersions(tables, product).remember()
+    remember(context)
     for table, schema in _SCHEMAS.items():
-        aligned = tables.align(lambda: context.spark, product.name, table, schema(product))
+        aligned = tables.align(
+            lambda: context.spark, product.name, table, schema(product), keys=_keys(product, table)
+        )
         if str(aligned):
             context.log(f"{product.name}/{table} follows the contract: {aligned}")
+
+
+def _keys(product: Product, table: str) -> Collection[str]:
+    return product.source.key if table == ards.ARDS else product.entity
 
 
 def of_another_contract(context: StepContext, record: DayRecord) -> str:

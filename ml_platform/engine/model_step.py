@@ -21,7 +21,14 @@ from ml_platform.engine.daily import ATTEMPTS
 from ml_platform.engine.step import Check, DayResult, PermanentError, StepResult, result_of
 from ml_platform.machine_learning import asof, holdout, promotion, registry, training
 from ml_platform.machine_learning.model_columns import ModelColumns
-from ml_platform.machine_learning.models import Kind, ModelHistory, ModelRecord, champion, newest_morning
+from ml_platform.machine_learning.models import (
+    COLUMNS,
+    Kind,
+    ModelHistory,
+    ModelRecord,
+    champion,
+    newest_morning,
+)
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.product import (
     EVENT_DAY,
@@ -225,6 +232,7 @@ class _ModelStep:
         self._compared: tuple[str, pd.DataFrame] | None = None
         self._contract = self.product.hash_of(*CONTRACT_SECTIONS)
         self._contracts = _contracts(context)
+        self._mismatches: dict[str, str | None] = {}
 
     def do(self, planned: Plan) -> None:
         """Train one model, decide about it, and record it."""
@@ -307,7 +315,7 @@ class _ModelStep:
             holdout=mode,
         )
         metadata = _metadata(model, plan, context.settings.mlflow_ui_url, self.registry)
-        return model, self._record_of(plan, fingerprint, "", metadata)
+        return model, self._record_of(plan, fingerprint, "", metadata, model.columns)
 
     def _mode(self) -> Holdout:
         """What the product's models are compared on: as its contract says, or as its first model was.
@@ -317,9 +325,9 @@ class _ModelStep:
         context, product = self.context, self.product
         if product.model.holdout != "auto":
             return product.model.holdout
-        models = self.history.models()
-        if models:
-            return models[0].holdout
+        known = [model.holdout for model in self.history.models() if model.holdout is not None]
+        if known:
+            return known[0]
         records = context.ledger.latest("mrds", details=False)
         usable = sorted(day for day, record in records.items() if record.usable)
         last = product.last_labelled_day(product.first_month)
@@ -386,7 +394,11 @@ class _ModelStep:
         contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days")
 
         before = self.history.decisions()
-        earlier = {one.fingerprint: one.comparison for one in before if one.comparison is not None}
+        earlier = {
+            (one.fingerprint, one.champion_before): one.comparison
+            for one in before
+            if one.comparison is not None and not one.comparison.failed
+        }
 
         def key_of(challenger: ModelRecord, before: ModelRecord | None, day: date) -> str:
             content = [_content(days, labels) for days in self._compared_days(challenger, before, day)]
@@ -398,7 +410,7 @@ class _ModelStep:
 
         def compare(challenger: ModelRecord, before: ModelRecord | None, day: date) -> Comparison:
             mismatch = self._mismatch(challenger)
-            known = earlier.get(challenger.fingerprint)
+            known = earlier.get((challenger.fingerprint, before.fingerprint if before else None))
             is_past = self._is_past(self._compared_days(challenger, before, day), labels)
             if known is not None and (mismatch is not None or is_past):
                 return known  # it was compared when its contract was in force, and that stands
@@ -408,7 +420,8 @@ class _ModelStep:
                 )
             return self._compare(challenger, before, day, labels)
 
-        decisions = self.history.decide(key_of, compare, until=newest_morning(labels))
+        unusable = {one.fingerprint for one in self.history.models() if self._mismatch(one) is not None}
+        decisions = self.history.decide(key_of, compare, until=newest_morning(labels), unusable=unusable)
         now = champion(decisions)
         if now is not None and (self.trained or self.reused or decisions != before):
             serving_now = self.history.by_fingerprint()[now.fingerprint]
@@ -425,7 +438,7 @@ class _ModelStep:
         product = self.product
         if day > challenger.as_of:
             return [list(holdout.forward(product, challenger.as_of))]
-        if before is None and challenger.holdout == "time":
+        if challenger.compared_by == "time":
             twin = holdout.twin_as_of(product, challenger.as_of)
             return [list(holdout.forward(product, twin)), list(_days_of_twin(product, challenger))]
         return [list(holdout.by_entities(product, challenger.as_of))]
@@ -437,14 +450,15 @@ class _ModelStep:
         day: date,
         labels: Mapping[date, DayRecord],
     ) -> Comparison:
-        if before is None and challenger.holdout == "time" and day == challenger.as_of:
-            return self._compare_twin(challenger, labels)
+        mismatch = self._mismatch(before) if before is not None else None
+        if challenger.compared_by == "time" and day == challenger.as_of:
+            found = self._compare_twin(challenger, labels)
+            return self._without_rival(found, before, mismatch)
         if day > challenger.as_of:
             frame = self._rows_forward(challenger.as_of, day, labels)
         else:
             frame = self._rows_by_entities(challenger.as_of, labels)
 
-        mismatch = self._mismatch(before) if before is not None else None
         rival = None if mismatch is not None else before
 
         def scored(model: ModelRecord) -> promotion.Predictions:
@@ -454,6 +468,12 @@ class _ModelStep:
             return self._scored(pipeline, model.threshold, frame)
 
         found = self._compared_on(frame, scored(challenger), scored(rival) if rival else None)
+        return self._without_rival(found, before, mismatch)
+
+    def _without_rival(
+        self, found: Comparison, before: ModelRecord | None, mismatch: str | None
+    ) -> Comparison:
+        """A comparison that says why the champion, if it can't score, has no part in it."""
         if before is None or mismatch is None:
             return found
         why = (
@@ -472,7 +492,7 @@ class _ModelStep:
         except training.TrainingError as error:
             return promotion.not_compared(
                 self.product,
-                f"there is no champion yet, and a model as of {as_of}, whose next "
+                f"there is no champion to compare it with, and a model as of {as_of}, whose next "
                 f"{holdout.days_forward(self.product)} days could tell, has too little: {error}",
             )
         frame = self._rows_forward(as_of, challenger.as_of, labels)
@@ -511,7 +531,9 @@ class _ModelStep:
 
     def _mismatch(self, model: ModelRecord) -> str | None:
         """Why a model can't be evaluated under the present contract; None if it can."""
-        return serving_models.mismatch(self.registry, self.product, model)
+        if model.fingerprint not in self._mismatches:
+            self._mismatches[model.fingerprint] = serving_models.mismatch(self.registry, self.product, model)
+        return self._mismatches[model.fingerprint]
 
     def _rows_by_entities(self, as_of: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
         """The labelled rows of the held-out entities, of the last labelled days before the as-of date.
@@ -550,7 +572,12 @@ class _ModelStep:
         return frame
 
     def _record_of(
-        self, plan: Plan, fingerprint: str | None, reason: str, metadata: dict[str, Any]
+        self,
+        plan: Plan,
+        fingerprint: str | None,
+        reason: str,
+        metadata: dict[str, Any],
+        columns: str | None = None,
     ) -> DayRecord:
         return DayRecord(
             asset=MODEL,
@@ -562,7 +589,7 @@ class _ModelStep:
             code_version=CODE_VERSION,
             fingerprint=fingerprint,
             run_id=self.context.request.run_id,
-            details={"metadata": metadata},
+            details={"metadata": metadata, COLUMNS: columns} if columns else {"metadata": metadata},
         )
 
     def result(

@@ -14,7 +14,7 @@ from datetime import date
 
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
-from ml_platform.machine_learning.models import ModelHistory, ModelRecord
+from ml_platform.machine_learning.models import COLUMNS, ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import Decision
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.product import month_of
@@ -126,7 +126,8 @@ def require_decisions(context: StepContext) -> list[Decision]:
     With the table gone every day would turn into one that no model serves.
 
     Raises:
-        PermanentError: decisions about models that are in the ledger are missing.
+        PermanentError: decisions about models that are in the ledger are missing, or models that were
+            decided about.
     """
     if missing := undecided(context):
         name, month = context.product.name, month_of(missing[0])
@@ -136,7 +137,15 @@ def require_decisions(context: StepContext) -> list[Decision]:
             + ", which the ledger calls trained; all is decided again by: "
             f"ml-platform backfill {name} --from {month} --to {month} --select model"
         )
-    return ModelHistory(context.tables, context.product).decisions()
+    history = ModelHistory(context.tables, context.product)
+    decisions, known = history.decisions(), history.by_fingerprint()
+    if unknown := [decision.as_of for decision in decisions if decision.fingerprint not in known]:
+        raise PermanentError(
+            f"{context.tables.control.address(context.product.name, 'models')} lacks the model as of "
+            f"{unknown[0]}, which was decided about; it is put back by: "
+            f"ml-platform doctor {context.product.name} --repair"
+        )
+    return decisions
 
 
 def require_rollbacks(context: StepContext, history: ModelHistory) -> None:
@@ -194,7 +203,8 @@ def _model_of(record: DayRecord) -> ModelRecord | None:
             first_day=date.fromisoformat(days[0]),
             last_day=date.fromisoformat(days[-1]),
             run_id=record.run_id,
-            holdout=facts.get("holdout", "entities"),
+            columns=record.details.get(COLUMNS),
+            holdout=facts.get("holdout"),
         )
     except (KeyError, IndexError):
         return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+
+from ml_platform.faults import in_words
 from ml_platform.machine_learning import scoring, training
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.models import ModelRecord
@@ -12,11 +15,18 @@ from ml_platform.product import Product
 def mismatch(registry: Registry, product: Product, model: ModelRecord) -> str | None:
     """Why a model can't score under a contract; None if it can.
 
-    A model whose record lacks its columns is loaded.
+    A model whose record lacks its columns is loaded. One that can't be loaded is taken for one that can
+    score: what was made with it stays as it is, and who needs it for new rows gets the error.
     """
     if model.columns is not None:
         return ModelColumns.read(model.columns).mismatch(product)
-    features = training.features_of(registry.load(product, model.version).pipeline)
+    try:
+        features = training.features_of(registry.load(product, model.version).pipeline)
+    except Exception as error:
+        logging.getLogger(__name__).warning(
+            "version %s of %s can't be loaded: %s", model.version, product.name, in_words(error)
+        )
+        return None
     return ModelColumns.named(product, features).mismatch(product)
 
 

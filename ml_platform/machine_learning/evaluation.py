@@ -172,7 +172,7 @@ class Learned(Protocol):
     def threshold(self) -> float: ...
 
     @property
-    def holdout(self) -> Holdout: ...
+    def compared_by(self) -> Holdout: ...
 
 
 def judge_on_unseen(
@@ -237,7 +237,7 @@ def _unseen_days(
 ) -> dict[date, float]:
     """The days of a window that hold rows a model hasn't learned from, with about how many."""
     inside = window(product, day)
-    first = model.first_day if model.holdout == "entities" else model.last_day + timedelta(days=1)
+    first = model.first_day if model.compared_by == "entities" else model.last_day + timedelta(days=1)
     return {
         one: rows if one > model.last_day else rows / HELD_OUT
         for one, rows in labelled.items()

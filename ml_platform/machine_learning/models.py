@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from typing import Any, Literal
@@ -31,6 +31,8 @@ Kind = Literal["monthly", "retrain"]
 #: The tables of a :class:`ModelHistory`.
 TABLES = ("models", "comparisons", "decisions", "rollbacks")
 
+#: Where the ledger's record of a model has the columns that it needs, beside its metadata.
+COLUMNS = "columns"
 #: Where the record of a day of predictions has the models that scored it.
 MODELS = "models"
 
@@ -84,8 +86,8 @@ _ROLLBACKS = pa.schema(
 class ModelRecord:
     """A model that was trained as of a date, and where MLflow keeps it.
 
-    ``columns`` is what it needs of the MRDS, a :class:`.model_columns.ModelColumns` as text; older records
-    lack it.
+    ``columns`` is what it needs of the MRDS, a :class:`.model_columns.ModelColumns` as text, ``holdout`` how
+    it is compared; older records lack both.
     """
 
     as_of: date
@@ -103,7 +105,12 @@ class ModelRecord:
     recorded_at: int = 0
     commit: int | None = None
     columns: str | None = None
-    holdout: Holdout = "entities"
+    holdout: Holdout | None = None
+
+    @property
+    def compared_by(self) -> Holdout:
+        """Which rows were left for comparisons; older records only know held-out entities."""
+        return self.holdout or "entities"
 
 
 class ModelHistory:
@@ -132,7 +139,7 @@ class ModelHistory:
     def _recorded(self) -> list[ModelRecord]:
         """All records, in the order in which they were made."""
         rows = sorted(self._models.read(), key=in_order_of_commit)
-        return [ModelRecord(**{**row, "holdout": row["holdout"] or "entities"}) for row in rows]
+        return [ModelRecord(**row) for row in rows]
 
     def add(self, model: ModelRecord) -> None:
         """Record a model; it counts for its as-of date from now on."""
@@ -172,6 +179,7 @@ class ModelHistory:
         compare: Callable[[ModelRecord, ModelRecord | None, date], Comparison],
         *,
         until: date = date.max,
+        unusable: Collection[str] = (),
     ) -> list[Decision]:
         """Fold the models into decisions and keep them.
 
@@ -183,10 +191,11 @@ class ModelHistory:
             compare: compares a challenger with the champion before it, or with nothing, on a morning. A
                 challenger of which that fails isn't promoted, and compared again by the next call.
             until: the newest morning that has come.
+            unusable: the fingerprints of the models that can't score under the present contract.
         """
         while True:
             models, rollbacks = self.models(), self.rollbacks()
-            decisions = self._decide_once(models, rollbacks, key_of, compare, until)
+            decisions = self._decide_once(models, rollbacks, key_of, compare, until, unusable)
             if (self.models(), self.rollbacks()) == (models, rollbacks):
                 return decisions
 
@@ -197,6 +206,7 @@ class ModelHistory:
         key_of: Callable[[ModelRecord, ModelRecord | None, date], str],
         compare: Callable[[ModelRecord, ModelRecord | None, date], Comparison],
         until: date,
+        unusable: Collection[str],
     ) -> list[Decision]:
         records = {(model.as_of, model.fingerprint): model for model in models}
         by_fingerprint = {model.fingerprint: model for model in models}
@@ -220,9 +230,15 @@ class ModelHistory:
             return found
 
         taken_back = {row["as_of"] for row in rollbacks}
-        candidates = [Candidate(model.as_of, model.fingerprint, model.holdout) for model in models]
+        candidates = [Candidate(model.as_of, model.fingerprint, model.compared_by) for model in models]
         decisions = fold(
-            candidates, compare_once, taken_back, wait=holdout.wait_forward(self._product), until=until
+            candidates,
+            compare_once,
+            taken_back,
+            wait=holdout.wait_forward(self._product),
+            until=until,
+            unusable=unusable,
+            at_once={one.fingerprint for one in self.decisions() if one.decided_on == one.as_of},
         )
         self._comparisons.append(
             [{"key": key, "comparison": json.dumps(asdict(one))} for key, one in new.items()]

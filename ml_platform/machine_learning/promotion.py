@@ -163,6 +163,8 @@ def fold(
     *,
     wait: timedelta = timedelta(0),
     until: date = date.max,
+    unusable: Collection[str] = (),
+    at_once: Collection[str] = (),
 ) -> list[Decision]:
     """Decide every candidate in the order of the mornings it is decided on, each against the champion so far.
 
@@ -178,6 +180,10 @@ def fold(
             not one that is trained again on labels that have come since.
         wait: from the as-of date to that morning, of a comparison forward in time.
         until: the newest morning that has come; later ones are waited for.
+        unusable: fingerprints of models that can't score under the present contract. A champion among them
+            is nothing to wait for: a candidate that can score is decided at once, as a first model is.
+        at_once: fingerprints of candidates that were decided at once before, and stay so against such a
+            champion, although by now they can't score either.
 
     Returns:
         One decision a candidate, by as-of date ascending.
@@ -202,10 +208,16 @@ def fold(
         if decisions[candidate.as_of].promoted:
             champion = candidate
 
+    def replaces_unusable(candidate: Candidate, champion: Candidate) -> bool:
+        if champion.fingerprint not in unusable:
+            return False
+        return candidate.fingerprint not in unusable or candidate.fingerprint in at_once
+
     for candidate in ordered:
         while waiting and waiting[0].as_of + wait <= candidate.as_of:
             decide(waiting[0], waiting.popleft().as_of + wait)
-        if champion is None or {candidate.holdout, champion.holdout} == {"entities"}:
+        by_entities = champion is not None and {candidate.holdout, champion.holdout} == {"entities"}
+        if champion is None or by_entities or replaces_unusable(candidate, champion):
             decide(candidate, candidate.as_of)
         else:
             waiting.append(candidate)

@@ -278,9 +278,11 @@ def _obstacle(
         return f"a model was already trained as of {latest}, after {as_of}"
     if latest == as_of:
         return f"a model was already trained as of {as_of}"
-    waiting_for = max((attempt.decided_on or attempt.as_of for attempt in known), default=as_of)
+    # A month's model that waits for its comparison is no answer to a champion that fails now.
+    retrains = [attempt for attempt in known if attempt.as_of.day != 1]
+    waiting_for = max((attempt.decided_on or attempt.as_of for attempt in retrains), default=as_of)
     if waiting_for > as_of:
-        return f"the newest model is compared with the champion on {waiting_for}"
+        return f"the newest retrain is compared with the champion on {waiting_for}"
     if (as_of - latest).days < product.retrain.cooldown_days:
         return f"the cooldown of {product.retrain.cooldown_days} days after the training as of {latest}"
     waiting = back_off(product, known)

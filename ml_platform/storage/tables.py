@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -56,15 +56,27 @@ class Maintained:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What a column was called, and its types before and now, as Delta names them."""
+
+    name: str
+    before: str
+    now: str
+
+
+@dataclass(frozen=True)
 class Aligned:
-    """The columns that a table was given, and those whose type was changed, with the types before and now."""
+    """The columns that a table was given, and by name those that were changed."""
 
     added: tuple[str, ...] = ()
-    changed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    changed: Mapping[str, Change] = field(default_factory=dict)
 
     def __str__(self) -> str:
         parts = [f"{name} is new" for name in self.added]
-        parts += [f"{name} was {before} and is {now}" for name, (before, now) in self.changed.items()]
+        for name, change in self.changed.items():
+            called = f"{name}, called {change.name} before," if name != change.name else name
+            retyped = f" was {change.before} and is {change.now}"
+            parts.append(called + (retyped if change.before != change.now else " is renamed"))
         return "; ".join(parts)
 
 
@@ -133,6 +145,8 @@ class Tables:
         It takes milliseconds: the table's log and the presence of its files are looked at, never rows. What
         lies in a catalog, which only Spark opens, is taken for granted.
 
+        Rows that a run has written and not recorded, because it was killed or is still at work, are no loss.
+
         Args:
             expected: of each day its rows, and the version of the table that first had them if known.
 
@@ -150,7 +164,7 @@ class Tables:
         for day, (rows, written_by) in expected.items():
             if written_by is not None and written_by > version:
                 lost[day] = f"{place} is at version {version}, older than the day's {written_by}"
-            elif held is not None and held.get(day, 0) != rows:
+            elif held is not None and held.get(day, 0) < rows:
                 lost[day] = f"{place} has {held.get(day, 0):,} whole rows of the day, not {rows:,}"
         return lost
 
@@ -247,15 +261,27 @@ class Tables:
         return self._replace(origin, lambda: _commit(lambda: self.root.save(writer, product, table)))
 
     def align(
-        self, session: Callable[[], SparkSession], product: str, table: str, schema: pa.Schema
+        self,
+        session: Callable[[], SparkSession],
+        product: str,
+        table: str,
+        schema: pa.Schema,
+        *,
+        keys: Collection[str] = (),
     ) -> Aligned:
         """Give a table that exists the columns and types of ``schema``; other columns stay as they are.
 
         A column that it lacks is null in its rows. A column of another type is converted in all rows, in one
         commit: a value that the new type can't hold without loss becomes null until its day is done again.
+        Nothing is lost by that: such values stay beside, in a column that is named after the earlier type,
+        and come back if the column gets that type again. A column whose name differs in case only is renamed.
 
         Args:
             session: gives the Spark session if rows must be rewritten.
+            keys: columns that tell rows apart, of which no value may become null.
+
+        Raises:
+            RootError: a value of ``keys`` has no equal in the new type. Nothing was changed.
         """
         from deltalake import Schema
 
@@ -266,13 +292,20 @@ class Tables:
             return Aligned()
         with self.lock(product, table):
             known = self.root.column_types(product, table)
-            added = {name: type_ for name, type_ in wanted.items() if name not in known}
-            changed = {name: type_ for name, type_ in wanted.items() if known.get(name, type_) != type_}
+            # Delta's columns are told apart whatever the case of their letters.
+            there = {name.casefold(): name for name in known}
+            before = {name: there[name.casefold()] for name in wanted if name.casefold() in there}
+            changed = {
+                name: Change(before[name], known[before[name]], type_)
+                for name, type_ in wanted.items()
+                if name in before and (before[name], known[before[name]]) != (name, type_)
+            }
+            added = {name: type_ for name, type_ in wanted.items() if name not in before}
+            if changed:
+                self._convert(session(), product, table, known, changed, keys)
             if added:
                 self.root.add_columns(product, table, added)
-            if changed:
-                self._convert(session(), product, table, known, changed)
-        return Aligned(tuple(added), {name: (known[name], type_) for name, type_ in changed.items()})
+        return Aligned(tuple(added), changed)
 
     def _convert(
         self,
@@ -280,11 +313,39 @@ class Tables:
         product: str,
         table: str,
         known: Mapping[str, str],
-        changed: Mapping[str, str],
+        changed: Mapping[str, Change],
+        keys: Collection[str],
     ) -> None:
+        from pyspark.sql import functions as F
+
         rows = self.read(spark, product, table)
-        converted = {name: _converted(name, known[name], type_) for name, type_ in changed.items()}
-        rows = rows.select(*[converted.get(name, column(name)).alias(name) for name in rows.columns])
+        values = {name: _changed(name, change, known) for name, change in changed.items()}
+        lossy = {name: column(changed[name].name).isNotNull() & new.isNull() for name, new in values.items()}
+        counted = rows.agg(
+            *[F.count_if(lost).alias(f"{name}.count") for name, lost in lossy.items()],
+            *[
+                F.first(F.when(lost, column(changed[name].name).cast("string")), ignorenulls=True).alias(name)
+                for name, lost in lossy.items()
+            ],
+        ).first()
+        assert counted is not None, "an aggregate without keys has one row"
+        columns = {name: column(name) for name in rows.columns}
+        for name, new in values.items():
+            change = changed[name]
+            columns[change.name] = new.alias(name)
+            if not counted[f"{name}.count"]:
+                continue
+            if name in keys:
+                raise RootError(
+                    f"{product}/{table}: {name} tells rows apart, and was {change.before}: {counted[name]!r} "
+                    f"is no {change.now}. Give the column of the new type another name"
+                )
+            kept = _beside(name, change.before)
+            lost = F.when(lossy[name], column(change.name))
+            columns[kept] = (F.coalesce(column(kept), lost) if kept in known else lost).alias(kept)
+        # Spark's catalogs want the partition column behind all others.
+        last = columns.pop(EVENT_DAY)
+        rows = rows.select(*columns.values(), last)
         writer = (
             rows.write.format("delta")
             .mode("overwrite")
@@ -462,20 +523,37 @@ def _commit(save: Callable[[], None]) -> None:
     attempts(save)
 
 
-_NUMBERS = frozenset({"integer", "long", "double"})
+#: Types between which values are converted where the way back gives the same value.
+_NUMBERS = frozenset({"boolean", "integer", "long", "double"})
+_TIMES = frozenset({"date", "timestamp"})
 
 
-def _converted(name: str, before: str, now: str) -> Column:
+def _changed(name: str, change: Change, known: Mapping[str, str]) -> Column:
+    """A column's values as they are from now on; values of its new type that it had before come back."""
+    from pyspark.sql import functions as F
+
+    new = _converted(column(change.name), change.before, change.now)
+    kept = _beside(name, change.now)
+    return F.coalesce(column(kept), new) if kept in known else new
+
+
+def _converted(value: Column, before: str, now: str) -> Column:
     """A column's values in another type; null where that would lose anything."""
     from pyspark.sql import functions as F
 
-    value = column(name)
-    if {before, now} <= _NUMBERS:
+    if before == now:
+        return value
+    if {before, now} <= _NUMBERS or {before, now} <= _TIMES:
         new = value.try_cast(now)
         return F.when(new.try_cast(before).eqNullSafe(value), new)
     if "string" in (before, now):
         return value.try_cast(now)
     return F.lit(None).cast(now)
+
+
+def _beside(name: str, type_: str) -> str:
+    """Where values of an earlier type stay that a column's type can't hold."""
+    return f"__{name}__{type_}"
 
 
 def column(name: str) -> Column:
