@@ -323,6 +323,24 @@ def folded_forward(quality, candidates, until=date.max, taken_back=(), modes=Non
     return fold(named, compare, taken_back, wait=WAIT, until=until), compare.asked
 
 
+def folded_after_a_change(unusable, at_once=()):
+    compare = ByQuality(a=5, b=6, c=7, d=8)
+    named = [Candidate(day, name, "time") for day, name in zip((JAN, FEB, MAR, APR), "abcd", strict=True)]
+    decisions = fold(named, compare, wait=WAIT, until=APR, unusable=unusable, at_once=at_once)
+    return {one.fingerprint: (one.decided_on, one.waiting) for one in decisions}
+
+
+def test_a_champion_that_cannot_score_any_more_is_nothing_to_wait_for():
+    first = {"a": (JAN, False), "b": (FEB + WAIT, True)}
+    assert folded_after_a_change(set()) == first | {"c": (MAR + WAIT, True), "d": (APR + WAIT, True)}
+    # The contract changed in February: c is the first that can score under it, and is promoted at once.
+    after = folded_after_a_change({"a", "b"})
+    assert after == first | {"c": (MAR, False), "d": (APR + WAIT, True)}
+    # Once decided at once it stays so, when the contract changes again and c can't score either.
+    assert folded_after_a_change({"a", "b", "c"}, {"a", "c"})["c"] == (MAR, False)
+    assert folded_after_a_change({"a", "b", "c"}, {"a"})["c"] == (MAR + WAIT, True)
+
+
 def test_a_first_model_is_decided_at_once_and_the_others_when_their_days_have_labels():
     decisions, asked = folded_forward({"a": 5, "b": 6, "c": 7}, [(JAN, "a"), (FEB, "b"), (MAR, "c")])
     assert [decision.decided_on for decision in decisions] == [JAN, FEB + WAIT, MAR + WAIT]

@@ -353,3 +353,12 @@ def test_drift_alone_retrains_once_and_only_if_the_contract_says_so(
     decision = decide_on_drift(product, D("2024-02-01"), drifted, known, [D(newest)])
     assert told in decision.reason
     assert decision.act == decision.reason.endswith("as of 2024-03-11")
+
+
+def test_only_a_retrain_that_waits_for_its_comparison_is_waited_for():
+    months = Attempt(date(2013, 9, 1), decided_on=date(2013, 11, 12))
+    assert decide(FLIGHTS, FAILED, [months], [DAY]).act
+    retrain = Attempt(date(2013, 9, 3), decided_on=date(2013, 11, 14))
+    decision = decide(FLIGHTS, FAILED, [months, retrain], [DAY])
+    assert not decision.act
+    assert decision.reason.endswith("the newest retrain is compared with the champion on 2013-11-14")

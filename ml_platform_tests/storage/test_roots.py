@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from ml_platform.mlops.profiles import ProfileStatistics, profile
 from ml_platform.product import DataSet
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.roots import CatalogRoot, FolderRoot, ObjectStoreRoot, RootError, root_of
-from ml_platform.storage.tables import Tables
+from ml_platform.storage.tables import Change, Tables
 from ml_platform_tests.small_platform import Platform, deliver_visits
 from ml_platform_tests.storage.azurite import ACCOUNT, KEY, Azurite
 from ml_platform_tests.storage.blob_proxy import listing_from
@@ -246,10 +246,10 @@ def test_a_table_gets_the_columns_and_types_of_another_schema(
     aligned = tables.align(lambda: spark, "shop", "ards", wanted)
     assert set(aligned.added) == {"note.s", "count"}
     assert aligned.changed == {
-        "n.n": ("integer", "string"),
-        "text": ("string", "long"),
-        "amount": ("double", "integer"),
-        "since": ("date", "double"),
+        "n.n": Change("n.n", "integer", "string"),
+        "text": Change("text", "string", "long"),
+        "amount": Change("amount", "double", "integer"),
+        "since": Change("since", "date", "double"),
     }
     frame = tables.read(spark, "shop", "ards")
     types = dict(frame.dtypes)
@@ -261,6 +261,9 @@ def test_a_table_gets_the_columns_and_types_of_another_schema(
         "event_day": "date",
         "note.s": "string",
         "count": "bigint",
+        "__text__string": "string",
+        "__amount__double": "double",
+        "__since__date": "date",
     }
     found = [
         tuple(row)
@@ -275,3 +278,79 @@ def test_a_table_gets_the_columns_and_types_of_another_schema(
         spark, "shop", "ards", tables.without_rows(spark, "shop", "ards"), [date(2024, 1, 2)], run_id="2"
     )
     assert tables.read(spark, "shop", "ards").count() == 3
+
+
+_VALUES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("amount", pa.float64()),
+        ("on", pa.date32()),
+        ("flag", pa.bool_()),
+        ("event_day", pa.date32()),
+    ]
+)
+
+
+def retyped(**types: pa.DataType) -> pa.Schema:
+    """The schema of :data:`_VALUES` with other types for some of its columns."""
+    return pa.schema([(field.name, types.get(field.name, field.type)) for field in _VALUES])
+
+
+@pytest.mark.parametrize("place", ["folder", "catalog"])
+def test_a_type_that_is_changed_and_changed_back_loses_nothing(
+    spark: SparkSession, schema: str, tmp_path: Path, place: str
+) -> None:
+    root = str(tmp_path / "tables") if place == "folder" else f"uc:spark_catalog.{schema}"
+    tables = Tables(root, control=str(tmp_path / "control"), session=lambda: spark)
+    first, second = date(2024, 1, 1), date(2024, 1, 2)
+    rows = [("1", 1.0, first, True, first), ("x", 2.5, first, False, first), ("3", None, None, None, first)]
+    of_second = [("4", 0.25, second, True, second)]
+    make = "key string, amount double, on date, flag boolean, event_day date"
+    delivered = spark.createDataFrame(rows + of_second, make)
+    tables.replace_days(spark, "shop", "ards", delivered, [first, second], run_id="1")
+
+    def align(schema: pa.Schema) -> None:
+        tables.align(lambda: spark, "shop", "ards", schema)
+
+    def values(*columns: str) -> list[tuple[object, ...]]:
+        frame = tables.read(spark, "shop", "ards").orderBy("key").select(*columns)
+        return [tuple(row) for row in frame.collect()]
+
+    before = values("key", "amount", "on", "flag")
+    align(retyped(amount=pa.int64(), on=pa.timestamp("us", "UTC"), flag=pa.int32()))
+    assert values("amount", "flag") == [(1, 1), (None, None), (None, 1), (None, 0)]
+    assert "__on__date" not in tables.read(spark, "shop", "ards").columns  # nothing of it was lost
+    # A day that is done meanwhile has values of the new type only.
+    meanwhile = spark.createDataFrame(
+        [("4", 7, datetime(2024, 1, 2, 12, tzinfo=UTC), 1, second)],
+        "key string, amount long, on timestamp, flag int, event_day date",
+    )
+    tables.replace_days(spark, "shop", "ards", meanwhile, [second], run_id="2")
+    align(retyped(amount=pa.string(), on=pa.string()))
+    align(_VALUES)
+    after = values("key", "amount", "on", "flag")
+    assert [row for row in after if row[0] != "4"] == [row for row in before if row[0] != "4"]
+    assert [row[1] for row in after if row[0] == "4"] == [7.0]
+    with pytest.raises(RootError, match="key tells rows apart, and was string: 'x' is no long"):
+        tables.align(lambda: spark, "shop", "ards", retyped(key=pa.int64()), keys=["key"])
+    assert values("key", "amount", "on", "flag") == after
+
+
+@pytest.mark.parametrize("place", ["folder", "catalog"])
+def test_a_column_whose_name_changes_in_case_only_is_renamed(
+    spark: SparkSession, schema: str, tmp_path: Path, place: str
+) -> None:
+    root = str(tmp_path / "tables") if place == "folder" else f"uc:spark_catalog.{schema}"
+    tables = Tables(root, control=str(tmp_path / "control"), session=lambda: spark)
+    day = date(2024, 1, 1)
+    rows = spark.createDataFrame([("a", 1, day)], "key string, pages int, event_day date")
+    tables.replace_days(spark, "shop", "ards", rows, [day], run_id="1")
+    wanted = pa.schema([("key", pa.string()), ("Pages", pa.int64()), ("event_day", pa.date32())])
+    aligned = tables.align(lambda: spark, "shop", "ards", wanted)
+    assert str(aligned) == "Pages, called pages before, was integer and is long"
+    assert tables.root.column_types("shop", "ards")["Pages"] == "long"
+    assert "pages" not in tables.root.column_types("shop", "ards")
+    assert [tuple(row) for row in tables.read(spark, "shop", "ards").select("key", "Pages").collect()] == [
+        ("a", 1)
+    ]
+    assert str(tables.align(lambda: spark, "shop", "ards", wanted)) == ""
