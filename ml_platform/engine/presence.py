@@ -140,10 +140,11 @@ def require_decisions(context: StepContext) -> list[Decision]:
     history = ModelHistory(context.tables, context.product)
     decisions, known = history.decisions(), history.by_fingerprint()
     if unknown := [decision.as_of for decision in decisions if decision.fingerprint not in known]:
+        name, month = context.product.name, month_of(unknown[0])
         raise PermanentError(
-            f"{context.tables.control.address(context.product.name, 'models')} lacks the model as of "
-            f"{unknown[0]}, which was decided about; it is put back by: "
-            f"ml-platform doctor {context.product.name} --repair"
+            f"{context.tables.control.address(name, 'models')} lacks the model as of {unknown[0]}, which was "
+            f"decided about; it is put back by: ml-platform backfill {name} --from {month} --to {month} "
+            "--select model"
         )
     return decisions
 

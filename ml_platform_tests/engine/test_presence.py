@@ -14,12 +14,15 @@ import pytest
 
 from ml_platform.engine import local
 from ml_platform.engine.step import PermanentError, StepRequest
+from ml_platform.machine_learning.model_columns import ModelColumns
+from ml_platform.machine_learning.models import ModelHistory
 from ml_platform.machine_learning.registry import RegistryError
+from ml_platform.storage.contract_versions import CONTRACTS, ContractVersions
 from ml_platform.storage.online import OnlineStore
 from ml_platform.storage.roots import DamagedTableError
 from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, forget_registry
+from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, forget_registry, shop
 
 pytestmark = pytest.mark.slow
 
@@ -168,6 +171,40 @@ def test_without_decisions_predictions_refuse_to_call_days_unserved(platform: Pl
     assert platform.fingerprints("predictions") == before
     platform.run("model", days_of("model"))  # decides again, from what is known of the models
     assert pending(platform, ["model", "predictions"]) == set()
+
+
+def test_without_models_predictions_stay_as_they_are_until_these_are_put_back(platform: Platform) -> None:
+    before = platform.fingerprints("predictions")
+    shutil.rmtree(folder_of(platform, "models"))
+    with pytest.raises(PermanentError, match=r"models lacks the model as of 2024-02-01.*--select model"):
+        platform.run("predictions", CHOSEN)
+    assert platform.fingerprints("predictions") == before
+    platform.run("model", days_of("model"))
+    assert pending(platform, ["model", "predictions"]) == set()
+    (model,) = ModelHistory(platform.tables, platform.product).models()
+    assert model.columns == ModelColumns.of(platform.product).plain
+    assert model.holdout == "entities"
+
+
+def test_rows_that_are_not_recorded_yet_are_no_loss(platform: Platform) -> None:
+    record = platform.ledger.latest("predictions")[D("2024-02-02")]
+    rows, version = record.counts["rows"], record.delta_version
+
+    def losses(recorded: int) -> dict[date, str]:
+        expected = {record.day: (recorded, version)}
+        return platform.tables.losses("shop", "predictions", expected)
+
+    assert losses(rows) == losses(rows - 1) == {}
+    assert f"has {rows:,} whole rows of the day, not {rows + 1:,}" in losses(rows + 1)[record.day]
+
+
+def test_the_contract_is_remembered_by_a_run_with_nothing_to_do(platform: Platform) -> None:
+    shutil.rmtree(folder_of(platform, CONTRACTS))
+    result = platform.run("mrds", CHOSEN)
+    assert all(day.up_to_date for day in result.days)
+    later = shop(source__columns=SHOP["source"]["columns"] | {"note": {"type": "string", "nullable": True}})
+    known = ContractVersions(platform.tables, later)
+    assert platform.product.hash_of("source", "mrds") in known.mrds_like_now(platform.product.features)
 
 
 def test_a_store_takes_the_versions_of_a_table_that_was_made_anew(platform: Platform) -> None:
