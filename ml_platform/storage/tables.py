@@ -343,9 +343,9 @@ class Tables:
             kept = _beside(name, change.before)
             lost = F.when(lossy[name], column(change.name))
             columns[kept] = (F.coalesce(column(kept), lost) if kept in known else lost).alias(kept)
-        # Spark's catalogs want the partition column behind all others.
-        last = columns.pop(EVENT_DAY)
-        rows = rows.select(*columns.values(), last)
+        if rows.columns[-1] == EVENT_DAY:  # Spark's catalogs want the partition column behind all others
+            columns[EVENT_DAY] = columns.pop(EVENT_DAY)
+        rows = rows.select(*columns.values())
         writer = (
             rows.write.format("delta")
             .mode("overwrite")
