@@ -1,7 +1,8 @@
-"""What many products cost: to load their graph in a fresh process, and a minute of all their ticks.
+"""What many products cost: to load their graph in a fresh process, a minute of all their ticks, and a ledger.
 
-Every product has years of deliveries, made and recorded as a real history is. Prints CPU seconds; beside the
-ticks, what it costs to decode the whole ledger at every tick instead of following it.
+Every product has years of deliveries, made and recorded as a real history is. Prints CPU seconds, and ratios
+of what was measured in one run: of loading to `import dagster`, of ticks to decoding the whole ledger instead
+of following it, of reading outcomes to reading all, and of a ledger before maintenance to one after it.
 
 Run: `make bench-products`, or `python bench/products.py --products 10 --years 2`.
 """
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -105,19 +107,78 @@ def details(asset: str) -> dict[str, Any]:
 def loading(folder: Path) -> dict[str, float]:
     """CPU seconds of a fresh interpreter that builds the repository of all products; the least of three."""
     statement = (
-        "import json, time, pathlib, sys; sys.path.insert(0, sys.argv[2]);"
-        "from products import settings_of; from ml_platform.build import build_definitions;"
-        "imported = time.process_time();"
-        "repository = build_definitions(settings_of(pathlib.Path(sys.argv[1]))).get_repository_def();"
-        "assert repository.sensor_defs;"
-        "print(json.dumps([imported, time.process_time()]))"
+        "import json, time, pathlib, sys; times = [time.process_time()];"
+        "mark = lambda: times.append(time.process_time());"
+        "import dagster; mark();"
+        "sys.path.insert(0, sys.argv[2]); from products import settings_of;"
+        "from ml_platform.build import build_definitions;"
+        "from ml_platform.product import load_products; mark();"
+        "settings = settings_of(pathlib.Path(sys.argv[1]));"
+        "products, errors = load_products(settings.product_folders); assert products and not errors; mark();"
+        "repository = build_definitions(settings, products=products).get_repository_def();"
+        "assert repository.sensor_defs; mark();"
+        "print(json.dumps([after - before for before, after in zip(times, times[1:])]))"
     )
     found = []
     for _ in range(3):
         command = [sys.executable, "-c", statement, str(folder), str(Path(__file__).parent)]
         found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    imported, loaded = min(found, key=lambda pair: pair[1])
-    return {"imports, CPU s": round(imported, 2), "imports and products, CPU s": round(loaded, 2)}
+    dagster, ours, contracts, graph = min(found, key=sum)
+    return {
+        "import of Dagster, CPU s": round(dagster, 2),
+        "other imports, CPU s": round(ours, 2),
+        "contracts, CPU s": round(contracts, 2),
+        "graph, CPU s": round(graph, 2),
+        "loading altogether, CPU s": round(dagster + ours + contracts + graph, 2),
+        "ratio of that to the import of Dagster": round(1 + (ours + contracts + graph) / dagster, 1),
+    }
+
+
+def reading(folder: Path, name: str) -> dict[str, float | int]:
+    """What outcomes cost beside all of a ledger, and one whose days were all recorded four times over."""
+    from ml_platform.storage.ledger import Ledger
+    from ml_platform.storage.tables import Tables
+
+    tables = Tables.of(settings_of(folder))
+    ledger = Ledger(tables, name)
+
+    def cpu(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            work()
+            times.append(time.process_time() - began)
+        return min(times)
+
+    def arrow(**options: Any) -> int:
+        return int(ledger._table.scan(**options).nbytes)
+
+    whole = cpu(lambda: [ledger.latest(asset) for asset in ASSETS])
+    outcomes = cpu(lambda: [ledger.latest(asset, details=False) for asset in ASSETS])
+    shutil.copytree(folder / "tables" / name, folder / "tables" / "superseded")
+    grown = Ledger(tables, "superseded")
+    for asset in ASSETS:
+        records = list(grown.latest(asset).values())
+        for _ in range(3):
+            grown.record(records)
+    before = cpu(grown.changes)
+    began = time.process_time()
+    removed = grown.compact(timedelta(0))
+    compaction = time.process_time() - began
+    after = cpu(grown.changes)
+    expected = 3 * sum(len(ledger.latest(asset, details=False)) for asset in ASSETS)
+    assert removed == expected, f"{removed} of {expected} superseded records removed"
+    return {
+        "a ledger with details, CPU s": round(whole, 2),
+        "the same without, CPU s": round(outcomes, 2),
+        "ratio of these": round(whole / outcomes, 1),
+        "a ledger with details, MB in memory": round(arrow() / 1e6, 1),
+        "the same without, MB in memory": round(arrow(without=("details",)) / 1e6, 1),
+        "a first look at four records a day, CPU s": round(before, 2),
+        "removing the superseded ones, CPU s": round(compaction, 2),
+        "a first look afterwards, CPU s": round(after, 2),
+        "ratio of the looks": round(before / after, 1),
+    }
 
 
 def ticks(folder: Path, names: list[str]) -> dict[str, float | int]:
@@ -125,7 +186,7 @@ def ticks(folder: Path, names: list[str]) -> dict[str, float | int]:
     import dagster as dg
 
     from ml_platform.build import build_definitions
-    from ml_platform.storage.ledger import DayRecord, Ledger
+    from ml_platform.storage.ledger import Ledger
     from ml_platform.storage.tables import Tables
 
     settings = settings_of(folder)
@@ -152,7 +213,9 @@ def ticks(folder: Path, names: list[str]) -> dict[str, float | int]:
         for name in names:
             ledger = Ledger(Tables.of(settings), name)
             newest = max(ledger.latest("mrds", details=False))
-            ledger.record([DayRecord("mrds", newest, "written", inputs="i", contract="c", code_version="1")])
+            for asset in ASSETS:
+                # Made of the same files, or the landing sensor would ask for the day.
+                ledger.record(list(ledger.between(asset, newest, newest).values()))
         changed = minute()
     began = time.process_time()
     ledger = Ledger(Tables.of(settings), names[0])
@@ -162,7 +225,7 @@ def ticks(folder: Path, names: list[str]) -> dict[str, float | int]:
     return {
         "the first minute of a process, CPU s": round(first, 2),
         "a minute in which nothing changes, CPU s": round(still, 2),
-        "a minute in which every ledger changes, CPU s": round(changed, 2),
+        "a minute in which a day of every product was done, CPU s": round(changed, 2),
         "decoding every ledger once, CPU s": round(whole, 2),
         "ratio of that to a still minute": round(whole / still, 1),
         "longest cursor, characters": max(len(cursor or "") for cursor in cursors.values()),
@@ -176,8 +239,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=PACKAGE.parent / "var" / "bench" / "products")
     given = parser.parse_args()
     names = prepare(given.folder, given.products, given.years)
-    for title, value in {**loading(given.folder), **ticks(given.folder, names)}.items():
-        print(f"{title}: {value}")
+    for part in (
+        lambda: loading(given.folder),
+        lambda: ticks(given.folder, names),
+        lambda: reading(given.folder, names[0]),
+    ):
+        for title, value in part().items():
+            print(f"{title}: {value}", flush=True)
     shutil.rmtree(given.folder)
 
 

@@ -18,7 +18,7 @@ from ml_platform.machine_learning.performance import PERFORMANCE
 from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.storage import control
 from ml_platform.storage.contract_versions import CONTRACTS
-from ml_platform.storage.ledger import DAYS, SORT
+from ml_platform.storage.ledger import DAYS, DESCRIBED, SORT
 
 LARGE_TABLES = (ARDS, QUARANTINE, MRDS, PREDICTIONS)
 CONTROL_TABLES = (DAYS, *MODEL_TABLES, PERFORMANCE, CONTRACTS)
@@ -40,8 +40,11 @@ def maintain(context: StepContext) -> StepResult:
     superseded = _of_superseded(context.ledger.compact(keep))
     for name in CONTROL_TABLES:
         if tables.control.exists(product, name):
-            sort, more = (SORT, superseded) if name == DAYS else ((), "")
-            say(name, str(control.maintain(tables, product, name, keep, sort=sort)) + more)
+            if name == DAYS:
+                maintained = control.maintain(tables, product, name, keep, sort=SORT, described=DESCRIBED)
+                say(name, f"{maintained}{superseded}")
+            else:
+                say(name, str(control.maintain(tables, product, name, keep)))
     return StepResult(days=[], metadata=done)
 
 

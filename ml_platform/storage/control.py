@@ -38,17 +38,26 @@ class ControlTable:
     """One small table of a product, with a fixed schema.
 
     ``sort`` are the columns that most reads choose by: joined files are sorted by them, so that a read of a
-    few rows passes over the others.
+    few rows passes over the others. ``described`` are those of which the table's log has least and greatest
+    values of each file, all if none are named: to read these costs more than to read the rows.
     """
 
     def __init__(
-        self, tables: Tables, product: str, name: str, schema: pa.Schema, *, sort: Sequence[str] = ()
+        self,
+        tables: Tables,
+        product: str,
+        name: str,
+        schema: pa.Schema,
+        *,
+        sort: Sequence[str] = (),
+        described: Sequence[str] = (),
     ) -> None:
         self.tables = tables
         self.product = product
         self.name = name
         self.schema = schema
         self.sort = sort
+        self.properties = _describing(described)
 
     @property
     def address(self) -> str:
@@ -109,7 +118,9 @@ class ControlTable:
             self._write(rows, mode="append", schema_mode="merge")
             return self.tables.control.version(self.product, self.name)
         with self.lock():
-            number = self.tables.control.append_numbered(self.product, self.name, self._arrow(rows), COMMIT)
+            number = self.tables.control.append_numbered(
+                self.product, self.name, self._arrow(rows), COMMIT, properties=self.properties
+            )
             self._keep_few_files()
         return number
 
@@ -222,13 +233,26 @@ def _of_joined_files() -> WriterProperties:
     return WriterProperties(compression="ZSTD", max_row_group_size=_ROWS_TOGETHER)
 
 
+def _describing(columns: Sequence[str]) -> dict[str, str]:
+    return {"delta.dataSkippingStatsColumns": ",".join(columns)} if columns else {}
+
+
 def maintain(
-    tables: Tables, product: str, name: str, keep: timedelta, *, sort: Sequence[str] = ()
+    tables: Tables,
+    product: str,
+    name: str,
+    keep: timedelta,
+    *,
+    sort: Sequence[str] = (),
+    described: Sequence[str] = (),
 ) -> Maintained:
     """Join the files of a small table that exists, and delete those no version of the last ``keep`` needs."""
     place = tables.control
     with place.lock(product, name):
         table = place.open(product, name)
+        properties = _describing(described)
+        if properties.items() - table.metadata().configuration.items():  # it is older than the property
+            table.alter.set_table_properties(properties)
         joined = _join(table, sort)
         deleted = table.vacuum(keep // timedelta(hours=1), dry_run=False, full=True)
         table.create_checkpoint()

@@ -39,6 +39,8 @@ _FAILED = '"passed": false'
 _ORDINARY = ["written", "not_due"]
 #: Steps read the days they are about; of a long history that is little.
 SORT = ("asset", "day")
+#: What reads choose by.
+DESCRIBED = (*SORT, "outcome", COMMIT)
 _SCHEMA = pa.schema(
     [
         ("asset", pa.string()),
@@ -124,7 +126,7 @@ class Ledger:
     """The table ``days`` of one product."""
 
     def __init__(self, tables: Tables, product: str) -> None:
-        self._table = ControlTable(tables, product, DAYS, _SCHEMA, sort=SORT)
+        self._table = ControlTable(tables, product, DAYS, _SCHEMA, sort=SORT, described=DESCRIBED)
 
     @property
     def address(self) -> str:

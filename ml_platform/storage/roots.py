@@ -177,8 +177,18 @@ class PathRoot(Root):
 
         write_deltalake(self.address(product, table), data, storage_options=self._options, **options)
 
-    def append_numbered(self, product: str, table: str, data: pa.Table, column: str) -> int:
+    def append_numbered(
+        self,
+        product: str,
+        table: str,
+        data: pa.Table,
+        column: str,
+        *,
+        properties: Mapping[str, str] | None = None,
+    ) -> int:
         """Append rows, with the number of their commit in a column; creates the table if need be.
+
+        ``properties`` are those that a table gets that is created.
 
         The number is that of the commit in the table's own history, whatever the clocks of the writers say:
         rows of a later commit have a greater one. Where rows were copied from another table, whose numbers
@@ -190,9 +200,11 @@ class PathRoot(Root):
             wait=wait_random_exponential(multiplier=0.1, max=5),
             reraise=True,
         )
-        return int(attempts(self._append_once, product, table, data, column))
+        return int(attempts(self._append_once, product, table, data, column, dict(properties or {})))
 
-    def _append_once(self, product: str, table: str, data: pa.Table, column: str) -> int:
+    def _append_once(
+        self, product: str, table: str, data: pa.Table, column: str, properties: dict[str, str]
+    ) -> int:
         import pyarrow as pa
         from deltalake import CommitProperties, write_deltalake
         from deltalake.exceptions import CommitFailedError, DeltaError
@@ -208,7 +220,12 @@ class PathRoot(Root):
             if opened is None:
                 place = self.address(product, table)
                 write_deltalake(
-                    place, numbered, mode="error", storage_options=self._options, commit_properties=alone
+                    place,
+                    numbered,
+                    mode="error",
+                    configuration=dict(properties),
+                    storage_options=self._options,
+                    commit_properties=alone,
                 )
             else:
                 write_deltalake(opened, numbered, mode="append", schema_mode="merge", commit_properties=alone)
@@ -387,6 +404,9 @@ class FolderRoot(PathRoot):
     def small_datasets(self, product: str, table: str, where: pc.Expression | None) -> Iterator[ds.Dataset]:
         stamp, place = self.stamp(product, table), self.address(product, table)
         yield kept_open(f"{place}/rows", stamp, lambda: in_folder(self.opened(product, table), place))
+
+    def exists(self, product: str, table: str) -> bool:
+        return self.stamp(product, table) is not None or super().exists(product, table)
 
     def stamp(self, product: str, table: str) -> str | None:
         log = os.path.join(self.address(product, table), "_delta_log")  # noqa: PTH118 - ticks are many

@@ -21,7 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.graph import ledger_views
-from ml_platform.storage.ledger import SETTLED, WITHDRAWN, WITHOUT_ROWS, DayRecord, Ledger, Outcome
+from ml_platform.storage import control
+from ml_platform.storage.ledger import (
+    DESCRIBED,
+    SETTLED,
+    SORT,
+    WITHDRAWN,
+    WITHOUT_ROWS,
+    DayRecord,
+    Ledger,
+    Outcome,
+)
 from ml_platform.storage.roots import FolderRoot
 from ml_platform.storage.tables import Tables
 
@@ -245,3 +255,29 @@ def test_details_are_not_read_for_outcomes(tmp_path: Path) -> None:
     assert pa.total_allocated_bytes() - before < 100_000 < part.to_table().nbytes
     assert found["details"].null_count == 1
     assert ledger.latest("ards", details=False)[DAYS[0]].outcome == "written"
+
+
+def test_the_log_describes_only_what_reads_choose_by_and_older_ledgers_follow(tmp_path: Path) -> None:
+    ledger = ledger_in(tmp_path)
+    place = str(tmp_path / "shop" / "days")
+    rows = pa.Table.from_pylist([], ledger._table.schema)
+    write_deltalake(place, rows)  # as it was created before
+    for n in range(3):
+        ledger.record([record(run_id=str(n))])
+    before = answers(ledger, 3)
+
+    def described() -> set[str]:
+        names = pa.table(DeltaTable(place).get_add_actions(flatten=True)).column_names
+        return {name.removeprefix("max.") for name in names if name.startswith("max.")}
+
+    assert "details" in described()
+    control.maintain(ledger._table.tables, "shop", "days", timedelta(days=7), sort=SORT, described=DESCRIBED)
+    assert described() == set(DESCRIBED)
+    assert answers(ledger, 3) == before
+    version = DeltaTable(place).version()
+    ledger.record([record(run_id="newest")])
+    assert ledger.latest("ards")[DAYS[0]].run_id == "newest"
+    assert ledger.changes(version).inputs == {DAYS[0]: "i"}
+    other = Ledger(ledger._table.tables, "other")
+    other.record([record()])
+    assert DeltaTable(str(tmp_path / "other" / "days")).metadata().configuration == other._table.properties
