@@ -389,7 +389,9 @@ def _only_a_header(_draw: random.Random, plain: bytes, source: Source) -> bytes:
 
 @_plainly
 def _another_header(draw: random.Random, plain: bytes, source: Source) -> bytes:
-    text = _lines(plain, source)[0].decode("utf-16" if source.encoding == "utf-16" else source.encoding)
+    text = _lines(plain, source)[0].decode(
+        "utf-16-le" if source.encoding == "utf-16" else source.encoding, "replace"
+    )
     names = text.strip("\r\n").split(source.delimiter)
     at = draw.randrange(len(names))
     match draw.randrange(7):

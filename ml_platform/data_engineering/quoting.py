@@ -339,7 +339,8 @@ class BlockGuard:
         if b'"' in block:
             self.quoted = True
         elif self._escape in (None, QUOTE) or self._escape_byte not in block:
-            return block if self._trailing is None else self._cut(block, self._trailing)
+            # Where a quote is open, the whole block is text.
+            return block if self._trailing is None or self.open else self._cut(block, self._trailing)
         codes = np.frombuffer(block, np.uint8)
         if self._trailing is None and (self._escape == QUOTE or self._escape_byte not in block):
             was_open = self.open

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from ml_platform import tasks
-from ml_platform.data_engineering import ards, landing, parsing, small_days
+from ml_platform.data_engineering import ards, landing, parsing, quoting, small_days
 from ml_platform.data_engineering.counting import Counting
 from ml_platform.data_engineering.files import FileRules, shown
 from ml_platform.data_engineering.landing import Delivery
@@ -65,7 +65,9 @@ def test_a_random_delivery_is_refused_with_its_file_or_read_as_another_reader_re
     for seed in range(first, min(first + TOGETHER, CASES)):
         made = case(seed)
         try:
-            check(made, tmp_path / str(seed))
+            with pytest.MonkeyPatch.context() as patch:
+                small_pieces(patch, seed)
+                check(made, tmp_path / str(seed))
         except BaseException as error:
             raise AssertionError(f"{type(error).__name__}: {error}\n{made}") from error
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY_KILOBYTES
@@ -76,6 +78,13 @@ def test_the_deliveries_are_reproducible_and_of_all_kinds() -> None:
     assert [str(one) for one in made[:5]] == [str(case(seed)) for seed in range(5)]
     assert {wrong for one in made for wrong in one.wrong} == set(WRONG)
     assert 20 < sum(not one.wrong for one in made) < 100
+
+
+def small_pieces(patch: pytest.MonkeyPatch, seed: int) -> None:
+    """Have tiny files be read in several pieces, as large ones are."""
+    patch.setattr(parsing, "BLOCK_BYTES", (150, 600, parsing.BLOCK_BYTES)[seed % 3])
+    patch.setattr(parsing, "BATCH_RECORDS", (3, parsing.BATCH_RECORDS)[seed % 2])
+    patch.setattr(quoting, "_STRIDE_BYTES", (64, quoting._STRIDE_BYTES)[seed % 2])
 
 
 # -- one delivery ------------------------------------------------------------------------------------

@@ -80,6 +80,16 @@ def test_such_files_are_read_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert [row["_line"] for row in rows if row["_kind"] == "bad"] == [9]
 
 
+@pytest.mark.parametrize("block", [40, 60, 90, 8 << 20])
+def test_a_delimiter_before_a_quoted_line_break_is_text_wherever_a_block_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", block)
+    text = "a\n" + "x,\n" * 40 + ",\n,"
+    path = write(tmp_path, HEADER + ",", f'1,2024-01-01,"{text}",1,', "2,2024-01-01,bob,0,")
+    assert seen(read_either_way(path, trailing())) == [("row", 1, text, 1), ("row", 2, "bob", 0)]
+
+
 @pytest.mark.parametrize("header", [HEADER, HEADER + ","])
 def test_a_line_without_it_is_read_if_its_number_of_fields_fits(tmp_path: Path, header: str) -> None:
     path = write(tmp_path, header, "1,2024-01-01,ann,1,", "2,2024-01-01,bob,0", '3,2024-01-01,eve,""')

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -225,6 +226,7 @@ def test_an_escape_that_could_be_text_is_refused(escape: str) -> None:
 
 TEXTS = st.lists(st.sampled_from(['"', ",", "\\", "\n", "\r\n", "a", " ", "é", "'"]), max_size=6).map("".join)
 VALUES = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8)
+FEW = settings(max_examples=20, deadline=None, derandomize=True)
 Rows = Sequence[tuple[str, str]]
 DUCKDB = duckdb.connect(config={"threads": 1})
 
@@ -277,6 +279,15 @@ ESCAPING: dict[str, Callable[[Rows, Path], None]] = {
 }
 
 
+@contextlib.contextmanager
+def written(write: Callable[[Rows, Path], None], values: Rows) -> Iterator[Path]:
+    """A file of these values for as long as it is needed; a fixture would be one for all examples."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        write(values, path)
+        yield path
+
+
 def read_values(values: Rows, path: Path, escape: str | None) -> list[dict[str, Any]]:
     """The records of a file of these values; those that are rows have them as they were."""
     rows = read_either_way(path, product(escape, ("customer", "channel")))
@@ -294,12 +305,10 @@ def bad_values(values: Rows, rows: list[dict[str, Any]]) -> list[tuple[str, str]
 
 
 @pytest.mark.parametrize("writer", DOUBLED)
-@settings(max_examples=20, deadline=None, derandomize=True)
+@FEW
 @given(values=VALUES)
 def test_doubled_quotes_are_read_back_equal_or_quarantined(writer: str, values: Rows) -> None:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "a.csv"
-        DOUBLED[writer](values, path)
+    with written(DOUBLED[writer], values) as path:
         with path.open(newline="", encoding="utf-8") as file:
             records = len([fields for fields in csv.reader(file) if fields]) - 1
         assert records == len(values)
@@ -313,12 +322,10 @@ def test_doubled_quotes_are_read_back_equal_or_quarantined(writer: str, values: 
 
 
 @pytest.mark.parametrize("writer", ESCAPING)
-@settings(max_examples=20, deadline=None, derandomize=True)
+@FEW
 @given(values=VALUES)
 def test_escaped_quotes_are_read_back_equal_or_quarantined(writer: str, values: Rows) -> None:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "a.csv"
-        ESCAPING[writer](values, path)
+    with written(ESCAPING[writer], values) as path:
         rows = read_values(values, path, "\\")
         assert len(rows) == len(values)
         bad = bad_values(values, rows)
@@ -328,18 +335,16 @@ def test_escaped_quotes_are_read_back_equal_or_quarantined(writer: str, values: 
 
 
 @pytest.mark.parametrize("writer", [name for name in ESCAPING if name.startswith("duckdb")])
-@settings(max_examples=20, deadline=None, derandomize=True)
+@FEW
 @given(values=VALUES)
 def test_escaped_quotes_are_never_altered_where_the_contract_does_not_know_of_them(
     writer: str, values: Rows
 ) -> None:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "a.csv"
-        ESCAPING[writer](values, path)
+    with written(ESCAPING[writer], values) as path:
         read_values(values, path, None)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@FEW
 @given(values=VALUES, escape=st.sampled_from([None, '"', "\\", "^"]))
 def test_land_alters_no_value(values: Rows, escape: str | None) -> None:
     with TemporaryDirectory() as folder:
