@@ -7,8 +7,9 @@ retrain decision as the sensor would have.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
@@ -25,6 +26,7 @@ from ml_platform.graph.automation import PRODUCT_TAG
 from ml_platform.graph.partitions import range_tags
 from ml_platform.graph.report import BACKFILL_TAG
 from ml_platform.graph.resources import ChosenStepRunner, LocalStepRunner
+from ml_platform.interruption import interruption
 from ml_platform.product import DayRange, Product, add_months, month_of
 from ml_platform.settings import Settings
 from ml_platform.steps import StepName
@@ -34,6 +36,9 @@ _AFTER_MODELS: tuple[StepName, ...] = ("predictions", "model_performance")
 ASSETS: tuple[StepName, ...] = (*_BEFORE_MODELS, MODEL, *_AFTER_MODELS, DRIFT_REPORT)
 
 assert set(ASSETS) == {*DAILY_ASSETS, MODEL, DRIFT_REPORT}
+
+#: Nothing is made from these. When one fails all else goes on, and the backfill fails at its end.
+NOTHING_MADE_FROM: frozenset[StepName] = frozenset({"online_features", "validation_report", DRIFT_REPORT})
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Backfill:
     def __post_init__(self) -> None:
         processes.reap(self.instance)
         self._days: DayRange | None = None
+        self._failures: list[str] = []
         self._runner = ChosenStepRunner(self.settings, progress=self.progress)
         definitions = build_definitions(
             self.settings,
@@ -80,19 +86,23 @@ class Backfill:
         """Bring every selected asset up to date over ``days``, stage by stage.
 
         Raises:
-            BackfillError: a run failed.
+            BackfillError: a run failed. All that isn't made from what failed has been brought up to date.
         """
         self._days = days
         before, after = self._selected(_BEFORE_MODELS), self._selected(_AFTER_MODELS)
-        self._stage(before, list(days))
-        if MODEL in self.select:
-            self._stage((MODEL,), self._months(days))
-        self._stage(after, list(days), rescore=self.rescore)
-        self._measure_drift(days)
+        with self._failing_at_the_end():
+            self._stage(before, list(days))
+            if MODEL in self.select:
+                self._stage((MODEL,), self._months(days))
+            self._stage(after, list(days), rescore=self.rescore)
+            self._measure_drift(days)
         return self.reports
 
     def train(self, as_of: date | None = None) -> date:
         """Train a model as of a date, after the days that it needs are made under the present contract.
+
+        Days whose delivery isn't there any more stay as an earlier contract made them, and it doesn't learn
+        from them: made again, they would be taken for withdrawn.
 
         Args:
             as_of: by default the day after the newest one of the MRDS.
@@ -120,9 +130,50 @@ class Backfill:
         request = self._request(MODEL, [month], as_of=as_of)
         (plan,) = model_step.plan(self._context(request))
         if plan.outdated:
-            self._stage(("ards", "mrds"), sorted(plan.outdated))
-        self._stage((MODEL,), [month], as_of=as_of)
+            self._make_again(sorted(plan.outdated))
+        self.train_alone(as_of)
         return as_of
+
+    def train_alone(self, as_of: date) -> None:
+        """Train a model as of a date from the days as they are; none of them is made again.
+
+        Raises:
+            BackfillError: the run failed.
+        """
+        self._stage((MODEL,), [month_of(as_of)], as_of=as_of)
+
+    def _make_again(self, days: Sequence[date]) -> None:
+        """Make days that an earlier contract made under the present one, as far as there are deliveries."""
+        gone = self.without_delivery(DayRange(days[0], days[-1]))
+        if left := [day for day in days if day in gone]:
+            self.progress(
+                f"{len(left):,} days from {left[0]} to {left[-1]}, which an earlier version of the contract "
+                "made, are not learned from: their deliveries are not there any more"
+            )
+        for span in apart([day for day in days if day not in gone], gone):
+            self._stage(("ards", "mrds"), list(span))
+
+    def without_delivery(self, days: DayRange) -> frozenset[date]:
+        """The days that have rows and no delivery any more: to make their ARDS would remove their rows.
+
+        None where the ARDS is made on another machine, whose deliveries can't be seen from here.
+        """
+        from ml_platform.engine.daily_steps import DAILY_STEPS
+        from ml_platform.storage.ledger import WITHOUT_ROWS
+
+        if self.product.engine.of("ards", self.settings.engine) != "local":
+            return frozenset()
+        context = self._context(self._request("ards", list(days)))
+        holding = {
+            day
+            for asset in ("ards", "mrds")
+            for day, record in context.ledger.latest(asset, set(days), details=False).items()
+            if record.outcome not in WITHOUT_ROWS
+        }
+        if not holding:
+            return frozenset()
+        found = DAILY_STEPS["ards"](context).inputs(sorted(holding))
+        return frozenset(day for day, inputs in found.items() if inputs.gone)
 
     def run_with_retraining(self, days: DayRange) -> list[RunReport]:
         """Replay all assets over ``days`` as they would have gone: after a failed evaluation, a due retrain.
@@ -133,6 +184,11 @@ class Backfill:
             BackfillError: a run failed.
         """
         self._days = days
+        with self._failing_at_the_end():
+            self._replay(days)
+        return self.reports
+
+    def _replay(self, days: DayRange) -> None:
         self._stage(_BEFORE_MODELS, list(days))
         for month in _months_of(days):
             last = min(days.last, add_months(month, 1) - timedelta(days=1))
@@ -149,7 +205,6 @@ class Backfill:
                 self._stage((MODEL,), [decision.month], as_of=decision.as_of)
                 start = decision.as_of
         self._measure_drift(days)
-        return self.reports
 
     def show(self, asset: StepName, days: DayRange) -> None:
         """Have Dagster show what the ledger knows of an asset's days; what is up to date is not done again.
@@ -159,7 +214,19 @@ class Backfill:
         """
         self._days = DayRange(days.first, max(days.last, days.first + timedelta(days=1)))
         chosen = list(_months_of(days)) if asset in (MODEL, DRIFT_REPORT) else list(days)
-        self._launch((asset,), chosen, as_of=None, rescore=False)
+        with self._failing_at_the_end():
+            self._launch((asset,), chosen, as_of=None, rescore=False)
+
+    @contextlib.contextmanager
+    def _failing_at_the_end(self) -> Iterator[None]:
+        """Raise what has failed meanwhile without stopping the rest."""
+        self._failures = []
+        try:
+            yield
+        except BackfillError as error:
+            self._failures.append(str(error))
+        if self._failures:
+            raise BackfillError("; ".join(self._failures))
 
     def _measure_drift(self, days: DayRange) -> None:
         if DRIFT_REPORT in self.select:
@@ -194,9 +261,18 @@ class Backfill:
             return
         for position, asset in enumerate(assets):
             request = self._request(asset, days, as_of=as_of, rescore=rescore)
-            if self.force or local.is_pending(self._context(request)):
+            if self.force or self._is_pending(request):
                 self._launch(tuple(assets[position:]), days, as_of=as_of, rescore=rescore)
                 return
+
+    def _is_pending(self, request: StepRequest) -> bool:
+        try:
+            return local.is_pending(self._context(request))
+        except Exception:
+            # What can't be asked isn't known to be up to date; its step fails for itself, and says why.
+            if request.step in NOTHING_MADE_FROM:
+                return True
+            raise
 
     def _request(self, asset: StepName, days: Sequence[date], **options: Any) -> StepRequest:
         return StepRequest(step=asset, product=self.product.name, days=tuple(days), run_id="", **options)
@@ -225,10 +301,24 @@ class Backfill:
             run_config=self._run_config(assets, as_of, rescore),
             raise_on_error=False,
         )
-        errors = [f"{event.step_key}: {_why(event)}" for event in result.all_events if event.is_step_failure]
+        failures = [event for event in result.all_events if event.is_step_failure]
+        errors = [f"{event.step_key}: {_why(event)}" for event in failures]
         self.reports.append(RunReport(assets, first, last, result.run_id, result.success, "; ".join(errors)))
-        if not result.success:
-            raise BackfillError(f"{', '.join(assets)} over {asked}: {'; '.join(errors) or 'the run failed'}")
+        if result.success:
+            return
+        message = f"{', '.join(assets)} over {asked}: {'; '.join(errors) or 'the run failed'}"
+        if not failures or not all(self._spares_the_rest(event) for event in failures):
+            raise BackfillError(message)
+        self._failures.append(message)
+        self.progress(f"{message}; the other assets go on")
+
+    def _spares_the_rest(self, failure: dg.DagsterEvent) -> bool:
+        """Whether all else can be done although a step has failed."""
+        source = failure.step_failure_data.error_source
+        if (source is not None and source.value == "INTERRUPT") or interruption.noticed():
+            return False
+        alone = {asset_key(self.product, asset).to_python_identifier() for asset in NOTHING_MADE_FROM}
+        return failure.step_key in alone
 
     def _run_config(self, assets: Sequence[StepName], as_of: date | None, rescore: bool) -> dict[str, Any]:
         ops: dict[str, Any] = {}
@@ -246,6 +336,17 @@ class Backfill:
 
 class BackfillError(Exception):
     """A run of a backfill failed; what was done before it stays, and the next backfill continues."""
+
+
+def apart(days: Sequence[date], barriers: Collection[date]) -> list[DayRange]:
+    """The ranges that hold ascending days, and none of the barriers; other days between them may be held."""
+    ranges: list[DayRange] = []
+    for day in days:
+        if ranges and not any(ranges[-1].last < barrier < day for barrier in barriers):
+            ranges[-1] = DayRange(ranges[-1].first, day)
+        else:
+            ranges.append(DayRange(day, day))
+    return ranges
 
 
 def _months_of(days: DayRange) -> Iterator[date]:

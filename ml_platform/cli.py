@@ -227,7 +227,8 @@ def train(
 ) -> None:
     """Train a model as of a date, compare it, and promote it if it is better; it serves from that date on.
 
-    Days that it would learn from, and that an earlier version of the contract made, are made again first.
+    Days that it would learn from, and that an earlier version of the contract made, are made again first, as
+    far as their deliveries are still there; it doesn't learn from the others.
 
     Example: `ml-platform train flights --as-of 2013-08-15`
     """
@@ -363,7 +364,8 @@ def doctor(
 
     Example: `ml-platform doctor flights --repair`
     """
-    from ml_platform.doctor import check_up
+    from ml_platform.backfill import BackfillError
+    from ml_platform.doctor import check_up, is_new, not_looked_at
 
     settings = Settings()
     products, broken = load_products(settings.product_folders) if name is None else ({}, {})
@@ -374,27 +376,40 @@ def doctor(
     found: dict[str, list[Finding]] = {}
     for product in products.values():
         say = (lambda _: None) if as_json else (lambda said: console.print(f"  {escape(said)}", style="dim"))
-        found[product.name] = check_up(
-            product, settings, lambda: instance_of(settings), repair=repair, say=say
-        )
+        try:
+            found[product.name] = check_up(
+                product, settings, lambda: instance_of(settings), repair=repair, say=say
+            )
+        except BackfillError as error:
+            fail(f"{product.name}: {error}")
     if as_json:
         print(json.dumps([{"product": key, **one.plain()} for key, all_ in found.items() for one in all_]))
     for product_name, findings in {} if as_json else found.items():
-        _print_findings(product_name, findings)
+        product = products[product_name]
+        elsewhere = not_looked_at(product, settings)
+        if not findings and is_new(product, settings):
+            console.print(f"{product_name}: nothing has been made yet, so nothing can be missing.")
+            continue
+        _print_findings(product_name, findings, elsewhere)
     if any(found.values()):
         raise typer.Exit(1)
 
 
-def _print_findings(product: str, findings: Sequence[Finding]) -> None:
-    if not findings:
+def _print_findings(product: str, findings: Sequence[Finding], elsewhere: Sequence[str]) -> None:
+    """Print what is wrong, and what was not looked at."""
+    if findings:
+        console.print(f"[red]{product}: {len(findings)} not as the ledger says[/red]")
+    elif elsewhere:
+        console.print(f"[green]{product}: all that was looked at is there as the ledger says.[/green]")
+    else:
         console.print(f"[green]{product}: all is there as the ledger says.[/green]")
-        return
-    console.print(f"[red]{product}: {len(findings)} not as the ledger says[/red]")
     for finding in findings:
         console.print(
             f"[bold]{finding.part}[/bold] is {finding.state}: {escape(finding.detail)}", highlight=False
         )
         console.print(f"  now: {escape(finding.command)}", highlight=False, soft_wrap=True)
+    for part in elsewhere:
+        console.print(f"not looked at: {escape(part)}", style="yellow", highlight=False, soft_wrap=True)
 
 
 @app.command()

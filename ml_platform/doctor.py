@@ -16,9 +16,10 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow as pa
 from sqlalchemy.engine import make_url
 
-from ml_platform.backfill import ASSETS, Backfill
+from ml_platform.backfill import ASSETS, NOTHING_MADE_FROM, Backfill, BackfillError, apart
 from ml_platform.data_engineering import landing
 from ml_platform.engine import local, presence
 from ml_platform.engine.context import StepContext
@@ -27,23 +28,40 @@ from ml_platform.engine.maintenance import CONTROL_TABLES, LARGE_TABLES
 from ml_platform.engine.step import PermanentError, StepRequest
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.resources import LocalStepRunner
+from ml_platform.interruption import interruption
 from ml_platform.machine_learning.models import ModelHistory
-from ml_platform.machine_learning.registry import Registry, RegistryError
+from ml_platform.machine_learning.registry import Registry
 from ml_platform.product import DayRange, Product, add_months, month_of
 from ml_platform.settings import Settings
 from ml_platform.steps import StepName
-from ml_platform.storage.ledger import DAYS, Ledger
+from ml_platform.storage.contract_versions import CONTRACTS, ContractVersions
+from ml_platform.storage.control import ControlTable
+from ml_platform.storage.ledger import DAYS, SETTLED, Ledger
 from ml_platform.storage.online import OnlineStoreError
-from ml_platform.storage.roots import FolderRoot, RootError
+from ml_platform.storage.roots import DamagedTableError, FolderRoot, PathRoot, RootError
+from ml_platform.storage.tables import Tables
 
 if TYPE_CHECKING:
     import dagster as dg
 
-State = Literal["missing", "damaged", "gone from the deliveries", "not recorded"]
+State = Literal["missing", "damaged", "unreadable", "gone from the deliveries"]
 MODEL: StepName = "model"
 #: The small tables that nothing else tells the content of.
 _IRREPLACEABLE = frozenset({DAYS, "rollbacks"})
+#: Assets whose results are in the small tables, which every machine sees.
+_IN_SMALL_TABLES: frozenset[StepName] = frozenset({"model_performance"})
 _SUFFIX = ".damaged"
+#: What SQLite says when it was kept from looking by who works on the database; anything else but damage is
+#: a database that can't be read.
+_IN_USE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+#: The primary code of an error is in the lowest byte of its extended code.
+_PRIMARY = 0xFF
+#: The hashes that the table of the contracts knows a version by: of what makes the ARDS, and the MRDS.
+_VERSIONS = pa.schema([("ards", pa.string()), ("mrds", pa.string())])
+_LET_READ = (
+    "remove the obstacle that the message names; whether it is damaged isn't known, and it is left as it is"
+)
 
 
 @dataclass(frozen=True)
@@ -88,11 +106,45 @@ def check_up(
     if not repair or not any(finding.repairable for finding in found):
         return found
     doctor.set_aside(found)
-    if not doctor.databases():
+    if all(finding.part in NOTHING_MADE_FROM for finding in doctor.unusable()):
         with open_instance() as instance:
             doctor.repair(instance)
             doctor.report_again(instance)
     return _look(doctor, open_instance)
+
+
+def is_new(product: Product, settings: Settings) -> bool:
+    """Whether nothing of a product has been recorded yet, so that nothing can be missing."""
+    return not Tables.of(settings).control.exists(product.name, DAYS)
+
+
+def not_looked_at(product: Product, settings: Settings) -> list[str]:
+    """What can't be seen from here, in sentences that say where to look."""
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return []  # this is the other machine
+    tables = Tables.of(settings)
+    parts: dict[str, list[str]] = {}
+    for asset in ASSETS:
+        engine = product.engine.of(asset, settings.engine)
+        if asset == MODEL or engine == "local":
+            continue
+        if asset == "ards":
+            parts.setdefault(engine, []).append("the deliveries")
+        if not DAILY_STEPS[asset].tables:
+            if asset not in _IN_SMALL_TABLES:
+                parts.setdefault(engine, []).append(asset)
+        elif isinstance(tables.root, FolderRoot):
+            parts.setdefault(engine, []).append(asset)
+    said = [
+        f"{', '.join(names)}: made on {engine}; run ml-platform doctor {product.name} there"
+        for engine, names in parts.items()
+    ]
+    if not isinstance(tables.root, PathRoot):
+        said.append(
+            f"the rows of {', '.join(LARGE_TABLES)}: {settings.tables_root} is a catalog, which only Spark "
+            "opens; look there"
+        )
+    return said
 
 
 def _look(
@@ -128,10 +180,12 @@ class Doctor:
             databases: what :meth:`databases` has found.
         """
         found = [*self._torn_tables(), *databases]
-        broken = {finding.part for finding in found if finding.state == "damaged"}
+        broken = {finding.part for finding in found}
         if DAYS in broken or "models" in broken or "decisions" in broken or "rollbacks" in broken:
             return found  # what these say of all else isn't known
         found += self._unrecorded()
+        if CONTRACTS not in broken:
+            found += self._contracts()
         found += self._deliveries()
         found += self._steps(broken)
         found += self._history(broken)
@@ -159,33 +213,59 @@ class Doctor:
         places = [(tables.control, table) for table in CONTROL_TABLES]
         places += [(tables.root, table) for table in LARGE_TABLES if isinstance(tables.root, FolderRoot)]
         for root, table in places:
+            address = root.address(name, table)
             try:
                 if root.exists(name, table):
                     root.version(name, table)
-            except RootError as error:
-                folder = Path(root.address(name, table)) if isinstance(root, FolderRoot) else None
+            except DamagedTableError as error:
+                folder = Path(address) if isinstance(root, FolderRoot) else None
                 torn = folder is not None and _torn_commit(folder) is not None
+                again = torn or not self._is_irreplaceable(table)
                 yield Finding(
                     table,
                     "damaged",
-                    root.address(name, table),
+                    address,
                     "its newest commit is cut off" if torn else f"its log can't be read: {error.__cause__}",
                     f"ml-platform doctor {name} --repair"
-                    if torn or table not in _IRREPLACEABLE
+                    if again
                     else "restore it from a backup (docs/operating.md)",
-                    repairable=folder is not None and (torn or table not in _IRREPLACEABLE),
+                    repairable=folder is not None and again,
                 )
+            except Exception as error:
+                yield Finding(table, "unreadable", address, str(error), _LET_READ, repairable=False)
+
+    def _is_irreplaceable(self, table: str) -> bool:
+        """Whether a table's content can't be had from elsewhere."""
+        if table != CONTRACTS:
+            return table in _IRREPLACEABLE
+        try:
+            return any(set(hashes) - {self._present(asset)} for asset, hashes in self._made_under().items())
+        except RootError:
+            return True  # the ledger that would tell is damaged as well
+
+    def unusable(self) -> list[Finding]:
+        """The tables and databases that are damaged or can't be read."""
+        return [*self._torn_tables(), *self.databases()]
 
     def databases(self) -> list[Finding]:
-        """The SQLite databases that are there and damaged."""
+        """The SQLite databases that are there and damaged, or can't be read."""
         return list(self._databases())
 
     def _databases(self) -> Iterator[Finding]:
         for part, path in self._files():
-            if path.exists() and (wrong := _wrong_with(path)):
-                yield Finding(
-                    part, "damaged", str(path), wrong, f"ml-platform doctor {self.product.name} --repair"
-                )
+            wrong = _wrong_with(path)
+            if wrong is None:
+                continue
+            state, why = wrong
+            repair_ = f"ml-platform doctor {self.product.name} --repair"
+            yield Finding(
+                part,
+                state,
+                str(path),
+                why,
+                repair_ if state == "damaged" else _LET_READ,
+                repairable=state == "damaged",
+            )
 
     def _files(self) -> list[tuple[str, Path]]:
         """The SQLite databases of this deployment, by what they are part of."""
@@ -222,17 +302,10 @@ class Doctor:
             )
 
     def _deliveries(self) -> Iterator[Finding]:
-        engine = self.product.engine.of("ards", self.settings.engine)
-        if engine != "local":
+        if not self._sees_deliveries:
             return
         place = self.settings.landing_path / self.product.name
-        known = self._ledger.latest("ards", details=False)
-        used = [day for day, record in known.items() if record.outcome in ("written", "blocked", "empty")]
-        there = (
-            set(landing.delivered_days(self.product, self.settings.landing_path)) if place.exists() else set()
-        )
-        gone = tuple(day for day in used if day not in there)
-        if gone:
+        if gone := self._gone():
             yield Finding(
                 "landing",
                 "gone from the deliveries",
@@ -243,6 +316,75 @@ class Doctor:
                 repairable=False,
                 days=gone,
             )
+
+    def _gone(self) -> tuple[date, ...]:
+        """The days that were made from deliveries that aren't there any more."""
+        known = self._ledger.latest("ards", details=False)
+        used = [day for day, record in known.items() if record.outcome in ("written", "blocked", "empty")]
+        place = self.settings.landing_path
+        return tuple(day for day in used if landing.stamp(self.product, place, day) is None)
+
+    def _present(self, asset: StepName) -> str:
+        """The hash of the present contract, as the records of an asset name it."""
+        return self.product.hash_of(*DAILY_STEPS[asset].contract_sections)
+
+    def _made_under(self) -> dict[StepName, dict[str, list[date]]]:
+        """Of the ARDS and the MRDS, the days that were made under each version of the contract."""
+        found: dict[StepName, dict[str, list[date]]] = {"ards": {}, "mrds": {}}
+        for asset, versions in found.items():
+            for day, record in self._ledger.latest(asset, details=False).items():
+                if record.outcome in SETTLED:
+                    versions.setdefault(record.contract, []).append(day)
+        return found
+
+    def _contracts(self) -> Iterator[Finding]:
+        """Versions of the contract that days were made under, and that the table of the contracts lacks.
+
+        Days of such a version count as made by another contract, whatever it was.
+        """
+        name, tables = self.product.name, self._context(MODEL).tables
+        place = tables.control.address(name, CONTRACTS)
+        rows = ControlTable(tables, name, CONTRACTS, _VERSIONS).read()
+        present: set[date] = set()
+        earlier: set[date] = set()
+        for asset, versions in self._made_under().items():
+            known = {row[asset] for row in rows}
+            for version, days in versions.items():
+                if version not in known:
+                    (present if version == self._present(asset) else earlier).update(days)
+        if present:
+            yield Finding(
+                CONTRACTS,
+                "missing",
+                place,
+                f"it lacks the present version of the contract, which made {_days(sorted(present))}",
+                f"ml-platform doctor {name} --repair",
+                days=tuple(sorted(present)),
+            )
+        if earlier:
+            days = sorted(earlier)
+            gone = earlier.intersection(self._gone()) if self._sees_deliveries else ()
+            yield Finding(
+                CONTRACTS,
+                "missing",
+                place,
+                f"it lacks the versions of the contract that made {_days(days)}: what these days hold counts "
+                "as another contract's, so no model learns from them and they are not scored",
+                "restore it from a backup (docs/operating.md), or make the days again under the present "
+                f"contract: ml-platform backfill {name} --from {days[0]} --to {days[-1]} --select ards,mrds"
+                + (
+                    f"; not before the deliveries of {_days(sorted(gone))} are restored: days without a "
+                    "delivery are taken for withdrawn"
+                    if gone
+                    else ""
+                ),
+                repairable=False,
+                days=tuple(days),
+            )
+
+    @property
+    def _sees_deliveries(self) -> bool:
+        return self.product.engine.of("ards", self.settings.engine) == "local"
 
     def _steps(self, broken: set[str]) -> Iterator[Finding]:
         name = self.product.name
@@ -255,7 +397,7 @@ class Doctor:
             try:
                 lost = step.lost(self._ledger.latest(asset))
             except (PermanentError, OnlineStoreError, RootError) as error:
-                yield Finding(asset, "damaged", "", str(error), "see the message", repairable=False)
+                yield Finding(asset, "unreadable", "", str(error), "see the message", repairable=False)
                 continue
             for why, days in presence.grouped(lost).items():
                 yield Finding(
@@ -284,10 +426,10 @@ class Doctor:
             return
         try:
             lost = presence.lost_models(context, self._ledger.latest(MODEL, details=False))
-        except RegistryError as error:
-            yield Finding("registry", "damaged", "", str(error), repair_)
+            lost |= self._lost_in_remote_registry(set(lost))
+        except Exception as error:  # MLflow's and SQLAlchemy's kinds are many; none of them is a lost model
+            yield Finding("registry", "unreadable", "", str(error), "see the message", repairable=False)
             return
-        lost |= self._lost_in_remote_registry(set(lost))
         for as_of, why in lost.items():
             yield Finding(
                 MODEL, "missing", why.partition(" ")[0], f"as of {as_of}: {why}", repair_, days=(as_of,)
@@ -337,7 +479,7 @@ class Doctor:
         for finding in findings:
             if finding.state != "damaged" or not finding.repairable:
                 continue
-            path = Path(finding.place)
+            path = Path(finding.place).absolute()
             torn = _torn_commit(path) if path.is_dir() else None
             if torn is not None:
                 with tables.control.lock(name, finding.part):
@@ -360,6 +502,9 @@ class Doctor:
             self.say(f"the rollback as of {decision.as_of} is known again")
         for as_of in presence.restore_models(context, history):
             self.say(f"the model as of {as_of} is known again, from the ledger")
+        if any(finding.repairable for finding in self._contracts()):
+            ContractVersions(context.tables, self.product).remember()
+            self.say("the present version of the contract is known again")
         if self._lost("ards") and any(True for _ in self._deliveries()):
             self.say("nothing is made again before the deliveries that are gone are restored, or given up")
             return
@@ -367,10 +512,28 @@ class Doctor:
         for asset in ASSETS:
             if asset == MODEL:
                 for as_of in sorted(presence.lost_models(context, self._ledger.latest(MODEL, details=False))):
-                    self._work(instance, asset).train(as_of)
-            elif days := sorted(self._lost(asset)):
-                last = _month_end(days[-1]) if asset == "drift_report" else days[-1]
-                self._work(instance, asset).run(DayRange(days[0], last))
+                    self._work(instance, asset).train_alone(as_of)
+                continue
+            try:
+                self._make_again(instance, asset)
+            except (BackfillError, PermanentError, OnlineStoreError) as error:
+                # What is made from days that are lost would be made from nothing.
+                if asset not in NOTHING_MADE_FROM or interruption.noticed():
+                    raise
+                self.say(f"{asset} is left as it is: {error}")
+
+    def _make_again(self, instance: dg.DagsterInstance, asset: StepName) -> None:
+        work = self._work(instance, asset)
+        for span in self._spans(work, asset, sorted(self._lost(asset))):
+            last = _month_end(span.last) if asset == "drift_report" else span.last
+            work.run(DayRange(span.first, last))
+
+    def _spans(self, work: Backfill, asset: StepName, days: Sequence[date]) -> list[DayRange]:
+        """The ranges to run over, so that days are done and none whose delivery is gone is withdrawn."""
+        if not days or asset != "ards":
+            return apart(days, ())
+        gone = work.without_delivery(DayRange(days[0], days[-1]))
+        return apart([day for day in days if day not in gone], gone)
 
     def _lost(self, asset: StepName) -> set[date]:
         return set(DAILY_STEPS[asset](self._context(asset)).lost(self._ledger.latest(asset)))
@@ -387,9 +550,9 @@ class Doctor:
             BackfillError: a run failed.
         """
         for asset in ASSETS:
-            days = self._unknown_to(instance, asset)
-            if days:
-                self._work(instance, asset).show(asset, DayRange(days[0], days[-1]))
+            work = self._work(instance, asset)
+            for span in self._spans(work, asset, self._unknown_to(instance, asset)):
+                work.show(asset, span)
 
 
 def _month_end(day: date) -> date:
@@ -422,16 +585,22 @@ def _is_whole(commit: Path) -> bool:
         return False
 
 
-def _wrong_with(database: Path) -> str | None:
-    """What SQLite says of a database that isn't whole."""
+def _wrong_with(database: Path) -> tuple[State, str] | None:
+    """Whether a SQLite database that is there is damaged or can't be read, and what SQLite says of it."""
     try:
+        database.stat()
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return "unreadable", str(error)
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+        if code in _IN_USE:
             return None
-        return str(error)
-    return None if verdict == "ok" else str(verdict)
+        return "damaged" if code in _DAMAGED else "unreadable", str(error)
+    return None if verdict == "ok" else ("damaged", str(verdict))
 
 
 def _beside(path: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -202,3 +203,91 @@ def test_a_restored_backup_goes_on_where_it_was(home: Path, tmp_path: Path) -> N
     assert backfill() > 0
     assert fingerprints() == after
     assert doctor()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (sqlite3.SQLITE_CANTOPEN, "unable to open database file"),
+        (sqlite3.SQLITE_IOERR, "disk I/O error"),
+        (sqlite3.SQLITE_READONLY, "attempt to write a readonly database"),
+    ],
+)
+def test_a_database_that_cannot_be_read_is_not_taken_for_damaged(
+    home: Path, monkeypatch: pytest.MonkeyPatch, code: int, message: str
+) -> None:
+    path = home / "mlflow" / "mlflow.db"
+    beside, content, connect = sorted(path.parent.iterdir()), path.read_bytes(), sqlite3.connect
+
+    def refuse(database: object, *options: Any, **named: Any) -> sqlite3.Connection:
+        if "mlflow.db" in str(database):
+            error = sqlite3.OperationalError(message)
+            error.sqlite_errorcode = code
+            raise error
+        return connect(database, *options, **named)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    found = json.loads(doctor("--json")[1])
+    assert [(one["part"], one["state"], one["repairable"]) for one in found] == [
+        ("mlflow", "unreadable", False)
+    ]
+    code_, output = doctor("--repair")
+    assert code_ == 1
+    assert f"mlflow is unreadable: {message}" in output
+    assert sorted(path.parent.iterdir()) == beside
+    assert path.read_bytes() == content
+
+
+def test_a_store_that_is_away_is_no_loss_and_keeps_nothing_from_being_repaired(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_PLATFORM_ONLINE_STORE_URL", "postgresql+psycopg://nobody:nothing@127.0.0.1:1/none")
+    shutil.rmtree(home / "tables" / "shop" / "predictions")
+    code, output = doctor("--repair")
+    assert code == 1
+    assert "online_features is unreadable" in output
+    assert "predictions is" not in output
+    assert (home / "tables" / "shop" / "predictions").exists()
+    monkeypatch.delenv("ML_PLATFORM_ONLINE_STORE_URL")
+    assert doctor()[0] == 0
+
+
+def test_the_present_version_of_the_contract_is_put_back(home: Path) -> None:
+    table = home / "tables" / "shop" / "contracts"
+    shutil.rmtree(table)
+    code, output = doctor()
+    assert code == 1
+    assert (
+        "contracts is missing: it lacks the present version of the contract, which made 19 days"
+        in " ".join(output.split())
+    )
+    assert doctor("--repair")[0] == 0
+    assert table.exists()
+    (table / "_delta_log" / "00000000000000000000.json").write_text("{")
+    assert "contracts is damaged" in doctor()[1]
+    assert doctor("--repair")[0] == 0
+
+
+def test_of_a_product_without_history_the_doctor_says_one_line(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(tmp_path / "new"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "new" / "dagster"))
+    assert doctor() == (0, "shop: nothing has been made yet, so nothing can be missing.\n")
+    assert doctor("--repair") == (0, "shop: nothing has been made yet, so nothing can be missing.\n")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_made_on_another_machine_is_named_as_not_looked_at(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_platform.product.EngineChoice.of", lambda *_: "databricks")
+    code, output = doctor()
+    assert code == 0
+    first, *others = output.splitlines()
+    assert first == "shop: all that was looked at is there as the ledger says."
+    assert others == [
+        "not looked at: the deliveries, ards, mrds, online_features, validation_report, predictions, "
+        "drift_report: made on databricks; run ml-platform doctor shop there"
+    ]
+    assert doctor("--json") == (0, "[]\n")
