@@ -153,7 +153,7 @@ def test_a_store_that_is_away_stops_nothing_else(history: History) -> None:
     chosen: tuple[StepName, ...] = ("online_features", "validation_report", "predictions")
     with (
         history.working(NOW, *chosen, settings=settings) as work,
-        pytest.raises(BackfillError, match="shop__online_features: .*can't be reached") as raised,
+        pytest.raises(BackfillError, match=r"shop__online_features: .*can't be reached") as raised,
     ):
         work.run(SPAN)
     assert "127.0.0.1" in str(raised.value)
