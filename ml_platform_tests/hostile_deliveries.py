@@ -156,7 +156,7 @@ class Case:
     def __str__(self) -> str:
         source = self.product.source.model_dump(exclude_unset=True)
         return f"seed {self.seed}, wrong: {self.wrong}\nsource: {source}\n" + "\n".join(
-            f"{name!r}: {content if callable(content) else content[:3000]!r}"
+            f"{name!r}: {content.__qualname__ if callable(content) else content[:3000]!r}"
             for name, content in self.files.items()
         )
 

@@ -80,6 +80,7 @@ def test_what_is_the_same_here_and_there_passes(
     assert not left_behind(workspace)
 
 
+@pytest.mark.slow
 def test_a_difference_is_named_and_fails(workspace: FakeWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke, "LocalStepRunner", Here)
     workspace.jobs.prelude = step(WRITES % {"outcome": "written", "fingerprint": "f2"})

@@ -58,6 +58,7 @@ def test_backfilling_an_old_day_keeps_newer_features(platform: Platform) -> None
     assert stored(platform) == expected
 
 
+@pytest.mark.slow
 def test_days_in_any_order_give_the_same_store(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online_features, "ROWS_OF_A_PARTITION", 15)
     chosen = days("2024-01-01", "2024-01-05")
@@ -88,6 +89,7 @@ def test_a_range_publishes_each_entity_once_and_reads_rows_back(
     assert done.metadata["rows_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_an_entity_that_a_correction_takes_from_a_day_falls_back_or_goes(platform: Platform) -> None:
     deliver(platform, "2024-01-01", "ann", "bob")
     deliver(platform, "2024-01-02", "ann", "bob", "eve")

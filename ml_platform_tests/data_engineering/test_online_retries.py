@@ -33,6 +33,7 @@ def test_a_cut_connection_is_tried_again(postgresql_url: str, tmp_path: Path, sp
     assert "the connection broke" in seen[0]
 
 
+@pytest.mark.slow
 def test_wrong_credentials_end_the_step_without_showing_them(
     postgresql_url: str, tmp_path: Path, spark: SparkSession
 ) -> None:

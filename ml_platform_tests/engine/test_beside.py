@@ -93,6 +93,7 @@ def assert_as_alone(platform: Platform, tmp_path: Path) -> None:
     assert all(day.up_to_date for day in platform.run("ards", CHOSEN).days)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name"),
     [

@@ -94,6 +94,7 @@ def test_what_the_machine_does_not_give_stops_no_other_day_and_is_tried_again(pl
     assert platform.run("ards", chosen[1]).days[0].outcome == "written"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
 def test_files_that_tasks_could_not_reach_are_read_by_the_next_run(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, small_bytes: int

@@ -230,6 +230,7 @@ def test_a_fault_in_any_function_of_a_day_stops_that_day_alone_and_is_tried_agai
     assert len(history.rows("ards")) == 150 * len(ALL)
 
 
+@pytest.mark.slow
 def test_a_day_whose_rows_cannot_be_validated_stops_alone(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

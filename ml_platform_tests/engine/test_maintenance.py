@@ -52,7 +52,7 @@ def test_small_files_are_joined_and_old_ones_of_no_version_deleted(platform: Pla
 
     told = platform.run("maintenance", []).metadata
 
-    assert set(told) == {"ards", "mrds", "days"}
+    assert set(told) == {"ards", "mrds", "days", "contracts"}
     assert told["ards"].startswith("4 files of ")
     assert told["ards"].endswith("3 joined with others, 1 old ones deleted")
     assert told["days"].endswith(", 0 superseded records removed")

@@ -38,6 +38,7 @@ def blocked(platform: Platform) -> Platform:
 # -- accepted by a person ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_accepted_day_is_used_and_says_who_and_why(platform: Platform) -> None:
     strict = blocked(platform)
     assert strict.run("mrds", DAY).days[0].outcome == "held_back"
@@ -110,6 +111,7 @@ def test_a_change_of_the_rules_judges_again_and_writes_nothing(platform: Platfor
     assert platform.tables.version("shop", "ards") == version
 
 
+@pytest.mark.slow
 def test_a_change_of_the_past_judges_again_without_spark(platform: Platform) -> None:
     chosen = days("2024-01-01", "2024-01-22")
     deliver_visits(platform, chosen, rows=40)

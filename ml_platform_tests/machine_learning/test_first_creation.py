@@ -64,6 +64,7 @@ def is_usable(database: Path) -> bool:
     return bool(registry._client().get_experiment_by_name("shop"))
 
 
+@pytest.mark.slow
 def test_a_registry_whose_creation_was_killed_is_made_by_the_next_process(tmp_path: Path) -> None:
     database = tmp_path / "mlflow" / "mlflow.db"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(database)], check=False, capture_output=True)

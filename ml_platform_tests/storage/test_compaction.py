@@ -112,6 +112,7 @@ def clock() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @given(commits=COMMITS, keep=st.sampled_from([AT_ONCE, timedelta(days=2), timedelta(days=400)]))
 @settings(max_examples=10, deadline=None, derandomize=True)
 def test_every_query_gives_the_same_before_and_after(commits: list[list[DayRecord]], keep: timedelta) -> None:

@@ -129,6 +129,7 @@ def test_writers_of_an_object_store_that_commit_at_once_lose_nothing(object_stor
     assert object_store.version("shop", "days") == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", "object store"])
 def test_no_thread_of_arrow_holds_a_python_file(
     place: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -215,6 +216,7 @@ def test_the_data_sets_are_the_same_in_a_catalog_as_in_a_folder(
     assert catalog.read(spark, "shop", "mrds", version=before).count() == now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", "catalog"])
 def test_a_table_gets_the_columns_and_types_of_another_schema(
     spark: SparkSession, schema: str, tmp_path: Path, place: str
@@ -296,6 +298,7 @@ def retyped(**types: pa.DataType) -> pa.Schema:
     return pa.schema([(field.name, types.get(field.name, field.type)) for field in _VALUES])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", "catalog"])
 def test_a_type_that_is_changed_and_changed_back_loses_nothing(
     spark: SparkSession, schema: str, tmp_path: Path, place: str
@@ -336,6 +339,7 @@ def test_a_type_that_is_changed_and_changed_back_loses_nothing(
     assert values("key", "amount", "on", "flag") == after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", "catalog"])
 def test_a_column_whose_name_changes_in_case_only_is_renamed(
     spark: SparkSession, schema: str, tmp_path: Path, place: str
