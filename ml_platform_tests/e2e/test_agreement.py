@@ -307,7 +307,7 @@ def test_ledger_tables_store_and_registry_agree_after_every_step() -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("home")
 def test_ledger_tables_store_and_registry_agree_after_every_step_of_many_lives() -> None:
-    check(examples=25, steps=25)
+    check(examples=8, steps=20)
 
 
 @pytest.mark.usefixtures("home")
