@@ -246,12 +246,16 @@ class Predictions(DailyStep):
         product = context.product
         registry = Registry.of(context.settings)
         models: dict[date, scoring.ServingModel] = {}
+        loaded: dict[str, scoring.ServingModel] = {}
         done: dict[date, Written] = {}
         unserved: list[date] = []
         for day in days:
             obstacle, decision = self._obstacles.get(day), serving(self._decisions, day)
             if obstacle is None and decision is not None:
-                models[day] = serving_models.load(registry, product, self._records[decision.fingerprint])
+                name = decision.fingerprint
+                if name not in loaded:  # to ask the registry takes requests
+                    loaded[name] = serving_models.load(registry, product, self._records[name])
+                models[day] = loaded[name]
             elif decision is None and context.request.rescore:
                 unserved.append(day)
             elif obstacle is not None:

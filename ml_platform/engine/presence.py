@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 
 from ml_platform.engine.context import StepContext
@@ -115,7 +115,11 @@ def lost_models(context: StepContext, records: Mapping[date, DayRecord]) -> dict
 
 def undecided(context: StepContext) -> list[date]:
     """The as-of dates of models that the ledger calls trained, and that nothing was decided about."""
-    decided = {one.as_of for one in ModelHistory(context.tables, context.product).decisions()}
+    return _undecided(context, ModelHistory(context.tables, context.product).decisions())
+
+
+def _undecided(context: StepContext, decisions: Iterable[Decision]) -> list[date]:
+    decided = {decision.as_of for decision in decisions}
     trained = context.ledger.latest(MODEL, details=False)
     return [as_of for as_of, one in trained.items() if one.outcome == "written" and as_of not in decided]
 
@@ -129,23 +133,23 @@ def require_decisions(context: StepContext) -> list[Decision]:
         PermanentError: decisions about models that are in the ledger are missing, or models that were
             decided about.
     """
-    if missing := undecided(context):
-        name, month = context.product.name, month_of(missing[0])
-        raise PermanentError(
-            f"{context.tables.control.address(name, 'decisions')} lacks the model as of {missing[0]}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + ", which the ledger calls trained; all is decided again by: "
-            f"ml-platform backfill {name} --from {month} --to {month} --select model"
-        )
     history = ModelHistory(context.tables, context.product)
     decisions, known = history.decisions(), history.by_fingerprint()
-    if unknown := [decision.as_of for decision in decisions if decision.fingerprint not in known]:
-        name, month = context.product.name, month_of(unknown[0])
+
+    def require(table: str, missing: Sequence[date], why: str) -> None:
+        if not missing:
+            return
+        name, month = context.product.name, month_of(missing[0])
         raise PermanentError(
-            f"{context.tables.control.address(name, 'models')} lacks the model as of {unknown[0]}, which was "
-            f"decided about; it is put back by: ml-platform backfill {name} --from {month} --to {month} "
-            "--select model"
+            f"{context.tables.control.address(name, table)} lacks the model as of {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + f", {why} by: ml-platform backfill {name} --from {month} --to {month} --select model"
         )
+
+    missing = _undecided(context, decisions)
+    require("decisions", missing, "which the ledger calls trained; all is decided again")
+    unknown = [decision.as_of for decision in decisions if decision.fingerprint not in known]
+    require("models", unknown, "which was decided about; it is put back")
     return decisions
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -74,14 +75,16 @@ class ContractVersions:
         aggregated = {self._product.label, *columns} & {*mrds.aggregate}
         return self._like_now("mrds", (*mrds.entity, *mrds.order_by, *columns), aggregated)
 
+    @cached_property
+    def _known(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The versions, each with its content; what is remembered meanwhile is like now in any case."""
+        return [(row, json.loads(row["content"])) for row in self._table.read()]
+
     def _like_now(self, name: str, columns: Collection[str], aggregated: Collection[str]) -> frozenset[str]:
         product = self._product
         sections = ARDS_SECTIONS if name == "ards" else MRDS_SECTIONS
         wanted = _view(product.content_of(*MRDS_SECTIONS), columns, aggregated)
-        known = self._table.read()
-        alike = {
-            row[name] for row in known if _view(json.loads(row["content"]), columns, aggregated) == wanted
-        }
+        alike = {row[name] for row, content in self._known if _view(content, columns, aggregated) == wanted}
         return frozenset({product.hash_of(*sections), *alike})
 
 

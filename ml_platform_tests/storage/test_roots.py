@@ -56,6 +56,15 @@ def object_store(blob_url: str, request: pytest.FixtureRequest) -> Tables:
     return Tables(f"abfss://{container}@{ACCOUNT}.dfs.core.windows.net/tables", options=options)
 
 
+@pytest.fixture(params=["folder", "catalog"])
+def tables(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -> Tables:
+    """Tables of which none exists yet, in a folder and in a catalog."""
+    root = str(tmp_path / "tables")
+    if request.param == "catalog":
+        root = f"uc:spark_catalog.{request.getfixturevalue('schema')}"
+    return Tables(root, control=str(tmp_path / "control"), session=lambda: spark)
+
+
 @pytest.fixture
 def schema(spark: SparkSession) -> Iterator[str]:
     """An empty schema of the session's own catalog."""
@@ -217,13 +226,8 @@ def test_the_data_sets_are_the_same_in_a_catalog_as_in_a_folder(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["folder", "catalog"])
-def test_a_table_gets_the_columns_and_types_of_another_schema(
-    spark: SparkSession, schema: str, tmp_path: Path, place: str
-) -> None:
+def test_a_table_gets_the_columns_and_types_of_another_schema(spark: SparkSession, tables: Tables) -> None:
     """A value that the new type can't hold is null; columns that the schema lacks stay."""
-    root = str(tmp_path / "tables") if place == "folder" else f"uc:spark_catalog.{schema}"
-    tables = Tables(root, control=str(tmp_path / "control"), session=lambda: spark)
     day = date(2024, 1, 1)
     whole, fraction, large = (1, "1", 1.0, day), (2, "two", 2.5, day), (3, None, 2.0**40, day)
     columns = "`n.n` int, text string, amount double, since date, event_day date"
@@ -299,12 +303,7 @@ def retyped(**types: pa.DataType) -> pa.Schema:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["folder", "catalog"])
-def test_a_type_that_is_changed_and_changed_back_loses_nothing(
-    spark: SparkSession, schema: str, tmp_path: Path, place: str
-) -> None:
-    root = str(tmp_path / "tables") if place == "folder" else f"uc:spark_catalog.{schema}"
-    tables = Tables(root, control=str(tmp_path / "control"), session=lambda: spark)
+def test_a_type_that_is_changed_and_changed_back_loses_nothing(spark: SparkSession, tables: Tables) -> None:
     first, second = date(2024, 1, 1), date(2024, 1, 2)
     rows = [("1", 1.0, first, True, first), ("x", 2.5, first, False, first), ("3", None, None, None, first)]
     of_second = [("4", 0.25, second, True, second)]
@@ -340,12 +339,7 @@ def test_a_type_that_is_changed_and_changed_back_loses_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["folder", "catalog"])
-def test_a_column_whose_name_changes_in_case_only_is_renamed(
-    spark: SparkSession, schema: str, tmp_path: Path, place: str
-) -> None:
-    root = str(tmp_path / "tables") if place == "folder" else f"uc:spark_catalog.{schema}"
-    tables = Tables(root, control=str(tmp_path / "control"), session=lambda: spark)
+def test_a_column_whose_name_changes_in_case_only_is_renamed(spark: SparkSession, tables: Tables) -> None:
     day = date(2024, 1, 1)
     rows = spark.createDataFrame([("a", 1, day)], "key string, pages int, event_day date")
     tables.replace_days(spark, "shop", "ards", rows, [day], run_id="1")
