@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FROM ?= 2013-01-01
 TO ?= 2013-12-31
-ONLINE_TESTS := ml_platform_tests/storage/test_online.py ml_platform_tests/data_engineering/test_online_features.py
+ONLINE_TESTS := ml_platform_tests/online_store/test_store.py ml_platform_tests/online_store/test_publish.py
 
 .PHONY: help setup demo ui test test-online test-slow test-browser bench bench-online bench-parsing bench-products smoke-databricks lint format lock clean
 

@@ -26,7 +26,9 @@ from typing import Any
 import duckdb
 import psutil
 
-from ml_platform.product import DayRange, Product, load_product
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.loading import load_product
+from ml_platform.contract.product import Product
 from ml_platform.settings import PACKAGE, Settings
 
 CHECKOUT = PACKAGE.parent
@@ -144,8 +146,8 @@ def _compare(bench: Bench, peer: Path) -> None:
 def _work_data_sets(bench: Bench, what: str, days: int) -> dict[str, Any]:
     from ml_platform.data_engineering import ards, landing, mrds
     from ml_platform.engine import local
-    from ml_platform.engine.spark import session_here
     from ml_platform.engine.step import StepRequest
+    from ml_platform.spark.session import session_here
     from ml_platform.storage.tables import Tables
 
     product, settings = bench.product("customers"), bench.settings
@@ -252,8 +254,8 @@ def graph(bench: Bench) -> dict[str, Any]:
 
 
 def _work_graph(bench: Bench) -> dict[str, Any]:
-    from ml_platform.backfill import Backfill
-    from ml_platform.console import instance_of
+    from ml_platform.cli.backfill import Backfill
+    from ml_platform.cli.console import instance_of
     from ml_platform.graph.resources import LocalStepRunner
 
     product = bench.product("flights")

@@ -34,8 +34,8 @@ def batches(data: Path) -> Iterator[pa.RecordBatch]:
 
 def ours(url: str, data: Path) -> tuple[float, Lookup]:
     """The platform's store."""
-    from ml_platform.product import parse_product
-    from ml_platform.storage.online import OnlineStore
+    from ml_platform.contract.loading import parse_product
+    from ml_platform.online_store.store import OnlineStore
 
     columns: dict[str, Any] = {"entity": {"type": "long"}, "day": {"type": "date"}}
     columns |= {name: {"type": "double", "nullable": True} for name in FEATURES}

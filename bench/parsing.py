@@ -23,9 +23,10 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from ml_platform.contract.loading import parse_product
+from ml_platform.contract.product import Product
+from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.parsing import DeliveryFile, parse_file, read_header
-from ml_platform.data_engineering.values import ARROW_TYPES
-from ml_platform.product import Product, parse_product
 
 DAY = date(2024, 1, 1)
 COLUMNS = {

@@ -42,8 +42,8 @@ def settings_of(folder: Path) -> Settings:
 
 def prepare(folder: Path, products: int, years: int) -> list[str]:
     """Contracts, deliveries and ledgers; one product's, of which the others have links."""
+    from ml_platform.contract.loading import load_product
     from ml_platform.data_engineering import landing
-    from ml_platform.product import load_product
     from ml_platform.storage.ledger import DayRecord, Ledger
     from ml_platform.storage.tables import Tables
 

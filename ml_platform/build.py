@@ -10,8 +10,9 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.graph import alerts, assets, automation, resources
-from ml_platform.product import Product, load_products
+from ml_platform.contract.loading import load_products
+from ml_platform.contract.product import Product
+from ml_platform.graph import alerts, assets, jobs, resources, schedules, sensors
 from ml_platform.settings import Settings
 
 
@@ -25,7 +26,7 @@ def build_definitions(
 
     Args:
         products: instead of those in the settings' folders, where a broken contract is left out here
-            and reported by :mod:`ml_platform.contracts`.
+            and reported by :mod:`ml_platform.graph.contract_errors`.
         resource_overrides: resources that stand in for the real ones, by key.
     """
     if products is None:
@@ -63,7 +64,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def _graph(product: Product, settings: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=assets.build_assets(product),
-        jobs=automation.jobs(product, settings),
-        schedules=automation.schedules(product, settings),
-        sensors=[*automation.sensors(product, settings), alerts.alert_sensor(product, settings)],
+        jobs=jobs.jobs(product, settings),
+        schedules=schedules.schedules(product, settings),
+        sensors=[*sensors.sensors(product, settings), alerts.alert_sensor(product, settings)],
     )

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from ml_platform import estimators
-from ml_platform.compute import Compute, EngineName
-from ml_platform.secrets import Secret, SecretAddress, holds_credentials
+from ml_platform.contract import estimators
+from ml_platform.contract.compute import Compute, EngineName
+from ml_platform.contract.secrets import Secret, SecretAddress, holds_credentials
 
 PACKAGE = Path(__file__).parent
 

@@ -16,7 +16,7 @@ os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
 # Named in the environment, since processes that tests start read their settings there.
 os.environ.setdefault("ML_PLATFORM_ESTIMATOR_MODULES", "ml_platform_tests.light_classifier")
 
-from ml_platform import estimators
+from ml_platform.contract import estimators
 from ml_platform.settings import Settings
 from ml_platform_tests import postgres
 from ml_platform_tests.small_platform import Platform, shop

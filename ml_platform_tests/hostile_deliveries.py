@@ -22,7 +22,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ml_platform.product import Column, Product, Source
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import Column, Source
 from ml_platform_tests.small_platform import D, shop
 
 DAY = D("2024-01-15")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml_platform.product import Product, parse_product
+from ml_platform.contract.loading import parse_product
+from ml_platform.contract.product import Product
 
 START, CHANGE, END = date(2024, 1, 1), date(2024, 4, 1), date(2024, 6, 30)
 LABEL_DELAY_DAYS = 30

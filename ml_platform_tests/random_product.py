@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from ml_platform.product import Product, parse_product
+from ml_platform.contract.loading import parse_product
+from ml_platform.contract.product import Product
 
 START = date(2024, 1, 28)
 DAYS = 8  # over the end of a month, so that the second month has a model

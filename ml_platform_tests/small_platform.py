@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ml_platform.contract.loading import parse_product
+from ml_platform.contract.product import Product
 from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
-from ml_platform.product import Product, parse_product
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables

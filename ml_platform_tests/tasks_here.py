@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ml_platform import tasks
-from ml_platform.engine.data_steps import ValidatedStep
-from ml_platform.mlops import validation
+from ml_platform.engine.verdicts import ValidatedStep
+from ml_platform.mlops.quality import validation
+from ml_platform.spark import tasks
 
 Work = Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]]
 

@@ -21,8 +21,8 @@ from dagster._core.scheduler.instigation import TickStatus
 from dagster_azure.blob.compute_log_manager import AzureBlobComputeLogManager
 
 from ml_platform.data_engineering import unity_catalog
-from ml_platform.engine.travel import settings_for
-from ml_platform.graph.automation import ENGINE_TAG, PRODUCT_TAG, jobs
+from ml_platform.engine.databricks.remote_settings import settings_for
+from ml_platform.graph.jobs import ENGINE_TAG, PRODUCT_TAG, jobs
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import shop
@@ -173,7 +173,7 @@ def test_the_smoke_job_starts_what_the_package_installs() -> None:
     ]
     assert name == "ml-platform-step"
     if name in PROJECT["scripts"]:
-        assert PROJECT["scripts"][name] == "ml_platform.remote:main"
+        assert PROJECT["scripts"][name] == "ml_platform.engine.databricks.entry:main"
 
 
 # -- the pipelines ---------------------------------------------------------------------------------

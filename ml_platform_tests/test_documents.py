@@ -10,10 +10,13 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from ml_platform.mlops.expectations import RULES
-from ml_platform.product import Column, CustomExpectation, Product, parse_product
+from ml_platform.contract.loading import parse_product
+from ml_platform.contract.monitoring import CustomExpectation
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import Column
+from ml_platform.contract.yaml_text import parse_yaml
+from ml_platform.mlops.quality.expectations import RULES
 from ml_platform.settings import PACKAGE, Settings
-from ml_platform.yaml_text import parse_yaml
 
 TEXT = (PACKAGE.parent / "docs" / "contract.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)

@@ -15,8 +15,10 @@ from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import large_days, small_days
-from ml_platform.data_engineering.counting import Counted, Counting, Statistics
+from ml_platform.data_engineering.day_statistics import Counted, Counting, Statistics
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import (
     Account,
@@ -25,10 +27,9 @@ from ml_platform.data_engineering.resolution import (
     ards_columns,
     quarantine_schema,
 )
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import EMPTY
-from ml_platform.storage.roots import on_days
+from ml_platform.storage.locations import on_days
 from ml_platform.storage.tables import Tables
 
 ARDS = "ards"

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering.files import shown
-from ml_platform.product import Product
 
 #: The widest sheet that a spreadsheet saves; a longer first line is no header, and no table could hold it.
 MAXIMUM_COLUMNS = 16_384

@@ -13,6 +13,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.parsing import DeliveryFile, locate, parsed_schema
 from ml_platform.data_engineering.replacements import USED, records_of
@@ -25,9 +27,8 @@ from ml_platform.data_engineering.resolution import (
     ards_columns,
     quarantine_schema,
 )
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+from ml_platform.spark.tasks import spare_next_task
 from ml_platform.storage.tables import column
-from ml_platform.tasks import spare_next_task
 
 _LABELS = frozenset({"label", "earlier_label"})
 

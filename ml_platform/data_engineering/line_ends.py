@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ml_platform.product import Source
+from ml_platform.contract.source import Source
 
 #: Records, and characters of them, that are looked at to learn how a file's lines end. A program ends all of
 #: its lines alike, so the first tells; more are for files whose first records are damaged.

@@ -16,11 +16,12 @@ from decimal import Decimal
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import small_mrds
 from ml_platform.data_engineering.ards import ARDS
-from ml_platform.data_engineering.counting import Counted, Counting, Statistics
+from ml_platform.data_engineering.day_statistics import Counted, Counting, Statistics
 from ml_platform.data_engineering.small_mrds import AggregatedDay
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
 from ml_platform.storage.tables import Tables, column
 
 MRDS = "mrds"

@@ -27,12 +27,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from ml_platform.data_engineering import files, headers, line_ends, values
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import BACKSLASH, LABEL_KNOWN_ON, QUOTE, Column, Source
+from ml_platform.data_engineering import conversion, files, headers, line_ends
+from ml_platform.data_engineering.conversion import ARROW_TYPES, positions
 from ml_platform.data_engineering.files import FileRules, UnreachableFile, UnreadableFile
 from ml_platform.data_engineering.line_ends import Record
 from ml_platform.data_engineering.quoting import AMBIGUOUS, BlockGuard, Grammar, NotAsPlain, QuoteCounter
-from ml_platform.data_engineering.values import ARROW_TYPES, positions
-from ml_platform.product import BACKSLASH, LABEL_KNOWN_ON, QUOTE, Column, Product, Source
 
 BLOCK_BYTES = 8 << 20
 BATCH_RECORDS = 50_000
@@ -754,7 +755,7 @@ def _column(
     """A column's values; whatever can't be used is blamed on its record."""
     source = product.source
     declared = source.columns[name]
-    value, unparseable = values.cast(text, declared, source)
+    value, unparseable = conversion.cast(text, declared, source)
     blame(unparseable, _Unparseable(name, declared, source, text))
     if declared.fill_null is not None:
         value = value.fill_null(pa.scalar(declared.fill_null, value.type))
@@ -789,7 +790,7 @@ class _Unparseable:
     def __call__(self, position: int) -> str:
         text = self._text[position].as_py()
         if text not in self._hints and len(self._hints) < HINTED_TEXTS:
-            self._hints[text] = values.hint(text, self._declared, self._source)
+            self._hints[text] = conversion.hint(text, self._declared, self._source)
         hint = self._hints.get(text)
         type_ = f"{'an' if self._declared.type == 'integer' else 'a'} {self._declared.type}"
         reason = f"unparseable value in {self._name}: {_shown(self._text[position])} is not {type_}"

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_platform.product import BACKSLASH, QUOTE, Source
+from ml_platform.contract.source import BACKSLASH, QUOTE, Source
 
 TEXT_AFTER_QUOTE = "text after a closing quote"
 UNCLOSED = "quote opened and never closed"

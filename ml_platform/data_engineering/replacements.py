@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml_platform.contract.product import Product
+from ml_platform.contract.yaml_text import YamlError, parse_yaml
 from ml_platform.data_engineering.parsing import DeliveryFile, parse_file
-from ml_platform.product import Product
-from ml_platform.yaml_text import YamlError, parse_yaml
 
 #: What a manifest's name has after the name of its file.
 SUFFIXES = (".manifest.yaml", ".manifest.yml", ".manifest.json")

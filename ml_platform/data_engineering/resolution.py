@@ -9,7 +9,8 @@ from datetime import date
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 
 ORPHAN = "label without a row"
 

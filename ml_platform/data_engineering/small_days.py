@@ -19,7 +19,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from ml_platform.data_engineering.counting import Counted, Counting
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
+from ml_platform.data_engineering.day_statistics import Counted, Counting
 from ml_platform.data_engineering.files import UnreadableFile
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.parsing import locate, parsed_schema
@@ -33,10 +35,9 @@ from ml_platform.data_engineering.resolution import (
     ards_columns,
     quarantine_schema,
 )
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
+from ml_platform.spark.tasks import in_tasks, numbers, spare_next_task
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.tables import column
-from ml_platform.tasks import in_tasks, numbers, spare_next_task
 
 #: Bytes of a day's files, unpacked, up to which a task holds the day in memory: about a million records.
 SMALL_BYTES = 64 << 20

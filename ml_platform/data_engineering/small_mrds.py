@@ -17,11 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 
-from ml_platform.data_engineering.counting import Counted, Counting
-from ml_platform.data_engineering.values import ARROW_TYPES
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, MASK, Product
+from ml_platform.contract.monitoring import MASK
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
+from ml_platform.data_engineering.conversion import ARROW_TYPES
+from ml_platform.data_engineering.day_statistics import Counted, Counting
+from ml_platform.spark.tasks import in_tasks
 from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.tasks import in_tasks
 
 #: Rows of a day up to which a task holds it in memory.
 SMALL_ROWS = 1_000_000

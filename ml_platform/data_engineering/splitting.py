@@ -19,13 +19,14 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ml_platform.data_engineering import headers, line_ends, values
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import QUOTE, Source
+from ml_platform.data_engineering import conversion, headers, line_ends
 from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
 from ml_platform.data_engineering.headers import Header
 from ml_platform.data_engineering.line_ends import Record
 from ml_platform.data_engineering.parsing import INVALID_ENCODING, tokenize
 from ml_platform.data_engineering.quoting import RecordWriter
-from ml_platform.product import QUOTE, Product, Source
 
 HOUR = "T0600"
 BUFFERED_CHARACTERS = 16_000_000
@@ -231,11 +232,11 @@ class _DayReader:
         if text is None:
             raise ValueError("the line ends before it")
         product = self._product
-        day = values.day_of(text, self._declared, product.source)
+        day = conversion.day_of(text, self._declared, product.source)
         if day is None:
             formats = " or ".join(self._declared.formats)
             accepted = f"the format {formats}" if formats else "a date like 2013-01-31"
-            hint = values.hint(text, self._declared, product.source)
+            hint = conversion.hint(text, self._declared, product.source)
             raise ValueError(f"{text!r} is no date; accepted is {accepted}{hint and f' ({hint})'}")
         if day < product.start or (product.end is not None and day > product.end):
             until = f"to {product.end}" if product.end else "on"

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.monitoring import DataSet
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import ards, mrds
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, DataSet, Product, fingerprint_of
-from ml_platform.storage.roots import CatalogRoot, quoted
+from ml_platform.storage.locations import CatalogRoot, quoted
 from ml_platform.storage.tables import Tables
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 
-from ml_platform.engine.data_steps import quality_check
+from ml_platform.contract.assets import VALIDATED
 from ml_platform.engine.step import quality_of
-from ml_platform.steps import VALIDATED
+from ml_platform.engine.verdicts import quality_check
 from ml_platform.storage.ledger import DayRecord, Ledger
 
 

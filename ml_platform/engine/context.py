@@ -9,11 +9,11 @@ from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ml_platform.engine.passing import is_passing
+from ml_platform.contract.faults import Isolation, ends_the_run, in_words
+from ml_platform.contract.product import Product
+from ml_platform.contract.secrets import scrub
+from ml_platform.engine.passing_errors import is_passing
 from ml_platform.engine.step import StepRequest
-from ml_platform.faults import Isolation, ends_the_run, in_words
-from ml_platform.product import Product
-from ml_platform.secrets import scrub
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables

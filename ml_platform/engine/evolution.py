@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import ards, mrds, small_days, small_mrds
 from ml_platform.engine.context import StepContext
 from ml_platform.machine_learning import scoring
-from ml_platform.product import Product
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import DayRecord
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ml_platform.contract.product import Product
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.spark import Length
 from ml_platform.engine.step import MAINTENANCE, StepRequest, StepResult
-from ml_platform.product import Product
 from ml_platform.settings import Settings
+from ml_platform.spark.session import Length
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -29,15 +29,16 @@ def context_for(
 def run_step(context: StepContext) -> StepResult:
     """Run the step that the context's request names."""
     # The steps import Spark and scikit-learn; a code location that only draws the graph needs neither.
-    from ml_platform.engine import daily, daily_steps, maintenance, model_step
+    from ml_platform.engine import daily_steps, maintenance, run_days
+    from ml_platform.engine.steps import model
 
     request = context.request
-    if request.step == model_step.MODEL:
-        return model_step.run_model(context)
+    if request.step == model.MODEL:
+        return model.run_model(context)
     if request.step == MAINTENANCE:
         return maintenance.maintain(context)
     step = daily_steps.DAILY_STEPS[request.step](context)
-    return daily.run_days(step, sorted(request.days), force=request.force)
+    return run_days.run_days(step, sorted(request.days), force=request.force)
 
 
 #: Days and bytes of deliveries up to which a session is for brief work, and bytes up to which for short.
@@ -49,9 +50,10 @@ _SHORT_BYTES = 512 << 20
 def length_of(request: StepRequest, product: Product, settings: Settings) -> Length:
     """How long the work of a run will be that begins with this step, as far as that can be seen here."""
     from ml_platform.data_engineering import landing
-    from ml_platform.engine import daily_steps, drift_step
+    from ml_platform.engine import daily_steps
+    from ml_platform.engine.steps import drift_report
 
-    if request.step not in daily_steps.DAILY_STEPS or request.step == drift_step.DriftReport.asset:
+    if request.step not in daily_steps.DAILY_STEPS or request.step == drift_report.DriftReport.asset:
         return "long"
     size = landing.size(product, settings.landing_path, request.days)
     if len(request.days) <= _BRIEF_DAYS and size <= _BRIEF_BYTES:
@@ -61,11 +63,12 @@ def length_of(request: StepRequest, product: Product, settings: Settings) -> Len
 
 def is_pending(context: StepContext) -> bool:
     """Whether the step has anything to do. Needs no Spark."""
-    from ml_platform.engine import daily, daily_steps, model_step
-    from ml_platform.machine_learning import models
+    from ml_platform.engine import daily_steps, run_days
+    from ml_platform.engine.steps import model
+    from ml_platform.machine_learning import model_history
 
     request = context.request
-    if request.step == model_step.MODEL:
-        return bool(model_step.pending(context) or models.decisions_due(context.tables, context.product))
+    if request.step == model.MODEL:
+        return bool(model.pending(context) or model_history.decisions_due(context.tables, context.product))
     step = daily_steps.DAILY_STEPS[request.step](context)
-    return daily.is_pending(step, sorted(request.days), force=request.force)
+    return run_days.is_pending(step, sorted(request.days), force=request.force)

@@ -13,10 +13,10 @@ from ml_platform.data_engineering.ards import ARDS, QUARANTINE
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepResult
-from ml_platform.machine_learning.models import TABLES as MODEL_TABLES
+from ml_platform.machine_learning.model_history import TABLES as MODEL_TABLES
 from ml_platform.machine_learning.performance import PERFORMANCE
 from ml_platform.machine_learning.scoring import PREDICTIONS
-from ml_platform.storage import control
+from ml_platform.storage import small_tables
 from ml_platform.storage.contract_versions import CONTRACTS
 from ml_platform.storage.ledger import DAYS, DESCRIBED, SORT
 
@@ -41,10 +41,12 @@ def maintain(context: StepContext) -> StepResult:
     for name in CONTROL_TABLES:
         if tables.control.exists(product, name):
             if name == DAYS:
-                maintained = control.maintain(tables, product, name, keep, sort=SORT, described=DESCRIBED)
+                maintained = small_tables.maintain(
+                    tables, product, name, keep, sort=SORT, described=DESCRIBED
+                )
                 say(name, f"{maintained}{superseded}")
             else:
-                say(name, str(control.maintain(tables, product, name, keep)))
+                say(name, str(small_tables.maintain(tables, product, name, keep)))
     return StepResult(days=[], metadata=done)
 
 

@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 
+from ml_platform.contract.assets import StepName
+from ml_platform.contract.days import month_of
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
-from ml_platform.machine_learning.models import COLUMNS, ModelHistory, ModelRecord
+from ml_platform.machine_learning.model_history import COLUMNS, ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import Decision
 from ml_platform.machine_learning.registry import Registry
-from ml_platform.product import month_of
-from ml_platform.steps import StepName
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.reports import ReportStore
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from ml_platform.faults import in_words
+from ml_platform.contract.faults import in_words
+from ml_platform.contract.product import Product
 from ml_platform.machine_learning import scoring, training
 from ml_platform.machine_learning.model_columns import ModelColumns
-from ml_platform.machine_learning.models import ModelRecord
+from ml_platform.machine_learning.model_history import ModelRecord
 from ml_platform.machine_learning.registry import Registry
-from ml_platform.product import Product
 
 
 def mismatch(registry: Registry, product: Product, model: ModelRecord) -> str | None:

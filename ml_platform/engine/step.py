@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from ml_platform.faults import EndsTheRunError
-from ml_platform.mlops.validation import Quality
-from ml_platform.steps import DATA_QUALITY, StepName
+from ml_platform.contract.assets import DATA_QUALITY, StepName
+from ml_platform.contract.faults import EndsTheRunError
+from ml_platform.mlops.quality.validation import Quality
 from ml_platform.storage.ledger import DayRecord, Outcome
 
 #: How many days a validation report looks back on, its own included.

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
 
+from ml_platform.contract.assets import StepName
+from ml_platform.contract.days import add_months, month_of
+from ml_platform.contract.product import Product
 from ml_platform.engine.step import REPORT_DAYS
 from ml_platform.machine_learning import performance
-from ml_platform.machine_learning.models import ModelHistory, ModelRecord
-from ml_platform.product import Product, add_months, month_of
-from ml_platform.steps import StepName
+from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 

@@ -18,16 +18,17 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from ml_platform.contract.days import month_of
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.data_engineering.files import FileRules
 from ml_platform.engine.step import MAINTENANCE
 from ml_platform.graph import deliveries, ledger_views
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL
-from ml_platform.graph.automation import OVERDUE_ON, model_is_due
 from ml_platform.graph.run_history import FinishedRun, RunHistory
-from ml_platform.mlops import alerts, channels
-from ml_platform.mlops.alerts import ChannelState, Entry, Finding, Links
-from ml_platform.product import Product, month_of
+from ml_platform.graph.schedules import OVERDUE_ON, model_is_due
+from ml_platform.mlops.alerts import channels, messages
+from ml_platform.mlops.alerts.messages import ChannelState, Entry, Finding, Links
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
@@ -55,7 +56,7 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
         if not wanted:
             return dg.SensorResult(skip_reason="no channel wants this product's news", cursor=context.cursor)
         now = clock(ZoneInfo(product.timezone))
-        before = alerts.read_cursor(context.cursor)
+        before = messages.read_cursor(context.cursor)
         states = {channel.name: before.get(channel.name, ChannelState()) for channel in wanted}
         situation = look(product, settings, context.instance, now, states.values())
         for source, error in situation.failures.items():
@@ -66,7 +67,7 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
         for channel in wanted:
             state = states[channel.name]
             severity = "error" if "error" in (channel.severity, product.alerts.severity) else "warning"
-            known = alerts.at_least(current, severity)  # type: ignore[arg-type]
+            known = messages.at_least(current, severity)  # type: ignore[arg-type]
             news = state.news(known, situation.well)
             unknown = situation.failures
             if not news:
@@ -79,7 +80,8 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
                 words[channel.name] = f"is tried again after {state.retry_at}"
                 continue
             outgoing[channel.name] = channels.Outgoing(
-                channel, alerts.message(product, situation.with_reports(news), Links(settings.dagster_ui_url))
+                channel,
+                messages.message(product, situation.with_reports(news), Links(settings.dagster_ui_url)),
             )
             words[channel.name] = f"sent: {len(news.wrong)} wrong, {len(news.well)} resolved"
             states[channel.name] = state.sent(known, unknown)
@@ -90,7 +92,7 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
                 words[name] = f"{problem}; is tried again after {before[name].retry_at}"
                 context.log.warning(f"the alert channel {name!r} {words[name]}")
         listed = "; ".join(f"{name}: {text}" for name, text in words.items())
-        return dg.SensorResult(skip_reason=listed, cursor=alerts.write_cursor(states))
+        return dg.SensorResult(skip_reason=listed, cursor=messages.write_cursor(states))
 
     return sensor
 
@@ -106,14 +108,14 @@ class Situation:
 
     def recent(self, now: datetime) -> list[Finding]:
         """What is wrong, without what the ledger has known for long."""
-        oldest = (now - timedelta(days=alerts.FINDING_DAYS)).timestamp() * 1e9
+        oldest = (now - timedelta(days=messages.FINDING_DAYS)).timestamp() * 1e9
         return [finding for finding in self.wrong if not 0 < finding.recorded_at < oldest]
 
-    def with_reports(self, news: alerts.News) -> alerts.News:
+    def with_reports(self, news: messages.News) -> messages.News:
         """The news with the addresses of the validation reports, of those findings that are listed."""
         days = {
             date.fromisoformat(finding.partition): finding
-            for finding in alerts.listed(news.wrong)
+            for finding in messages.listed(news.wrong)
             if finding.asset in ("ards", "mrds") and finding.recorded_at and not finding.report
         }
         records = self.ledger.latest("validation_report", set(days)) if days else {}
@@ -200,15 +202,15 @@ def _recorded(ledger: Ledger, reported: Mapping[str, Entry]) -> tuple[list[Findi
     present = {finding.key for finding in wrong}
     gone: dict[str, dict[str, date | None]] = {}
     for key, entry in reported.items():
-        if alerts.source_of(key) == "ledger" and key not in present:
-            gone.setdefault(entry.asset, {})[key] = alerts.day_of(key)
+        if messages.source_of(key) == "ledger" and key not in present:
+            gone.setdefault(entry.asset, {})[key] = messages.day_of(key)
     well = {}
     for asset, keys in gone.items():
         days = None if None in keys.values() else {day for day in keys.values() if day}
         records = ledger.latest(asset, days)
         newest = max(records, default=None)
         for key, day in keys.items():
-            reason = alerts.why_well(key, records.get(day or newest or date.min))
+            reason = messages.why_well(key, records.get(day or newest or date.min))
             if reason is not None:
                 well[key] = reason
     return wrong, well

@@ -13,13 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.engine.step import StepRequest, StepResult
-from ml_platform.graph import partitions, processes
-from ml_platform.graph.report import dagster_metadata, failure_of, report
-from ml_platform.graph.resources import MlflowRuns, StepRunner
-from ml_platform.graph.retries import retrying
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, Product
-from ml_platform.steps import (
+from ml_platform.contract.assets import (
     CHALLENGER_BEATS_CHAMPION,
     CODE_VERSIONS,
     DATA_QUALITY,
@@ -27,6 +21,13 @@ from ml_platform.steps import (
     PERFORMANCE_ABOVE_THRESHOLD,
     StepName,
 )
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
+from ml_platform.engine.step import StepRequest, StepResult
+from ml_platform.graph import partitions, run_processes
+from ml_platform.graph.events import dagster_metadata, failure_of, report
+from ml_platform.graph.resources import MlflowRuns, StepRunner
+from ml_platform.graph.retries import retrying
 
 ENGINEERING, LEARNING, OPERATIONS = "data_engineering", "machine_learning", "mlops"
 DAILY_ASSETS: tuple[StepName, ...] = (
@@ -372,7 +373,7 @@ def _schema_of(config: type[dg.Config]) -> Any:
 
 
 def _run(context: dg.AssetExecutionContext, request: StepRequest, product: Product) -> StepResult:
-    processes.mark(context.instance, context.run_id)
+    run_processes.mark(context.instance, context.run_id)
     runner: StepRunner = context.resources.step_runner
     with retrying(context):
         return runner.run(request, product, context.op_execution_context)

@@ -14,10 +14,12 @@ from datetime import date, timedelta
 
 import dagster as dg
 
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.data_engineering.files import FileRules
 from ml_platform.graph import partitions
-from ml_platform.product import DayRange, Product, fingerprint_of
 from ml_platform.settings import Settings
 
 #: Delivered days, from the newest back, whose files are looked at on every tick, if labels come in a month.

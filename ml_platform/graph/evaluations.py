@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from datetime import date
 
+from ml_platform.contract.product import Product
 from ml_platform.graph import deliveries, ledger_views
 from ml_platform.machine_learning import performance
-from ml_platform.machine_learning.models import ModelHistory
+from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.retraining import NEWEST_DAYS
-from ml_platform.product import Product
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Protocol, TypeVar
 
-from ml_platform.mlops import alerts
-from ml_platform.mlops.alerts import Finding
+from ml_platform.mlops.alerts import messages
+from ml_platform.mlops.alerts.messages import Finding
 from ml_platform.storage.ledger import Ledger
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class _View:
     identity: str | None = None
     read_on: date | None = None
     commit: int | None = None
-    recorded: alerts.Recorded = field(default_factory=alerts.Recorded)
+    recorded: messages.Recorded = field(default_factory=messages.Recorded)
     wrong: Sequence[Finding] = ()
     made_from: dict[date, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -71,8 +71,8 @@ class _View:
             return
         identity = ledger.identity()
         goes_on = self.commit is not None and (identity, today) == (self.identity, self.read_on)
-        changes = ledger.changes(self.commit if goes_on else None, keep=alerts.CONTINUING)
-        recorded = self.recorded if goes_on else alerts.Recorded()
+        changes = ledger.changes(self.commit if goes_on else None, keep=messages.CONTINUING)
+        recorded = self.recorded if goes_on else messages.Recorded()
         for asset, day in changes.others:
             recorded.clear(asset, day)
         for record in changes.records:

@@ -7,8 +7,9 @@ from datetime import date, timedelta
 
 import dagster as dg
 
+from ml_platform.contract.days import add_months, month_of
+from ml_platform.contract.product import Product
 from ml_platform.engine.step import REPORT_DAYS
-from ml_platform.product import Product, add_months, month_of
 
 SINGLE_RUN = dg.BackfillPolicy.single_run()
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
 
+from ml_platform.contract.product import Product
+from ml_platform.contract.secrets import scrubbed
 from ml_platform.engine import local
-from ml_platform.engine.passing import is_passing
-from ml_platform.engine.spark import (
+from ml_platform.engine.passing_errors import is_passing
+from ml_platform.engine.step import PermanentError, StepRequest, StepResult
+from ml_platform.settings import Settings
+from ml_platform.spark.session import (
     Length,
     check_downloaded,
     prepare_environment,
@@ -22,10 +26,6 @@ from ml_platform.engine.spark import (
     spark_conf,
     write_microseconds,
 )
-from ml_platform.engine.step import PermanentError, StepRequest, StepResult
-from ml_platform.product import Product
-from ml_platform.secrets import scrubbed
-from ml_platform.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -1,6 +1,6 @@
 """When a step is tried again: after an error that may pass, a few times, later each time.
 
-Which errors these are is :mod:`ml_platform.engine.passing`'s business. All others end the step at once.
+Which errors these are is :mod:`ml_platform.engine.passing_errors`'s business; all others end the step.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from ml_platform.engine.passing import is_passing
+from ml_platform.engine.passing_errors import is_passing
 from ml_platform.engine.step import PermanentError
 
 #: Half a minute, one, two and four: short faults of a network and restarts of a database are over by then.

@@ -21,9 +21,16 @@ from pydantic import TypeAdapter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.learning import Holdout
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.machine_learning import metrics, training
-from ml_platform.machine_learning.asof import (
+from ml_platform.machine_learning.performance import window
+from ml_platform.machine_learning.retraining import JudgedOn
+from ml_platform.machine_learning.scoring import PREDICTIONS, PROBABILITY_DECIMALS
+from ml_platform.machine_learning.training_data import (
     CLUSTER,
     CLUSTERS,
     HELD_OUT,
@@ -34,12 +41,8 @@ from ml_platform.machine_learning.asof import (
     is_held_out,
     is_held_out_of,
 )
-from ml_platform.machine_learning.performance import window
-from ml_platform.machine_learning.retraining import JudgedOn
-from ml_platform.machine_learning.scoring import PREDICTIONS, PROBABILITY_DECIMALS
-from ml_platform.product import EVENT_DAY, LABEL_KNOWN_ON, DayRange, Holdout, Product
+from ml_platform.spark.tasks import in_tasks
 from ml_platform.storage.tables import Tables, column
-from ml_platform.tasks import in_tasks
 
 #: Days evaluated by one task; each task reads its days' windows once.
 _DAYS_A_TASK = 16

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.learning import LEAST_DAYS_FORWARD, Holdout
+from ml_platform.contract.product import Product
 from ml_platform.machine_learning.metrics import MINIMUM_CLUSTERS
-from ml_platform.product import LEAST_DAYS_FORWARD, DayRange, Holdout, Product
 
 FEW_ENTITIES = 100
 """With fewer the held-out tenth has fewer than the ten clusters that an interval needs."""

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ml_platform.product import Metric
+from ml_platform.contract.learning import Metric
 
 CLUSTERS = 1000
 """The caller hashes entities into cluster ids from 0 to 999."""

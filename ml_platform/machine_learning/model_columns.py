@@ -12,7 +12,9 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from ml_platform.product import NUMERIC_TYPES, ColumnType, Features, Product
+from ml_platform.contract.column_types import NUMERIC_TYPES, ColumnType
+from ml_platform.contract.learning import Features
+from ml_platform.contract.product import Product
 
 Kind = Literal["numeric", "categorical"]
 

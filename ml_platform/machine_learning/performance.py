@@ -13,11 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from ml_platform.contract.assets import StepName
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.product import Product
 from ml_platform.machine_learning.retraining import PerformanceRow
-from ml_platform.product import DayRange, Product, fingerprint_of
-from ml_platform.steps import StepName
-from ml_platform.storage.control import ControlTable
 from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 
 PERFORMANCE: StepName = "model_performance"

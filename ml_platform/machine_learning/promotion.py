@@ -15,8 +15,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ml_platform.contract.learning import Holdout, Metric
+from ml_platform.contract.product import Product
 from ml_platform.machine_learning.metrics import MINIMUM_CLUSTERS, Difference, paired_difference, score
-from ml_platform.product import Holdout, Metric, Product
 
 CHAMPION = "champion"
 BASELINES: Mapping[str, int] = {"all_positive": 1, "all_negative": 0}

@@ -27,11 +27,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pandas as pd
 
-from ml_platform import estimators
+from ml_platform.contract import estimators
+from ml_platform.contract.product import Product
 from ml_platform.machine_learning import metrics
 from ml_platform.machine_learning.promotion import CHAMPION
 from ml_platform.machine_learning.training import Floats, Integers, TrainedModel, probabilities
-from ml_platform.product import Product
 from ml_platform.settings import Settings
 from ml_platform.storage import locks
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
 
-from ml_platform.product import Product, add_months, month_of
+from ml_platform.contract.days import add_months, month_of
+from ml_platform.contract.product import Product
 
 JudgedOn = Literal["scored", "unseen"]
 """The rows that a champion is judged on: those it has scored, or those it has never learned from."""

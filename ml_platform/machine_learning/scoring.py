@@ -19,15 +19,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from ml_platform.data_engineering.counting import Counted, Counting
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY
+from ml_platform.data_engineering.conversion import ARROW_TYPES
+from ml_platform.data_engineering.day_statistics import Counted, Counting
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
-from ml_platform.data_engineering.values import ARROW_TYPES
 from ml_platform.machine_learning.training import probabilities
-from ml_platform.product import EVENT_DAY, Product
+from ml_platform.spark.tasks import in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.storage.roots import quoted
+from ml_platform.storage.locations import quoted
 from ml_platform.storage.tables import Tables, column
-from ml_platform.tasks import in_tasks, spare_next_task
 
 PREDICTIONS = "predictions"
 

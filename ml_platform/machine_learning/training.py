@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ml_platform.product import EVENT_DAY, Features, Metric, Product
+from ml_platform.contract.learning import Features, Metric
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY
 
 THRESHOLD_DECIMALS = 6
 MISSING = "(missing)"

@@ -1,1 +1,1 @@
-"""Service 3: validation of the data sets. Knows nothing of Dagster."""
+"""Service 3: data quality, drift, alerts and their reports. Knows nothing of Dagster."""

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ml_platform.product import DayRange, Product
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.product import Product
 
 
 def _flights(product: Product, landing: Path, days: DayRange, **options: Any) -> object:

@@ -32,8 +32,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering.splitting import label_header, labels_file, publish, rows_file
-from ml_platform.product import DayRange, Product
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering.splitting import SplitSummary, split_history
-from ml_platform.product import DayRange, Product
 
 LATE_MINUTES = 15
 COLUMNS = (

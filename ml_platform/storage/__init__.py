@@ -1,1 +1,1 @@
-"""Where data lies: Delta tables, the ledger of days, the online store."""
+"""Where data lies: Delta tables, small tables, the ledger of days, reports."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ml_platform.product import Product
-from ml_platform.storage.control import ControlTable
+from ml_platform.contract.product import Product
+from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 
 CONTRACTS = "contracts"

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml_platform.product import EVENT_DAY
+from ml_platform.contract.source import EVENT_DAY
 from ml_platform.storage.datasets import in_folder
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ml_platform.storage.roots import quoted
+from ml_platform.storage.locations import quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import Column

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml_platform.storage.control import COMMIT, ControlTable, in_order_of_commit
+from ml_platform.storage.small_tables import COMMIT, ControlTable, in_order_of_commit
 from ml_platform.storage.tables import Tables
 
 Outcome = Literal["written", "empty", "missing", "refused", "blocked", "held_back", "no_model", "not_due"]

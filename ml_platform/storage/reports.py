@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import tenacity
 
-from ml_platform.faults import EndsTheRunError
+from ml_platform.contract.faults import EndsTheRunError
 
 ATTEMPTS = 4
 #: Uploads to a remote target that are under way at once.

@@ -17,12 +17,12 @@ from datetime import date, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ml_platform.faults import EndsTheRunError
-from ml_platform.product import EVENT_DAY
+from ml_platform.contract.faults import EndsTheRunError
+from ml_platform.contract.source import EVENT_DAY
 from ml_platform.settings import Settings
 from ml_platform.storage.day_files import DayFile, DayFiles
+from ml_platform.storage.locations import ATTEMPTS, PathRoot, RootError, on_days, quoted, root_of, type_name
 from ml_platform.storage.locks import DEFAULT_SECONDS
-from ml_platform.storage.roots import ATTEMPTS, PathRoot, RootError, on_days, quoted, root_of, type_name
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.loading import load_product
 from ml_platform.data_engineering.small_days import SMALL_BYTES
-from ml_platform.product import DayRange, load_product
 from ml_platform.samples import customers
 from ml_platform.settings import PACKAGE
 from ml_platform_tests.small_platform import D, Platform, days

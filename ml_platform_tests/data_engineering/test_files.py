@@ -15,7 +15,7 @@ from ml_platform.data_engineering import files, landing, parsing, small_days
 from ml_platform.data_engineering.files import FileRules, UnreadableFile
 from ml_platform.data_engineering.parsing import parse_file
 from ml_platform.data_engineering.splitting import SplitError, split_history
-from ml_platform.engine.data_steps import CHANGES
+from ml_platform.engine.steps.ards import CHANGES
 from ml_platform.settings import Settings
 from ml_platform_tests.small_platform import D, Platform, days, shop
 

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml_platform.contract.loading import ContractError
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import headers, landing, parsing
 from ml_platform.data_engineering.splitting import SplitError, split_history
-from ml_platform.mlops import expectations
-from ml_platform.product import ContractError, Product
+from ml_platform.mlops.quality import expectations
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, shop
 
 BEFORE, SINCE, AFTER = D("2024-01-02"), D("2024-01-03"), D("2024-01-05")

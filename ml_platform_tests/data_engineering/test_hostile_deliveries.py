@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from ml_platform import tasks
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import ards, landing, parsing, quoting, small_days
-from ml_platform.data_engineering.counting import Counting
+from ml_platform.data_engineering.day_statistics import Counting
 from ml_platform.data_engineering.files import FileRules, shown
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.parsing import DeliveryFile, parse_file
 from ml_platform.data_engineering.resolution import Account
 from ml_platform.data_engineering.splitting import SplitError, split_history
-from ml_platform.product import Product
+from ml_platform.spark import tasks
 from ml_platform.storage.day_files import DayFiles
 from ml_platform_tests.hostile_deliveries import (
     DAY,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing, line_ends, parsing
 from ml_platform.data_engineering.parsing import parse_file
 from ml_platform.data_engineering.splitting import SplitError, split_history
-from ml_platform.product import Product
 from ml_platform_tests.data_engineering.test_quoting import DAY, landed, parse, product, read_either_way
 from ml_platform_tests.small_platform import shop
 

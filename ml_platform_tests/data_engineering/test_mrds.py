@@ -13,8 +13,8 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import mrds, small_mrds
-from ml_platform.product import Product
 from ml_platform_tests.small_platform import shop
 from ml_platform_tests.typed_rows import DAY, TYPED, typed_rows
 

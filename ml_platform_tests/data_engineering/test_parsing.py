@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import parsing
 from ml_platform.data_engineering.parsing import DeliveryFile, UnreadableFile, locate, parse_file, read_header
-from ml_platform.product import Product
 from ml_platform_tests.small_platform import D, shop
 
 DAY = D("2024-01-01")

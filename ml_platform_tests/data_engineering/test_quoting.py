@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
+from ml_platform.contract.loading import ContractError
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import parsing, quoting
 from ml_platform.data_engineering.landing import scan
 from ml_platform.data_engineering.parsing import DeliveryFile, parse_file, read_header
 from ml_platform.data_engineering.quoting import BlockGuard, NotAsPlain
 from ml_platform.data_engineering.splitting import SplitError, split_history
-from ml_platform.product import ContractError, Product
 from ml_platform_tests.small_platform import D, shop
 
 DAY = D("2024-01-01")

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from ml_platform.contract.loading import parse_product
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import splitting
 from ml_platform.data_engineering.splitting import SplitError, SplitSummary, split_history
-from ml_platform.product import Product, parse_product
 
 HEADER = "id,day,who,amount,bought"
 

@@ -23,20 +23,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from pyspark.sql import SparkSession
 
+from ml_platform.cli.doctor import Doctor
+from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import ards, mrds
-from ml_platform.doctor import Doctor
-from ml_platform.engine import local, model_step
+from ml_platform.engine import local
 from ml_platform.engine.acceptance import accept
-from ml_platform.engine.data_steps import ValidatedStep
 from ml_platform.engine.step import StepRequest
+from ml_platform.engine.steps import model
+from ml_platform.engine.verdicts import ValidatedStep
 from ml_platform.machine_learning import performance, scoring
-from ml_platform.machine_learning.models import ModelHistory, champion
+from ml_platform.machine_learning.model_history import ModelHistory, champion
 from ml_platform.machine_learning.registry import Registry
-from ml_platform.mlops.validation import Result
-from ml_platform.product import EVENT_DAY
+from ml_platform.mlops.quality.validation import Result
+from ml_platform.online_store.store import OnlineStore
 from ml_platform.storage.fingerprints import EMPTY, content_hash_of
 from ml_platform.storage.ledger import DayRecord, Outcome
-from ml_platform.storage.online import OnlineStore
 from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop, visits
@@ -120,7 +121,7 @@ class Agreement(RuleBasedStateMachine):
             request, platform.product, platform.settings, lambda: self.spark, lambda _: None
         )
         if champion(self._history.decisions()) is not None:
-            model_step.take_back(context, reason="a test", by="a person")
+            model.take_back(context, reason="a test", by="a person")
 
     @rule(data=st.data())
     def accept_a_blocked_day(self, data: st.DataObject) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from ml_platform.backfill import Backfill, BackfillError, apart
-from ml_platform.console import instance_of
-from ml_platform.doctor import Finding, check_up
+from ml_platform.cli.backfill import Backfill, BackfillError, apart
+from ml_platform.cli.console import instance_of
+from ml_platform.cli.doctor import Finding, check_up
+from ml_platform.contract.assets import StepName
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.product import Product
 from ml_platform.graph.resources import LocalStepRunner
-from ml_platform.product import DayRange, Product
 from ml_platform.settings import Settings
-from ml_platform.steps import StepName
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
 from ml_platform_tests import tasks_here

@@ -8,10 +8,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ml_platform.backfill import Backfill, BackfillError
+from ml_platform.cli.backfill import Backfill, BackfillError
+from ml_platform.contract.days import DayRange
 from ml_platform.engine.maintenance import CONTROL_TABLES, LARGE_TABLES
-from ml_platform.machine_learning.models import ModelHistory
-from ml_platform.product import DayRange
+from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop
 
 ALL = DayRange(D("2024-01-01"), D("2024-02-20"))

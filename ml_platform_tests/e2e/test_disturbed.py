@@ -25,9 +25,9 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from ml_platform.console import instance_of
-from ml_platform.doctor import Finding, check_up
-from ml_platform.product import EVENT_DAY
+from ml_platform.cli.console import instance_of
+from ml_platform.cli.doctor import Finding, check_up
+from ml_platform.contract.source import EVENT_DAY
 from ml_platform.storage.fingerprints import content_hash
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import DATA_STEPS, SHOP, Platform, days, deliver_visits

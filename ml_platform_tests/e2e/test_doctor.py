@@ -15,11 +15,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ml_platform.backfill import Backfill
-from ml_platform.cli import app
-from ml_platform.console import instance_of
+from ml_platform.cli.backfill import Backfill
+from ml_platform.cli.console import instance_of
+from ml_platform.cli.main import app
+from ml_platform.contract.days import DayRange
 from ml_platform.graph.resources import LocalStepRunner
-from ml_platform.product import DayRange
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables

@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.loading import load_product
+from ml_platform.contract.product import Product
 from ml_platform.engine.step import quality_of
-from ml_platform.mlops.validation import Result
-from ml_platform.product import DayRange, Product, load_product
+from ml_platform.mlops.quality.validation import Result
 from ml_platform.samples import customers
 from ml_platform.settings import PACKAGE
 from ml_platform.storage.ledger import DayRecord, Outcome

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from ml_platform.machine_learning import performance
-from ml_platform.machine_learning.models import ModelHistory
+from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.loans import CATEGORICAL, CHANGE, END, LABEL_DELAY_DAYS, NUMERIC, START, loans, product
 from ml_platform_tests.small_platform import D, Platform, days

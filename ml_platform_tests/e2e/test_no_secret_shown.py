@@ -226,7 +226,7 @@ def test_a_whole_graph_that_uses_every_secret_shows_none(
 def run(environment: dict[str, str], *words: str) -> bytes:
     """What a command prints; it must succeed."""
     done = subprocess.run(
-        [sys.executable, "-m", "ml_platform.entry", *words],
+        [sys.executable, "-m", "ml_platform.cli.entry", *words],
         env=environment,
         cwd=CHECKOUT,
         stdout=subprocess.PIPE,

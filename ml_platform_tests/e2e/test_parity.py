@@ -13,9 +13,9 @@ import mlflow
 import pytest
 from pyspark.sql import SparkSession
 
-from ml_platform.backfill import ASSETS, Backfill
+from ml_platform.cli.backfill import ASSETS, Backfill
+from ml_platform.contract.days import DayRange
 from ml_platform.graph.assets import asset_key
-from ml_platform.product import DayRange
 from ml_platform.settings import Settings
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.engine.databricks.conftest import remote_settings

@@ -25,8 +25,8 @@ from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from pyspark.sql import SparkSession
 
+from ml_platform.contract.assets import StepName
 from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL
-from ml_platform.steps import StepName
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sklearn.metrics import f1_score
 
+from ml_platform.contract.days import month_of
 from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning import evaluation, performance
-from ml_platform.product import month_of
-from ml_platform.storage.online import OnlineStore
+from ml_platform.online_store.store import OnlineStore
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.random_product import (
     FIRST_MODEL,

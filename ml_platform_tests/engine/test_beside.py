@@ -15,15 +15,15 @@ from deltalake.exceptions import CommitFailedError
 from ml_platform.data_engineering import ards, mrds, small_days
 from ml_platform.engine import local
 from ml_platform.engine.acceptance import accept
-from ml_platform.engine.daily_steps import OnlineFeatures
-from ml_platform.engine.data_steps import Ards
 from ml_platform.engine.step import StepRequest
-from ml_platform.machine_learning.models import ModelHistory
+from ml_platform.engine.steps.ards import Ards
+from ml_platform.engine.steps.online_features import OnlineFeatures
+from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.registry import Registry
-from ml_platform.mlops import validation
-from ml_platform.storage import control
+from ml_platform.mlops.quality import validation
+from ml_platform.storage import small_tables
 from ml_platform.storage.ledger import Ledger
-from ml_platform.storage.roots import FolderRoot, PathRoot
+from ml_platform.storage.locations import FolderRoot, PathRoot
 from ml_platform.storage.tables import OvertakenError, Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
@@ -247,8 +247,8 @@ def test_a_small_table_that_another_process_is_joining_takes_rows(
         raise CommitFailedError("another commit came first")
 
     deliver_visits(platform, CHOSEN, rows=20)
-    monkeypatch.setattr(control, "FILES_BEFORE_COMPACTION", 0)
-    monkeypatch.setattr(control, "_join", lost)
+    monkeypatch.setattr(small_tables, "FILES_BEFORE_COMPACTION", 0)
+    monkeypatch.setattr(small_tables, "_join", lost)
     platform.run("ards", CHOSEN)
     assert len(platform.ledger.latest("ards")) == 4
 

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_platform import overview
-from ml_platform.machine_learning.models import ModelHistory
-from ml_platform.product import Product, parse_product
+from ml_platform.cli import overview
+from ml_platform.contract.loading import parse_product
+from ml_platform.contract.product import Product
+from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop, visits
 
@@ -139,7 +140,7 @@ def test_a_backfill_of_everything_after_a_feature_has_left_makes_one_history_of_
 
 
 def test_rolling_back_after_a_feature_has_left_works(copy: Platform) -> None:
-    from ml_platform.backfill import roll_back
+    from ml_platform.cli.backfill import roll_back
 
     copy.product = without("pages")
     taken, _ = roll_back(copy.product, copy.settings, reason="test", by="me")
@@ -270,7 +271,7 @@ def served_by(platform: Platform, day: date) -> str:
 def test_when_no_model_serves_any_more_predictions_stay_until_they_are_to_be_scored_again(
     copy: Platform,
 ) -> None:
-    from ml_platform.backfill import roll_back
+    from ml_platform.cli.backfill import roll_back
 
     before = copy.rows("predictions")
     while any(one.promoted for one in ModelHistory(copy.tables, copy.product).decisions()):

@@ -10,13 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ml_platform.data_engineering import landing, online_features, small_days, small_mrds
+from ml_platform.contract.faults import FAILING_DAYS, FailingDaysError, Isolation, ends_the_run, in_words
+from ml_platform.data_engineering import landing, small_days, small_mrds
 from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
-from ml_platform.faults import FAILING_DAYS, FailingDaysError, Isolation, ends_the_run, in_words
 from ml_platform.machine_learning import evaluation, scoring, training
-from ml_platform.mlops import drift_report, validation, validation_report
-from ml_platform.mlops import history as history_rules
+from ml_platform.mlops.drift import drift_report
+from ml_platform.mlops.quality import anomalies as history_rules
+from ml_platform.mlops.quality import validation, validation_report
+from ml_platform.online_store import publish
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
 
@@ -195,7 +197,7 @@ FAULTS: list[tuple[str, Sequence[date], date, list[tuple[Any, str, int | None]]]
         [(small_days, TASKS, None), (landing, "_delivery", 1), (history_rules, "facts", 1)],
     ),
     ("mrds", AROUND, BAD, [(small_mrds, TASKS, None), (history_rules, "facts_of_rows", 1)]),
-    ("online_features", AROUND, BAD, [(online_features, "publish", 4)]),
+    ("online_features", AROUND, BAD, [(publish, "publish", 4)]),
     ("model", [FEBRUARY], FEBRUARY, [(training, "train", None)]),
     ("predictions", AROUND, BAD, [(scoring, TASKS, None)]),
     ("model_performance", AROUND, BAD, [(evaluation, TASKS, None)]),

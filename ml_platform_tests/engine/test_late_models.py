@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from ml_platform.machine_learning import asof, evaluation, performance
-from ml_platform.machine_learning.models import ModelHistory
+from ml_platform.machine_learning import evaluation, performance, training_data
+from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in
@@ -75,7 +75,7 @@ def test_models_learn_from_and_are_compared_on_days_whose_labels_are_known(histo
     }
     decisions = {one.as_of: one for one in ModelHistory(history.tables, history.product).decisions()}
     for as_of in MONTHS:
-        held_out = asof.labelled(
+        held_out = training_data.labelled(
             lambda: history.spark,
             history.product,
             history.tables,
@@ -134,7 +134,7 @@ def test_of_the_days_it_learned_from_a_champion_is_judged_on_the_held_out_entiti
         (days("2024-04-01", "2024-04-02"), [True, False]),
     ):
         for side in held_out:
-            rows = asof.labelled(
+            rows = training_data.labelled(
                 lambda: history.spark,
                 history.product,
                 history.tables,

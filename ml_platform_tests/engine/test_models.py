@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from ml_platform import overview
-from ml_platform.backfill import roll_back
+from ml_platform.cli import overview
+from ml_platform.cli.backfill import roll_back
 from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning import performance
-from ml_platform.machine_learning.models import ModelHistory
-from ml_platform.storage.control import ControlTable
+from ml_platform.machine_learning.model_history import ModelHistory
+from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import (
@@ -92,12 +92,12 @@ def test_the_first_model_beats_both_baselines_and_serves_from_its_month(history:
 
 
 def test_no_model_learns_from_the_entities_it_is_judged_on(history: Platform) -> None:
-    from ml_platform.machine_learning import asof
+    from ml_platform.machine_learning import training_data
 
     usable = days("2024-01-01", "2024-01-31")
     sides = {}
     for held_out in (True, False):
-        rows = asof.labelled(
+        rows = training_data.labelled(
             lambda: history.spark,
             history.product,
             history.tables,
@@ -119,10 +119,10 @@ def test_no_model_learns_from_the_entities_it_is_judged_on(history: Platform) ->
 
 @pytest.mark.slow
 def test_a_sample_above_the_bound_is_the_same_every_time(history: Platform) -> None:
-    from ml_platform.machine_learning import asof
+    from ml_platform.machine_learning import training_data
 
-    def sample() -> asof.Slice:
-        return asof.labelled(
+    def sample() -> training_data.Slice:
+        return training_data.labelled(
             lambda: history.spark,
             history.product,
             history.tables,

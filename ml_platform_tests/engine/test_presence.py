@@ -15,11 +15,11 @@ import pytest
 from ml_platform.engine import local
 from ml_platform.engine.step import PermanentError, StepRequest
 from ml_platform.machine_learning.model_columns import ModelColumns
-from ml_platform.machine_learning.models import ModelHistory
+from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.registry import RegistryError
+from ml_platform.online_store.store import OnlineStore
 from ml_platform.storage.contract_versions import CONTRACTS, ContractVersions
-from ml_platform.storage.online import OnlineStore
-from ml_platform.storage.roots import DamagedTableError
+from ml_platform.storage.locations import DamagedTableError
 from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, forget_registry, shop

@@ -12,7 +12,7 @@ from deltalake import write_deltalake
 
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.step import quality_of
-from ml_platform.mlops import expectations, validation
+from ml_platform.mlops.quality import expectations, validation
 from ml_platform.storage.day_files import DayFiles
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
 

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
-from ml_platform import overview
+from ml_platform.cli import overview
 from ml_platform.data_engineering import landing, small_days
 from ml_platform.data_engineering.small_days import SMALL_BYTES
-from ml_platform.storage.online import OnlineStore
+from ml_platform.online_store.store import OnlineStore
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, days, deliver_visits, shop
 

@@ -11,11 +11,11 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.build import build_definitions
+from ml_platform.contract.assets import CHALLENGER_BEATS_CHAMPION, DATA_QUALITY, PERFORMANCE_ABOVE_THRESHOLD
+from ml_platform.contract.product import Product
 from ml_platform.engine.step import Check, DayResult, StepRequest, StepResult
 from ml_platform.graph.assets import asset_key
-from ml_platform.product import Product
 from ml_platform.settings import Settings
-from ml_platform.steps import CHALLENGER_BEATS_CHAMPION, DATA_QUALITY, PERFORMANCE_ABOVE_THRESHOLD
 from ml_platform.storage.ledger import Outcome
 from ml_platform_tests.small_platform import D, shop
 

@@ -18,18 +18,18 @@ import pytest
 from dagster._core.events import DagsterEvent
 from dagster._utils.schedules import schedule_execution_time_iterator
 
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.engine import local
-from ml_platform.engine.data_steps import Ards
 from ml_platform.engine.step import StepRequest
-from ml_platform.graph import automation, deliveries, partitions, processes
+from ml_platform.engine.steps.ards import Ards
+from ml_platform.graph import deliveries, jobs, partitions, run_processes, schedules, sensors
 from ml_platform.graph.assets import DAILY_ASSETS
 from ml_platform.machine_learning import performance
-from ml_platform.product import Product
 from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.graph.stand_ins import Graph, requested_range
-from ml_platform_tests.graph.test_processes import dead_process
+from ml_platform_tests.graph.test_run_processes import dead_process
 from ml_platform_tests.small_platform import D, days, shop
 
 # -- deliveries --------------------------------------------------------------------------------------
@@ -58,8 +58,8 @@ def submit(
 ) -> None:
     """Add the requested runs to the instance as the daemon does, which drops a run key that it has seen."""
     for request in found.run_requests:
-        tags = {**request.tags, automation.RUN_KEY_TAG: request.run_key}
-        if not graph.instance.get_runs(dg.RunsFilter(tags={automation.RUN_KEY_TAG: request.run_key})):
+        tags = {**request.tags, jobs.RUN_KEY_TAG: request.run_key}
+        if not graph.instance.get_runs(dg.RunsFilter(tags={jobs.RUN_KEY_TAG: request.run_key})):
             graph.instance.add_run(dg.DagsterRun(job_name=job, tags=tags, status=status))
 
 
@@ -621,10 +621,10 @@ def test_each_failed_evaluation_is_asked_for_though_those_before_came_to_nothing
 
 
 def test_the_memory_of_requests_stays_small(failing: Graph) -> None:
-    cursor: str | None = json.dumps([f"2024-01-01/{n}" for n in range(automation.REMEMBERED_EVALUATIONS)])
+    cursor: str | None = json.dumps([f"2024-01-01/{n}" for n in range(sensors.REMEMBERED_EVALUATIONS)])
     _, _, cursor = retrain_tick(failing, cursor)
     remembered = json.loads(cursor or "")
-    assert len(remembered) == automation.REMEMBERED_EVALUATIONS
+    assert len(remembered) == sensors.REMEMBERED_EVALUATIONS
     assert list(remembered)[-1] == "2024-03-12/evaluation-of-2024-03-12"
 
 
@@ -709,8 +709,8 @@ def test_other_runs_and_other_products_are_no_obstacle(failing: Graph) -> None:
 
 def test_a_run_whose_process_was_killed_is_ended_and_is_no_obstacle(failing: Graph) -> None:
     run_id = unfinished_run(failing)
-    gone = replace(processes.Process.own(), pid=dead_process())
-    failing.instance.add_run_tags(run_id, {processes.PROCESS_TAG: f"{gone}:{run_id}"})
+    gone = replace(run_processes.Process.own(), pid=dead_process())
+    failing.instance.add_run_tags(run_id, {run_processes.PROCESS_TAG: f"{gone}:{run_id}"})
     assert retrain_tick(failing)[0] == ["2024-03-13"]
     run = failing.instance.get_run_by_id(run_id)
     assert run is not None
@@ -818,5 +818,5 @@ def test_the_schedule_ticks_every_morning_from_the_first_until_labels_are_overdu
     schedule = graph.repository.get_schedule_def("shop_model_schedule")
     start = datetime(2024, 3, 31, 12, tzinfo=UTC).timestamp()
     ticks = schedule_execution_time_iterator(start, schedule.cron_schedule, schedule.execution_timezone)
-    mornings = [next(ticks) for _ in range(automation.OVERDUE_ON)]
+    mornings = [next(ticks) for _ in range(schedules.OVERDUE_ON)]
     assert [f"{morning:%m-%d %H:%M}" for morning in mornings] == [f"04-0{n} 08:00" for n in range(1, 6)]

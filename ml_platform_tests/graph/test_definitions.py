@@ -21,11 +21,13 @@ import yaml
 
 import ml_platform
 from ml_platform.build import build_definitions
-from ml_platform.engine.model_step import training_days
+from ml_platform.contract.days import add_months
+from ml_platform.contract.loading import load_products
+from ml_platform.contract.product import Product
+from ml_platform.engine.steps.model import training_days
 from ml_platform.graph import partitions
 from ml_platform.graph.assets import DAILY_ASSETS
 from ml_platform.machine_learning.holdout import by_entities
-from ml_platform.product import Product, add_months, load_products
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.graph.stand_ins import Graph
@@ -256,7 +258,7 @@ print(*sorted({key.path[0] for key in defs.resolve_asset_graph().get_all_asset_k
     assert done.stderr == ""
     assert done.stdout.split() == ["bakery"]
 
-    contracts = fresh("import ml_platform.contracts", tmp_path, [folder])
+    contracts = fresh("import ml_platform.graph.contract_errors", tmp_path, [folder])
     assert contracts.returncode != 0
     error = contracts.stderr
     assert f"{broken}: retrain.cooldown_weeks: unknown key" in error

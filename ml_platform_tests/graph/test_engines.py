@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from ml_platform.contract.loading import ContractError
+from ml_platform.contract.product import Product
 from ml_platform.engine.step import StepRequest
 from ml_platform.graph.resources import ChosenStepRunner
-from ml_platform.product import ContractError, Product
 from ml_platform.settings import Settings
 from ml_platform_tests.small_platform import D, shop
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ml_platform.contract.days import add_months, month_of
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
-from ml_platform.engine.model_step import training_days
+from ml_platform.engine.steps.model import training_days
 from ml_platform.graph import alerts, deliveries
-from ml_platform.graph.automation import DRIFT_AFTER_DAYS, OVERDUE_ON, drifts_due, model_is_due
+from ml_platform.graph.schedules import DRIFT_AFTER_DAYS, OVERDUE_ON, drifts_due, model_is_due
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.holdout import by_entities
-from ml_platform.product import Product, add_months, month_of
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ml_platform.graph import ledger_views
-from ml_platform.mlops import alerts
+from ml_platform.mlops.alerts import messages
 from ml_platform.storage import datasets
-from ml_platform.storage.control import ControlTable
 from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
-from ml_platform.storage.roots import FolderRoot
+from ml_platform.storage.locations import FolderRoot
+from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 
 ASSETS = ("ards", "mrds", "model_performance", "predictions")
@@ -52,9 +52,9 @@ def drawn(draw: random.Random, asset: str, day: date) -> DayRecord:
     )
 
 
-def read_whole(ledger: Ledger) -> tuple[list[alerts.Finding], dict[date, str]]:
+def read_whole(ledger: Ledger) -> tuple[list[messages.Finding], dict[date, str]]:
     records = {asset: ledger.latest(asset) for asset in ASSETS}
-    return alerts.of_records(records), {day: record.inputs for day, record in records["ards"].items()}
+    return messages.of_records(records), {day: record.inputs for day, record in records["ards"].items()}
 
 
 @pytest.mark.parametrize("seed", range(4))

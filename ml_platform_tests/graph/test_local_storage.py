@@ -12,7 +12,7 @@ import psutil
 import pytest
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
-from ml_platform.console import instance_of
+from ml_platform.cli.console import instance_of
 from ml_platform.graph.local_storage import _OPEN_AT_MOST, LocalEventLog
 from ml_platform_tests.conftest import settings_in
 

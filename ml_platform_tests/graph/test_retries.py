@@ -13,15 +13,16 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, 
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from mlflow.exceptions import MlflowException
 
-from ml_platform.backfill import Backfill, BackfillError
-from ml_platform.engine.passing import is_passing
+from ml_platform.cli.backfill import Backfill, BackfillError
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.product import Product
+from ml_platform.engine.passing_errors import is_passing
 from ml_platform.engine.step import PermanentError, StepRequest, StepResult
 from ml_platform.graph import retries
 from ml_platform.graph.resources import without_secrets
-from ml_platform.product import DayRange, Product
+from ml_platform.online_store.store import OnlineStoreError
 from ml_platform.settings import Settings
 from ml_platform.storage.locks import LockedError
-from ml_platform.storage.online import OnlineStoreError
 from ml_platform.storage.tables import OvertakenError
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.graph.stand_ins import FakeRunner, Graph

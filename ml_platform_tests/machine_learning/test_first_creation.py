@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform.console import instance_of
+from ml_platform.cli.console import instance_of
 from ml_platform.machine_learning.registry import Registry, RegistryError, _prepared_client
 from ml_platform_tests.conftest import settings_in
 

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_platform import overview
-from ml_platform.machine_learning import asof, holdout
-from ml_platform.machine_learning.models import ModelHistory, attempts, decisions_due
+from ml_platform.cli import overview
+from ml_platform.contract.learning import LEAST_DAYS_FORWARD
+from ml_platform.contract.loading import ContractError
+from ml_platform.machine_learning import holdout, training_data
+from ml_platform.machine_learning.model_history import ModelHistory, attempts, decisions_due
 from ml_platform.machine_learning.promotion import compare, serving
-from ml_platform.product import LEAST_DAYS_FORWARD, ContractError
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
 
@@ -83,9 +84,9 @@ def test_entities_are_counted_up_to_a_bound(platform: Platform) -> None:
         platform.run(step, chosen)
     wanted = platform.rows("mrds")["customer"].nunique()
     arguments = (lambda: platform.spark, platform.product, platform.tables, chosen)
-    assert asof.count_entities(*arguments, 1000) == wanted
-    assert asof.count_entities(*arguments, 5) == 5
-    assert asof.count_entities(*arguments[:3], [], 5) == 0
+    assert training_data.count_entities(*arguments, 1000) == wanted
+    assert training_data.count_entities(*arguments, 5) == 5
+    assert training_data.count_entities(*arguments[:3], [], 5) == 0
 
 
 def stations(day: date, count: int, *, shifted: bool) -> pd.DataFrame:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from ml_platform.contract.learning import Metric
 from ml_platform.machine_learning import metrics
 from ml_platform.machine_learning.metrics import interval, paired_difference, score, summary
-from ml_platform.product import Metric
 
 METRICS = get_args(Metric)
 

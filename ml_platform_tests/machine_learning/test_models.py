@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform.machine_learning.models import ModelHistory, ModelRecord
+from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import shop

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from ml_platform import products as products_package
+from ml_platform.contract.loading import load_product
+from ml_platform.contract.product import Product
 from ml_platform.machine_learning.metrics import paired_difference
 from ml_platform.machine_learning.promotion import Candidate, Comparison, compare, fold, serving
-from ml_platform.product import Product, load_product
 
 FLIGHTS = load_product(Path(products_package.__path__[0]) / "flights.yaml")
 ENTITIES = 300

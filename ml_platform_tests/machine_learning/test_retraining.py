@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from ml_platform import products as products_package
+from ml_platform.contract.days import add_months
+from ml_platform.contract.loading import load_product
 from ml_platform.machine_learning.retraining import (
     Attempt,
     PerformanceRow,
@@ -15,7 +17,6 @@ from ml_platform.machine_learning.retraining import (
     decide_on_drift,
     first_retrain,
 )
-from ml_platform.product import add_months, load_product
 from ml_platform_tests.small_platform import D, days, shop
 
 # f1 below 0.70, on 1,000 rows and 50 positives at least; cooldown 7 days; first month 2013-02.

@@ -10,6 +10,8 @@ import skops.io
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from ml_platform import products as products_package
+from ml_platform.contract.loading import load_product
+from ml_platform.contract.product import Product
 from ml_platform.machine_learning.training import (
     TrainingError,
     best_threshold,
@@ -18,7 +20,6 @@ from ml_platform.machine_learning.training import (
     probabilities,
     train,
 )
-from ml_platform.product import Product, load_product
 
 FLIGHTS = load_product(Path(products_package.__path__[0]) / "flights.yaml")
 LOGISTIC = "sklearn.linear_model.LogisticRegression"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ml_platform.mlops import alerts
-from ml_platform.mlops.alerts import ChannelState, Finding, Links, News
+from ml_platform.mlops.alerts import messages
+from ml_platform.mlops.alerts.messages import ChannelState, Finding, Links, News
 from ml_platform.storage.ledger import DayRecord, Outcome
 from ml_platform_tests.small_platform import D, days, shop
 
@@ -34,7 +34,7 @@ def of(*records: DayRecord) -> list[Finding]:
     by_asset: dict[str, dict[date, DayRecord]] = {}
     for one in records:
         by_asset.setdefault(one.asset, {})[one.day] = one
-    return alerts.of_records(by_asset)
+    return messages.of_records(by_asset)
 
 
 def finding(key: str, severity: Any = "error", **values: Any) -> Finding:
@@ -83,10 +83,10 @@ def test_a_check_over_a_window_is_one_finding_since_its_first_failing_day() -> N
     )
     (one,) = wrong
     assert (one.partition, one.since, one.what) == ("2024-01-04", "2024-01-03", "f1 on 2024-01-04")
-    assert alerts.day_of(one.key) is None
+    assert messages.day_of(one.key) is None
     passed = performance("2024-01-05", True)
     assert of(performance("2024-01-04", False), passed) == []
-    assert alerts.why_well(one.key, passed) == "written"
+    assert messages.why_well(one.key, passed) == "written"
 
 
 def test_an_accepted_day_is_well_and_says_who_and_why() -> None:
@@ -100,15 +100,15 @@ def test_an_accepted_day_is_well_and_says_who_and_why() -> None:
         accepted_reason="a holiday",
     )
     assert of(accepted) == []
-    assert alerts.why_well(one.key, accepted) == "accepted by ann: a holiday"
+    assert messages.why_well(one.key, accepted) == "accepted by ann: a holiday"
 
 
 def test_a_refused_day_that_is_fixed_is_well() -> None:
     (one,) = of(record("ards", "2024-01-02", "refused", reason="a.csv"))
     fixed = record("ards", "2024-01-02", checks=[check(True)], counts={"rows": 1200})
     assert of(fixed) == []
-    assert alerts.day_of(one.key) == D("2024-01-02")
-    assert alerts.why_well(one.key, fixed) == "written, 1,200 rows"
+    assert messages.day_of(one.key) == D("2024-01-02")
+    assert messages.why_well(one.key, fixed) == "written, 1,200 rows"
 
 
 def test_a_day_that_is_bad_in_another_way_is_news_and_not_well() -> None:
@@ -116,7 +116,7 @@ def test_a_day_that_is_bad_in_another_way_is_news_and_not_well() -> None:
     state = ChannelState().sent([missing])
     refused = record("ards", "2024-01-02", "refused", reason="a.csv: no header")
     now = of(refused)
-    assert alerts.why_well(missing.key, refused) is None
+    assert messages.why_well(missing.key, refused) is None
     assert [one.what for one in state.news(now, {}).wrong] == ["a.csv: no header"]
     assert list(state.sent(now).reported) == ["ards/2024-01-02/refused"]
 
@@ -189,9 +189,9 @@ def test_ten_years_of_findings_fit_into_a_cursor_and_are_no_news_again(step: int
     assert len(many) > 3600
     others = [finding("run/shop_daily/a", partition="2024-01-01 to 2024-01-02", subject="run failed")]
     state = ChannelState().sent([*many, *others])
-    cursor = alerts.write_cursor({"mail": state, "chat": ChannelState()})
+    cursor = messages.write_cursor({"mail": state, "chat": ChannelState()})
     assert len(cursor) < 12_000
-    read = alerts.read_cursor(cursor)
+    read = messages.read_cursor(cursor)
     assert read == {"mail": state, "chat": ChannelState()}
     assert not read["mail"].news([*many, *others], {})
 
@@ -199,8 +199,8 @@ def test_ten_years_of_findings_fit_into_a_cursor_and_are_no_news_again(step: int
 def test_a_cursor_keeps_all_of_a_channels_state() -> None:
     state = ChannelState().sent(recorded(days("2024-01-01", "2024-01-03")))
     failed = state.refused(state.news([finding("x")], {}), [finding("x")], MORNING)
-    assert alerts.read_cursor(alerts.write_cursor({"a": state, "b": failed})) == {"a": state, "b": failed}
-    assert alerts.read_cursor(None) == alerts.read_cursor("") == {}
+    assert messages.read_cursor(messages.write_cursor({"a": state, "b": failed})) == {"a": state, "b": failed}
+    assert messages.read_cursor(None) == messages.read_cursor("") == {}
 
 
 def test_a_cursor_of_an_earlier_version_repeats_no_news() -> None:
@@ -213,7 +213,7 @@ def test_a_cursor_of_an_earlier_version_repeats_no_news() -> None:
     }
     old = json.dumps({"mail": {"ards/2024-01-02/outcome": entry}})
     now = of(record("ards", "2024-01-02", "refused", reason="a.csv"))
-    assert not alerts.read_cursor(old)["mail"].news(now, {})
+    assert not messages.read_cursor(old)["mail"].news(now, {})
 
 
 # -- words -------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_message_says_what_where_since_when_and_where_to_look() -> None:
         "b", asset="landing", subject="delivery overdue", what="no rows", since="2024-01-04 10:00"
     )
     well = finding("c", "warning", partition="2024-01-01", what="accepted by ann: fine", since="2024-01-01")
-    told = alerts.message(shop(), News((wrong, overdue), (well,)), LINKS)
+    told = messages.message(shop(), News((wrong, overdue), (well,)), LINKS)
     assert told.title == "[shop] 2 errors, 1 resolved"
     assert told.severity == "error"
     assert told.body.splitlines() == [
@@ -248,10 +248,10 @@ def test_a_backfill_of_the_past_is_one_digest() -> None:
         finding(f"k{day}", partition=str(day), what=f"nulls on {day}")
         for day in days("2023-01-01", "2023-12-31")
     ]
-    told = alerts.message(shop(), News(tuple(many)), LINKS)
+    told = messages.message(shop(), News(tuple(many)), LINKS)
     assert told.title == "[shop] 365 errors"
     assert "365 days from 2023-01-01 to 2023-12-31; the newest of them:" in told.body
-    assert told.body.count("nulls on") == alerts.LISTED
+    assert told.body.count("nulls on") == messages.LISTED
     assert "nulls on 2023-12-31" in told.body
     assert len(told.body) < 2000
 
@@ -259,4 +259,4 @@ def test_a_backfill_of_the_past_is_one_digest() -> None:
 @pytest.mark.parametrize(("severity", "kept"), [("warning", ["a", "b"]), ("error", ["a"])])
 def test_a_severity_leaves_out_what_is_less(severity: Any, kept: list[str]) -> None:
     both = [finding("a", "error"), finding("b", "warning")]
-    assert [one.key for one in alerts.at_least(both, severity)] == kept
+    assert [one.key for one in messages.at_least(both, severity)] == kept

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_platform.mlops import drift, drift_report
-from ml_platform.mlops.drift import Column, ColumnDrift, Summary, Window
-from ml_platform.mlops.drift_report import MonthDrift
-from ml_platform.product import Product
+from ml_platform.contract.product import Product
+from ml_platform.mlops.drift import drift_report, measures
+from ml_platform.mlops.drift.drift_report import MonthDrift
+from ml_platform.mlops.drift.measures import Column, ColumnDrift, Summary, Window
 from ml_platform_tests.small_platform import D, shop
 
 N = 5000
@@ -43,7 +43,7 @@ def window(name: str, **columns: Any) -> Window:
 
 
 def compare(column: Column, now: Any, before: Any, product: Product | None = None) -> ColumnDrift:
-    (found,) = drift.compare(
+    (found,) = measures.compare(
         product or shop(),
         [column],
         window("2024-02", **{column.name: now}),
@@ -160,7 +160,7 @@ def test_types_are_aligned() -> None:
 def test_a_column_without_values_is_reported_and_takes_no_other_with_it(now: Any, before: Any) -> None:
     now, before = np.array(now, dtype="float64"), np.array(before, dtype="float64")
     now_spend = draw(3).normal(2, 1, size=N)
-    found = drift.compare(
+    found = measures.compare(
         shop(),
         [SPEND, Column("pages", "numeric", "feature")],
         window("2024-02", pages=now, spend=now_spend),
@@ -239,7 +239,7 @@ def test_a_column_has_a_threshold_of_its_own() -> None:
 def month(**options: Any) -> MonthDrift:
     now = window("2024-02", spend=draw(2).normal(1, 1, size=N), channel=["web", "<script>"] * (N // 2))
     before = window("2024-01", spend=draw(1).normal(size=N), channel=["web", "app"] * (N // 2))
-    found = drift.compare(shop(), [SPEND, CHANNEL], now, before)
+    found = measures.compare(shop(), [SPEND, CHANNEL], now, before)
     return MonthDrift(D("2024-02-01"), "v3", N, ["2024-02-03 (blocked)"], [found], **options)
 
 
@@ -265,7 +265,7 @@ def test_no_value_of_the_data_is_a_script_of_the_page_or_shows_what_is_sensitive
     evil = "</script><script>alert(7531)</script>"
     before = ["web"] * 3000 + [evil] * 2000
     now = ["web"] * 2000 + [evil] * 3000
-    found = drift.compare(
+    found = measures.compare(
         shop(), [CHANNEL], window("2024-02", channel=now), window("2024-01", channel=before)
     )
     page = (found.html or b"").decode()
@@ -281,7 +281,7 @@ def test_no_value_of_the_data_is_a_script_of_the_page_or_shows_what_is_sensitive
         columns[name]["sensitive"] = True
     secret = shop(source__columns=columns)
     spend_now, spend_before = draw(2).normal(731_000, 10, N), draw(1).normal(730_990, 10, N)
-    masked = drift.compare(
+    masked = measures.compare(
         secret,
         [SPEND, CHANNEL],
         window("2024-02", spend=spend_now, channel=["topsecret"] * N),

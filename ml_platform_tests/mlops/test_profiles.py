@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from ml_platform.data_engineering.counting import Counted, Counting
-from ml_platform.mlops.profiles import ProfileStatistics, profile
-from ml_platform.product import DataSet, Product
+from ml_platform.contract.monitoring import DataSet
+from ml_platform.contract.product import Product
+from ml_platform.data_engineering.day_statistics import Counted, Counting
+from ml_platform.mlops.quality.profiles import ProfileStatistics, profile
 from ml_platform_tests.small_platform import shop
 from ml_platform_tests.typed_rows import DAY, TYPED, typed_rows
 

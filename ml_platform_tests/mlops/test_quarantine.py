@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from ml_platform.mlops.quarantine import Unusable
+from ml_platform.mlops.quality.quarantine import Unusable
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n"])

@@ -7,11 +7,11 @@ from datetime import date, timedelta
 
 import pytest
 
-from ml_platform.mlops import expectations, history, validation
-from ml_platform.mlops.history import DayFacts, Fact
-from ml_platform.mlops.profiles import ColumnProfile, Profile
-from ml_platform.mlops.validation import Quality, Result
-from ml_platform.product import Product
+from ml_platform.contract.product import Product
+from ml_platform.mlops.quality import anomalies, expectations, validation
+from ml_platform.mlops.quality.anomalies import DayFacts, Fact
+from ml_platform.mlops.quality.profiles import ColumnProfile, Profile
+from ml_platform.mlops.quality.validation import Quality, Result
 from ml_platform_tests.small_platform import SHOP, shop
 
 DAY = date(2024, 3, 15)
@@ -49,7 +49,7 @@ def profile(
 def facts(today: DayFacts, declared: Product | None = None) -> dict[str, Fact]:
     counts = {"delivered": 1000, "labelled": 1000}
     known = {DAY - timedelta(days=n): DayFacts(counts, profile()) for n in range(1, 30)} | {DAY: today}
-    return {one.name: one for one in history.facts(declared or product(), DAY, known)}
+    return {one.name: one for one in anomalies.facts(declared or product(), DAY, known)}
 
 
 def said(today: DayFacts, declared: Product | None = None) -> set[str]:
@@ -86,7 +86,7 @@ def test_labels_that_are_missing_are_called_missing() -> None:
         DAY: DayFacts(DELIVERED, profile()),
         DAY - timedelta(days=2): DayFacts({"labelled": 1}, profile()),
     }
-    results = validation.judge_facts({DAY: history.facts(product(), DAY, known)})[DAY]
+    results = validation.judge_facts({DAY: anomalies.facts(product(), DAY, known)})[DAY]
     assert [one.statement for one in results if not one.passed] == ["labels of 2 days before are missing"]
 
 

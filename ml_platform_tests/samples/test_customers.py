@@ -16,7 +16,9 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from ml_platform.product import DayRange, Product, load_product
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.loading import load_product
+from ml_platform.contract.product import Product
 from ml_platform.samples import SAMPLES, customers
 from ml_platform.samples.customers import BAD_KINDS, NO_FLAWS, Flaws
 from ml_platform.settings import PACKAGE

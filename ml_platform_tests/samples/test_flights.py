@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ml_platform.product import DayRange, Product, load_product
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.loading import load_product
+from ml_platform.contract.product import Product
 from ml_platform.samples import SAMPLES, flights
 from ml_platform.settings import PACKAGE
 

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.graph import ledger_views
-from ml_platform.storage import control
+from ml_platform.storage import small_tables
 from ml_platform.storage.ledger import (
     DESCRIBED,
     SETTLED,
@@ -32,7 +32,7 @@ from ml_platform.storage.ledger import (
     Ledger,
     Outcome,
 )
-from ml_platform.storage.roots import FolderRoot
+from ml_platform.storage.locations import FolderRoot
 from ml_platform.storage.tables import Tables
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -272,7 +272,9 @@ def test_the_log_describes_only_what_reads_choose_by_and_older_ledgers_follow(tm
         return {name.removeprefix("max.") for name in names if name.startswith("max.")}
 
     assert "details" in described()
-    control.maintain(ledger._table.tables, "shop", "days", timedelta(days=7), sort=SORT, described=DESCRIBED)
+    small_tables.maintain(
+        ledger._table.tables, "shop", "days", timedelta(days=7), sort=SORT, described=DESCRIBED
+    )
     assert described() == set(DESCRIBED)
     assert answers(ledger, 3) == before
     version = DeltaTable(place).version()

@@ -23,8 +23,8 @@ from dagster_databricks.pipes import (
 from dagster_pipes import PipesContextData, PipesParams
 from databricks.sdk.errors import NotFound
 
+from ml_platform.engine.databricks.messages import CONTEXT_FILE, decode, file_name
 from ml_platform.engine.databricks.workspace import Workspace, told
-from ml_platform.engine.messages import CONTEXT_FILE, decode, file_name
 
 _LAST_LINES = 50
 

@@ -17,14 +17,15 @@ from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service import compute as clusters
 from databricks.sdk.service import jobs
 
-from ml_platform.compute import Compute
+from ml_platform.contract.compute import Compute
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.product import Product
 from ml_platform.engine.databricks import wheel as wheels
+from ml_platform.engine.databricks.messages import MissingResultError, RemoteMessages, Task
 from ml_platform.engine.databricks.pipes import VolumeContextInjector, VolumeMessageReader, message_folder
+from ml_platform.engine.databricks.remote_settings import settings_for
 from ml_platform.engine.databricks.workspace import REFUSALS, Workspace, told
-from ml_platform.engine.messages import MissingResultError, RemoteMessages, Task
 from ml_platform.engine.step import PermanentError, StepRequest, StepResult
-from ml_platform.engine.travel import settings_for
-from ml_platform.product import Product, fingerprint_of
 from ml_platform.settings import Settings
 
 _TASK_KEY = "step"

@@ -10,9 +10,9 @@ import dagster as dg
 import pytest
 from databricks.sdk.clock import Clock
 
+from ml_platform.contract.product import Product
 from ml_platform.engine.databricks.runner import DatabricksStepRunner
 from ml_platform.engine.step import StepResult
-from ml_platform.product import Product
 from ml_platform.settings import Settings
 from ml_platform_tests.conftest import CHECKOUT, settings_in
 from ml_platform_tests.fake_workspace import TOKEN, FakeWorkspace

@@ -254,7 +254,7 @@ def test_a_signal_to_a_running_backfill_cancels_the_remote_run(
     }
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "ml_platform.cli", "backfill", "shop", "--select", "mrds"),
+            *(sys.executable, "-m", "ml_platform.cli.main", "backfill", "shop", "--select", "mrds"),
             *("--from", DAYS[0], "--to", DAYS[1]),
         ],
         env={
@@ -367,7 +367,10 @@ def test_without_a_workspace_or_a_volume_it_says_what_to_set(
 
 def test_the_entry_point_says_that_it_is_no_command_for_people() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "ml_platform.remote"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ml_platform.engine.databricks.entry"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 1
     assert (

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import ml_platform
-from ml_platform.cli import app
+from ml_platform.cli.main import app
 from ml_platform.engine.databricks import wheel as wheels
 from ml_platform.engine.databricks.wheel import DISTRIBUTION, Wheel, build_wheel, upload
 from ml_platform.engine.databricks.workspace import Workspace
@@ -39,7 +39,7 @@ def contents(wheel: Wheel) -> dict[str, str]:
 def built_by(python_path: Path, folder: Path, **environment: str) -> bytes:
     """The wheel that the package on a path makes of itself, in a process of its own."""
     subprocess.run(
-        [sys.executable, "-m", "ml_platform.cli", "databricks", "wheel", "--to", folder],
+        [sys.executable, "-m", "ml_platform.cli.main", "databricks", "wheel", "--to", folder],
         check=True,
         cwd=folder.parent,
         env={**os.environ, "PYTHONPATH": str(python_path), **environment},
@@ -68,7 +68,7 @@ def test_two_builds_are_the_same_bytes_from_a_checkout_and_from_what_was_install
 
 def test_other_code_is_another_version_at_another_path(wheel: Wheel, monkeypatch: pytest.MonkeyPatch) -> None:
     files = dict(wheels._package_files(PACKAGE))
-    files["ml_platform/remote.py"] += b"# changed\n"
+    files["ml_platform/engine/databricks/entry.py"] += b"# changed\n"
     monkeypatch.setattr(wheels, "_package_files", lambda _: files.items())
     other = build_wheel()
     assert other.path != wheel.path
@@ -104,7 +104,7 @@ def test_it_is_installed_with_its_entry_point(wheel: Wheel, tmp_path: Path) -> N
     (found,) = metadata.distributions(name=DISTRIBUTION, path=[str(tmp_path)])
     assert found.version == f"{wheel.release}+{wheel.digest}"
     points = {point.name: point.value for point in found.entry_points}
-    assert points["ml-platform-step"] == "ml_platform.remote:main"
+    assert points["ml-platform-step"] == "ml_platform.engine.databricks.entry:main"
     for file in found.files or []:
         if file.hash is not None:
             assert file.size == len(Path(str(file.locate())).read_bytes())

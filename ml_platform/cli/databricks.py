@@ -1,0 +1,127 @@
+"""The commands ``ml-platform databricks …``: what a workspace needs before and after steps run there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from ml_platform.cli.console import console, fail
+from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from ml_platform.engine.databricks.workspace import Workspace
+
+app = typer.Typer(no_args_is_help=True, help="Steps on Databricks: the wheel, and a check of the set-up.")
+
+
+@app.command()
+def wheel(
+    folder: Annotated[Path, typer.Option("--to", help="Where the wheel is written.")] = Path("dist"),
+) -> None:
+    """Write the wheel that remote steps run; the same code gives the same bytes.
+
+    Example: `ml-platform databricks wheel --to dist`
+    """
+    from ml_platform.engine.databricks.wheel import build_wheel
+    from ml_platform.engine.step import PermanentError
+
+    try:
+        made = build_wheel()
+    except PermanentError as error:
+        fail(str(error))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / made.name).write_bytes(made.content)
+    console.print(str(folder / made.name), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def upload() -> None:
+    """Put the wheel into the volume of the settings, unless it is there. Steps do so themselves.
+
+    Example: `ml-platform databricks upload`
+    """
+    from ml_platform.engine.databricks import wheel as wheels
+
+    workspace, volume, _ = _workspace()
+    with Refusals():
+        path, now = wheels.upload(workspace, volume, wheels.build_wheel())
+    console.print(f"{path} {'is uploaded' if now else 'is there already'}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def smoke(
+    assets: Annotated[
+        str | None, typer.Option(help="Assets to run, separated by commas; all without it.")
+    ] = None,
+    rows_per_day: Annotated[int, typer.Option(help="Size of a day of the sample.")] = 100,
+    tables: Annotated[
+        str | None, typer.Option(help="Root of the tables over there; a folder of the volume without it.")
+    ] = None,
+) -> None:
+    """Run a small sample product there and here, compare what both made, and clean up.
+
+    Example: `ml-platform databricks smoke --assets ards,mrds`
+    """
+    from ml_platform.cli.backfill import ASSETS
+    from ml_platform.cli.smoke import Smoke, SmokeError
+
+    chosen = tuple(part.strip() for part in assets.split(",")) if assets else ASSETS
+    unknown = [asset for asset in chosen if asset not in ASSETS]
+    if unknown:
+        fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(ASSETS)}")
+    workspace, volume, settings = _workspace()
+
+    def say(message: str) -> None:
+        console.print(escape(message), soft_wrap=True, highlight=False)
+
+    with Refusals():
+        try:
+            verdict = Smoke(
+                settings,
+                workspace,
+                volume,
+                [asset for asset in ASSETS if asset in chosen],
+                rows_per_day,
+                tables,
+                say,
+            ).run()
+        except SmokeError as error:
+            fail(str(error))
+    for asset in verdict.left_out:
+        say(f"{asset} was left out: name its store in ML_PLATFORM_ONLINE_STORE_URL, or among the secrets")
+    for asset, partition, here, there in verdict.differences:
+        say(f"{asset} {partition}: here {here}, there {there}")
+    if verdict.differences:
+        fail(f"{len(verdict.differences)} of {verdict.compared} partitions differ")
+    say(f"All {verdict.compared} partitions are the same here and there.")
+
+
+def _workspace() -> tuple[Workspace, str, Settings]:
+    from ml_platform.engine.databricks.workspace import Workspace
+
+    settings = Settings()
+    if settings.databricks_volume is None:
+        fail("name a folder of a volume: ML_PLATFORM_DATABRICKS_VOLUME=/Volumes/catalog/schema/volume")
+    with Refusals():
+        return Workspace(settings.databricks_retry_seconds), settings.databricks_volume, settings
+
+
+class Refusals:
+    """Ends the command with one line where the workspace, or what is set, doesn't allow it."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        from databricks.sdk.errors.base import DatabricksError
+
+        from ml_platform.engine.databricks.workspace import told
+        from ml_platform.engine.step import PermanentError
+
+        if isinstance(error, PermanentError):
+            fail(str(error))
+        if isinstance(error, DatabricksError | TimeoutError):
+            fail(f"the workspace does not allow it: {told(error.__cause__ or error)}")

@@ -1,0 +1,667 @@
+"""The command ``ml-platform``: contracts, deliveries, backfills and history from a shell.
+
+Words and tables for people; what is done lies in the modules that the commands call.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import getpass
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ml_platform.cli import alerts, databricks, online
+from ml_platform.cli.console import ProductName, console, fail, instance_of, print_wide, product_named
+from ml_platform.cli.explanations import explain
+from ml_platform.cli.interruption import interruption
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.loading import ContractError, load_product, load_products
+from ml_platform.contract.product import Product
+from ml_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from ml_platform.cli.doctor import Finding
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(databricks.app, name="databricks")
+app.add_typer(online.app, name="online")
+
+
+@app.callback(help="Batch machine learning in production as one Dagster asset graph.")
+def collect_less_garbage() -> None:
+    """Search for garbage less often, and not at the end.
+
+    All that is imported is searched each time: a second and a half while a command runs, and two seconds
+    more when it ends.
+    """
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
+
+
+_DAY = ["%Y-%m-%d"]
+FirstDay = Annotated[datetime, typer.Option("--from", formats=_DAY, help="First event day.")]
+LastDay = Annotated[datetime, typer.Option("--to", formats=_DAY, help="Last event day.")]
+
+
+@app.command()
+def check(
+    contract: Annotated[Path, typer.Argument(metavar="CONTRACT", help="A contract, a YAML file.")],
+) -> None:
+    """Validate a contract, and say in words what graph it gives.
+
+    If the product has a history, say what of it the contract can't use: a champion that can't be evaluated
+    any more, and days that no model would learn from.
+
+    Example: `ml-platform check ml_platform/products/flights.yaml`
+    """
+    try:
+        product = load_product(contract)
+    except ContractError as error:
+        fail(str(error))
+    console.print(f"[green]{escape(str(contract))} is valid.[/green]", soft_wrap=True)
+    for line in _in_words(product):
+        console.print(f"  {escape(line)}")
+    for line in _consequences(product):
+        console.print(f"[yellow]Attention[/yellow]  {escape(line)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def land(
+    name: ProductName,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV files, plain or gzip.")],
+    labels_apart: Annotated[
+        bool, typer.Option(help="Write the labels as files of their own, as late as they would arrive.")
+    ] = True,
+) -> None:
+    """Split the CSV of a product's history into daily deliveries.
+
+    Example: `ml-platform land customers history.csv.gz`
+    """
+    from ml_platform.data_engineering.files import FileRules
+    from ml_platform.data_engineering.splitting import SplitError, split_history
+
+    settings, product = product_named(name)
+    with _progress("rows read") as progress:
+        try:
+            summary = split_history(
+                product,
+                files,
+                settings.landing_path,
+                labels_apart=labels_apart,
+                progress=progress,
+                rules=replace(FileRules.of(settings), root=None),  # these files may lie anywhere
+            )
+        except SplitError as error:
+            fail(str(error))
+    console.print(
+        f"{summary.rows:,} rows and {summary.labels:,} labels of {summary.days:,} days, "
+        f"{summary.first} to {summary.last}, lie in {settings.landing_path / product.name}"
+    )
+
+
+@app.command()
+def sample(
+    name: ProductName,
+    first: FirstDay,
+    last: LastDay,
+    rows_per_day: Annotated[
+        int | None, typer.Option(help="Size of a generated day; real data comes as it is.")
+    ] = None,
+) -> None:
+    """Write sample deliveries for a range of days.
+
+    Example: `ml-platform sample customers --from 2022-01-01 --to 2022-03-31 --rows-per-day 2000`
+    """
+    from ml_platform.samples import GENERATED, SAMPLES
+
+    settings, product = product_named(name)
+    if name not in SAMPLES:
+        fail(f"there is no sample of {name!r}; there are samples of {', '.join(SAMPLES)}")
+    if rows_per_day is not None and name not in GENERATED:
+        fail(f"--rows-per-day is for generated samples ({', '.join(GENERATED)}); {name} is real data")
+    days = _days(first, last)
+    options = {} if rows_per_day is None else {"rows_per_day": rows_per_day}
+    with _progress("rows written") as progress:
+        try:
+            SAMPLES[name](product, settings.landing_path, days, progress=progress, **options)
+        except ValueError as error:
+            fail(str(error))
+    console.print(f"The deliveries of {days} lie in {settings.landing_path / product.name}")
+
+
+@app.command()
+def backfill(
+    name: ProductName,
+    first: FirstDay,
+    last: LastDay,
+    select: Annotated[
+        str | None, typer.Option(help="Assets to bring up to date, separated by commas; all without it.")
+    ] = None,
+    with_retraining: Annotated[
+        bool,
+        typer.Option(
+            help="Replay all assets with the retrains that failed evaluations would have asked for; "
+            "predictions become those of the models that would have served then."
+        ),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            help="Do days again although nothing has changed. Predictions that exist stay; see --rescore."
+        ),
+    ] = False,
+    rescore: Annotated[
+        bool,
+        typer.Option(
+            help="Score days again that another model has scored than the one that serves them now."
+        ),
+    ] = False,
+) -> None:
+    """Run the graph over a range of days, in the right order; what is up to date is skipped.
+
+    Example: `ml-platform backfill flights --from 2013-01-01 --to 2013-12-31`
+    """
+    from ml_platform.cli.backfill import ASSETS, Backfill, BackfillError
+
+    settings, product = product_named(name)
+    days = _days(first, last)
+    if with_retraining and select:
+        fail("--with-retraining replays all assets: leave --select out")
+    chosen = tuple(part.strip() for part in select.split(",")) if select else ASSETS
+    if rescore and "predictions" not in chosen:
+        fail("--rescore is for predictions: add them to --select")
+    unknown = [asset for asset in chosen if asset not in ASSETS]
+    if unknown:
+        fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(ASSETS)}")
+    if days.first < product.start or (product.end and days.last > product.end):
+        fail(f"{days} goes beyond the days of {name}, {product.start} to {product.end or 'yesterday'}")
+    began = time.monotonic()
+
+    def say(message: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}", highlight=False)
+
+    with instance_of(settings) as instance:
+        work = Backfill(
+            product,
+            settings,
+            instance,
+            select=[asset for asset in ASSETS if asset in chosen],
+            force=force,
+            rescore=rescore,
+            started=lambda what: say(f"run: {what}"),
+            progress=say,
+        )
+        try:
+            reports = work.run_with_retraining(days) if with_retraining else work.run(days)
+        except BackfillError as error:
+            fail(str(error))
+    if not reports:
+        say(f"{name} is up to date over {days}: nothing to do")
+    else:
+        say(f"{name} is up to date over {days}, after {len(reports)} runs")
+    _say_other_scores(product, settings, days)
+
+
+@app.command()
+def train(
+    name: ProductName,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(formats=_DAY, help="The date; the day after the newest day there is without it."),
+    ] = None,
+) -> None:
+    """Train a model as of a date, compare it, and promote it if it is better; it serves from that date on.
+
+    Days that it would learn from, and that an earlier version of the contract made, are made again first, as
+    far as their deliveries are still there; it doesn't learn from the others.
+
+    Example: `ml-platform train flights --as-of 2013-08-15`
+    """
+    from ml_platform.cli import overview
+    from ml_platform.cli.backfill import Backfill, BackfillError
+
+    settings, product = product_named(name)
+    began = time.monotonic()
+
+    def say(message: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}", highlight=False)
+
+    with instance_of(settings) as instance:
+        work = Backfill(product, settings, instance, started=lambda what: say(f"run: {what}"), progress=say)
+        try:
+            trained = work.train(as_of.date() if as_of else None)
+        except (BackfillError, LookupError) as error:
+            fail(str(error))
+    for line in overview.models(product, settings):
+        if line.as_of == trained and line.metric and "replaced" not in line.reason:
+            verdict = "promoted" if line.promoted else "not promoted"
+            say(f"the model as of {line.as_of} (v{line.version}) is {verdict}: {line.reason}")
+
+
+def _say_other_scores(product: Product, settings: Settings, days: DayRange | None = None) -> None:
+    """Name what was scored by other models than those that serve, and what scores it again."""
+    from ml_platform.cli import overview
+
+    found = [one for one in overview.other_scores(product, settings) if days is None or {*one.days} & {*days}]
+    for one in found:
+        console.print(f"[yellow]Not scored by its model[/yellow]  {escape(str(one))}", soft_wrap=True)
+    if found:
+        first, last = min(one.days[0] for one in found), max(one.days[-1] for one in found)
+        console.print(
+            f"Score them again: ml-platform backfill {product.name} --from {first} --to {last} --rescore",
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def summary(name: ProductName) -> None:
+    """Show a product's history by month: rows, models, promotions, performance.
+
+    Example: `ml-platform summary flights`
+    """
+    from ml_platform.cli import overview
+
+    settings, product = product_named(name)
+    metric = product.evaluation.metric
+    table = Table(title=f"{name} by month", title_justify="left")
+    for heading in ("month", "delivered", "ARDS", "quarantined"):
+        table.add_column(heading, justify="left" if heading == "month" else "right", no_wrap=True)
+    for heading in ("model", "as of"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column(f"{metric}: challenger / champion")
+    table.add_column("promoted, and why", ratio=1)
+    table.add_column(f"{metric} of the month", justify="right")
+    for line in overview.months(product, settings):
+        first = True
+        for model in line.models or (None,):
+            facts = [f"{line.month:%Y-%m}", f"{line.delivered:,}", f"{line.rows:,}", f"{line.quarantined:,}"]
+            value = "-" if line.metric is None else f"{line.metric:.4f}"
+            if model is None:
+                told = ["-", "-", "-", "no model yet"]
+            else:
+                verdict = "yes" if model.promoted else "no"
+                told = [f"v{model.version}", str(model.as_of), model.comparison, f"{verdict}: {model.reason}"]
+            table.add_row(*(facts if first else [""] * 4), *told, value if first else "")
+            first = False
+    print_wide(table)
+    _say_waiting(product, settings)
+    for lost in overview.not_reproducible(product, settings):
+        console.print(
+            f"No longer reproducible, since days were withdrawn: {lost}", highlight=False, soft_wrap=True
+        )
+    console.print(f"Tables     {settings.tables_root}/{name}", highlight=False, soft_wrap=True)
+    console.print(f"Registry   {settings.tracking_uri_shown}", highlight=False, soft_wrap=True)
+    reports = ", ".join(target.shown for target in settings.report_targets) or settings.reports_path
+    console.print(f"Reports    {reports}", highlight=False, soft_wrap=True)
+    _say_other_scores(product, settings)
+    console.print("Open the UI with [bold]make ui[/bold], then http://127.0.0.1:3000")
+
+
+@app.command()
+def history(name: ProductName) -> None:
+    """Show which model served which days, and why.
+
+    Example: `ml-platform history flights`
+    """
+    from ml_platform.cli import overview
+
+    settings, product = product_named(name)
+    table = Table(title=f"Models of {name}", title_justify="left")
+    for heading in ("as of", "kind", "version", "rows", "serves", "days scored"):
+        right = heading in ("rows", "days scored")
+        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
+    table.add_column("why it was trained", ratio=1)
+    table.add_column("promoted, and why", ratio=1)
+    for model in overview.models(product, settings):
+        rows = f"{model.rows:,}"
+        if model.rows_available > model.rows:
+            rows += f" of {model.rows_available:,}"
+        verdict = "yes" if model.promoted else "not yet" if model.waiting else "no"
+        table.add_row(
+            str(model.as_of),
+            model.kind,
+            model.version,
+            rows,
+            model.serves,
+            f"{model.days_scored:,}",
+            escape(model.cause),
+            escape(f"{verdict}: {model.reason}"),
+        )
+    print_wide(table)
+    _say_waiting(product, settings)
+    _say_other_scores(product, settings)
+
+
+@app.command()
+def doctor(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PRODUCT]", help="The name of a product; all without it.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make again what is missing; move what is damaged aside.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as a JSON list.")] = False,
+) -> None:
+    """Compare the ledger with what is there: tables, models, online store, reports, Dagster's events.
+
+    Ends with 0 if all is as the ledger says, and with 1 if something is missing or damaged (after a repair:
+    still is).
+
+    Example: `ml-platform doctor flights --repair`
+    """
+    from ml_platform.cli.backfill import BackfillError
+    from ml_platform.cli.doctor import check_up, is_new, not_looked_at
+
+    settings = Settings()
+    products, broken = load_products(settings.product_folders) if name is None else ({}, {})
+    if name is not None:
+        settings, products[name] = product_named(name)
+    for error in broken.values():
+        print(f"left out: {error}", file=sys.stderr)
+    found: dict[str, list[Finding]] = {}
+    for product in products.values():
+        say = (lambda _: None) if as_json else (lambda said: console.print(f"  {escape(said)}", style="dim"))
+        try:
+            found[product.name] = check_up(
+                product, settings, lambda: instance_of(settings), repair=repair, say=say
+            )
+        except BackfillError as error:
+            fail(f"{product.name}: {error}")
+    if as_json:
+        print(json.dumps([{"product": key, **one.plain()} for key, all_ in found.items() for one in all_]))
+    for product_name, findings in {} if as_json else found.items():
+        product = products[product_name]
+        elsewhere = not_looked_at(product, settings)
+        if not findings and is_new(product, settings):
+            console.print(f"{product_name}: nothing has been made yet, so nothing can be missing.")
+            continue
+        _print_findings(product_name, findings, elsewhere)
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+def _print_findings(product: str, findings: Sequence[Finding], elsewhere: Sequence[str]) -> None:
+    """Print what is wrong, and what was not looked at."""
+    if findings:
+        console.print(f"[red]{product}: {len(findings)} not as the ledger says[/red]")
+    elif elsewhere:
+        console.print(f"[green]{product}: all that was looked at is there as the ledger says.[/green]")
+    else:
+        console.print(f"[green]{product}: all is there as the ledger says.[/green]")
+    for finding in findings:
+        console.print(
+            f"[bold]{finding.part}[/bold] is {finding.state}: {escape(finding.detail)}", highlight=False
+        )
+        console.print(f"  now: {escape(finding.command)}", highlight=False, soft_wrap=True)
+    for part in elsewhere:
+        console.print(f"not looked at: {escape(part)}", style="yellow", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's UI.")] = 5000,
+) -> None:
+    """Open Dagster's and MLflow's UIs on this machine, until interrupted.
+
+    Example: `ml-platform ui --port 3000`
+    """
+    from ml_platform.cli.ui import HOST, ServerError, require_free, serve
+    from ml_platform.machine_learning.registry import Registry
+
+    try:
+        require_free(port, "--port")
+        require_free(mlflow_port, "--mlflow-port")
+    except ServerError as error:
+        fail(str(error))
+    settings = Settings()
+    products, _ = load_products(settings.product_folders)
+    registry = Registry.of(settings)
+    for name in products:
+        registry.prepare(name)
+    with instance_of(settings):
+        pass  # makes its folder and configuration
+    console.print(
+        f"Dagster is opening on http://{HOST}:{port}, MLflow on http://{HOST}:{mlflow_port}; "
+        "stop both with Ctrl-C",
+        soft_wrap=True,
+    )
+    interruption.expect()
+    try:
+        serve(settings, port, mlflow_port)
+    except ServerError as error:
+        fail(str(error))
+
+
+@app.command()
+def rollback(
+    name: ProductName,
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the history.")],
+) -> None:
+    """Take the newest promotion back: the champion before it serves again.
+
+    Predictions that exist stay; score days again with the predictions' `rescore` option.
+
+    Example: `ml-platform rollback flights --reason "scores too many late flights"`
+    """
+    from ml_platform.cli.backfill import roll_back
+
+    settings, product = product_named(name)
+    try:
+        taken, now = roll_back(product, settings, reason=reason, by=getpass.getuser())
+    except LookupError as error:
+        fail(str(error))
+    after = f"the model as of {now.as_of} serves again" if now else "no model serves any more"
+    console.print(f"The promotion as of {taken.as_of} is taken back; {after}.")
+
+
+@app.command()
+def accept(
+    name: ProductName,
+    day: Annotated[datetime, typer.Argument(formats=_DAY, help="The blocked event day.")],
+    reason: Annotated[str, typer.Option(help="Why; it is shown wherever the day is shown.")],
+) -> None:
+    """Use a blocked day as it is, until its data changes.
+
+    Example: `ml-platform accept flights 2013-02-08 --reason "snowstorm, confirmed by the carrier"`
+    """
+    from ml_platform.engine.acceptance import accept as accept_day
+    from ml_platform.graph.events import report_verdict
+    from ml_platform.storage.ledger import Ledger
+    from ml_platform.storage.tables import Tables
+
+    settings, product = product_named(name)
+    ledger = Ledger(Tables.of(settings), name)
+    try:
+        accepted = accept_day(ledger, day.date(), reason=reason, by=getpass.getuser())
+    except (LookupError, ValueError) as error:
+        fail(str(error))
+    with instance_of(settings) as instance:
+        for record in accepted:
+            report_verdict(instance, product, record)
+    for record in accepted:
+        told = escape(record.details["checks"][0]["description"])
+        console.print(f"{record.asset} of {record.day}: {told}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Now: ml-platform backfill {name} --from {day.date()} --to {day.date()}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+# -- the process ---------------------------------------------------------------------------------------
+
+
+def run() -> int:
+    """Run the command that this process was started for; returns what the process ends with.
+
+    What a command raises is one sentence here, and a traceback in the log file.
+    """
+    from pydantic import ValidationError
+
+    from ml_platform.cli.logs import log_error, log_to_file
+
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"{_variable(one)}: {one['msg']}" for one in error.errors(include_input=False))
+        return _end_with(f"a setting is wrong: {wrong}")
+    log = log_to_file(settings)
+    try:
+        app(prog_name="ml-platform")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception as error:
+        log_error(error)
+        return _end_with(sentence_of(error, settings), f"The traceback is in {log}")
+    return 0
+
+
+def sentence_of(error: Exception, settings: Settings) -> str:
+    """What a person needs of an error: its own words if the platform has raised it, or an explanation."""
+    explained = explain(error, settings)
+    if explained is not None:
+        return explained
+    first, *_ = [*str(error).strip().splitlines(), ""]
+    if type(error).__module__.partition(".")[0] == "ml_platform":
+        return str(error)
+    return f"{type(error).__name__}: {first or 'no reason given'}"
+
+
+def _end_with(*lines: str) -> int:
+    with suppress(typer.Exit):
+        fail("\n".join(lines))
+    return 1
+
+
+def _variable(error: Any) -> str:
+    return "_".join(["ML_PLATFORM", *map(str, error["loc"])]).upper()
+
+
+# -- helpers -----------------------------------------------------------------------------------------
+
+
+def _days(first: datetime, last: datetime) -> DayRange:
+    try:
+        return DayRange(first.date(), last.date())
+    except ValueError as error:
+        fail(str(error))
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[int], None]]:
+    with console.status(f"0 {unit}") as status:
+        yield lambda count: status.update(f"{count:,} {unit}")
+
+
+def _consequences(product: Product) -> list[str]:
+    """What a contract does to a history; a history that can't be read now doesn't make it invalid."""
+    from ml_platform.cli import overview
+
+    try:
+        return overview.consequences(product, Settings())
+    except Exception as error:  # any store that is not reachable from here
+        return [f"The history of {product.name} can't be read, so it is not checked against it: {error}"]
+
+
+_REFERENCES = {"month_before": "the month before", "training": "what its model has learned from"}
+
+
+def _in_words(product: Product) -> list[str]:
+    model, rules = product.model, product.evaluation
+    until = f"to {product.end}" if product.end else "and goes on"
+    columns = product.source.columns
+    return [
+        f"{product.name}: {product.description}",
+        f"Its history begins on {product.start} {until}, in days of {product.timezone}.",
+        f"{product.name}/landing: {len(columns)} columns separated by {product.source.delimiter!r}; the "
+        f"label {product.label} comes {product.source.label_delay_days} day(s) after the rows.",
+        f"Deliveries are due {product.delivery.in_words()}.",
+        f"{product.name}/ards, daily: one row per {', '.join(product.ards_key)}; what is unfit goes to "
+        "the quarantine.",
+        f"{product.name}/mrds, daily: one row per {', '.join(product.entity)} and day: "
+        + ", ".join(f"{rule} of {name}" for name, rule in product.mrds.aggregate.items())
+        + ".",
+        f"{product.name}/online_features, daily: {len(product.features)} features of each entity's newest "
+        "day.",
+        f"{product.name}/validation_report, daily: what each day was held against, with the 30 days before.",
+        f"{product.name}/model, monthly from {product.first_month:%Y-%m}: {model.estimator.class_} on "
+        f"{', '.join(model.features.all)}, learning from {model.training_months} months.",
+        _how_models_are_compared(product),
+        _first_model(product),
+        f"{product.name}/predictions, daily: scored with the model that served the day.",
+        f"{product.name}/model_performance, daily: {rules.metric} over {rules.window_days} days, at least "
+        f"{rules.threshold}; below it the model is trained again, at most every "
+        f"{product.retrain.cooldown_days} days; after {product.retrain.back_off_after} retrains that lost "
+        "in a row each further one waits twice as long as the one before.",
+        f"{product.name}/drift_report, monthly: each month against "
+        f"{' and '.join(_REFERENCES[one] for one in product.drift.against)}.",
+        "Jobs, sensors and schedules of it are off until they are switched on in the UI.",
+    ]
+
+
+def _say_waiting(product: Product, settings: Settings) -> None:
+    from ml_platform.cli import overview
+
+    if why := overview.waiting(product, settings):
+        console.print(f"[yellow]{escape(why)}[/yellow]", highlight=False, soft_wrap=True)
+
+
+def _how_models_are_compared(product: Product) -> str:
+    """On which rows, and when, a challenger is compared with the champion."""
+    from ml_platform.machine_learning import holdout
+
+    days, wait = holdout.days_forward(product), holdout.wait_forward(product).days
+    by_entities = (
+        f"on a tenth of the entities that none learns from, over the last {product.model.holdout_days} "
+        "labelled days, at once"
+    )
+    by_time = (
+        f"forward in time: a challenger is scored in shadow for {days} days from its as-of date; it is "
+        f"decided and serves {wait} days after that date, when their labels are known; the first model is "
+        f"judged by one trained {wait} days before it"
+    )
+    match product.model.holdout:
+        case "entities":
+            return f"Models are compared {by_entities}."
+        case "time":
+            return f"Models are compared {by_time}."
+    return (
+        f"Models are compared {by_entities}; where fewer than {holdout.FEW_ENTITIES} entities are known at "
+        f"the first model, {by_time}."
+    )
+
+
+def _first_model(product: Product) -> str:
+    """When there can be a first model, and when it is first known how good it is."""
+    first = product.first_month
+    known = DayRange(product.start, product.last_labelled_day(first))
+    evaluated = first + timedelta(days=product.source.label_delay_days)
+    lines = (
+        f"The first model can exist on {first}, when the labels of {len(known)} days ({known}) can be known, "
+        f"if they have at least {product.model.minimum_rows:,} rows; "
+    )
+    if product.end is not None and evaluated > product.end:
+        return f"{lines}the history ends before a day that it scores can be evaluated."
+    return f"{lines}the first evaluation of a day that it scores is that of {evaluated}."
+
+
+if __name__ == "__main__":
+    sys.exit(run())

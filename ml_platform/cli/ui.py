@@ -1,0 +1,120 @@
+"""Dagster's and MLflow's servers for a person at this machine, started and stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ml_platform.settings import PACKAGE, Settings
+
+HOST = "127.0.0.1"
+_PATIENCE = 15.0
+
+#: Of `dagster dev`, which names another tool, and of MLflow's web server: nothing of ours.
+_IGNORED_WARNINGS = "ignore::FutureWarning:click.core,ignore::UserWarning:mlflow.server.fastapi_app"
+
+
+class ServerError(Exception):
+    """A server couldn't start, or ended by itself; the message says which, and what to do."""
+
+
+def serve(settings: Settings, port: int, mlflow_port: int) -> None:
+    """Run both servers on loopback until this process is interrupted, or its terminal is closed.
+
+    Each server is the head of a process group, so that none of the processes it started outlives it.
+
+    Raises:
+        ServerError: a server ended by itself; the other is stopped then.
+    """
+    environment = os.environ | {
+        # Dagster's web server and its daemon each look up which partitions of other assets a range reaches,
+        # and the order of their sets decides what they find where an asset is reached in two ways. What only
+        # the server has found (the days of a model's month after the range) the daemon launches before the
+        # model, in runs of their own.
+        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
+        "ML_PLATFORM_MLFLOW_UI_URL": f"http://{HOST}:{mlflow_port}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Not as options: every user of the machine can read a command line.
+        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,
+        "MLFLOW_REGISTRY_STORE_URI": settings.registry_uri,
+        # A person looks at runs: no queue of jobs, which would be seven more processes.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _IGNORED_WARNINGS])),
+    }
+    workspace = PACKAGE.parent / "workspace.yaml"  # of a checkout; an installed package has none
+    modules = ["-m", "ml_platform.definitions", "-m", "ml_platform.graph.contract_errors"]
+    locations = ["-w", str(workspace)] if workspace.exists() else modules
+    commands = [
+        ["dagster", "dev", "-h", HOST, "-p", str(port), *locations],
+        [
+            *("mlflow", "server"),
+            # Of several workers a busy machine kills those that don't answer within five seconds.
+            *("--host", HOST, "--port", str(mlflow_port), "--workers", "1"),
+        ],
+    ]
+    folder = Path(sys.executable).parent
+    servers: list[subprocess.Popen[bytes]] = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        for command in commands:
+            words = [str(folder / command[0]), *command[1:]]
+            servers.append(subprocess.Popen(words, env=environment, start_new_session=True))  # noqa: S603
+        while True:
+            for command, server in zip(commands, servers, strict=True):
+                if server.poll() is not None:
+                    raise ServerError(f"{command[0]} has ended by itself; its last words stand above")
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _stop(servers)
+
+
+def require_free(port: int, option: str) -> None:
+    """Make sure that nothing listens on a port yet.
+
+    Raises:
+        ServerError: something does.
+    """
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError as error:
+            raise ServerError(
+                f"port {port} is in use, perhaps by another `ml-platform ui`; choose another with {option}"
+            ) from error
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stop(servers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask every process of the groups to end, and end those that don't; a second Ctrl-C doesn't wait."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for server in servers:
+            _signal_group(server, signal.SIGINT)
+        deadline = time.monotonic() + _PATIENCE
+        for server in servers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=max(deadline - time.monotonic(), 0.1))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    for server in servers:
+        _signal_group(server, signal.SIGKILL)
+        server.wait()
+
+
+def _signal_group(server: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, number)

@@ -1,0 +1,142 @@
+"""The sections of a contract that say how rows become features, and features a model in service."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    model_validator,
+)
+
+from ml_platform.contract import estimators
+from ml_platform.contract.fields import Days, Month, Months, Rows, Section
+
+Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
+
+
+Metric = Literal["f1", "precision", "recall", "accuracy", "balanced_accuracy", "roc_auc", "average_precision"]
+
+
+Holdout = Literal["entities", "time"]
+"""What models are compared on: entities that none learns from, or the days after they have learned."""
+
+
+AGGREGATIONS_OF_NUMBERS: frozenset[str] = frozenset({"sum", "mean"})
+
+
+#: Labelled days before a product's first model, unless its contract names the month: the shortest month
+#: but for the one day that labels take in most products.
+FIRST_LABELLED_DAYS = 27
+
+
+#: Days on which a challenger is compared forward in time at least: an interval needs ten weeks.
+LEAST_DAYS_FORWARD = 70
+
+
+class Mrds(Section):
+    """How rows of the ARDS become one row per entity and event day."""
+
+    entity: tuple[str, ...] = Field(min_length=1)
+    order_by: tuple[str, ...] = ()
+    aggregate: dict[str, Aggregation] = Field(min_length=1)
+
+
+class Features(Section):
+    """The columns of the MRDS that a model sees."""
+
+    numeric: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.numeric, *self.categorical)
+
+
+class Estimator(Section):
+    """A scikit-learn classifier and its parameters."""
+
+    # `class` is what scikit-learn users expect to write, and no Python name.
+    class_: Annotated[str, AfterValidator(estimators.check_class)] = Field(alias="class")
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _constructible(self) -> Self:
+        estimators.check(self.class_, self.params)
+        return self
+
+    def build(self) -> Any:
+        """A new, unfitted estimator."""
+        return estimators.build(self.class_, self.params)
+
+
+class Model(Section):
+    """The model: features, estimator, and the days it learns from."""
+
+    features: Features
+    estimator: Estimator
+    training_months: Months = Field(default=24, ge=1)
+    holdout: Holdout | Literal["auto"] = Field(
+        default="auto", description="what models are compared on; auto: time where entities are few"
+    )
+    holdout_days: Days = Field(default=31, ge=1)
+    maximum_rows: Rows = Field(default=5_000_000, ge=1)
+    minimum_rows: Rows = Field(default=100, ge=1)
+    minimum_positives: Rows = Field(default=10, ge=1)
+    decision_threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned"] = "tuned"
+    first_month: Month | None = None
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        is_given = "holdout_days" in self.model_fields_set
+        if self.holdout == "time" and is_given and self.holdout_days < LEAST_DAYS_FORWARD:
+            raise ValueError(
+                f"holdout: time compares models on weeks, and needs holdout_days of at least "
+                f"{LEAST_DAYS_FORWARD}, not {self.holdout_days}"
+            )
+        return self
+
+
+class Promotion(Section):
+    """When a challenger becomes champion."""
+
+    rule: Literal["superior", "non_inferior"] = "superior"
+    margin: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.rule == "superior" and self.margin:
+            raise ValueError("a margin goes with the rule non_inferior")
+        if self.rule == "non_inferior" and not self.margin:
+            raise ValueError(
+                "non_inferior needs a margin above 0, how much worse a challenger may be; without one it "
+                "would ask for the same as superior"
+            )
+        return self
+
+
+class Evaluation(Section):
+    """When the model counts as good enough, and on how much evidence."""
+
+    metric: Metric = "f1"
+    threshold: float = Field(ge=0, le=1)
+    window_days: Days = Field(default=31, ge=1)
+    minimum_rows: Rows = Field(default=1000, ge=1)
+    minimum_positives: Rows = Field(default=50, ge=1)
+    maximum_rows: Rows = Field(
+        default=2_000_000, ge=1, description="rows a window; above it, a sample by hash of the entity"
+    )
+
+
+class Retrain(Section):
+    """How often a failed evaluation may train again, and on how much of the past."""
+
+    cooldown_days: Days = Field(default=7, ge=0)
+    back_off_after: int = Field(
+        default=3, ge=1, description="retrains lost in a row, from which on each doubles the cooldown"
+    )
+    training_months: Months = Field(default=3, ge=1)
+    training_days: Days | None = Field(
+        default=None, ge=1, description="instead of training_months, when even they are too long"
+    )

@@ -1,0 +1,133 @@
+"""Reading contracts from files, and their errors in words that name the file and the key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from ml_platform.contract.fields import listed
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import Column
+from ml_platform.contract.yaml_text import YamlError, read_yaml
+
+
+class ContractError(Exception):
+    """A contract is wrong; the message names the file, the key path and what is accepted."""
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def load_product(path: Path) -> Product:
+    """Read and validate one contract.
+
+    Raises:
+        ContractError: the file can't be read as YAML, or breaks a rule; names file and key path.
+    """
+    try:
+        content = read_yaml(path)
+    except YamlError as error:
+        raise ContractError(f"{path}: {error}") from error
+    return parse_product(content, str(path))
+
+
+def parse_product(content: object, origin: str) -> Product:
+    """Validate the content of a contract; ``origin`` names it in errors.
+
+    Raises:
+        ContractError: as for :func:`load_product`.
+    """
+    if not isinstance(content, dict):
+        raise ContractError(
+            f"{origin}: a contract is a mapping of keys like name, start, source; this is not"
+        )
+    try:
+        return Product.model_validate(content)
+    except ValidationError as error:
+        problems = error.errors()
+        lines = [_explain(problem) for problem in problems[:_PROBLEMS_SHOWN]]
+        if len(problems) > _PROBLEMS_SHOWN:
+            lines.append(f"and {len(problems) - _PROBLEMS_SHOWN} more")
+        raise ContractError("\n".join(f"{origin}: {line}" for line in lines)) from error
+    except (Exception, SystemExit) as error:  # one contract never takes the others down with it
+        raise ContractError(f"{origin}: can't be understood: {type(error).__name__}: {error}") from error
+
+
+#: Of a wrong contract so many problems are said, each with so much of what was found.
+_PROBLEMS_SHOWN = 50
+
+
+_FOUND_SHOWN = 200
+
+
+def _explain(problem: Any) -> str:
+    """One line of key path and reason for one of pydantic's errors."""
+    location = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = f"unknown key; accepted are {_accepted_keys(problem['loc'])}"
+    elif problem["type"] == "missing":
+        message = "this key is required"
+    elif problem["type"] not in ("value_error",):
+        found = repr(problem["input"])
+        found = found if len(found) <= _FOUND_SHOWN else f"{found[:_FOUND_SHOWN]}…"
+        message = f"{message} (found {found})"
+    return f"{location}: {message}" if location else message
+
+
+def _accepted_keys(location: tuple[int | str, ...]) -> str:
+    section: Any = Product
+    for part in location[:-1]:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            fields = {f.alias or name: f.annotation for name, f in section.model_fields.items()}
+            section = _without_none(fields.get(str(part)))
+            if get_origin(section) is dict and get_args(section)[1] is Column:
+                section = {"": Column}
+        elif isinstance(section, dict):
+            section = Column
+    if isinstance(section, type) and issubclass(section, BaseModel):
+        return listed([f.alias or name for name, f in section.model_fields.items()])
+    return "those of docs/contract.md"
+
+
+def _without_none(annotation: Any) -> Any:
+    """The section that an optional key holds."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return kinds[0] if len(kinds) == 1 and type(None) in get_args(annotation) else annotation
+
+
+def contract_files(folders: Sequence[Path]) -> list[Path]:
+    """The contracts in ``folders``, by name."""
+    found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
+    return sorted(found, key=lambda path: path.name)
+
+
+def load_products(folders: Sequence[Path]) -> tuple[dict[str, Product], dict[Path, ContractError]]:
+    """Every valid product by name, and the error of each contract that is not valid.
+
+    Two contracts with one name are both errors: which of them is meant can't be known.
+    """
+    products: dict[str, Product] = {}
+    origins: dict[str, list[Path]] = {}
+    errors: dict[Path, ContractError] = {}
+    for path in contract_files(folders):
+        try:
+            product = load_product(path)
+        except ContractError as error:
+            errors[path] = error
+            continue
+        origins.setdefault(product.name, []).append(path)
+        products[product.name] = product
+    for name, paths in origins.items():
+        if len(paths) > 1:
+            del products[name]
+            for path in paths:
+                others = listed([str(other) for other in paths if other != path])
+                errors[path] = ContractError(f"{path}: name: {name!r} is also the name of {others}")
+    return products, errors

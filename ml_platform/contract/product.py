@@ -1,0 +1,290 @@
+"""A product as its contract describes it, and what follows from it without a look at its data.
+
+The sections are :mod:`.source`, :mod:`.learning` and :mod:`.monitoring`; reading a file is :mod:`.loading`.
+Spark and Dagster do not belong here; importing this module is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date, timedelta
+from functools import cached_property
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    model_validator,
+)
+
+from ml_platform.contract.calendars import Delivery
+from ml_platform.contract.column_types import NUMERIC_TYPES, ColumnType
+from ml_platform.contract.compute import EngineChoice
+from ml_platform.contract.days import add_months, month_from, month_of
+from ml_platform.contract.fields import LONGEST_TEXT, Day, Section, _identifier, _timezone, listed
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.learning import (
+    AGGREGATIONS_OF_NUMBERS,
+    FIRST_LABELLED_DAYS,
+    Evaluation,
+    Model,
+    Mrds,
+    Promotion,
+    Retrain,
+)
+from ml_platform.contract.monitoring import Alerts, DataSet, Drift, Validation
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Source
+
+
+class Product(Section):
+    """One ML use case, as its contract describes it."""
+
+    name: Annotated[str, AfterValidator(_identifier)]
+    description: str = Field(max_length=LONGEST_TEXT)
+    owners: tuple[str, ...] = ()
+    start: Day
+    end: Day | None = None
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    delivery: Delivery = Delivery()
+    source: Source
+    mrds: Mrds
+    model: Model
+    promotion: Promotion = Promotion()
+    evaluation: Evaluation
+    retrain: Retrain = Retrain()
+    validation: Validation = Validation()
+    drift: Drift = Drift()
+    alerts: Alerts = Alerts()
+    engine: EngineChoice = EngineChoice()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        columns = self.source.columns
+        if self.end is not None and self.end < self.start:
+            raise ValueError(f"end {self.end} lies before start {self.start}")
+        for name in self.mrds.entity:
+            if name in columns and columns[name].since:
+                raise ValueError(f"since: {name!r} is what is scored (mrds.entity), and has no first day")
+
+        for place, names in {
+            "mrds.entity": self.mrds.entity,
+            "mrds.order_by": self.mrds.order_by,
+            "mrds.aggregate": tuple(self.mrds.aggregate),
+            "validation.not_null": self.validation.not_null,
+            "validation.maximum_null_share": tuple(self.validation.maximum_null_share),
+            "validation.ranges": tuple(self.validation.ranges),
+        }.items():
+            for name in names:
+                if name not in columns:
+                    raise ValueError(
+                        f"{place}: the column {name!r} is not declared in source.columns; "
+                        f"declared are {listed(columns)}"
+                    )
+        for name, rule in self.mrds.aggregate.items():
+            if rule in AGGREGATIONS_OF_NUMBERS and columns[name].type not in NUMERIC_TYPES:
+                raise ValueError(
+                    f"mrds.aggregate.{name}: {rule} needs a number, and {name!r} is a "
+                    f"{columns[name].type}; accepted are min, max, count, first, last"
+                )
+            if name in self.mrds.entity or name == self.source.event_day:
+                raise ValueError(f"mrds.aggregate.{name}: the entity and the event day are kept as they are")
+        if self.source.label not in self.mrds.aggregate:
+            raise ValueError(
+                f"mrds.aggregate: the label {self.source.label!r} needs a rule, "
+                f"for instance {self.source.label}: last"
+            )
+        if self.mrds.aggregate[self.source.label] not in ("min", "max", "first", "last"):
+            raise ValueError(
+                f"mrds.aggregate.{self.source.label}: the label must stay 0 or 1; "
+                "accepted are min, max, first, last"
+            )
+
+        known = (*self.mrds.entity, *self.mrds.aggregate)
+        for kind, names in (
+            ("numeric", self.model.features.numeric),
+            ("categorical", self.model.features.categorical),
+        ):
+            for name in names:
+                place = f"model.features.{kind}"
+                if name == self.source.label:
+                    raise ValueError(f"{place}: {name!r} is the label, and can't be a feature as well")
+                if name not in known:
+                    raise ValueError(
+                        f"{place}: {name!r} is no column of the MRDS; its columns are {listed(known)}"
+                    )
+                if kind == "numeric" and self.mrds_type(name) not in NUMERIC_TYPES:
+                    raise ValueError(
+                        f"{place}: {name!r} is a {self.mrds_type(name)}; list it under categorical"
+                    )
+        if not self.model.features.all:
+            raise ValueError("model.features: at least one feature is needed")
+        if len(set(self.model.features.all)) < len(self.model.features.all):
+            raise ValueError("model.features: a feature is listed twice")
+        for name in self.validation.ranges:
+            type_ = columns[name].type
+            if type_ not in NUMERIC_TYPES:
+                raise ValueError(f"validation.ranges.{name}: a range is for numbers, not for a {type_}")
+        for position, added in enumerate(self.validation.expectations):
+            available = self.data_set_columns(added.on)
+            for name in added.columns:
+                if name not in available:
+                    raise ValueError(
+                        f"validation.expectations.{position}: {name!r} is no column of the "
+                        f"{added.on.upper()}; its columns are {listed(available)}"
+                    )
+        if self.first_month <= month_of(self.start):
+            raise ValueError(
+                f"model.first_month: no whole month lies between {self.start} and "
+                f"{self.first_month:%Y-%m}; the first possible is {add_months(self.start, 1):%Y-%m}"
+            )
+        if self.last_labelled_day(self.first_month) < self.start:
+            raise ValueError(
+                f"model.first_month: no label is known on {self.first_month}: those of the first day, "
+                f"{self.start}, come {self.source.label_delay_days} days after it; the first possible is "
+                f"{month_from(self.first_as_of(1)):%Y-%m}"
+            )
+        if self.end is not None and self.first_month > add_months(month_of(self.end), 1):
+            raise ValueError(
+                f"end: the history ends on {self.end}, before a first model can exist, that of "
+                f"{self.first_month:%Y-%m}: labels come {self.source.label_delay_days} days after their rows"
+            )
+        return self
+
+    # -- what follows from the contract ------------------------------------------------------------
+
+    @property
+    def first_month(self) -> date:
+        """The first month that gets a model: the contract's, or the first with a whole month before it.
+
+        Where labels come late, of that month the labels must be known, but for a day at most.
+        """
+        if self.model.first_month is not None:
+            return self.model.first_month
+        whole = add_months(self.start, 1 if self.start.day == 1 else 2)
+        return max(whole, month_from(self.first_as_of(FIRST_LABELLED_DAYS)))
+
+    def first_as_of(self, labelled_days: int) -> date:
+        """The first morning on which the labels of so many days can be known."""
+        return self.start + timedelta(days=labelled_days + self.source.label_delay_days)
+
+    def last_labelled_day(self, as_of: date) -> date:
+        """The newest event day whose labels are all known on the morning of ``as_of``, if none is late.
+
+        Whatever means "the newest labelled days" ends here and has its full length before it: the days
+        after it have rows by then, but no labels that could be known.
+        """
+        return as_of - timedelta(days=1 + self.source.label_delay_days)
+
+    @cached_property
+    def required_since(self) -> date | None:
+        """The first day whose rows have all features that must have a value; None if all days' rows do.
+
+        A feature has a first day if its column has a ``since`` and is neither nullable nor filled.
+        """
+        declared = (self.source.columns[name] for name in self.model.features.all)
+        return max(
+            (
+                column.since
+                for column in declared
+                if column.since and not column.nullable and column.fill_null is None
+            ),
+            default=None,
+        )
+
+    def trainable(self, day: date) -> bool:
+        """Whether a model may learn from the rows of ``day``: not before :attr:`required_since`."""
+        return self.required_since is None or day >= self.required_since
+
+    def due(self, day: date) -> bool:
+        """Whether a delivery is due for an event day, by the contract's calendar.
+
+        Rows may be delivered for other days as well and are used like any; but nobody waits for them.
+        """
+        return self.delivery.due(day)
+
+    def due_days(self, days: Iterable[date]) -> list[date]:
+        """Those of ``days`` for which a delivery is due."""
+        return [day for day in days if self.due(day)]
+
+    def rows_expected_on(self, day: date) -> date:
+        """The date on which the rows of a due event day arrive, in the morning."""
+        return self.delivery.expected_on(day + timedelta(days=1))
+
+    def labels_expected_on(self, day: date) -> date:
+        """The date on which the labels of a due event day arrive, in the morning."""
+        return self.delivery.expected_on(day + timedelta(days=1 + self.source.label_delay_days))
+
+    @property
+    def label(self) -> str:
+        return self.source.label
+
+    @property
+    def entity(self) -> tuple[str, ...]:
+        return self.mrds.entity
+
+    @property
+    def identity(self) -> list[str]:
+        """The columns that tell rows of the MRDS apart: the entity and the event day."""
+        return list(dict.fromkeys((*self.entity, EVENT_DAY)))
+
+    @cached_property
+    def ards_key(self) -> tuple[str, ...]:
+        """What identifies a row of the ARDS: the contract's key within the event day."""
+        return tuple(dict.fromkeys((self.source.event_day, *self.source.key)))
+
+    @cached_property
+    def label_file_columns(self) -> frozenset[str]:
+        """The header that makes a file a label file."""
+        return frozenset((*self.source.key, self.source.event_day, self.source.label))
+
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """Every aggregated column of the MRDS but the label: what scoring and the online store see."""
+        return tuple(name for name in self.mrds.aggregate if name != self.source.label)
+
+    def data_set_columns(self, data_set: DataSet) -> tuple[str, ...]:
+        """The columns of the ARDS or the MRDS, in no order that matters."""
+        own = self.source.columns if data_set == "ards" else (*self.mrds.entity, *self.mrds.aggregate)
+        return tuple(dict.fromkeys((*own, EVENT_DAY, LABEL_KNOWN_ON)))
+
+    @cached_property
+    def sensitive(self) -> frozenset[str]:
+        """The columns whose values nobody but the tables may show."""
+        return frozenset(name for name, declared in self.source.columns.items() if declared.sensitive)
+
+    def mrds_type(self, name: str) -> ColumnType:
+        """The type of a column of the MRDS."""
+        declared = self.source.columns[name].type
+        match self.mrds.aggregate.get(name):
+            case "count":
+                return "long"
+            case "mean":
+                return "double"
+            case "sum" if declared == "integer":
+                return "long"
+            case _:
+                return declared
+
+    def hash_of(self, *sections: str) -> str:
+        """A hash of the named sections (dotted paths), so that a change elsewhere changes nothing.
+
+        Keys at their defaults don't count: a key that the contract's language gains makes nothing out of
+        date. Whoever changes a default raises the version of the steps that follow it.
+        """
+        return fingerprint_of(self.content_of(*sections))
+
+    def content_of(self, *sections: str) -> dict[str, Any]:
+        """What :meth:`hash_of` hashes: the named sections as plain data, without keys at their defaults."""
+        content = self.model_dump(
+            mode="json",
+            by_alias=True,
+            exclude_defaults=True,
+            exclude={"source": {"columns": {"__all__": {"sensitive"}}}},
+        )
+        chosen: dict[str, Any] = {}
+        for section in sections:
+            value: Any = content
+            for part in section.split("."):
+                value = value.get(part, {})
+            chosen[section] = value
+        return chosen

@@ -1,0 +1,1 @@
+"""One file an asset: what a step makes a day or a month from, and how."""

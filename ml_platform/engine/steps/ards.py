@@ -1,0 +1,179 @@
+"""The step ``ards``: deliveries to typed rows, one per key, and the quarantine of what can't be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+
+from ml_platform.data_engineering import ards, landing, unity_catalog
+from ml_platform.data_engineering.files import FileRules, shown
+from ml_platform.data_engineering.resolution import Refusal
+from ml_platform.engine import presence, withdrawals
+from ml_platform.engine.context import StepContext
+from ml_platform.engine.step import Inputs, Written
+from ml_platform.engine.verdicts import Content, ValidatedStep
+from ml_platform.mlops.quality import anomalies, profiles
+from ml_platform.mlops.quality.anomalies import Fact
+from ml_platform.mlops.quality.profiles import Profile
+from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
+from ml_platform.storage.tables import OvertakenError
+
+#: Readings of a day whose files change under them, before it is refused: a file may just be arriving.
+CHANGES = 3
+
+
+class Ards(ValidatedStep):
+    """Deliveries to typed rows."""
+
+    asset = "ards"
+    tables = (ards.ARDS, ards.QUARANTINE)
+    data_set = "ards"
+    contract_sections = ("source",)
+
+    def __init__(self, context: StepContext) -> None:
+        super().__init__(context)
+        self._deliveries: dict[date, landing.Delivery] = {}
+        self._changes: Counter[date] = Counter()
+
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        rows = presence.lost_rows(self.context, ards.ARDS, records)
+        return presence.lost_rows(self.context, ards.QUARANTINE, records, "quarantined") | rows
+
+    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        product, folder = self.context.product, self.context.settings.landing_path
+        rules = FileRules.of(self.context.settings)
+        self._deliveries = landing.scan(product, folder, days, rules)
+        absent = [day for day in days if day not in self._deliveries]
+        absences = landing.absences(product, folder, absent, rules) if absent else {}
+        found = self._away(absent)
+        for day in days:
+            delivery = self._deliveries.get(day)
+            if day in found:
+                continue
+            if delivery is None:
+                found[day] = Inputs("", "missing", absences[day], gone=True)
+                if reason := product.delivery.why_not_due(day):
+                    _, _, instead = absences[day].partition("; ")
+                    reason = f"{reason}; {instead}" if instead else reason
+                    found[day] = Inputs("", "not_due", reason, gone=True)
+            elif delivery.refusal:
+                # Another stamp than that of its content: the same files may be read when they are reached.
+                found[day] = Inputs(f"{delivery.stamp}/refused", "refused", delivery.refusal)
+            else:
+                found[day] = Inputs(delivery.stamp)
+        return found
+
+    def write_content(self, days: Sequence[date]) -> dict[date, Content | Written]:
+        context = self.context
+        product = context.product
+        unity_catalog.declare(context.spark, product, context.tables, "ards")
+        try:
+            written = ards.write(
+                context.spark,
+                product,
+                context.tables,
+                [self._deliveries[day] for day in days],
+                run_id=context.request.run_id,
+                statistics=profiles.ProfileStatistics(product, "ards"),
+                changed=self._changed,
+            )
+        except OvertakenError:
+            raise
+        except Exception as error:
+            # Files that are replaced while Spark reads them may end its job in any way.
+            if not self._changed(days):
+                raise
+            context.log(
+                f"ards: {type(error).__name__} while files of these days changed; they are done again"
+            )
+            written = {}
+        return self._still_changing(day for day in days if day not in written) | {
+            day: self._refused(day, one.refusal)
+            if one.refusal
+            else Content(
+                counts=one.counts,
+                profile=profiles.profile(product, "ards", one.rows, one.statistics),
+                fingerprint=one.fingerprint,
+                delta_version=one.delta_version,
+                metadata=_of_files(self._deliveries[day]),
+            )
+            for day, one in written.items()
+        }
+
+    def _away(self, days: Sequence[date]) -> dict[date, Inputs]:
+        """The days without a delivery whose rows must stay: there is no delivery of any day.
+
+        A landing folder that isn't mounted looks like one whose days have all been withdrawn.
+        """
+        product, folder = self.context.product, self.context.settings.landing_path
+        if not days or landing.delivered_days(product, folder):
+            return {}
+        known = self.context.ledger.latest(self.asset, set(days), details=False)
+        reason = (
+            f"{folder / product.name} has no delivery at all, as if it weren't mounted, so the rows of this "
+            "day stay; to withdraw the day all the same, leave it an empty folder"
+        )
+        return {
+            day: Inputs("away", "refused", reason)
+            for day, record in known.items()
+            if record.outcome not in WITHOUT_ROWS
+        }
+
+    def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
+        users = withdrawals.users_of(self.context.tables, self.context.product, days)
+        return {
+            day: replace(one, metadata={"no_longer_reproducible": "; ".join(users[day])})
+            if users[day]
+            else one
+            for day, one in super().withdraw(days).items()
+        }
+
+    def _changed(self, days: Sequence[date]) -> list[date]:
+        """The days whose files are not those any more that were looked at."""
+        product, folder = self.context.product, self.context.settings.landing_path
+        return [day for day in days if landing.stamp(product, folder, day) != self._deliveries[day].stamp]
+
+    def _still_changing(self, days: Iterable[date]) -> dict[date, Content | Written]:
+        """Of days that must be done again since their files changed, those that have for too often."""
+        given_up: dict[date, Content | Written] = {}
+        for day in days:
+            self._changes[day] += 1
+            if self._changes[day] < CHANGES:
+                self.context.log(f"ards: files of {day} changed while they were read; the day is done again")
+                continue
+            delivery = self._deliveries[day]
+            names = ", ".join(shown(file.name) for file in delivery.files)
+            given_up[day] = Written(
+                "refused",
+                f"the files ({names}) changed each of {CHANGES} times that they were read: "
+                "put a file there when it is complete, by renaming it",
+                inputs=f"{delivery.stamp}/unread",
+            )
+        return given_up
+
+    def _refused(self, day: date, refusal: Refusal) -> Written:
+        stamp = self._deliveries[day].stamp
+        return Written("refused", refusal.reason, inputs=f"{stamp}/unread" if refusal.may_pass else None)
+
+    def sources(self, days: Sequence[date]) -> dict[date, Profile]:
+        return {}
+
+    def facts(self, contents: Mapping[date, Content]) -> dict[date, list[Fact]]:
+        known = self.known_facts(contents)
+        return {day: anomalies.facts(self.context.product, day, known) for day in contents}
+
+
+def _of_files(delivery: landing.Delivery) -> dict[str, str]:
+    """What people should know of a day's files: other columns than the contract's, and what isn't read."""
+    found = {
+        "ignored_columns": delivery.ignored_columns,
+        "missing_columns": delivery.missing_columns,
+    }
+    said = {
+        key: ", ".join(f"{name} ({count} of {len(delivery.files)} files)" for name, count in counts.items())
+        for key, counts in found.items()
+        if counts
+    }
+    return said | ({"unread_files": landing.listed(delivery.unread)} if delivery.unread else {})

@@ -1,0 +1,148 @@
+"""The validation report of a day: the verdicts over its ARDS and MRDS, as a page for people.
+
+Everything in it comes from the ledger and the quarantine, so it needs no Spark, and there is one for
+every day that was attempted: a blocked or refused day is when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from functools import cached_property
+from typing import Any
+
+from ml_platform.contract.assets import VALIDATED
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.engine import presence
+from ml_platform.engine.context import days_between
+from ml_platform.engine.report_targets import report_store
+from ml_platform.engine.run_days import DailyStep
+from ml_platform.engine.step import REPORT_DAYS, Inputs, Written, quality_of
+from ml_platform.mlops.quality import quarantine, validation_report
+from ml_platform.mlops.quality.validation_report import DataSetDay
+from ml_platform.storage.ledger import DayRecord
+
+
+class ValidationReport(DailyStep):
+    """Verdicts to an HTML page and its JSON, in the report store."""
+
+    asset = "validation_report"
+    contract_sections = ("name", "description")
+
+    @property
+    def code_version(self) -> str:
+        targets = fingerprint_of([target.shown for target in self.context.settings.report_targets])
+        return f"{super().code_version}/{targets}"
+
+    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+        known = self._known(days)
+        found = {}
+        for day in days:
+            if day not in known["ards"]:
+                reason = "ards has not been materialized for this day"
+                found[day] = Inputs("", "missing", reason)
+                continue
+            if known["ards"][day].outcome == "not_due":
+                found[day] = Inputs("", "not_due", known["ards"][day].reason)
+                continue
+            shown = [
+                [asset, str(one), *_judgement(record)]
+                for asset in VALIDATED
+                for one in _history(day)
+                if (record := known[asset].get(one)) is not None
+            ]
+            delivered = known["ards"][day]
+            if delivered.counts.get("quarantined"):
+                # The page lists them, and nothing that is judged tells which they are.
+                shown.append([delivered.inputs])
+            found[day] = Inputs(fingerprint_of(shown))
+        return found
+
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        return presence.lost_reports(self.context, records, self._store, validation_report.HTML)
+
+    def write(self, days: Sequence[date]) -> dict[date, Written]:
+        product = self.context.product
+        known = self._known(days)
+        by_day = {
+            asset: {one: _shown(asset, one, record) for one, record in known[asset].items()}
+            for asset in VALIDATED
+        }
+        unusable = quarantine.of_days(self.context.tables, product, days)
+        pages = {}
+        for day in days:
+            pages[day] = validation_report.build(
+                product,
+                day,
+                [_known_days(by_day[asset], day) for asset in VALIDATED],
+                unusable.get(day),
+            )
+        links = self._store.publish_many(
+            {f"{product.name}/{self.asset}/{day}": page.files for day, page in pages.items()}
+        )
+        return {
+            day: Written(
+                "written",
+                fingerprint=_fingerprint(page),
+                metadata=_metadata(page, links[f"{product.name}/{self.asset}/{day}"]),
+            )
+            for day, page in pages.items()
+        }
+
+    @cached_property
+    def _store(self) -> Any:
+        return report_store(self.context.settings)
+
+    def _known(self, days: Sequence[date]) -> dict[str, dict[date, DayRecord]]:
+        if not days:
+            return {asset: {} for asset in VALIDATED}
+        first = min(days) - timedelta(days=REPORT_DAYS - 1)
+        return {asset: self.context.ledger.between(asset, first, max(days)) for asset in VALIDATED}
+
+
+def _known_days(shown: Mapping[date, DataSetDay], day: date) -> list[DataSetDay]:
+    return [shown[one] for one in _history(day) if one in shown]
+
+
+def _judgement(record: DayRecord) -> list[Any]:
+    """What of a day's record a report shows, in short."""
+    return [
+        record.outcome,
+        record.reason,
+        record.fingerprint,
+        record.details.get("judged"),
+        record.accepted_by,
+        record.accepted_reason,
+    ]
+
+
+def _history(day: date) -> list[date]:
+    return days_between(day - timedelta(days=REPORT_DAYS - 1), day)
+
+
+def _shown(asset: str, day: date, record: DayRecord) -> DataSetDay:
+    return DataSetDay(
+        asset=asset,
+        day=day,
+        outcome=record.outcome,
+        reason=record.reason,
+        counts=record.counts,
+        quality=quality_of(record),
+        accepted=(record.accepted_by, record.accepted_reason or "") if record.accepted_by else None,
+    )
+
+
+def _fingerprint(page: validation_report.Page) -> str:
+    """A hash of what the page says, whatever the order of the contract's columns."""
+    content = json.loads(page.files[validation_report.JSON])
+    for one in content["data_sets"]:
+        one["expectations"].sort(key=lambda expectation: expectation["expectation"])
+    return fingerprint_of(content)
+
+
+def _metadata(page: validation_report.Page, links: dict[str, str]) -> dict[str, Any]:
+    first, *others = links.items()
+    metadata: dict[str, Any] = {"verdict": page.verdict, "report": first[1]}
+    metadata |= {f"report on {target}": link for target, link in others}
+    return metadata | page.figures

@@ -1,0 +1,139 @@
+"""The one adapter that turns a step's result into Dagster's events, whatever engine ran the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
+
+from ml_platform.contract.product import Product
+from ml_platform.engine.step import Check, DayResult, StepResult, result_of
+from ml_platform.storage.ledger import DayRecord
+
+#: The tag of the runs of a backfill over several days by the command; its value are the days.
+BACKFILL_TAG = "ml_platform/backfill"
+BACKFILL_TAGS = ("dagster/backfill", BACKFILL_TAG)
+
+#: Outcomes under which nothing could be checked, but which are no defect of the asset's own.
+_NOT_TO_BLAME = frozenset({"held_back", "no_model"})
+
+
+def report(
+    context: dg.AssetExecutionContext, result: StepResult, metadata: Mapping[str, Any]
+) -> Iterator[dg.MaterializeResult[None] | dg.Output[None]]:
+    """Yield the materialization, each day with its own metadata and settled checks.
+
+    Raises:
+        dagster.Failure: the run is of one partition, and that one can't be used (:func:`failure_of`).
+    """
+    checks = [spec.name for spec in context.assets_def.check_specs]
+    if failure := failure_of(context, result):
+        _settle(context, result, checks)
+        raise dg.Failure(failure, metadata=dagster_metadata(result.days[0].metadata), allow_retries=False)
+
+    for day in result.days:
+        # The day's own facts stand first; what holds for the whole run comes after them.
+        facts = dagster_metadata({**day.metadata, **result.metadata})
+        context.add_asset_metadata(facts, partition_key=day.day.isoformat())
+    yield dg.MaterializeResult(metadata=dagster_metadata(metadata))
+    _settle(context, result, checks)
+    for name in checks:
+        # The checks are settled by the events above, one a day; their outputs carry nothing.
+        yield dg.Output(None, output_name=f"{'__'.join(context.asset_key.path)}_{name}")
+
+
+def failure_of(context: dg.AssetExecutionContext, result: StepResult) -> str | None:
+    """What a run ends with that is of one partition, which can't be used; None for any other run.
+
+    A run of a backfill may happen to have one partition; what became of it is an outcome among others.
+    """
+    if len(result.days) > 1 or any(tag in context.run.tags for tag in BACKFILL_TAGS):
+        return None
+    return result.days[0].failure if result.days else None
+
+
+def report_verdict(instance: dg.DagsterInstance, product: Product, record: DayRecord) -> None:
+    """Show the verdict that the ledger has of a day now, outside of any run."""
+    day = result_of(record)
+    key = dg.AssetKey([product.name, record.asset])
+    for evaluation in _evaluations(key, day, [check.name for check in day.checks], None):
+        instance.report_runless_asset_event(evaluation)
+
+
+def _settle(context: dg.AssetExecutionContext, result: StepResult, checks: Sequence[str]) -> None:
+    """Log one evaluation a day and check.
+
+    Dagster takes an evaluation for outdated unless it names the newest materialization of its
+    partition, so this comes after the materialization.
+    """
+    if not checks:
+        return
+    targets = _newest_materializations(context, [day.day.isoformat() for day in result.days])
+    for day in result.days:
+        for evaluation in _evaluations(context.asset_key, day, checks, targets.get(day.day.isoformat())):
+            context.log_event(evaluation)
+
+
+def _newest_materializations(
+    context: dg.AssetExecutionContext, partitions: Sequence[str]
+) -> dict[str, AssetCheckEvaluationTargetMaterializationData]:
+    newest: dict[str, AssetCheckEvaluationTargetMaterializationData] = {}
+    records = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=list(partitions)),
+        limit=len(partitions),
+    ).records
+    for record in records:
+        newest.setdefault(
+            record.partition_key or "",
+            AssetCheckEvaluationTargetMaterializationData(
+                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+            ),
+        )
+    return newest
+
+
+def _evaluations(
+    asset_key: dg.AssetKey,
+    day: DayResult,
+    names: Sequence[str],
+    target: AssetCheckEvaluationTargetMaterializationData | None,
+) -> Iterator[dg.AssetCheckEvaluation]:
+    found = {check.name: check for check in day.checks}
+    for name in names:
+        check = found.get(name) or _unchecked(name, day)
+        yield dg.AssetCheckEvaluation(
+            asset_key=asset_key,
+            check_name=name,
+            passed=check.passed,
+            severity=dg.AssetCheckSeverity[check.severity],
+            description=check.description or None,
+            metadata=dagster_metadata(check.metadata),
+            partition=day.day.isoformat(),
+            target_materialization_data=target,
+        )
+
+
+def _unchecked(name: str, day: DayResult) -> Check:
+    if day.outcome == "not_due":
+        return Check(name=name, passed=True, description=day.reason)
+    severity = "WARN" if day.outcome in _NOT_TO_BLAME else "ERROR"
+    return Check(name=name, passed=False, severity=severity, description=f"{day.outcome}: {day.reason}")
+
+
+def dagster_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values as Dagster shows them best: addresses as links, markdown and lists of rows as tables."""
+    return {name: _value(value) for name, value in values.items() if value is not None}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(("http://", "https://", "file://")):
+        return dg.MetadataValue.url(value)
+    if isinstance(value, str) and value.startswith("| "):
+        return dg.MetadataValue.md(value)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return dg.MetadataValue.table([dg.TableRecord(record) for record in value])
+    return value

@@ -1,0 +1,1 @@
+"""Alerts: what is wrong, and the channels through which people learn of it."""

@@ -1,0 +1,481 @@
+"""What is wrong with a product, what of it is news to a channel, and the words of a message.
+
+All pure: findings come from the ledger (and from the graph, for runs and what is overdue), what a channel has
+been told is a small state, and the news is the difference. Sending is :mod:`.channels`' business.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from itertools import groupby
+from typing import Any, Literal
+
+from ml_platform.contract.assets import PERFORMANCE_ABOVE_THRESHOLD
+from ml_platform.contract.monitoring import Severity
+from ml_platform.contract.product import Product
+from ml_platform.storage.ledger import DayRecord
+
+Kind = Literal["check", "outcome", "run", "overdue", "source"]
+
+#: Outcomes that a person must do something about, and how much they matter. What is held back waits for
+#: another day, which is told of itself.
+_OUTCOMES: dict[str, Severity] = {
+    "refused": "error",
+    "missing": "error",
+    "blocked": "error",
+    "empty": "warning",
+}
+#: Checks over a window: that they fail again on the next day is no news.
+CONTINUING = frozenset({PERFORMANCE_ABOVE_THRESHOLD})
+#: Single findings of one asset and check that a message lists; more are counted.
+LISTED = 5
+#: A finding whose day was recorded longer ago is no longer reported on, and leaves the cursor.
+FINDING_DAYS = 90
+#: Minutes until a channel that took no message is tried again, doubled with each failure, and at most.
+FIRST_RETRY_MINUTES, LAST_RETRY_MINUTES = 1, 60
+#: A cursor that is longer is compressed.
+_PLAIN_CHARACTERS = 4000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong. ``key`` names it for as long as it lasts.
+
+    ``what`` holds observed and expected; it never holds a row's values. ``since`` is a day, or a time.
+    """
+
+    key: str
+    kind: Kind
+    asset: str
+    partition: str
+    severity: Severity
+    what: str
+    subject: str = ""
+    since: str = ""
+    run_id: str = ""
+    report: str = ""
+    recorded_at: int = 0
+    """When the ledger recorded it, in nanoseconds; 0 for what isn't in the ledger."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What a channel has not been told yet: what is wrong now, and what is resolved."""
+
+    wrong: tuple[Finding, ...] = ()
+    well: tuple[Finding, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.wrong or self.well)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as plain text."""
+
+    title: str
+    body: str
+    severity: Literal["error", "warning", "resolved"]
+
+
+# -- what a channel has been told --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finding as a cursor keeps it."""
+
+    asset: str
+    partition: str
+    subject: str
+    severity: Severity
+    since: str
+
+    @classmethod
+    def of(cls, finding: Finding, since: str = "") -> Entry:
+        return cls(
+            finding.asset, finding.partition, finding.subject, finding.severity, since or finding.since
+        )
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """What one channel has been told, and how its last deliveries went.
+
+    ``unsent`` are findings that were news when the channel took no message: should they be well before it
+    takes one, it is told that they were wrong.
+    """
+
+    reported: Mapping[str, Entry] = field(default_factory=dict)
+    unsent: Mapping[str, Entry] = field(default_factory=dict)
+    failures: int = 0
+    retry_at: str = ""
+
+    def is_waiting(self, now: datetime) -> bool:
+        """Whether it is too early to try the channel again."""
+        return bool(self.retry_at) and now < datetime.fromisoformat(self.retry_at)
+
+    def news(self, now: Sequence[Finding], well: Mapping[str, str]) -> News:
+        """What of ``now`` is new or has become an error, and what was wrong and is well.
+
+        Args:
+            well: by key, why a finding is well; of those that aren't wrong any more. What is neither
+                wrong nor well has moved out of sight, and is no news.
+        """
+        wrong = [
+            finding
+            for finding in now
+            if finding.key not in self.reported
+            or (finding.severity == "error" and self.reported[finding.key].severity == "warning")
+        ]
+        present = {finding.key for finding in now}
+        resolved = [
+            Finding(
+                key=key,
+                kind="check",
+                asset=entry.asset,
+                partition=entry.partition,
+                severity=entry.severity,
+                what=well[key],
+                subject=entry.subject,
+                since=entry.since,
+            )
+            for key, entry in {**self.unsent, **self.reported}.items()
+            if key not in present and key in well
+        ]
+        return News(tuple(wrong), tuple(resolved))
+
+    def sent(self, now: Sequence[Finding], unknown: Collection[str] = ()) -> ChannelState:
+        """The state once the channel knows all of ``now``.
+
+        Args:
+            unknown: sources (:func:`source_of`) that could not be looked at; what was reported of them stays.
+        """
+        return ChannelState({**self._of(unknown), **self._entries(now)})
+
+    def refused(
+        self, news: News, now: Sequence[Finding], at: datetime, unknown: Collection[str] = ()
+    ) -> ChannelState:
+        """The state after the channel took no message; the next one is due later and later."""
+        minutes = min(FIRST_RETRY_MINUTES * 2 ** min(self.failures, 16), LAST_RETRY_MINUTES)
+        resolved = {finding.key for finding in news.well}
+        known = {finding.key for finding in now} | resolved
+        kept = {key: entry for key, entry in self.reported.items() if key in known} | self._of(unknown)
+        waiting = {
+            key: entry for key, entry in self.unsent.items() if key in known or source_of(key) in unknown
+        }
+        fresh = {finding.key: Entry.of(finding) for finding in news.wrong if finding.key not in waiting}
+        retry = (at + timedelta(minutes=minutes)).isoformat(timespec="seconds")
+        return ChannelState(kept, {**waiting, **fresh}, self.failures + 1, retry)
+
+    def _of(self, sources: Collection[str]) -> dict[str, Entry]:
+        return {key: entry for key, entry in self.reported.items() if source_of(key) in sources}
+
+    def _entries(self, now: Sequence[Finding]) -> dict[str, Entry]:
+        known = {**self.unsent, **self.reported}
+        return {
+            finding.key: Entry.of(finding, known[finding.key].since if finding.key in known else "")
+            for finding in now
+        }
+
+
+def source_of(key: str) -> str:
+    """Where findings with such a key come from: ``runs``, ``clock`` or ``ledger``."""
+    return {"run": "runs", "overdue": "clock"}.get(key.partition("/")[0], "ledger")
+
+
+def read_cursor(cursor: str | None) -> dict[str, ChannelState]:
+    """The states of the channels, by name."""
+    if not cursor:
+        return {}
+    if cursor.startswith("z"):
+        cursor = zlib.decompress(base64.b85decode(cursor[1:])).decode()
+    values = json.loads(cursor)
+    if "channels" not in values:
+        return {name: ChannelState(_of_earlier_version(told)) for name, told in values.items()}
+    return {
+        name: ChannelState(
+            _unpacked(state["reported"]), _unpacked(state["unsent"]), state["failures"], state["retry_at"]
+        )
+        for name, state in values["channels"].items()
+    }
+
+
+def write_cursor(states: Mapping[str, ChannelState]) -> str:
+    """The states as a cursor: days of one finding as ranges, and compressed where that is long."""
+    channels = {
+        name: {
+            "reported": _packed(state.reported),
+            "unsent": _packed(state.unsent),
+            "failures": state.failures,
+            "retry_at": state.retry_at,
+        }
+        for name, state in states.items()
+    }
+    text = json.dumps({"channels": channels}, separators=(",", ":"))
+    if len(text) <= _PLAIN_CHARACTERS:
+        return text
+    return "z" + base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _of_earlier_version(told: Mapping[str, Mapping[str, Any]]) -> dict[str, Entry]:
+    """The findings of a cursor that had one entry of plain fields each, and no outcome in its keys."""
+    found = {}
+    for key, values in told.items():
+        entry = Entry(**values)
+        found[key.removesuffix("outcome") + entry.subject if key.endswith("/outcome") else key] = entry
+    return found
+
+
+def _packed(entries: Mapping[str, Entry]) -> dict[str, Any]:
+    """Entries by what they have in common: the days of each group as ranges; all others one by one."""
+    groups: dict[tuple[str, str, Severity], list[date]] = {}
+    others = []
+    for key, entry in entries.items():
+        day = _day_of(entry.partition)
+        if day and key == f"{entry.asset}/{day}/{entry.subject}" and entry.since == entry.partition:
+            groups.setdefault((entry.asset, entry.subject, entry.severity), []).append(day)
+        else:
+            others.append([key, entry.asset, entry.partition, entry.subject, entry.severity, entry.since])
+    return {"days": [[*group, _ranges(days)] for group, days in groups.items()], "others": others}
+
+
+def _unpacked(packed: Mapping[str, Any]) -> dict[str, Entry]:
+    entries = {}
+    for asset, subject, severity, days in packed["days"]:
+        for day in _days(days):
+            entries[f"{asset}/{day}/{subject}"] = Entry(asset, str(day), subject, severity, str(day))
+    for key, asset, partition, subject, severity, since in packed["others"]:
+        entries[key] = Entry(asset, partition, subject, severity, since)
+    return entries
+
+
+def _day_of(partition: str) -> date | None:
+    try:
+        day = date.fromisoformat(partition)
+    except ValueError:
+        return None
+    return day if str(day) == partition else None
+
+
+def _ranges(days: Iterable[date]) -> list[list[int]]:
+    """Days as [first, how many] with the first as an ordinal."""
+    found: list[list[int]] = []
+    for day in sorted({day.toordinal() for day in days}):
+        if found and day == sum(found[-1]):
+            found[-1][1] += 1
+        else:
+            found.append([day, 1])
+    return found
+
+
+def _days(ranges: Iterable[Sequence[int]]) -> Iterator[date]:
+    for first, length in ranges:
+        yield from (date.fromordinal(first + n) for n in range(length))
+
+
+# -- findings ----------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """What is wrong by the ledger, kept up with its records; holds the bad days only."""
+
+    def __init__(self) -> None:
+        self._findings: dict[tuple[str, date], tuple[Finding, ...]] = {}
+        #: By key of a check over a window, the days on which it passed.
+        self._passed: dict[str, set[date]] = {}
+
+    def add(self, record: DayRecord) -> None:
+        """Take the newest record of a day."""
+        self.clear(record.asset, record.day)
+        found = tuple(_of_record(record.asset, record.day, record))
+        if found:
+            self._findings[record.asset, record.day] = found
+        for check in record.details.get("checks", []):
+            if check["name"] in CONTINUING and check["passed"]:
+                key = _check_key(record.asset, record.day, check["name"])
+                self._passed.setdefault(key, set()).add(record.day)
+
+    def clear(self, asset: str, day: date) -> None:
+        """Forget a day, of which nothing is wrong."""
+        self._findings.pop((asset, day), None)
+        for key, days in self._passed.items():
+            if key.startswith(f"{asset}/"):
+                days.discard(day)
+
+    def wrong(self) -> list[Finding]:
+        """All findings, by asset and day; a check over a window is one, since the day on which it began."""
+        found: list[Finding] = []
+        continuing: dict[str, dict[date, Finding]] = {}
+        for (_, day), findings in sorted(self._findings.items()):
+            for finding in findings:
+                if finding.subject in CONTINUING:
+                    continuing.setdefault(finding.key, {})[day] = finding
+                else:
+                    found.append(replace(finding, since=str(day)))
+        for key, by_day in continuing.items():
+            passed = self._passed.get(key, set())
+            newest = max(by_day)
+            if any(day > newest for day in passed):
+                continue
+            well = max(passed, default=date.min)
+            found.append(replace(by_day[newest], since=str(min(day for day in by_day if day > well))))
+        return found
+
+
+def of_records(records: Mapping[str, Mapping[date, DayRecord]]) -> list[Finding]:
+    """What is wrong by the ledger; ``records`` by asset and day."""
+    recorded = Recorded()
+    for by_day in records.values():
+        for record in by_day.values():
+            recorded.add(record)
+    return recorded.wrong()
+
+
+def day_of(key: str) -> date | None:
+    """The day in the key of a finding of the ledger; None for one that goes on over days."""
+    parts = key.split("/")
+    return _day_of(parts[1]) if len(parts) == 3 else None
+
+
+def why_well(key: str, record: DayRecord | None) -> str | None:
+    """Why a finding that is gone is well, by its day's newest record; None where that can't be said.
+
+    A day that is held back or can't be scored is neither, nor is one that is wrong for another reason.
+    """
+    if record is None or record.outcome in ("held_back", "no_model"):
+        return None
+    if record.accepted_by:
+        return f"accepted by {record.accepted_by}: {record.accepted_reason}"
+    if any(finding.severity == "error" for finding in _of_record(record.asset, record.day, record)):
+        return None
+    rows = record.counts.get("rows")
+    return f"{record.outcome}, {rows:,} rows" if rows is not None else record.outcome
+
+
+def _of_record(asset: str, day: date, record: DayRecord) -> Iterator[Finding]:
+    if record.accepted_by:
+        return
+    metadata = record.details.get("metadata", {})
+    common: dict[str, Any] = {
+        "asset": asset,
+        "partition": str(day),
+        "run_id": record.run_id,
+        "report": str(metadata.get("report", "")),
+        "recorded_at": record.recorded_at,
+    }
+    failed = [check for check in record.details.get("checks", []) if not check["passed"]]
+    for check in failed:
+        yield Finding(
+            key=_check_key(asset, day, check["name"]),
+            kind="check",
+            subject=check["name"],
+            severity="error" if check["severity"] == "ERROR" else "warning",
+            what=check["description"],
+            **common,
+        )
+    if record.outcome in _OUTCOMES and not failed:
+        yield Finding(
+            key=f"{asset}/{day}/{record.outcome}",
+            kind="outcome",
+            subject=record.outcome,
+            severity=_OUTCOMES[record.outcome],
+            what=record.reason,
+            **common,
+        )
+
+
+def _check_key(asset: str, day: date, check: str) -> str:
+    return f"{asset}/{check}" if check in CONTINUING else f"{asset}/{day}/{check}"
+
+
+def at_least(findings: Iterable[Finding], severity: Severity) -> list[Finding]:
+    """The findings of a severity or worse."""
+    return [one for one in findings if severity == "warning" or one.severity == "error"]
+
+
+# -- words -------------------------------------------------------------------------------------------
+
+
+def message(product: Product, news: News, links: Links) -> Message:
+    """One message for all news of a product; its length is bounded however much there is."""
+    errors = [one for one in news.wrong if one.severity == "error"]
+    warnings = [one for one in news.wrong if one.severity == "warning"]
+    counts = [
+        _counted(len(errors), "error"),
+        _counted(len(warnings), "warning"),
+        f"{len(news.well)} resolved" if news.well else "",
+    ]
+    lines: list[str] = []
+    for heading, findings in (("Errors", errors), ("Warnings", warnings), ("Resolved", news.well)):
+        if findings:
+            lines += [f"{heading}:", *_listed(findings, links, well=heading == "Resolved"), ""]
+    lines.append(f"All of {product.name}: {links.product(product.name)}")
+    return Message(
+        title=f"[{product.name}] {', '.join(part for part in counts if part)}",
+        body="\n".join(lines),
+        severity="error" if errors else ("warning" if warnings else "resolved"),
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}" if count else ""
+
+
+def listed(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """The findings that a message names one by one."""
+    for _, _, group in _grouped(findings):
+        yield from group[-LISTED:]
+
+
+def _grouped(findings: Sequence[Finding]) -> Iterator[tuple[str, str, list[Finding]]]:
+    def order(finding: Finding) -> tuple[str, str]:
+        return finding.asset, finding.subject
+
+    for (asset, subject), group in groupby(sorted(findings, key=order), key=order):
+        yield asset, subject, sorted(group, key=lambda finding: finding.partition)
+
+
+def _listed(findings: Sequence[Finding], links: Links, *, well: bool) -> Iterator[str]:
+    """The findings by asset and subject; of many days the newest ones, and how many there are."""
+    for asset, subject, several in _grouped(findings):
+        if len(several) > LISTED:
+            yield (
+                f"- {asset}, {subject}: {len(several)} days from {several[0].partition} to "
+                f"{several[-1].partition}; the newest of them:"
+            )
+            several = several[-LISTED:]
+        for one in several:
+            yield from _told(one, links, well=well)
+
+
+def _told(one: Finding, links: Links, *, well: bool) -> Iterator[str]:
+    place = " ".join(part for part in (one.asset, one.partition) if part)
+    yield f"- {place}, {one.subject}: {one.what[:600]}"
+    facts = []
+    if one.since and (one.since != one.partition or well):
+        facts.append(f"{'was wrong ' if well else ''}since {one.since}")
+    if one.run_id and not well:
+        facts.append(f"run: {links.run(one.run_id)}")
+    if one.report and not well:
+        facts.append(f"report: {one.report}")
+    if facts:
+        yield f"  {'; '.join(facts)}"
+
+
+@dataclass(frozen=True)
+class Links:
+    """Addresses of Dagster's UI."""
+
+    ui: str
+
+    def run(self, run_id: str) -> str:
+        return f"{self.ui.rstrip('/')}/runs/{run_id}"
+
+    def product(self, name: str) -> str:
+        return f"{self.ui.rstrip('/')}/asset-groups?asset-selection=key%3A%22{name}%2F*%22"

@@ -1,0 +1,161 @@
+"""The drift report of a month as files: an overview that opens anywhere, JSON, and Evidently's own pages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+
+from ml_platform.contract.product import Product
+from ml_platform.mlops.drift.measures import ColumnDrift, Comparison
+from ml_platform.mlops.html.pages import template
+
+HTML, JSON = "report.html", "report.json"
+
+
+@dataclass(frozen=True)
+class MonthDrift:
+    """What was found out about a month."""
+
+    month: date
+    model: str | None
+    rows: int
+    left_out: Sequence[str]
+    comparisons: Sequence[Comparison]
+    sampled: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def drifted(self) -> list[ColumnDrift]:
+        return [one for comparison in self.comparisons for one in comparison.drifted]
+
+    @property
+    def measured(self) -> int:
+        return sum(len(comparison.measured) for comparison in self.comparisons)
+
+
+def exceeds(product: Product, month: MonthDrift) -> list[Comparison]:
+    """The comparisons in which more columns drifted than the contract allows."""
+    return [
+        one
+        for one in month.comparisons
+        if one.drifted and one.share is not None and one.share > product.drift.maximum_share
+    ]
+
+
+def summary(product: Product, month: MonthDrift) -> str:
+    """The month in one line."""
+    if not month.comparisons:
+        return "nothing to compare with yet"
+    if not month.measured:
+        return "too little data to measure drift"
+    parts = []
+    for one in month.comparisons:
+        names = ", ".join(f"{c.column} ({_score(c)})" for c in one.drifted)
+        told = f"{len(one.drifted)} of {len(one.measured)} columns drifted"
+        parts.append(f"against {one.reference}: {told}" + (f": {names}" if names else ""))
+    return "; ".join(parts)
+
+
+def table(month: MonthDrift) -> str:
+    """All columns as a markdown table, drifted ones first."""
+    lines = [
+        "| column | against | verdict | score | threshold | nulls | range | why |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in ordered(month):
+        cells = [
+            one.column,
+            one.reference,
+            f"**{one.verdict}**" if one.verdict == "drifted" else one.verdict,
+            _score(one),
+            f"{one.threshold:g}",
+            _change(_share(one.nulls_before), _share(one.nulls_now)),
+            _change(one.range_before, one.range_now),
+            "; ".join(why(one)),
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def ordered(month: MonthDrift) -> list[ColumnDrift]:
+    """All columns of all comparisons: drifted ones first, then by score."""
+    every = [one for comparison in month.comparisons for one in comparison.columns]
+    return sorted(every, key=lambda one: (one.verdict != "drifted", -(one.score or 0.0), one.column))
+
+
+def why(one: ColumnDrift) -> list[str]:
+    """What there is to say of a column beside its score."""
+    told = list(one.reasons)
+    if one.new_categories:
+        told.append(f"new: {', '.join(one.new_categories)}")
+    if one.gone_categories:
+        told.append(f"gone: {', '.join(one.gone_categories)}")
+    return told
+
+
+def build(product: Product, month: MonthDrift) -> dict[str, bytes]:
+    """The files of the report, the overview first."""
+    pages = {
+        f"evidently_{position}.html": (comparison, comparison.html)
+        for position, comparison in enumerate(month.comparisons, start=1)
+        if comparison.html is not None
+    }
+    files = {HTML: _page(product, month, {name: one for name, (one, _) in pages.items()}).encode()}
+    files[JSON] = _json(product, month)
+    return files | {name: html for name, (_, html) in pages.items()}
+
+
+def _json(product: Product, month: MonthDrift) -> bytes:
+    content = {
+        "product": product.name,
+        "month": f"{month.month:%Y-%m}",
+        "model": month.model,
+        "rows": month.rows,
+        "sampled": month.sampled,
+        "left_out": list(month.left_out),
+        "summary": summary(product, month),
+        "comparisons": [
+            {
+                "reference": one.reference,
+                "share_of_drifted_columns": one.share,
+                "columns": [asdict(column) for column in one.columns],
+            }
+            for one in month.comparisons
+        ],
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()
+
+
+def _page(product: Product, month: MonthDrift, pages: Mapping[str, Comparison]) -> str:
+    return template("drift_report.html").render(
+        product=product,
+        month=month,
+        exceeding=exceeds(product, month),
+        summary=summary(product, month),
+        sections=[
+            (one, [name for name, shown in pages.items() if shown is one], _ordered(one))
+            for one in month.comparisons
+        ],
+        why=why,
+        share=_share,
+        change=_change,
+        json_file=JSON,
+    )
+
+
+def _ordered(comparison: Comparison) -> list[ColumnDrift]:
+    return sorted(comparison.columns, key=lambda one: (one.verdict != "drifted", -(one.score or 0.0)))
+
+
+def _score(one: ColumnDrift) -> str:
+    return "-" if one.score is None else f"{one.score:.3f}"
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _change(before: str, now: str) -> str:
+    return now if before == now else f"{before or '-'} → {now or '-'}"

@@ -1,0 +1,1 @@
+"""Data quality: expectations, their verdicts, and the validation report."""

@@ -1,0 +1,702 @@
+"""The data-quality verdict of a day: Great Expectations over its rows, and over its facts.
+
+Days of ordinary size are evaluated by the library's pandas engine where Spark has their rows; a day too
+large for that by its Spark engine, without being collected. Both give the same verdicts. A call of the
+library costs more than a look at twenty thousand rows, so what no row of many days fails is found in one
+call for all of them. What is expected comes from :mod:`.expectations` and :mod:`.history`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from ml_platform.contract.monitoring import MASK, DataSet, Severity
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY
+from ml_platform.mlops.quality.anomalies import Fact
+from ml_platform.mlops.quality.expectations import Dimension, Expectation, number
+from ml_platform.spark.tasks import spare_next_task
+from ml_platform.storage.day_files import DayFiles
+from ml_platform.storage.tables import column, on_days
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+EXAMPLES = 20
+DIMENSIONS: tuple[Dimension, ...] = (
+    "schema",
+    "completeness",
+    "validity",
+    "uniqueness",
+    "volume",
+    "timeliness",
+)
+#: Tasks over which a range of days is spread; more days than that share tasks.
+_TASKS = 8
+#: Rows of whole days that a task evaluates in one call; a larger day is one by itself.
+_ROWS_AT_ONCE = 200_000
+_RESULTS = "day date, results string"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one expectation on a day.
+
+    ``value`` is the figure behind ``observed`` that people plot: failing rows, or an observed number.
+    ``examples`` name up to 20 failing rows by key and value, sensitive ones masked.
+    """
+
+    expectation: str
+    dimension: Dimension
+    severity: Severity
+    passed: bool
+    observed: str
+    expected: str
+    failing_rows: int = 0
+    examples: tuple[str, ...] = ()
+    value: float | None = None
+    problem: str = ""
+
+    @property
+    def statement(self) -> str:
+        """What holds, or what is wrong. Verdicts of old lack the words for the latter."""
+        return self.expectation if self.passed else self.problem or f"not fulfilled: {self.expectation}"
+
+    @property
+    def is_error(self) -> bool:
+        return not self.passed and self.severity == "error"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The verdict over a day, from the results of all its expectations."""
+
+    results: tuple[Result, ...]
+
+    @property
+    def ordered(self) -> list[Result]:
+        """The results by dimension; before all others the failed ones, errors first."""
+        return sorted(
+            self.results,
+            key=lambda one: (
+                one.passed,
+                not one.passed and one.severity == "warning",
+                DIMENSIONS.index(one.dimension),
+            ),
+        )
+
+    @property
+    def errors(self) -> list[Result]:
+        return [one for one in self.ordered if one.is_error]
+
+    @property
+    def warnings(self) -> list[Result]:
+        return [one for one in self.ordered if not one.passed and one.severity == "warning"]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the day may be used; warnings don't stop it."""
+        return not self.errors
+
+    @property
+    def summary(self) -> str:
+        failed = [*self.errors, *self.warnings]
+        return _listed(failed) if failed else f"all {len(self.results)} expectations hold"
+
+    @property
+    def reason(self) -> str:
+        """Why the day is blocked, if it is."""
+        return _listed(self.errors)
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One plain row per expectation, in order, for people to read."""
+        rows = []
+        for one in self.ordered:
+            row = vars(one) | {"expectation": one.statement, "examples": "; ".join(one.examples)}
+            del row["value"], row["problem"]
+            rows.append(row)
+        return rows
+
+    def plain(self) -> list[dict[str, Any]]:
+        """As plain data, in the order in which they were evaluated."""
+        return [vars(one) | {"examples": list(one.examples)} for one in self.results]
+
+    @classmethod
+    def of(cls, plain: Sequence[Mapping[str, Any]]) -> Quality:
+        """The verdict that :meth:`plain` made."""
+        return cls(tuple(Result(**{**one, "examples": tuple(one["examples"])}) for one in plain))
+
+
+def _listed(results: Sequence[Result]) -> str:
+    return "; ".join(f"{one.statement}: {one.observed}, expected {one.expected}" for one in results)
+
+
+# -- rows --------------------------------------------------------------------------------------------
+
+
+def validate(
+    product: Product,
+    data_set: DataSet,
+    rows: Callable[[], DataFrame],
+    nothing: DataFrame,
+    suites: Mapping[date, Sequence[Expectation]],
+    sizes: Mapping[date, int],
+    *,
+    maximum_rows: int,
+    files: tuple[DayFiles, int] | None = None,
+) -> dict[date, list[Result]]:
+    """Evaluate each day's suite on the day's rows.
+
+    Args:
+        rows: opens the data set, of which only the days of ``suites`` are read, where Spark has to.
+        nothing: no rows, in its columns.
+        sizes: how many rows each of these days has.
+        maximum_rows: the most rows of a day that are held in memory at once; a day with more is
+            evaluated by Spark.
+        files: where tasks can read the data set's days themselves, and at which version.
+    """
+    key, sensitive = list(_key(product, data_set)), product.sensitive
+    of_rows = {
+        day: [one for one in suite if not one.of_schema and not one.of_size] for day, suite in suites.items()
+    }
+    small = {day: suite for day, suite in of_rows.items() if sizes[day] <= maximum_rows}
+    found = _in_tasks(rows, nothing, files, small, key, sensitive)
+    for day, suite in of_rows.items():
+        if day not in found:
+            found[day] = _by_spark(rows().where(on_days([day])), suite, key, sensitive)
+    of_size = _by_size(suites, sizes)
+    # The table has one schema, which all days share.
+    of_schema: dict[str, Result] = {}
+    for whole in suites.values():
+        new = [one for one in whole if one.of_schema and one.words not in of_schema]
+        if new:
+            results = evaluate(new, nothing, key, sensitive)
+            of_schema |= {one.words: result for one, result in zip(new, results, strict=True)}
+    return {
+        day: [*(of_schema[one.words] for one in suite if one.of_schema), *of_size[day], *found[day]]
+        for day, suite in suites.items()
+    }
+
+
+def _by_size(
+    suites: Mapping[date, Sequence[Expectation]], sizes: Mapping[date, int]
+) -> dict[date, list[Result]]:
+    """The expectations about the number of rows, of all days at once: a table with a row for each day.
+
+    Bounds that differ from day to day are columns of it.
+    """
+    import pandas as pd
+
+    of_size = {day: [one for one in suite if one.of_size] for day, suite in suites.items()}
+    columns: dict[str, list[float | None]] = {"rows": [float(sizes[day]) for day in suites]}
+    for nth in range(max(map(len, of_size.values()))):
+        bounds = [_bounds(suite[nth]) if nth < len(suite) else (None, None) for suite in of_size.values()]
+        columns[f"least {nth}"], columns[f"most {nth}"] = map(list, zip(*bounds, strict=True))
+    frame = pd.DataFrame(columns, dtype="Float64")
+    frame[EVENT_DAY] = [day.isoformat() for day in suites]
+    bounding = [name for name in columns if name != "rows" and frame[name].notna().any()]
+    expectations = [
+        _at_least("rows", name, position) if name.startswith("least") else _at_least(name, "rows", position)
+        for position, name in enumerate(bounding)
+    ]
+    failed = _failing_days(frame, expectations, bounding)
+
+    def passed(day: date, nth: int) -> bool:
+        return not any(day.isoformat() in failed.get(f"{end} {nth}", ()) for end in ("least", "most"))
+
+    return {
+        day: [
+            Result(
+                expectation=one.words,
+                problem=one.wrong,
+                dimension=one.dimension,
+                severity=one.severity,
+                passed=passed(day, nth),
+                observed=number(sizes[day]),
+                expected=one.expected,
+                value=float(sizes[day]),
+            )
+            for nth, one in enumerate(suite)
+        ]
+        for day, suite in of_size.items()
+    }
+
+
+def _bounds(one: Expectation) -> tuple[int | None, int | None]:
+    """The least and the greatest number of rows that an expectation allows."""
+    kwargs = one.kwargs
+    if "value" in kwargs:
+        return kwargs["value"], kwargs["value"]
+    least, most = kwargs.get("min_value"), kwargs.get("max_value")
+    if least is not None:
+        least = math.floor(least) + 1 if kwargs.get("strict_min") else math.ceil(least)
+    if most is not None:
+        most = math.ceil(most) - 1 if kwargs.get("strict_max") else math.floor(most)
+    return least, most
+
+
+def _at_least(column: str, other: str, position: int) -> Any:
+    """The library's expectation that a column's values are no less than another's, where there are both."""
+    kwargs = {"column_A": column, "column_B": other, "or_equal": True}
+    return _configured(
+        "expect_column_pair_values_a_to_be_greater_than_b",
+        {**kwargs, "ignore_row_if": "either_value_is_missing"},
+        position,
+    )
+
+
+def _key(product: Product, data_set: DataSet) -> tuple[str, ...]:
+    return product.ards_key if data_set == "ards" else (*product.entity, EVENT_DAY)
+
+
+def _in_tasks(
+    rows: Callable[[], DataFrame],
+    nothing: DataFrame,
+    files: tuple[DayFiles, int] | None,
+    suites: Mapping[date, Sequence[Expectation]],
+    key: Sequence[str],
+    sensitive: frozenset[str],
+) -> dict[date, list[Result]]:
+    import pyarrow as pa
+
+    if not suites:
+        return {}
+
+    def evaluated(tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
+        for table in tables:
+            found = _evaluate_days(_frame(table), suites, key, sensitive)
+            plain = [json.dumps(Quality(tuple(results)).plain()) for results in found.values()]
+            yield pa.RecordBatch.from_pydict({"day": pa.array(found, pa.date32()), "results": plain})
+        spare_next_task()
+
+    if files is None:
+        chosen = rows().where(on_days(suites)).repartition(min(len(suites), _TASKS), EVENT_DAY)
+        tasks = chosen.sortWithinPartitions(EVENT_DAY).mapInArrow(
+            lambda batches: evaluated(_whole_days(batches)), _RESULTS
+        )
+    else:
+        # Spark would read, shuffle and sort the rows only to hand them on.
+        place, version = files
+        days, columns = sorted(suites), nothing.columns
+        numbers = nothing.sparkSession.range(0, len(days), 1, numPartitions=min(len(days), _TASKS))
+
+        def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                of_task = [days[number] for number in batch.column(0).to_pylist()]
+                tables = (table for _, table in place.read(version, of_task, columns))
+                yield from evaluated(_whole_days(part for table in tables for part in table.to_batches()))
+
+        tasks = numbers.mapInArrow(read, _RESULTS)
+    found = {row["day"]: list(Quality.of(json.loads(row["results"])).results) for row in tasks.collect()}
+    # A day without rows is in no task, and is held against its suite all the same.
+    empty = [day for day in suites if day not in found]
+    if empty:
+        frame = _frame(nothing.toArrow())
+        found |= {day: evaluate(suites[day], frame, key, sensitive) for day in empty}
+    return found
+
+
+def _whole_days(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Rows that come in the order of their days, as tables of whole days."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        newest = batch.column(EVENT_DAY)[-1]
+        if count <= _ROWS_AT_ONCE or waiting[0].column(EVENT_DAY)[0] == newest:
+            continue
+        table = pa.Table.from_batches(waiting)
+        is_newest = pc.equal(table.column(EVENT_DAY), newest)
+        yield table.filter(pc.invert(is_newest))
+        waiting = table.filter(is_newest).to_batches()
+        count = sum(map(len, waiting))
+    if count:
+        yield pa.Table.from_batches(waiting)
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """Rows as pandas has them with types that know null."""
+    import pandas as pd
+    import pyarrow as pa
+
+    types = {
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+        pa.string(): pd.StringDtype(),
+        pa.large_string(): pd.StringDtype(),
+    }
+    # The library doesn't know timestamps with a time zone; Spark's are instants, here those of UTC.
+    naive = [
+        pa.field(field.name, pa.timestamp("us")) if pa.types.is_timestamp(field.type) else field
+        for field in table.schema
+    ]
+    frame: pd.DataFrame = table.cast(pa.schema(naive)).to_pandas(types_mapper=types.get)
+    return frame
+
+
+def _evaluate_days(
+    rows: pd.DataFrame,
+    suites: Mapping[date, Sequence[Expectation]],
+    key: Sequence[str],
+    sensitive: frozenset[str],
+) -> dict[date, list[Result]]:
+    """The results of each day of ``rows``; what no row of any day fails isn't looked for in each."""
+    days = rows[EVENT_DAY]
+    present = {day: list(suites[day]) for day in days.unique()}
+    holding = _held_by_all(rows, present, key)
+    found = {}
+    for day, suite in present.items():
+        rest = [one for position, one in enumerate(suite) if (day, position) not in holding]
+        failing: Iterator[Result] = iter(())
+        if rest:
+            # Examples are the first failing rows in the order of the key.
+            of_day = rows[days == day].sort_values(list(key), ignore_index=True)
+            failing = iter(evaluate(rest, of_day, key, sensitive))
+        found[day] = [
+            _holds(one) if (day, position) in holding else next(failing) for position, one in enumerate(suite)
+        ]
+    return found
+
+
+def _held_by_all(
+    rows: pd.DataFrame, suites: Mapping[date, Sequence[Expectation]], key: Sequence[str]
+) -> set[tuple[date, int]]:
+    """The expectations, by day and position, that no row of any of the days fails.
+
+    Bounds that differ from day to day become columns beside the values.
+    """
+    import pandas as pd
+
+    if len(suites) == 1:
+        return set()
+    alike: dict[str, list[tuple[date, int]]] = {}
+    bounded: dict[tuple[str, int], list[tuple[date, int]]] = {}
+    for day, suite in suites.items():
+        before: Counter[str] = Counter()
+        for position, one in enumerate(suite):
+            place = (day, position)
+            if _is_bounded(one):
+                name = one.kwargs["column"]
+                bounded.setdefault((name, before[name]), []).append(place)
+                before[name] += 1
+            else:
+                alike.setdefault(json.dumps([one.type, one.kwargs], default=repr), []).append(place)
+
+    def at(place: tuple[date, int]) -> Expectation:
+        return suites[place[0]][place[1]]
+
+    groups: list[list[tuple[date, int]]] = []
+    expectations: list[Any] = []
+    for places in alike.values():
+        one = at(places[0])
+        expectation = _configured(one.type, one.kwargs, len(groups))
+        if _is_of_single_rows(expectation):
+            groups.append(places)
+            expectations.append(expectation)
+    codes, days = pd.factorize(rows[EVENT_DAY])
+    columns = {}
+    for (name, nth), places in bounded.items():
+        for bound in ("min_value", "max_value"):
+            beside = f"{bound} {nth} of {name}"
+            values = {day: at((day, position)).kwargs.get(bound) for day, position in places}
+            of_days = pd.array([values.get(day) for day in days], dtype="Float64")
+            columns[beside] = of_days.take(codes)
+            pair = (beside, name) if bound == "max_value" else (name, beside)
+            expectations.append(_at_least(*pair, len(groups)))
+            groups.append(places)
+    outcomes = _run(rows.assign(**columns), expectations, key, "BOOLEAN_ONLY")
+    failed = {
+        place for number, places in enumerate(groups) if not outcomes[number].success for place in places
+    }
+    return {place for places in groups for place in places} - failed
+
+
+def _is_bounded(one: Expectation) -> bool:
+    """Whether it bounds each value of a column by numbers, and says nothing else."""
+    bounds = {name: value for name, value in one.kwargs.items() if name != "column"}
+    return (
+        one.type == "expect_column_values_to_be_between"
+        and set(bounds) <= {"min_value", "max_value"}
+        and all(_is_number(value) for value in bounds.values() if value is not None)
+    )
+
+
+def _is_of_single_rows(expectation: Any) -> bool:
+    """Whether it holds for rows if it holds for more rows that include them."""
+    return _counts_rows(expectation) and "z_score" not in expectation.expectation_type
+
+
+def _by_spark(
+    rows: DataFrame, suite: Sequence[Expectation], key: Sequence[str], sensitive: frozenset[str]
+) -> list[Result]:
+    from pyspark.sql import functions as F
+
+    # The library's Spark engine takes NaN for a value, its pandas engine doesn't.
+    doubles = {name for name, type_ in rows.dtypes if type_ in ("double", "float")}
+    cleaned = rows.select(
+        *[
+            F.when(~F.isnan(column(name)), column(name)).alias(name) if name in doubles else column(name)
+            for name in rows.columns
+        ]
+    )
+    return evaluate(suite, cleaned, key, sensitive)
+
+
+def evaluate(
+    suite: Sequence[Expectation],
+    rows: pd.DataFrame | DataFrame,
+    key: Sequence[str],
+    sensitive: frozenset[str],
+) -> list[Result]:
+    """One result per expectation, in order, of a day's rows in pandas or in Spark."""
+    expectations = {
+        position: _configured(one.type, one.kwargs, position) for position, one in enumerate(suite)
+    }
+    # Which rows fail takes a search of its own for each expectation: only for those that have any.
+    strict = [one for one in expectations.values() if _counts_rows(one)]
+    holding = {position for position, one in _run(rows, strict, key, "BOOLEAN_ONLY").items() if one.success}
+    rest = [one for position, one in expectations.items() if position not in holding]
+    found = _run(rows, rest, key, "SUMMARY")
+    return [
+        _holds(one) if position in holding else _result(one, found[position], key, sensitive)
+        for position, one in enumerate(suite)
+    ]
+
+
+def _configured(type_: str, kwargs: Mapping[str, Any], position: int) -> Any:
+    """The library's own expectation; its result is found by ``position``."""
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    return ExpectationConfiguration(
+        type=type_, kwargs=dict(kwargs), meta={"position": position}
+    ).to_domain_obj()
+
+
+def _counts_rows(expectation: Any) -> bool:
+    """Whether it holds just if no row fails it."""
+    from great_expectations.expectations import expectation as library
+
+    of_rows = (
+        library.ColumnMapExpectation,
+        library.ColumnPairMapExpectation,
+        library.MulticolumnMapExpectation,
+    )
+    return isinstance(expectation, of_rows) and expectation.mostly == 1
+
+
+def _run(rows: Any, expectations: Sequence[Any], key: Sequence[str], detail: str) -> dict[int, Any]:
+    """The library's results by the position of the expectation."""
+    if not expectations:
+        return {}
+    gx = _library()
+    batch = _batch_definition("pandas" if _is_pandas(rows) else "spark").get_batch(
+        batch_parameters={"dataframe": rows}
+    )
+    outcome = batch.validate(
+        gx.ExpectationSuite(name="day", expectations=list(expectations)),
+        result_format={
+            "result_format": detail,
+            "partial_unexpected_count": EXAMPLES,
+            "unexpected_index_column_names": list(key),
+        },
+    )
+    return {one.expectation_config.meta["position"]: one for one in outcome.results}
+
+
+def _is_pandas(rows: Any) -> bool:
+    return type(rows).__module__.startswith("pandas")
+
+
+def prepare() -> None:
+    """Begin to import the library, which takes seconds, while the caller waits for something else.
+
+    Not as a daemon: an import that the end of the process cuts off can abort it.
+    """
+    threading.Thread(target=_library, name="import great_expectations").start()
+
+
+def _library() -> Any:
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+
+    return gx
+
+
+@functools.cache
+def _batch_definition(engine: str) -> Any:
+    """The library's way to a data frame; one a process."""
+    from great_expectations.execution_engine import pandas_execution_engine
+
+    # A hash of all rows, which nobody reads and which takes a quarter of the time.
+    pandas_execution_engine.HASH_THRESHOLD = 0
+    context = _library().get_context(mode="ephemeral")
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    context.variables.progress_bars = {"globally": False}
+    source: Any = (
+        context.data_sources.add_pandas(engine)
+        if engine == "pandas"
+        else context.data_sources.add_spark(engine, persist=False)
+    )
+    return source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("day")
+
+
+def _holds(one: Expectation) -> Result:
+    """The result of an expectation that no row fails."""
+    return Result(
+        expectation=one.words,
+        problem=one.wrong,
+        dimension=one.dimension,
+        severity=one.severity,
+        passed=True,
+        observed=one.expected if one.is_type else "none",
+        expected=one.expected,
+        value=None if one.is_type else 0.0,
+    )
+
+
+def _result(one: Expectation, found: Any, key: Sequence[str], sensitive: frozenset[str]) -> Result:
+    details = found.result or {}
+    failing = int(details.get("unexpected_count") or 0)
+    masked = not sensitive.isdisjoint(one.columns)
+    observed = _observed(details, found.exception_info, masked)
+    return Result(
+        expectation=one.words,
+        problem=one.wrong,
+        dimension=one.dimension,
+        severity=one.severity,
+        passed=bool(found.success),
+        observed=one.expected if one.is_type and found.success else observed,
+        expected=one.expected,
+        failing_rows=failing,
+        examples=() if found.success else tuple(_examples(details, key, sensitive)),
+        value=None if one.is_type or (masked and "observed_value" in details) else _value(details, failing),
+    )
+
+
+def _observed(details: Mapping[str, Any], problem: Any, masked: bool) -> str:
+    if "unexpected_count" in details:
+        count, rows = details["unexpected_count"], details.get("element_count", 0)
+        return f"{count:,} of {rows:,} rows" if count else "none"
+    if "observed_value" in details:
+        value = details["observed_value"]
+        missing = details.get("details", {}).get("mismatched") if isinstance(value, list) else None
+        if missing:
+            return "; ".join(f"{kind}: {', '.join(map(str, names))}" for kind, names in missing.items())
+        if isinstance(value, list):
+            return f"{len(value)} columns" if not masked else MASK
+        if masked:
+            return MASK
+        return number(value) if _is_number(value) else str(value)
+    return f"could not be evaluated: {MASK if masked else _why(problem)}"
+
+
+def _why(problem: Any) -> str:
+    """The first line of what the library says went wrong."""
+    causes = [problem] if "exception_message" in (problem or {}) else list((problem or {}).values())
+    messages = [str(cause.get("exception_message") or "") for cause in causes if isinstance(cause, dict)]
+    lines = [line for message in messages for line in message.splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no reason was given"
+
+
+def _value(details: Mapping[str, Any], failing: int) -> float | None:
+    observed = details.get("observed_value")
+    if "unexpected_count" in details:
+        return float(failing)
+    return float(observed) if observed is not None and _is_number(observed) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _examples(details: Mapping[str, Any], key: Sequence[str], sensitive: frozenset[str]) -> Iterator[str]:
+    import pandas as pd
+
+    def shown(name: str, value: Any) -> str:
+        return f"{name} = {'null' if pd.isna(value) else MASK if name in sensitive else value}"
+
+    for entry in (details.get("partial_unexpected_index_list") or [])[:EXAMPLES]:
+        others = [name for name in entry if name not in key]
+        place = ", ".join(shown(name, entry[name]) for name in key if name in entry)
+        values = ", ".join(shown(name, entry[name]) for name in others)
+        yield f"{place}: {values}" if values else place
+
+
+# -- facts -------------------------------------------------------------------------------------------
+
+
+def judge_facts(days: Mapping[date, Sequence[Fact]]) -> dict[date, list[Result]]:
+    """Hold the facts of many days against their bounds, in one go: one result per day and fact.
+
+    The days are rows of a table, with a column for each fact; a fact without a score isn't judged.
+    """
+    import pandas as pd
+
+    if not days:
+        return {}
+    columns: dict[str, Fact] = {fact.name: fact for facts in days.values() for fact in facts}
+    names = list(columns)
+    scores = {day: {fact.name: fact.score for fact in facts} for day, facts in days.items()}
+    frame = pd.DataFrame(
+        [[scores[day].get(name) for name in names] for day in days], columns=names, dtype="float64"
+    )
+    frame[EVENT_DAY] = [day.isoformat() for day in days]
+    expectations = []
+    for position, name in enumerate(names):
+        bounds = {"min_value": columns[name].minimum, "max_value": columns[name].maximum}
+        kwargs = {"column": name} | {key: value for key, value in bounds.items() if value is not None}
+        expectations.append(_configured("expect_column_values_to_be_between", kwargs, position))
+    failed = _failing_days(frame, expectations, names)
+    return {
+        day: [_fact_result(fact, day.isoformat() not in failed[fact.name]) for fact in facts]
+        for day, facts in days.items()
+    }
+
+
+def _failing_days(
+    frame: pd.DataFrame, expectations: Sequence[Any], names: Sequence[str]
+) -> dict[str, set[str]]:
+    """Of a table with a row for each day, the days that fail each expectation, by its name.
+
+    Raises:
+        RuntimeError: the library could not evaluate one.
+    """
+    found = _run(frame, expectations, [EVENT_DAY], "COMPLETE")
+    for position, name in enumerate(names):
+        if "unexpected_count" not in found[position].result:
+            raise RuntimeError(f"{name} could not be evaluated: {_why(found[position].exception_info)}")
+    return {
+        name: {entry[EVENT_DAY] for entry in found[position].result.get("unexpected_index_list") or []}
+        for position, name in enumerate(names)
+    }
+
+
+def _fact_result(fact: Fact, passed: bool) -> Result:
+    return Result(
+        expectation=fact.words,
+        problem=fact.wrong,
+        dimension=fact.dimension,
+        severity=fact.severity,
+        passed=passed,
+        observed=fact.observed,
+        expected=fact.expected,
+        value=fact.value,
+    )

@@ -1,0 +1,209 @@
+"""The validation report of a day as files: a page that opens offline without a script, JSON, the quarantine.
+
+It words and draws verdicts that were given elsewhere; it judges nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from itertools import groupby
+
+from markupsafe import Markup
+
+from ml_platform.contract.product import Product
+from ml_platform.mlops.html import plots
+from ml_platform.mlops.html.pages import template
+from ml_platform.mlops.quality.quarantine import LISTED, Unusable
+from ml_platform.mlops.quality.validation import Quality, Result
+
+HTML, JSON, QUARANTINE_CSV = "report.html", "report.json", "quarantine.csv"
+
+_TITLES = {"ards": "Analytics-ready data set", "mrds": "Model-ready data set"}
+#: Verdicts from bad to good; the worst of a day's data sets is the day's.
+_ORDER = ("refused", "blocked", "missing", "empty", "held_back", "accepted", "warnings", "passed", "not_due")
+_HEADLINES = {
+    "refused": "Refused",
+    "blocked": "Blocked",
+    "missing": "Nothing delivered",
+    "empty": "No usable rows",
+    "held_back": "Held back",
+    "accepted": "Accepted",
+    "warnings": "Passed with warnings",
+    "passed": "Passed",
+    "not_due": "No delivery due",
+}
+
+
+@dataclass(frozen=True)
+class DataSetDay:
+    """What became of a data set's day, and the verdict over it if there was something to judge."""
+
+    asset: str
+    day: date
+    outcome: str
+    reason: str
+    counts: Mapping[str, int]
+    quality: Quality | None
+    accepted: tuple[str, str] | None
+
+    @property
+    def verdict(self) -> str:
+        if self.accepted:
+            return "accepted"
+        if self.outcome != "written" or self.quality is None:
+            return self.outcome if self.outcome != "written" else "passed"
+        return "warnings" if self.quality.warnings else "passed"
+
+    @property
+    def title(self) -> str:
+        return _TITLES.get(self.asset, self.asset)
+
+
+@dataclass(frozen=True)
+class Page:
+    """The files of a report by name, the page first, and what its metadata says."""
+
+    verdict: str
+    files: dict[str, bytes]
+    figures: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One expectation of a page, with its small plot."""
+
+    result: Result
+    plot: str
+
+
+def build(
+    product: Product, day: date, histories: Sequence[Sequence[DataSetDay]], unusable: Unusable | None
+) -> Page:
+    """The report of ``day``.
+
+    Args:
+        histories: a list per data set of what is known of it, by day ascending; ``day`` is the last one
+            of a data set that was made, and of the first data set always.
+        unusable: the day's quarantine, if there is one.
+    """
+    shown = [history[-1] for history in histories if history and history[-1].day == day]
+    verdict = min((one.verdict for one in shown), key=_ORDER.index)
+    errors = sum(len(one.quality.errors) for one in shown if one.quality)
+    warnings = sum(len(one.quality.warnings) for one in shown if one.quality)
+    figures = {
+        "errors": errors,
+        "warnings": warnings,
+        "quarantined": unusable.count if unusable else 0,
+    }
+    files: dict[str, bytes] = {}
+    files[HTML] = _page(product, day, verdict, shown, histories, unusable, figures).encode()
+    files[JSON] = _json(product, day, verdict, shown, unusable)
+    if unusable:
+        files[QUARANTINE_CSV] = unusable.as_csv()
+    return Page(verdict, files, figures)
+
+
+def _json(
+    product: Product, day: date, verdict: str, shown: Sequence[DataSetDay], unusable: Unusable | None
+) -> bytes:
+    content = {
+        "product": product.name,
+        "day": day.isoformat(),
+        "verdict": verdict,
+        "data_sets": [
+            {
+                "asset": one.asset,
+                "outcome": one.outcome,
+                "reason": one.reason,
+                "counts": dict(one.counts),
+                "accepted": {"by": one.accepted[0], "reason": one.accepted[1]} if one.accepted else None,
+                "expectations": one.quality.plain() if one.quality else [],
+            }
+            for one in shown
+        ],
+        "quarantine": {
+            "records": unusable.count if unusable else 0,
+            "reasons": dict(unusable.reasons.most_common()) if unusable else {},
+        },
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+
+
+def _page(
+    product: Product,
+    day: date,
+    verdict: str,
+    shown: Sequence[DataSetDay],
+    histories: Sequence[Sequence[DataSetDay]],
+    unusable: Unusable | None,
+    figures: Mapping[str, int],
+) -> str:
+    by_asset = {history[-1].asset: history for history in histories if history}
+    sections = []
+    for one in shown:
+        lines = _lines(one, by_asset[one.asset])
+        passed = [line for line in lines if line.result.passed]
+        sections.append(
+            {
+                "day": one,
+                "failed": [line for line in lines if not line.result.passed],
+                "passed": [
+                    (dimension, list(group))
+                    for dimension, group in groupby(passed, key=lambda line: line.result.dimension)
+                ],
+                "strip": Markup(_strip(by_asset[one.asset], day)),  # noqa: S704 - drawn and escaped by plots
+            }
+        )
+    return template("validation_report.html").render(
+        product=product,
+        day=day,
+        verdict=verdict,
+        headline=_HEADLINES[verdict],
+        reasons=[(one.title, one.reason) for one in shown if one.reason and one.outcome != "blocked"],
+        accepted=[(one.title, *one.accepted) for one in shown if one.accepted],
+        figures=figures,
+        counts=shown[0].counts,
+        sections=sections,
+        unusable=unusable,
+        listed=LISTED,
+        quarantine_csv=QUARANTINE_CSV,
+        json_file=JSON,
+    )
+
+
+def _lines(today: DataSetDay, history: Sequence[DataSetDay]) -> list[_Line]:
+    if today.quality is None:
+        return []
+    days = [today.day - timedelta(days=n) for n in range(len(_span(history, today.day)) - 1, -1, -1)]
+    known = {
+        one.day: {result.expectation: result for result in one.quality.results}
+        for one in history
+        if one.quality
+    }
+    lines = []
+    for result in today.quality.ordered:
+        past = [known.get(day, {}).get(result.expectation) for day in days]
+        label = f"{result.expectation}: {days[0]} to {days[-1]}"
+        plot = plots.sparkline(
+            [one.value if one else None for one in past],
+            [one is not None and not one.passed for one in past],
+            label,
+        )
+        lines.append(_Line(result, Markup(plot)))  # noqa: S704 - drawn and escaped by plots
+    return lines
+
+
+def _span(history: Sequence[DataSetDay], day: date) -> list[date]:
+    """Every day from the first of the history to ``day``."""
+    return [history[0].day + timedelta(days=n) for n in range((day - history[0].day).days + 1)]
+
+
+def _strip(history: Sequence[DataSetDay], day: date) -> str:
+    known = {one.day: one for one in history}
+    days = _span(history, day)
+    kinds = [known[one].verdict if one in known else "unknown" for one in days]
+    labels = [f"{one} {_HEADLINES.get(kind, 'not attempted')}" for one, kind in zip(days, kinds, strict=True)]
+    return plots.strip(kinds, labels)

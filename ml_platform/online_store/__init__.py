@@ -1,0 +1,1 @@
+"""The online store: publishing the newest features of each entity to SQL, and answering look-ups."""

@@ -1,0 +1,1 @@
+"""Spark: the session, and what Python tasks have in common."""

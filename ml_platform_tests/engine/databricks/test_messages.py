@@ -1,0 +1,122 @@
+"""Messages of remote steps: whole files, nothing lost, and what a result is made of."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_platform.contract.loading import load_products
+from ml_platform.engine.databricks import messages
+from ml_platform.engine.databricks.messages import (
+    MissingResultError,
+    RemoteMessages,
+    Task,
+    VolumeChannel,
+    VolumeMessageWriter,
+    decode,
+    encode,
+    messages_of,
+)
+from ml_platform.engine.step import Check, DayResult, StepRequest, StepResult
+from ml_platform.settings import Settings
+
+D = date(2024, 3, 1)
+REQUEST = StepRequest(step="mrds", product="shop", days=(D, date(2024, 3, 2)), run_id="r", as_of=D)
+RESULT = StepResult(
+    days=[
+        DayResult(
+            day=day,
+            outcome="written",
+            fingerprint="f",
+            metadata={"rows": 3, "share": float("nan"), "table": [{"column": "ä\n", "value": None}]},
+            checks=[Check(name="data_quality", passed=False, severity="WARN", metadata={"n": 1.5})],
+        )
+        for day in REQUEST.days
+    ],
+    metadata={"days_done": 2},
+)
+
+
+def message(text: str) -> Any:
+    return {"__dagster_pipes_version": "0.1", "method": "log", "params": {"message": text}}
+
+
+def written(folder: Path) -> list[str]:
+    """The texts of all messages in a folder, file after file."""
+    texts = []
+    for number in range(1, len(list(folder.iterdir())) + 1):
+        found = decode((folder / f"{number}.json").read_text())
+        assert found is not None
+        texts += [one["params"]["message"] for one in found if one["params"]]
+    return texts
+
+
+def test_a_result_arrives_as_it_was_sent() -> None:
+    travelled = json.loads(json.dumps(list(messages_of(RESULT))))
+    assert repr(RemoteMessages(travelled).result(REQUEST)) == repr(RESULT)
+    assert len(travelled) == 3, "each day is a message of its own"
+
+
+@pytest.mark.parametrize("left_out", [0, 1, 2])
+def test_a_result_that_lacks_a_message_is_none(left_out: int) -> None:
+    travelled = list(messages_of(RESULT))
+    del travelled[left_out]
+    with pytest.raises(MissingResultError):
+        RemoteMessages(travelled).result(REQUEST)
+
+
+def test_a_task_arrives_as_it_was_sent() -> None:
+    products, _ = load_products(Settings().product_folders)
+    for product in products.values():
+        task = Task(request=REQUEST, product=product, settings={"chunk_days": 3}, secrets={"A": "s/k"})
+        arrived = Task.model_validate(json.loads(json.dumps(task.as_extras()["task"])))
+        assert arrived == task
+        assert arrived.product.hash_of("source", "mrds", "model") == product.hash_of(
+            "source", "mrds", "model"
+        )
+
+
+def test_only_a_whole_file_is_read() -> None:
+    whole = encode([json.dumps(message("one")), json.dumps(message("two"))])
+    assert [one["params"]["message"] for one in decode(whole) or []] == ["one", "two"]
+    for size in range(len(whole) - 1):
+        assert decode(whole[:size]) is None, f"cut after {size} of {len(whole)} characters"
+
+
+def test_messages_are_written_in_order_and_in_files_of_a_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "_FILE_SIZE", 500)
+    texts = [f"{number} {'x' * 100}" for number in range(40)]
+    with VolumeMessageWriter().open({"path": str(tmp_path), "interval": 60}) as channel:
+        for text in texts:
+            channel.write_message(message(text))
+    assert written(tmp_path) == texts
+    assert all(file.stat().st_size < 600 for file in tmp_path.iterdir())
+
+
+def test_a_write_that_fails_for_a_while_loses_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "not yet there"
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            folder.mkdir()
+
+    channel = VolumeChannel(folder, 0.0, sleep=sleep)
+    with channel.writing():
+        channel.write_message(message("one"))
+        channel.write_message(message("two"))
+    assert written(folder) == ["one", "two"]
+    assert slept == sorted(slept)
+
+
+def test_messages_that_can_never_be_written_fail_the_task(tmp_path: Path) -> None:
+    channel = VolumeChannel(tmp_path / "nowhere", 0.0, sleep=lambda _: None)
+    with pytest.raises(FileNotFoundError), channel.writing():
+        channel.write_message(message("one"))
