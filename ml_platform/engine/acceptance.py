@@ -1,7 +1,7 @@
 """A person takes a blocked day as it is: its failed verdict stays, and the day may be used.
 
 The ledger keeps who and why. It holds for the content that was there and for what failed then; a new
-delivery, or another failed expectation, blocks the day again (:mod:`.data_steps`).
+delivery, or another failed expectation, blocks the day again (:mod:`.verdicts`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What goes into a step and what comes out of it, as plain data.
 
 The same request and result travel within a process and to a cluster, so everything here can be written
-as JSON. What a step does is in :mod:`.daily_steps`, :mod:`.model_step` and :mod:`.maintenance`; where it
+as JSON. What a step does is in :mod:`.steps` and :mod:`.maintenance`; where it
 runs is a runner's business.
 """
 

@@ -1,7 +1,7 @@
 """The assets of a product: thin shells over the steps, drawn from its contract.
 
 An asset takes the whole range of its run at once; what became of each day comes back in the step's
-result and is reported by :mod:`.report`.
+result and is reported by :mod:`.events`.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """What differs between the databases of the online store: types, locks, the bulk path, merge and look-up.
 
 Everything the databases agree on is in :mod:`.statements`, and what is done with it, in which order, in
-:mod:`.online` and :mod:`.publication`. Nothing here knows of Spark.
+:mod:`.store` and :mod:`.publication`. Nothing here knows of Spark.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Looking features up: one compiled statement for a batch of keys, on a pooled connection.
 
 A look-up takes tens of microseconds, so what can be made once per product is made once, and rows come
-straight from the driver. What may be asked, and of which product, is :mod:`.online`'s business.
+straight from the driver. What may be asked, and of which product, is :mod:`.store`'s business.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The statements of the online store, each said once for every database.
 
 The order in which they run, and in which transactions, is decided in :mod:`.publication` and
-:mod:`.online`. Identifiers are quoted, values are bound.
+:mod:`.store`. Identifiers are quoted, values are bound.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Delta tables by name, and the one way a table's days are replaced.
 
-What the tables hold is the services' business, and where they lie that of :mod:`.roots`. Tables that grow
+What the tables hold is the services' business, and where they lie that of :mod:`.locations`. Tables that grow
 with the data are written by Spark (:meth:`Tables.replace_days`); the small ones that steer the platform
-are in :mod:`.control`.
+are in :mod:`.small_tables`.
 """
 
 from __future__ import annotations

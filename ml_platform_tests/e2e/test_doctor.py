@@ -282,7 +282,7 @@ def test_of_a_product_without_history_the_doctor_says_one_line(
 def test_what_is_made_on_another_machine_is_named_as_not_looked_at(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_platform.product.EngineChoice.of", lambda *_: "databricks")
+    monkeypatch.setattr("ml_platform.contract.compute.EngineChoice.of", lambda *_: "databricks")
     code, output = doctor()
     assert code == 0
     first, *others = output.splitlines()

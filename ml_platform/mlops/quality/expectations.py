@@ -2,7 +2,7 @@
 
 An expectation is plain data, so that it can travel to where the rows are; :mod:`.validation` has it
 evaluated. What a day is held against from outside its own rows (the days before it, what became of its
-delivery) is in :mod:`.history`.
+delivery) is in :mod:`.anomalies`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A day's profile: how many rows, and the plain statistics of each column.
 
 It is counted by the task that writes the day, or in the pass that reads back what Spark has written. Later
-days are held against the profiles of the days before them (:mod:`.history`), and the MRDS of a day
+days are held against the profiles of the days before them (:mod:`.anomalies`), and the MRDS of a day
 against that of its ARDS (:mod:`.expectations`). What a profile means for the day is not decided here.
 """
 

@@ -3,7 +3,7 @@
 Days of ordinary size are evaluated by the library's pandas engine where Spark has their rows; a day too
 large for that by its Spark engine, without being collected. Both give the same verdicts. A call of the
 library costs more than a look at twenty thousand rows, so what no row of many days fails is found in one
-call for all of them. What is expected comes from :mod:`.expectations` and :mod:`.history`.
+call for all of them. What is expected comes from :mod:`.expectations` and :mod:`.anomalies`.
 """
 
 from __future__ import annotations
