@@ -112,7 +112,7 @@ def loading(folder: Path) -> dict[str, float]:
         "import dagster; mark();"
         "sys.path.insert(0, sys.argv[2]); from products import settings_of;"
         "from ml_platform.build import build_definitions;"
-        "from ml_platform.product import load_products; mark();"
+        "from ml_platform.contract.loading import load_products; mark();"
         "settings = settings_of(pathlib.Path(sys.argv[1]));"
         "products, errors = load_products(settings.product_folders); assert products and not errors; mark();"
         "repository = build_definitions(settings, products=products).get_repository_def();"

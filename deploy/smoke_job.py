@@ -15,8 +15,8 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml_platform.product import Product, load_product
-
+from ml_platform.contract.loading import load_product
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering import mrds, unity_catalog
 from ml_platform.settings import PACKAGE
 from ml_platform.storage.tables import Tables

@@ -26,15 +26,15 @@ class Finder:
             os.kill(os.getpid(), int(sys.argv[2]))
 
 sys.meta_path.insert(0, Finder())
-from ml_platform.entry import main
+from ml_platform.cli.entry import main
 main()
 """
 
 #: The command, at work with a process that takes no notice of being asked to end, and one of its own.
 AT_WORK = """
 import subprocess, sys, time
-import ml_platform.cli, ml_platform.interruption
-from ml_platform.entry import main
+import ml_platform.cli.interruption, ml_platform.cli.main
+from ml_platform.cli.entry import main
 
 ml_platform.cli.interruption.GRACE = 0.5
 ml_platform.cli.interruption._JVM_GRACE = 0.5
@@ -47,7 +47,7 @@ def run():
     started.stdout.readline()
     if sys.argv[1] == "of a library's own":
         from dagster._utils.interrupts import capture_interrupts, raise_interrupts_as
-        from ml_platform.console import fail
+        from ml_platform.cli.console import fail
         try:
             with capture_interrupts(), raise_interrupts_as(LookupError):
                 print("ready", flush=True)

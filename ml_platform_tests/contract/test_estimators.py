@@ -22,7 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def imported_by_check(path: str, params: dict[str, Any]) -> bool:
     """Whether a fresh interpreter imports scikit-learn to check a class."""
-    code = f"import sys; from ml_platform import estimators; estimators.check({path!r}, {params!r})"
+    code = f"import sys; from ml_platform.contract import estimators; estimators.check({path!r}, {params!r})"
     found = subprocess.run(
         [sys.executable, "-c", f"{code}; print('sklearn' in sys.modules)"],
         env=dict(os.environ),

@@ -169,7 +169,7 @@ def test_the_command_line_works_beside_contracts_that_would_end_it(tmp_path: Pat
     write(tmp_path, "bomb", bomb(30))
     write(tmp_path, "shop", SHOP)
     code = (
-        "from pathlib import Path; from ml_platform.product import load_products; "
+        "from pathlib import Path; from ml_platform.contract.loading import load_products; "
         f"products, errors = load_products([Path({str(tmp_path)!r})]); print(sorted(products), len(errors))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

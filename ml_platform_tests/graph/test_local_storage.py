@@ -113,7 +113,7 @@ def open_databases(home: Path) -> set[str]:
 def test_processes_write_at_once_and_lose_nothing(home: Path, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from ml_platform.console import instance_of
+from ml_platform.cli.console import instance_of
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.graph.test_local_storage import materialize
 with instance_of(settings_in(Path({str(tmp_path)!r}))) as instance:
@@ -137,7 +137,7 @@ def test_who_watches_a_run_of_another_process_is_told_each_event(home: Path, tmp
     told: queue.Queue[dg.DagsterEventType | None] = queue.Queue()
     code = f"""
 from pathlib import Path
-from ml_platform.console import instance_of
+from ml_platform.cli.console import instance_of
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.graph.test_local_storage import materialize
 with instance_of(settings_in(Path({str(tmp_path)!r}))) as instance:

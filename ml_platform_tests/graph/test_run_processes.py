@@ -44,9 +44,9 @@ def mark_elsewhere(instance: dg.DagsterInstance, run_id: str) -> subprocess.Pope
     code = f"""
 import sys, time
 import dagster as dg
-from ml_platform.graph import processes
+from ml_platform.graph import run_processes
 with dg.DagsterInstance.from_config({instance.root_directory!r}) as instance:
-    processes.mark(instance, {run_id!r})
+    run_processes.mark(instance, {run_id!r})
     print("marked", flush=True)
     time.sleep(120)
 """

@@ -50,14 +50,14 @@ def test_a_session_that_has_downloaded_such_a_jar_is_stopped(cache: Path, tmp_pa
         def stop(self) -> None:
             self.stopped = True
 
-    session = Session()
+    running = Session()
     settings = settings_of(cache, tmp_path)
-    check_downloaded(settings, session)  # type: ignore[arg-type]
-    assert not session.stopped
+    check_downloaded(settings, running)  # type: ignore[arg-type]
+    assert not running.stopped
     next(iter(session._jars(cache))).write_bytes(b"something else")
     with pytest.raises(JarError):
-        check_downloaded(settings, session)  # type: ignore[arg-type]
-    assert session.stopped
+        check_downloaded(settings, running)  # type: ignore[arg-type]
+    assert running.stopped
 
 
 def test_a_first_start_downloads_what_is_missing(tmp_path: Path) -> None:

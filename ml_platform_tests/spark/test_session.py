@@ -45,7 +45,7 @@ def test_executors_get_the_drivers_code_whole_and_the_same_bytes_again(tmp_path:
     packed = Path(conf(tmp_path / "a", "spark://127.0.0.1:7077")["spark.submit.pyFiles"])
     with zipfile.ZipFile(packed) as file:
         names = set(file.namelist())
-        assert file.read("ml_platform/product.py") == (PACKAGE / "product.py").read_bytes()
+        assert file.read("ml_platform/settings.py") == (PACKAGE / "settings.py").read_bytes()
     assert {str(path.relative_to(PACKAGE.parent)) for path in PACKAGE.rglob("*.py")} == names
     again = module._packed_code(tmp_path / "b")
     assert (again.name, again.read_bytes()) == (packed.name, packed.read_bytes())

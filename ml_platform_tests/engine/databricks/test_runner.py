@@ -206,7 +206,7 @@ def test_a_process_that_dies_is_a_failure(graph: Graph, workspace: FakeWorkspace
 
 def test_a_volume_that_takes_no_messages_is_a_failure(graph: Graph, workspace: FakeWorkspace) -> None:
     workspace.jobs.prelude = step(
-        "from ml_platform.engine import messages; messages._WRITE_ATTEMPTS = 1; import shutil; "
+        "from ml_platform.engine.databricks import messages; messages._WRITE_ATTEMPTS = 1; import shutil; "
         "shutil.rmtree({!r})".format(str(workspace.path(f"{VOLUME}/pipes")))
     )
     result = graph.run(["mrds"], *DAYS)
