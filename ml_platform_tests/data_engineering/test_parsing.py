@@ -404,6 +404,20 @@ def test_quoted_line_breaks_survive_wherever_a_block_ends(
     assert [row["customer"] for row in rows] == texts
 
 
+@pytest.mark.parametrize("unread", ["\0", '"\0"', '"\0,\n"'])
+@pytest.mark.parametrize("size", [200, 300, 600])
+def test_fields_are_told_apart_behind_a_nul_wherever_a_block_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, unread: str
+) -> None:
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", size)
+    texts = [
+        f"{n}\nof two lines, of which this is a long one, as in a letter of complaint" for n in range(20)
+    ]
+    lines = [f"{unread}," + note(n, f'"{text}"') for n, text in enumerate(texts)]
+    rows = parse(tmp_path, f"unread,{NOTES}{''.join(lines)}", shop(source__extra_columns="ignore"))
+    assert [(row["_kind"], row["customer"]) for row in rows] == [("row", text) for text in texts]
+
+
 def test_a_delimiter_may_be_any_character(tmp_path: Path) -> None:
     rows = parse(tmp_path, (NOTES + note(1, "ann")).replace(",", "§"), shop(source__delimiter="§"))
     assert (rows[0]["visit"], rows[0]["customer"]) == (1, "ann")
