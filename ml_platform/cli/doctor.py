@@ -33,7 +33,7 @@ from ml_platform.engine.step import PermanentError, StepRequest
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.resources import LocalStepRunner
 from ml_platform.machine_learning.model_history import ModelHistory
-from ml_platform.machine_learning.registry import Registry
+from ml_platform.machine_learning.registry import Registry, RegistryError
 from ml_platform.online_store.store import OnlineStoreError
 from ml_platform.settings import Settings
 from ml_platform.storage.contract_versions import CONTRACTS, ContractVersions
@@ -432,21 +432,32 @@ class Doctor:
             yield Finding("registry", "unreadable", "", str(error), "see the message", repairable=False)
             return
         for as_of, why in lost.items():
-            yield Finding(
-                MODEL, "missing", why.partition(" ")[0], f"as of {as_of}: {why}", repair_, days=(as_of,)
+            place = (
+                why.partition(" ")[0]
+                if why.startswith("/")
+                else Registry.of(self.settings).name(self.product)
             )
+            yield Finding(MODEL, "missing", place, f"as of {as_of}: {why}", repair_, days=(as_of,))
 
     def _lost_in_remote_registry(self, known: set[date]) -> dict[date, str]:
-        """What a registry on a server lacks, which is asked only here: it takes a request a model."""
+        """What a registry on a server lacks, or has as another version than is recorded.
+
+        It takes a request a model, so no run asks before it loads one.
+        """
         if self.settings.registry_uri.startswith("sqlite:"):
             return {}
         registry = Registry.of(self.settings)
-        written = self._ledger.latest(MODEL, outcomes=["written"], details=False)
-        return {
-            as_of: f"{registry.name(self.product)} has no such version"
-            for as_of, record in written.items()
-            if as_of not in known and registry.find(self.product, record.fingerprint or "") is None
-        }
+        models = ModelHistory(self._context(MODEL).tables, self.product).by_fingerprint()
+        lost = {}
+        for as_of, record in self._ledger.latest(MODEL, outcomes=["written"], details=False).items():
+            model = models.get(record.fingerprint or "")
+            if as_of in known or model is None:
+                continue
+            try:
+                registry.require(self.product, model.version, model.fingerprint)
+            except RegistryError as error:
+                lost[as_of] = str(error)
+        return lost
 
     def events(self, instance: dg.DagsterInstance | None) -> list[Finding]:
         """Days that Dagster shows as not done, since its database was lost; None if all of it is gone."""
@@ -512,8 +523,13 @@ class Doctor:
         # In the order of the graph: what is made of something that was lost is looked at when that is there.
         for asset in ASSETS:
             if asset == MODEL:
-                for as_of in sorted(presence.lost_models(context, self._ledger.latest(MODEL, details=False))):
+                lost = presence.lost_models(context, self._ledger.latest(MODEL, details=False))
+                for as_of in sorted(lost):
                     self._work(instance, asset).train_alone(as_of)
+                for as_of in sorted(self._lost_in_remote_registry(set(lost))):
+                    work = self._work(instance, asset)
+                    work.force = True  # what only a server can tell no run asks for
+                    work.train_alone(as_of)
                 continue
             try:
                 self._make_again(instance, asset)

@@ -253,7 +253,7 @@ def _do(step: DailyStep, days: Sequence[date], *, force: bool) -> int:
                 context.log(f"{step.asset}: {error}; these days are done again")
                 continue
             found = {
-                day: Written(one.outcome, one.reason, details=_FAILED if one.failed else {})
+                day: Written(one.outcome, one.reason, details=FAILED if one.failed else {})
                 for day, one in plan.todo.items()
                 if one.outcome
             }
@@ -289,7 +289,7 @@ def _judge_again(step: DailyStep, settled: Mapping[date, DayRecord]) -> list[dat
         judged.update(step.judge_again({day: settled[day] for day in days}))
 
     def blame(day: date, error: Exception) -> None:
-        judged[day] = Written("refused", _refusal(step, day, error), details=_FAILED)
+        judged[day] = Written("refused", _refusal(step, day, error), details=FAILED)
 
     step.context.isolation(blame).work(outdated, judge)
     step.context.ledger.record_since(
@@ -340,13 +340,13 @@ def _outdated_verdicts(step: DailyStep, settled: Mapping[date, DayRecord]) -> li
 def _refuse(step: DailyStep, day: date, error: Exception) -> None:
     """Record that a day has failed; what the tables hold of it stays."""
     plan = _plan(step, [day], force=True)
-    written = Written("refused", _refusal(step, day, error), details=_FAILED)
+    written = Written("refused", _refusal(step, day, error), details=FAILED)
     step.discard([day])
     step.context.ledger.record_since([_record(step, day, plan.todo[day].fingerprint, written)], plan.known)
 
 
 #: What the record of a day says that an exception has ended.
-_FAILED = {"failed": True}
+FAILED = {"failed": True}
 
 
 def _record(step: DailyStep, day: date, inputs: str, written: Written) -> DayRecord:

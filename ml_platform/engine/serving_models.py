@@ -21,7 +21,7 @@ def mismatch(registry: Registry, product: Product, model: ModelRecord) -> str | 
     if model.columns is not None:
         return ModelColumns.read(model.columns).mismatch(product)
     try:
-        features = training.features_of(registry.load(product, model.version).pipeline)
+        features = training.features_of(registry.load(product, model.version, model.fingerprint).pipeline)
     except Exception as error:
         logging.getLogger(__name__).warning(
             "version %s of %s can't be loaded: %s", model.version, product.name, in_words(error)
@@ -31,8 +31,12 @@ def mismatch(registry: Registry, product: Product, model: ModelRecord) -> str | 
 
 
 def load(registry: Registry, product: Product, model: ModelRecord) -> scoring.ServingModel:
-    """A model, ready to score."""
-    loaded = registry.load(product, model.version)
+    """A model, ready to score.
+
+    Raises:
+        RegistryError: the registry has no such version, or another model under its number.
+    """
+    loaded = registry.load(product, model.version, model.fingerprint)
     return scoring.ServingModel(
         pipeline=loaded.pipeline,
         threshold=model.threshold,

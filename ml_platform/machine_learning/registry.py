@@ -44,6 +44,8 @@ _PARENT_TAG = "dagster_run_id"
 _CHILD_TAG = "dagster.run_id"
 _MODEL_FILE = "model.skops"
 _FINGERPRINT, _THRESHOLD = "fingerprint", "threshold"
+#: What MLflow's stores, and Databricks', say of what isn't there.
+_GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
 
 class RegistryError(Exception):
@@ -148,14 +150,18 @@ class Registry:
                 client.set_terminated(run.info.run_id, "KILLED")
 
     def find(self, product: Product, fingerprint: str) -> RegisteredModel | None:
-        """The newest version with this training fingerprint."""
+        """The newest version with this training fingerprint, which its run must have as well.
+
+        The tags of a version can be changed in MLflow's UI by a slip; what its run was is written once.
+        """
         client = self._client()
         if self._schema:
             found = self._find_in_catalog(client, product, fingerprint)
         else:
-            found = client.search_model_versions(
+            tagged = client.search_model_versions(
                 f"name = '{self.name(product)}' and tags.{_FINGERPRINT} = '{fingerprint}'"
             )
+            found = [version for version in tagged if _run_tag(client, version, _FINGERPRINT) == fingerprint]
         return max(map(_registered, found), key=lambda model: int(model.version), default=None)
 
     def absent(self, product: Product, versions: Mapping[str, str]) -> dict[str, str]:
@@ -276,21 +282,53 @@ class Registry:
             version = self._register(client, product, model, run.info.run_id, facts)
         return _registered(version)
 
-    def load(self, product: Product, version: str) -> LoadedModel:
-        """A version's pipeline and threshold; kept in memory once loaded.
+    def require(self, product: Product, version: str, fingerprint: str) -> Any:
+        """A version, as MLflow describes it, which must be of the model with this training fingerprint.
+
+        Numbers are labels that a registry gives: one that was made anew counts from 1 again, and people can
+        delete versions and change their tags. It takes one request.
 
         Raises:
-            RegistryError: the version wasn't registered by :meth:`log`, or its file holds more than
-                scikit-learn's and numpy's own types.
+            RegistryError: there is no such version, it is of another model, or it wasn't registered by
+                :meth:`log`.
         """
-        client = self._client()
+        from mlflow.exceptions import MlflowException
+
         name = self.name(product)
-        found = client.get_model_version(name, version)
+        help_ = (
+            f"ml-platform doctor {product.name} --repair finds the right version, or trains the model again"
+        )
+        try:
+            found = self._client().get_model_version(name, version)
+        except MlflowException as error:
+            if error.error_code not in _GONE:
+                raise
+            raise RegistryError(
+                f"the registry has no version {version} of {name}, which was to be the model with the "
+                f"training fingerprint {fingerprint}: {help_}"
+            ) from error
         if not {_FINGERPRINT, _THRESHOLD} <= found.tags.keys():
             raise RegistryError(
                 f"version {version} of {name} wasn't registered by this platform: it has no tags "
-                f"{_FINGERPRINT} and {_THRESHOLD}. Materialize {product.name}/model instead."
+                f"{_FINGERPRINT} and {_THRESHOLD}, and was to be the model with the training fingerprint "
+                f"{fingerprint}: {help_}"
             )
+        if found.tags[_FINGERPRINT] != fingerprint:
+            raise RegistryError(
+                f"version {version} of {name} is another model: expected is the one with the training "
+                f"fingerprint {fingerprint}, and the registry has {found.tags[_FINGERPRINT]} there: {help_}"
+            )
+        return found
+
+    def load(self, product: Product, version: str, fingerprint: str) -> LoadedModel:
+        """The pipeline and threshold of a version that must be this model; kept in memory once loaded.
+
+        Raises:
+            RegistryError: the version isn't there or isn't this model, as :meth:`require` finds, or its file
+                holds more than scikit-learn's and numpy's own types.
+        """
+        found = self.require(product, version, fingerprint)
+        client, name = self._client(), self.name(product)
         # Only by its name does Unity Catalog give out the credentials of a version's storage.
         place = (
             f"models:/{name}/{version}"
@@ -298,9 +336,11 @@ class Registry:
             else client.get_model_version_download_uri(name, version)
         )
         return LoadedModel(
-            pipeline=_read_pipeline(self._tracking_uri, self._registry_uri, f"{place}/{_MODEL_FILE}"),
+            pipeline=_read_pipeline(
+                self._tracking_uri, self._registry_uri, f"{place}/{_MODEL_FILE}", fingerprint
+            ),
             threshold=float(found.tags[_THRESHOLD]),
-            fingerprint=found.tags[_FINGERPRINT],
+            fingerprint=fingerprint,
         )
 
     def set_champion(self, product: Product, version: str | None) -> None:
@@ -380,6 +420,19 @@ def _registered(version: Any) -> RegisteredModel:
         fingerprint=version.tags[_FINGERPRINT],
         threshold=float(version.tags[_THRESHOLD]),
     )
+
+
+def _run_tag(client: Any, version: Any, name: str) -> str | None:
+    """A tag of the run that made a version; None if the run or the tag is gone."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found: str | None = client.get_run(version.run_id).data.tags.get(name)
+    except MlflowException as error:
+        if error.error_code not in _GONE:
+            raise
+        return None
+    return found
 
 
 # -- the store -------------------------------------------------------------------------------------
@@ -511,7 +564,8 @@ def _with_logs(database: Path) -> tuple[Path, Path]:
 
 
 @lru_cache(maxsize=32)
-def _read_pipeline(tracking_uri: str, registry_uri: str, file_uri: str) -> Any:
+def _read_pipeline(tracking_uri: str, registry_uri: str, file_uri: str, fingerprint: str) -> Any:
+    """The pipeline in a file; ``fingerprint`` tells it from a model that had the same address before."""
     import skops.io
 
     mlflow = _mlflow()

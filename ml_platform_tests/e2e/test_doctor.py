@@ -6,7 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
 from ml_platform_tests import tasks_here
+from ml_platform_tests.e2e.test_no_secret_shown import mlflow_server
 from ml_platform_tests.small_platform import SHOP, D, Platform, deliver_visits, forget_registry, shop
 
 pytestmark = pytest.mark.slow
@@ -36,8 +37,13 @@ Fingerprints = Mapping[tuple[str, date], str | None]
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The home of a product that is all done."""
-    folder = tmp_path_factory.mktemp("doctor")
-    (folder / "contracts").mkdir()
+    with all_done(tmp_path_factory.mktemp("doctor")) as home:
+        yield home
+
+
+@contextmanager
+def all_done(folder: Path, **environment: str) -> Iterator[Path]:
+    (folder / "contracts").mkdir(parents=True)
     (folder / "contracts" / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         tasks_here.without_verdicts(patch)
@@ -46,6 +52,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("ML_PLATFORM_HOME", str(folder / "home"))
         patch.setenv("ML_PLATFORM_PRODUCTS", str(folder / "contracts"))
         patch.setenv("DAGSTER_HOME", str(folder / "home" / "dagster"))
+        for name, value in environment.items():
+            patch.setenv(name, value)
         (folder / "home" / "dagster").mkdir(parents=True)
         platform = Platform(Settings(), tasks_here.TasksHere())  # type: ignore[arg-type]
         deliver_visits(platform, SPAN)
@@ -236,6 +244,27 @@ def test_a_database_that_cannot_be_read_is_not_taken_for_damaged(
     assert f"mlflow is unreadable: {message}" in output
     assert sorted(path.parent.iterdir()) == beside
     assert path.read_bytes() == content
+
+
+def test_another_model_under_a_versions_number_on_a_server_is_named_and_trained_again(tmp_path: Path) -> None:
+    import mlflow
+
+    with mlflow_server(tmp_path / "server") as port:
+        address = f"http://127.0.0.1:{port}"
+        with all_done(tmp_path / "shop", ML_PLATFORM_MLFLOW_TRACKING_URI=address):
+            assert doctor()[0] == 0
+            before = fingerprints()
+            client = mlflow.MlflowClient(address, address)
+            client.set_model_version_tag("shop", "1", "fingerprint", "f" * 32)
+            code, output = doctor()
+            assert code == 1
+            words = " ".join(output.split())
+            assert "model is missing: as of 2024-02-01: version 1 of shop is another model" in words
+            assert "now: ml-platform doctor shop --repair" in words
+            assert doctor("--repair")[0] == 0
+            assert doctor()[0] == 0
+            assert fingerprints() == before
+            assert client.get_model_version_by_alias("shop", "champion").version == "2"
 
 
 def test_a_store_that_is_away_is_no_loss_and_keeps_nothing_from_being_repaired(

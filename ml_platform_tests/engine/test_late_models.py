@@ -110,7 +110,7 @@ def test_a_champion_that_has_scored_no_labelled_row_is_judged_on_those_it_never_
     frame = pd.concat([visits_of(one) for one in window], ignore_index=True)
     last = frame.sort_values("visit").groupby(["day", "customer"], as_index=False)
     rows = last.agg({"spend": "sum", "pages": "max", "channel": "last", "bought": "last"})
-    pipeline = Registry.of(history.settings).load(history.product, model.version).pipeline
+    pipeline = Registry.of(history.settings).load(history.product, model.version, model.fingerprint).pipeline
     probability = pipeline.predict_proba(
         rows[["spend", "pages", "channel"]].astype({"pages": "float64", "channel": object})
     )[:, 1]
@@ -225,7 +225,7 @@ def test_a_champion_of_other_features_is_judged_by_what_it_has_scored_alone(hist
     decision = ModelHistory(history.tables, history.product).serving(day)
     assert decision is not None
     model = ModelHistory(history.tables, history.product).by_fingerprint()[decision.fingerprint]
-    pipeline = Registry.of(history.settings).load(history.product, model.version).pipeline
+    pipeline = Registry.of(history.settings).load(history.product, model.version, model.fingerprint).pipeline
     found = [evaluation.Evaluation(day, "f1", champion_as_of=model.as_of)]
     labelled = dict.fromkeys(ALL, 60)
     changed = shop(

@@ -186,6 +186,44 @@ def test_without_models_predictions_stay_as_they_are_until_these_are_put_back(pl
     assert model.holdout == "entities"
 
 
+def test_days_are_not_scored_by_another_model_than_the_decision_names(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    uri = platform.settings.tracking_uri
+    client, before = mlflow.MlflowClient(uri, uri), platform.fingerprints("predictions")
+    (model,) = ModelHistory(platform.tables, platform.product).models()
+    asked: list[str] = []
+    get = mlflow.MlflowClient.get_model_version
+
+    def counted(self: mlflow.MlflowClient, name: str, version: str) -> Any:
+        asked.append(version)
+        return get(self, name, version)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_model_version", counted)
+    served = days("2024-02-01", "2024-02-03")
+    client.set_model_version_tag("shop", model.version, "fingerprint", "f" * 32)
+    settings = platform.settings.model_copy(update={"chunk_days": 1})
+    other = Platform(settings, platform.spark)
+    result = other.run("predictions", CHOSEN, force=True, rescore=True)
+    outcomes = {day.day: (day.outcome, day.reason) for day in result.days}
+    for day in served:
+        outcome, reason = outcomes[day]
+        assert outcome == "refused"
+        assert f"version {model.version} of shop is another model" in reason
+        assert model.fingerprint in reason
+        assert "ml-platform doctor shop --repair" in reason
+    assert {outcomes[day][0] for day in CHOSEN if day not in served} == {"no_model"}
+    assert asked == [model.version]
+    assert pending(platform, ["predictions"]) == {"predictions"}
+
+    client.set_model_version_tag("shop", model.version, "fingerprint", model.fingerprint)
+    platform.run("predictions", CHOSEN, rescore=True)
+    assert platform.fingerprints("predictions") == before
+    assert pending(platform, ["predictions"]) == set()
+
+
 def test_rows_that_are_not_recorded_yet_are_no_loss(platform: Platform) -> None:
     record = platform.ledger.latest("predictions")[D("2024-02-02")]
     rows, version = record.counts["rows"], record.delta_version

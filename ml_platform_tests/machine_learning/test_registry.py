@@ -1,3 +1,4 @@
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from ml_platform.machine_learning import registry as module
 from ml_platform.machine_learning.registry import DataUsed, Registry, RegistryError
 from ml_platform.machine_learning.training import probabilities, train
+from ml_platform_tests.e2e.test_no_secret_shown import mlflow_server
 from ml_platform_tests.machine_learning.test_training import FLIGHTS, contract, labelled_rows
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -257,12 +259,12 @@ def test_of_equal_fingerprints_the_newest_version_is_found(registry, trained):
 
 
 def test_a_loaded_model_scores_as_the_trained_one(registry, trained, logged):
-    loaded = registry.load(FLIGHTS, logged.version)
+    loaded = registry.load(FLIGHTS, logged.version, "the fingerprint")
     assert (loaded.threshold, loaded.fingerprint) == (trained.threshold, "the fingerprint")
     np.testing.assert_array_equal(
         probabilities(loaded.pipeline, FLIGHTS, HOLDOUT), probabilities(trained.pipeline, FLIGHTS, HOLDOUT)
     )
-    assert registry.load(FLIGHTS, logged.version).pipeline is loaded.pipeline
+    assert registry.load(FLIGHTS, logged.version, "the fingerprint").pipeline is loaded.pipeline
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_trees_can_be_kept_as_well(registry, class_, params):
     product = contract(class_, params)
     rows = labelled_rows(aircraft=20, days=10)
     model = train(product, rows)
-    loaded = registry.load(product, log(registry, model, product).version)
+    loaded = registry.load(product, log(registry, model, product, fingerprint="trees").version, "trees")
     np.testing.assert_array_equal(
         probabilities(loaded.pipeline, product, rows), probabilities(model.pipeline, product, rows)
     )
@@ -287,7 +289,7 @@ def test_a_file_with_foreign_types_is_not_loaded(registry, client, trained):
     (file,) = (path for path in artifacts(client, model) if path.name == "model.skops")
     skops.io.dump([trained.pipeline, Untrusted()], file)
     with pytest.raises(RegistryError, match="Untrusted; accepted are only classes of scikit-learn"):
-        registry.load(FLIGHTS, model.version)
+        registry.load(FLIGHTS, model.version, model.fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,72 @@ def test_a_version_from_elsewhere_is_named(registry, client, logged):
     source = client.get_model_version(FLIGHTS.name, logged.version).source
     stranger = client.create_model_version(FLIGHTS.name, source)
     with pytest.raises(RegistryError, match=f"version {stranger.version} of flights"):
-        registry.load(FLIGHTS, str(stranger.version))
+        registry.load(FLIGHTS, str(stranger.version), "the fingerprint")
+
+
+def swap_tags(registry, client, first, second):
+    for model, other in ((first, second), (second, first)):
+        client.set_model_version_tag(registry.name(FLIGHTS), model.version, "fingerprint", other.fingerprint)
+
+
+def in_a_file(folder):
+    return contextlib.nullcontext(Registry(f"sqlite:///{folder}/mlflow.db"))
+
+
+def in_a_catalog(folder):
+    """Asked as Unity Catalog is: versions by their runs, files by the model's name."""
+    return contextlib.nullcontext(Registry(f"sqlite:///{folder}/mlflow.db", schema="main.models"))
+
+
+@contextlib.contextmanager
+def on_a_server(folder):
+    with mlflow_server(folder / "server") as port:
+        yield Registry(f"http://127.0.0.1:{port}")
+
+
+KINDS = [in_a_file, in_a_catalog, pytest.param(on_a_server, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_model_under_a_versions_number_is_refused(tmp_path, trained, kind):
+    import mlflow
+
+    with kind(tmp_path) as registry:
+        registry.prepare(FLIGHTS.name)
+        client = mlflow.MlflowClient(registry._tracking_uri, registry._tracking_uri)
+        first, second = (log(registry, trained, fingerprint=one * 32) for one in "ab")
+        assert registry.load(FLIGHTS, first.version, "a" * 32).fingerprint == "a" * 32
+        swap_tags(registry, client, first, second)
+        with pytest.raises(
+            RegistryError,
+            match=r"version 1 of \S*flights is another model: .* a{32}, .* b{32} .*doctor flights",
+        ):
+            registry.load(FLIGHTS, first.version, "a" * 32)
+        # Neither is the model of the other, whatever its tags say.
+        assert registry.find(FLIGHTS, "a" * 32) is None
+        swap_tags(registry, client, second, first)
+        with pytest.raises(RegistryError, match=r"no version 3 of \S*flights, .* a{32}: .*doctor flights"):
+            registry.load(FLIGHTS, "3", "a" * 32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_registry_that_was_made_anew_gives_the_new_model(tmp_path, trained, kind):
+    import mlflow
+
+    product = contract("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 2})
+    other = train(product, labelled_rows(aircraft=20, days=10))
+    with kind(tmp_path) as registry:
+        registry.prepare(FLIGHTS.name)
+        before = log(registry, trained, fingerprint="before")
+        registry.load(FLIGHTS, before.version, "before")
+        client = mlflow.MlflowClient(registry._tracking_uri, registry._tracking_uri)
+        client.delete_registered_model(registry.name(FLIGHTS))
+        after = log(registry, other, product, fingerprint="after")
+        assert after.version == before.version == "1"
+        with pytest.raises(RegistryError, match="is another model"):
+            registry.load(FLIGHTS, "1", "before")
+        forest = registry.load(FLIGHTS, "1", "after").pipeline.named_steps["estimator"]
+        assert type(forest).__name__ == "RandomForestClassifier"
 
 
 # -- the champion ----------------------------------------------------------------------------------

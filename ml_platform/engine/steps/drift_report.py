@@ -223,7 +223,8 @@ class DriftReport(DailyStep):
 
     def _read_training_window(self, name: str, days: Sequence[date], model: ModelRecord) -> Window:
         context, product = self.context, self.context.product
-        pipeline = Registry.of(context.settings).load(product, model.version).pipeline
+        registry = Registry.of(context.settings)
+        pipeline = registry.load(product, model.version, model.fingerprint).pipeline
         # On rows that it has learned from a flexible model is surer than on any others; where entities are
         # few there are no others.
         held_out = model.compared_by == "entities"

@@ -459,7 +459,7 @@ class _ModelStep:
         def scored(model: ModelRecord) -> promotion.Predictions:
             if frame.empty:
                 return np.zeros(0), np.zeros(0)
-            pipeline = self.registry.load(self.product, model.version).pipeline
+            pipeline = self.registry.load(self.product, model.version, model.fingerprint).pipeline
             return self._scored(pipeline, model.threshold, frame)
 
         found = self._compared_on(frame, scored(challenger), scored(rival) if rival else None)

@@ -128,7 +128,7 @@ class Performance(DailyStep):
                 lambda: context.spark,
                 product,
                 context.tables,
-                registry.load(product, record.version).pipeline,
+                registry.load(product, record.version, record.fingerprint).pipeline,
                 record,
                 evaluations,
                 labelled,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.run_days import DailyStep, from_same_day
+from ml_platform.engine.run_days import FAILED, DailyStep, from_same_day
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT
 from ml_platform.machine_learning import scoring
@@ -22,7 +22,7 @@ from ml_platform.machine_learning.model_history import (
     scored_otherwise,
 )
 from ml_platform.machine_learning.promotion import Decision, serving
-from ml_platform.machine_learning.registry import Registry
+from ml_platform.machine_learning.registry import Registry, RegistryError
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord, Outcome
 
@@ -49,6 +49,7 @@ class Predictions(DailyStep):
         self._kept: dict[date, DayRecord] = {}
         self._rows: dict[date, str] = {}
         self._obstacles: dict[date, Inputs] = {}
+        self._loaded: dict[tuple[str, str], scoring.ServingModel | RegistryError] = {}
         self._lost: dict[date, str] = {}
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
@@ -120,18 +121,17 @@ class Predictions(DailyStep):
     def write(self, days: Sequence[date]) -> dict[date, Written]:
         context = self.context
         product = context.product
-        registry = Registry.of(context.settings)
         models: dict[date, scoring.ServingModel] = {}
-        loaded: dict[str, scoring.ServingModel] = {}
         done: dict[date, Written] = {}
         unserved: list[date] = []
         for day in days:
             obstacle, decision = self._obstacles.get(day), serving(self._decisions, day)
             if obstacle is None and decision is not None:
-                name = decision.fingerprint
-                if name not in loaded:  # to ask the registry takes requests
-                    loaded[name] = serving_models.load(registry, product, self._records[name])
-                models[day] = loaded[name]
+                model = self._load(self._records[decision.fingerprint])
+                if isinstance(model, RegistryError):
+                    done[day] = Written("refused", f"the model that serves this day: {model}", details=FAILED)
+                else:
+                    models[day] = model
             elif decision is None and context.request.rescore:
                 unserved.append(day)
             elif obstacle is not None:
@@ -165,6 +165,17 @@ class Predictions(DailyStep):
             )
             for day, one in written.items()
         }
+
+    def _load(self, model: ModelRecord) -> scoring.ServingModel | RegistryError:
+        """A model, or why the registry has it no more; asked once, since it takes requests."""
+        key = (model.fingerprint, model.version)
+        if key not in self._loaded:
+            registry = Registry.of(self.context.settings)
+            try:
+                self._loaded[key] = serving_models.load(registry, self.context.product, model)
+            except RegistryError as error:
+                self._loaded[key] = error
+        return self._loaded[key]
 
     def _as_scored(self, day: date, obstacle: Inputs) -> Written:
         """A day that can't be scored now, and has been before: it stays, and says so."""
