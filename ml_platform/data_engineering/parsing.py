@@ -227,13 +227,12 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
     with (
         plain,
         contextlib.closing(_RecordLines(file, source)) as lines,
-        arrow_csv.open_csv(
-            pa.PythonFile(stream, mode="r"),
-            read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
-            parse_options=arrow_csv.ParseOptions(
+        _arrow_reader(
+            stream,
+            arrow_csv.ParseOptions(
                 delimiter=source.delimiter, newlines_in_values=True, invalid_row_handler=set_aside
             ),
-            convert_options=arrow_csv.ConvertOptions(
+            arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(file.header, pa.string()),
                 null_values=list(source.null_values),
                 strings_can_be_null=True,
@@ -251,6 +250,7 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
         # Arrow closes an open quote at the end of the file by itself, so the last block waits for it.
         first, waiting = 0, None
         for batch in reader:
+            stream.check()
             if max(_longest_line(batch), longest_misfit) > file.rules.line_characters:
                 raise pa.ArrowInvalid("a line may be longer than it may be")
             if may_fit:
@@ -261,6 +261,7 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
                 yield waiting
             waiting = block(batch)
             first += waiting.count
+        stream.check()
         if waiting is not None:
             if guard.open:
                 raise pa.ArrowInvalid("a quote may be open at the end of the file")
@@ -269,6 +270,34 @@ def _read_fast(file: DeliveryFile, product: Product) -> Generator[_Records, None
             raise pa.ArrowInvalid("a record is a good one without the delimiter at its end")
         if misfits:
             yield block(pa.RecordBatch.from_pylist([], schema=reader.schema))
+
+
+#: Arrow's thread may still be leaving a reader that has given its last batch. If it is the last to let go of
+#: it, it waits for itself for ever; so the last readers of this process are kept until others come.
+_RETIRED: deque[Any] = deque(maxlen=2)
+
+
+@contextlib.contextmanager
+def _arrow_reader(stream: _StreamForArrow, parsing: Any, converting: Any) -> Iterator[Any]:
+    """Arrow's reader of a stream, which reads ahead in a thread of its own.
+
+    Nothing is raised in that thread, nor while the reader is made: it would be gone before its thread.
+    """
+    stream.begin(BLOCK_BYTES)
+    reader = arrow_csv.open_csv(
+        pa.PythonFile(stream, mode="r"),
+        read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        parse_options=parsing,
+        convert_options=converting,
+    )
+    try:
+        yield reader
+    finally:
+        stream.end()
+        with contextlib.suppress(pa.ArrowInvalid):
+            for _ in reader:  # what has been read ahead takes memory
+                pass
+        _RETIRED.append(reader)
 
 
 @dataclass(frozen=True)
@@ -330,13 +359,50 @@ class _StreamForArrow:
         self._stream = stream
         self._guard = guard
         self._held = head
+        self._first: bytes | None = None
+        self._ended = False
+        self._error: Exception | None = None
 
-    def read(self, size: int) -> bytes:
-        """At most ``size`` bytes; none at the end.
+    def begin(self, size: int) -> None:
+        """Read the first block, in the caller's thread.
 
         Raises:
-            pa.ArrowInvalid: Arrow would, or might, read them otherwise than the exact tokenizer.
+            pa.ArrowInvalid: Arrow would, or might, read it otherwise than the exact tokenizer.
         """
+        self._first = self._read(size)
+        if not self._first:
+            raise pa.ArrowInvalid("there is nothing to read")
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; none at the end, or where :meth:`check` says that there can be no more."""
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        if not self._ended:
+            try:
+                return self._read(size)
+            except Exception as error:
+                self._error, self._ended = error, True
+        return b""
+
+    def check(self) -> None:
+        """Raise what :meth:`read` has met.
+
+        Raises:
+            pa.ArrowInvalid: Arrow would, or might, read the bytes otherwise than the exact tokenizer.
+        """
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback would keep all of this, which only the garbage collector ends
+
+    def end(self) -> None:
+        """Give no more bytes."""
+        self._ended = True
+
+    def _read(self, size: int) -> bytes:
         held, self._held = self._held, b""
         while len(held) < size:
             more = self._stream.read(size - len(held))

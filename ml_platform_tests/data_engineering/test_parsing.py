@@ -6,6 +6,7 @@ import csv
 import gzip
 import random
 import sys
+import weakref
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -416,6 +417,49 @@ def test_fields_are_told_apart_behind_a_nul_wherever_a_block_ends(
     lines = [f"{unread}," + note(n, f'"{text}"') for n, text in enumerate(texts)]
     rows = parse(tmp_path, f"unread,{NOTES}{''.join(lines)}", shop(source__extra_columns="ignore"))
     assert [(row["_kind"], row["customer"]) for row in rows] == [("row", text) for text in texts]
+
+
+@pytest.mark.parametrize("place", [0, 15])
+def test_what_only_the_exact_tokenizer_can_read_is_not_raised_in_arrows_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    raised: list[BaseException] = []
+    read = parsing._StreamForArrow.read
+
+    def watched(stream: parsing._StreamForArrow, size: int) -> bytes:
+        try:
+            return read(stream, size)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    monkeypatch.setattr(parsing._StreamForArrow, "read", watched)
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", 120)
+    lines = [note(n, "a\0b" if n == place else "ann") for n in range(20)]
+    rows = parse(tmp_path, NOTES + "".join(lines))
+    assert [row["visit"] for row in rows if row["_kind"] == "bad"] == [place]
+    assert len(rows) == 20
+    assert raised == []
+
+
+@pytest.mark.parametrize("text", ["ann", "a\0b"])
+def test_arrows_reader_outlives_its_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    readers: list[weakref.ref[Any]] = []
+    make = parsing.arrow_csv.open_csv
+
+    def watched(*args: Any, **options: Any) -> Any:
+        reader = make(*args, **options)
+        readers.append(weakref.ref(reader))
+        return reader
+
+    monkeypatch.setattr(parsing.arrow_csv, "open_csv", watched)
+    monkeypatch.setattr(parsing, "BLOCK_BYTES", 120)
+    content = NOTES + "".join(note(n, text if n == 15 else "ann") for n in range(20))
+    for _ in range(4):
+        assert len(parse(tmp_path, content)) == 20
+    assert [reader() is not None for reader in readers] == [False, False, True, True]
 
 
 def test_a_delimiter_may_be_any_character(tmp_path: Path) -> None:
