@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ml_platform.engine.verdicts import ValidatedStep
+from ml_platform.engine.verdicts import Verdict
 from ml_platform.mlops.quality import validation
 from ml_platform.spark import tasks
 
@@ -55,12 +55,12 @@ class _Task:
 def without_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every day pass: verdicts take most of a tiny day's time, and some need a real session."""
 
-    def passed(_: ValidatedStep, days: Sequence[date], *__: Any) -> dict[date, list[Any]]:
+    def passed(_: Verdict, days: Sequence[date], *__: Any) -> dict[date, list[Any]]:
         return {day: [] for day in days}
 
     def no_facts(_: Mapping[date, Any]) -> dict[date, list[Any]]:
         return {}
 
-    monkeypatch.setattr(ValidatedStep, "_validate", passed)
+    monkeypatch.setattr(Verdict, "_validate", passed)
     monkeypatch.setattr(validation, "judge_facts", no_facts)
     monkeypatch.setattr(tasks, "spare_next_task", lambda: None)

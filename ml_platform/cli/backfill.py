@@ -18,35 +18,26 @@ import dagster as dg
 
 from ml_platform.build import build_definitions
 from ml_platform.cli.interruption import interruption
-from ml_platform.contract.assets import StepName
-from ml_platform.contract.days import DayRange, add_months, month_of
+from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, names, nothing_made_from, stages
+from ml_platform.contract.days import DayRange, last_day_of, month_of, months_between, whole_months_between
 from ml_platform.contract.product import Product
 from ml_platform.engine import local
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepRequest
 from ml_platform.graph import run_processes
-from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, asset_key
+from ml_platform.graph.assets import asset_key
 from ml_platform.graph.events import BACKFILL_TAG
 from ml_platform.graph.jobs import PRODUCT_TAG
 from ml_platform.graph.partitions import range_tags
 from ml_platform.graph.resources import ChosenStepRunner, LocalStepRunner
 from ml_platform.settings import Settings
 
-_BEFORE_MODELS: tuple[StepName, ...] = ("ards", "mrds", "online_features", "validation_report")
-_AFTER_MODELS: tuple[StepName, ...] = ("predictions", "model_performance")
-ASSETS: tuple[StepName, ...] = (*_BEFORE_MODELS, MODEL, *_AFTER_MODELS, DRIFT_REPORT)
-
-assert set(ASSETS) == {*DAILY_ASSETS, MODEL, DRIFT_REPORT}
-
-#: Nothing is made from these. When one fails all else goes on, and the backfill fails at its end.
-NOTHING_MADE_FROM: frozenset[StepName] = frozenset({"online_features", "validation_report", DRIFT_REPORT})
-
 
 @dataclass(frozen=True)
 class RunReport:
     """One Dagster run of a backfill."""
 
-    assets: tuple[StepName, ...]
+    assets: tuple[str, ...]
     first: date
     last: date
     run_id: str
@@ -64,7 +55,7 @@ class Backfill:
     product: Product
     settings: Settings
     instance: dg.DagsterInstance
-    select: Sequence[StepName] = ASSETS
+    select: Sequence[str] = field(default_factory=names)
     force: bool = False
     rescore: bool = False
     started: Callable[[str], None] = lambda _: None
@@ -90,13 +81,9 @@ class Backfill:
             BackfillError: a run failed. All that isn't made from what failed has been brought up to date.
         """
         self._days = days
-        before, after = self._selected(_BEFORE_MODELS), self._selected(_AFTER_MODELS)
         with self._failing_at_the_end():
-            self._stage(before, list(days))
-            if MODEL in self.select:
-                self._stage((MODEL,), self._months(days))
-            self._stage(after, list(days), rescore=self.rescore)
-            self._measure_drift(days)
+            for stage in stages():
+                self._stage(self._selected(stage), self._partitions(stage, days), rescore=self.rescore)
         return self.reports
 
     def train(self, as_of: date | None = None) -> date:
@@ -115,7 +102,7 @@ class Backfill:
             BackfillError: a run failed.
             LookupError: there are no days to learn from.
         """
-        from ml_platform.engine.steps import model
+        from ml_platform.engine import training_plan
         from ml_platform.storage.ledger import Ledger
         from ml_platform.storage.tables import Tables
 
@@ -129,9 +116,10 @@ class Backfill:
             as_of = max(usable) + timedelta(days=1)
         month = month_of(as_of)
         request = self._request(MODEL, [month], as_of=as_of)
-        (plan,) = model.plan(self._context(request))
-        if plan.outdated:
-            self._make_again(sorted(plan.outdated))
+        context = self._context(request)
+        for plan in training_plan.plans(context, training_plan.as_ofs(context)).values():
+            if plan.outdated:
+                self._make_again(sorted(plan.outdated))
         self.train_alone(as_of)
         return as_of
 
@@ -159,7 +147,6 @@ class Backfill:
 
         None where the ARDS is made on another machine, whose deliveries can't be seen from here.
         """
-        from ml_platform.engine.daily_steps import DAILY_STEPS
         from ml_platform.storage.ledger import WITHOUT_ROWS
 
         if self.product.engine.of("ards", self.settings.engine) != "local":
@@ -173,7 +160,7 @@ class Backfill:
         }
         if not holding:
             return frozenset()
-        found = DAILY_STEPS["ards"](context).inputs(sorted(holding))
+        found = CATALOGUE[ARDS].step_class(context).plan(sorted(holding))
         return frozenset(day for day, inputs in found.items() if inputs.gone)
 
     def run_with_retraining(self, days: DayRange) -> list[RunReport]:
@@ -190,31 +177,38 @@ class Backfill:
         return self.reports
 
     def _replay(self, days: DayRange) -> None:
-        self._stage(_BEFORE_MODELS, list(days))
-        for month in _months_of(days):
-            last = min(days.last, add_months(month, 1) - timedelta(days=1))
+        all_stages = list(stages())
+        position = all_stages.index((MODEL,))
+        for stage in all_stages[:position]:
+            self._stage(stage, self._partitions(stage, days))
+        # What reads the model and says whether it is still good enough goes with it, month by month.
+        served = all_stages[position + 1]
+        for month in months_between(days.first, days.last):
+            last = min(days.last, last_day_of(month))
             start = max(days.first, month)
             if month >= self.product.first_month:
                 self._stage((MODEL,), [month])
             while start <= last:
                 span = DayRange(start, last)
-                self._stage(_AFTER_MODELS, list(span), rescore=True)
+                self._stage(served, list(span), rescore=True)
                 decision = self._retrain_due(span)
                 if decision is None:
                     break
                 self.progress(decision.reason)
                 self._stage((MODEL,), [decision.month], as_of=decision.as_of)
                 start = decision.as_of
-        self._measure_drift(days)
+        for stage in all_stages[position + 2 :]:
+            self._stage(self._selected(stage), self._partitions(stage, days))
 
-    def show(self, asset: StepName, days: DayRange) -> None:
+    def show(self, asset: str, days: DayRange) -> None:
         """Have Dagster show what the ledger knows of an asset's days; what is up to date is not done again.
 
         Raises:
             BackfillError: the run failed.
         """
         self._days = DayRange(days.first, max(days.last, days.first + timedelta(days=1)))
-        chosen = list(_months_of(days)) if asset in (MODEL, DRIFT_REPORT) else list(days)
+        is_daily = CATALOGUE[asset].period == "day"
+        chosen = list(days) if is_daily else months_between(days.first, days.last)
         with self._failing_at_the_end():
             self._launch((asset,), chosen, as_of=None, rescore=False)
 
@@ -229,10 +223,6 @@ class Backfill:
         if self._failures:
             raise BackfillError("; ".join(self._failures))
 
-    def _measure_drift(self, days: DayRange) -> None:
-        if DRIFT_REPORT in self.select:
-            self._stage((DRIFT_REPORT,), list(_whole_months_of(days)))
-
     def _retrain_due(self, days: DayRange) -> Any:
         from ml_platform.machine_learning import model_history, performance, retraining
         from ml_platform.storage.tables import Tables
@@ -243,15 +233,21 @@ class Backfill:
         inside = [performance.performance_row(row) for day, row in rows.items() if day in days]
         return retraining.first_retrain(self.product, inside, attempts)
 
-    def _selected(self, assets: Sequence[StepName]) -> tuple[StepName, ...]:
+    def _selected(self, assets: Sequence[str]) -> tuple[str, ...]:
         return tuple(asset for asset in assets if asset in self.select)
 
-    def _months(self, days: DayRange) -> list[date]:
-        return [month for month in _months_of(days) if month >= self.product.first_month]
+    def _partitions(self, stage: Sequence[str], days: DayRange) -> list[date]:
+        """What a stage is to do: the days, the months that are over, or of the model all from its first."""
+        asset = CATALOGUE[stage[0]]
+        if asset.period == "day":
+            return list(days)
+        if not asset.with_current_month:
+            return whole_months_between(days.first, days.last)
+        return [month for month in months_between(days.first, days.last) if month >= self.product.first_month]
 
     def _stage(
         self,
-        assets: Sequence[StepName],
+        assets: Sequence[str],
         days: Sequence[date],
         *,
         as_of: date | None = None,
@@ -271,18 +267,18 @@ class Backfill:
             return local.is_pending(self._context(request))
         except Exception:
             # What can't be asked isn't known to be up to date; its step fails for itself, and says why.
-            if request.step in NOTHING_MADE_FROM:
+            if request.step in nothing_made_from():
                 return True
             raise
 
-    def _request(self, asset: StepName, days: Sequence[date], **options: Any) -> StepRequest:
+    def _request(self, asset: str, days: Sequence[date], **options: Any) -> StepRequest:
         return StepRequest(step=asset, product=self.product.name, days=tuple(days), run_id="", **options)
 
     def _context(self, request: StepRequest) -> StepContext:
         return local.context_for(request, self.product, self.settings, self._runner.session, self.progress)
 
     def _launch(
-        self, assets: tuple[StepName, ...], days: Sequence[date], *, as_of: date | None, rescore: bool
+        self, assets: tuple[str, ...], days: Sequence[date], *, as_of: date | None, rescore: bool
     ) -> None:
         first, last = min(days), max(days)
         run_id = str(uuid.uuid4())
@@ -318,20 +314,15 @@ class Backfill:
         source = failure.step_failure_data.error_source
         if (source is not None and source.value == "INTERRUPT") or interruption.noticed():
             return False
-        alone = {asset_key(self.product, asset).to_python_identifier() for asset in NOTHING_MADE_FROM}
+        alone = {asset_key(self.product, asset).to_python_identifier() for asset in nothing_made_from()}
         return failure.step_key in alone
 
-    def _run_config(self, assets: Sequence[StepName], as_of: date | None, rescore: bool) -> dict[str, Any]:
+    def _run_config(self, assets: Sequence[str], as_of: date | None, rescore: bool) -> dict[str, Any]:
         ops: dict[str, Any] = {}
         for asset in assets:
             name = asset_key(self.product, asset).to_python_identifier()
-            if asset == MODEL:
-                values = {"force": self.force, "as_of": as_of.isoformat() if as_of else None}
-                ops[name] = {"config": values}
-            else:
-                ops[name] = {"config": {"force": self.force}}
-                if asset == "predictions":
-                    ops[name]["config"]["rescore"] = rescore
+            values = {"force": self.force, "rescore": rescore, "as_of": as_of.isoformat() if as_of else None}
+            ops[name] = {"config": {option: values[option] for option in CATALOGUE[asset].options}}
         return {"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -350,19 +341,6 @@ def apart(days: Sequence[date], barriers: Collection[date]) -> list[DayRange]:
     return ranges
 
 
-def _months_of(days: DayRange) -> Iterator[date]:
-    month = month_of(days.first)
-    while month <= days.last:
-        yield month
-        month = add_months(month, 1)
-
-
-def _whole_months_of(days: DayRange) -> Iterator[date]:
-    for month in _months_of(days):
-        if month >= days.first and add_months(month, 1) - timedelta(days=1) <= days.last:
-            yield month
-
-
 def _why(event: dg.DagsterEvent) -> str:
     error = event.step_failure_data.error
     if event.step_failure_data.user_failure_data is not None:
@@ -378,7 +356,7 @@ def roll_back(product: Product, settings: Settings, *, reason: str, by: str) -> 
     Raises:
         LookupError: no promotion stands.
     """
-    from ml_platform.engine.steps.model import take_back
+    from ml_platform.engine.deciding import take_back
 
     request = StepRequest(step=MODEL, product=product.name, days=(), run_id="rollback")
     runner = LocalStepRunner(settings)

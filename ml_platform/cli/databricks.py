@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from ml_platform.cli.console import console, fail
+from ml_platform.contract.assets import names
 from ml_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,13 +66,12 @@ def smoke(
 
     Example: `ml-platform databricks smoke --assets ards,mrds`
     """
-    from ml_platform.cli.backfill import ASSETS
     from ml_platform.cli.smoke import Smoke, SmokeError
 
-    chosen = tuple(part.strip() for part in assets.split(",")) if assets else ASSETS
-    unknown = [asset for asset in chosen if asset not in ASSETS]
+    chosen = tuple(part.strip() for part in assets.split(",")) if assets else names()
+    unknown = [asset for asset in chosen if asset not in names()]
     if unknown:
-        fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(ASSETS)}")
+        fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(names())}")
     workspace, volume, settings = _workspace()
 
     def say(message: str) -> None:
@@ -83,7 +83,7 @@ def smoke(
                 settings,
                 workspace,
                 volume,
-                [asset for asset in ASSETS if asset in chosen],
+                [asset for asset in names() if asset in chosen],
                 rows_per_day,
                 tables,
                 say,

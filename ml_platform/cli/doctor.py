@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 from sqlalchemy.engine import make_url
 
-from ml_platform.cli.backfill import ASSETS, NOTHING_MADE_FROM, Backfill, BackfillError, apart
+from ml_platform.cli.backfill import Backfill, BackfillError, apart
 from ml_platform.cli.interruption import interruption
-from ml_platform.contract.assets import StepName
+from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, MRDS, names, nothing_made_from, table_names
 from ml_platform.contract.days import DayRange, add_months, month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.engine import local, presence
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.daily_steps import DAILY_STEPS
-from ml_platform.engine.maintenance import CONTROL_TABLES, LARGE_TABLES
+from ml_platform.engine.maintenance import small_tables_of_all
 from ml_platform.engine.step import PermanentError, StepRequest
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.resources import LocalStepRunner
@@ -46,11 +45,8 @@ if TYPE_CHECKING:
     import dagster as dg
 
 State = Literal["missing", "damaged", "unreadable", "gone from the deliveries"]
-MODEL: StepName = "model"
 #: The small tables that nothing else tells the content of.
 _IRREPLACEABLE = frozenset({DAYS, "rollbacks"})
-#: Assets whose results are in the small tables, which every machine sees.
-_IN_SMALL_TABLES: frozenset[StepName] = frozenset({"model_performance"})
 _SUFFIX = ".damaged"
 #: What SQLite says when it was kept from looking by who works on the database; anything else but damage is
 #: a database that can't be read.
@@ -107,7 +103,7 @@ def check_up(
     if not repair or not any(finding.repairable for finding in found):
         return found
     doctor.set_aside(found)
-    if all(finding.part in NOTHING_MADE_FROM for finding in doctor.unusable()):
+    if all(finding.part in nothing_made_from() for finding in doctor.unusable()):
         with open_instance() as instance:
             doctor.repair(instance)
             doctor.report_again(instance)
@@ -125,24 +121,24 @@ def not_looked_at(product: Product, settings: Settings) -> list[str]:
         return []  # this is the other machine
     tables = Tables.of(settings)
     parts: dict[str, list[str]] = {}
-    for asset in ASSETS:
+    for asset in names():
         engine = product.engine.of(asset, settings.engine)
         if asset == MODEL or engine == "local":
             continue
-        if asset == "ards":
+        if asset == ARDS:
             parts.setdefault(engine, []).append("the deliveries")
-        if not DAILY_STEPS[asset].tables:
-            if asset not in _IN_SMALL_TABLES:
+        if not CATALOGUE[asset].tables:
+            if not CATALOGUE[asset].small_tables:  # these every machine sees
                 parts.setdefault(engine, []).append(asset)
         elif isinstance(tables.root, FolderRoot):
             parts.setdefault(engine, []).append(asset)
     said = [
-        f"{', '.join(names)}: made on {engine}; run ml-platform doctor {product.name} there"
-        for engine, names in parts.items()
+        f"{', '.join(made)}: made on {engine}; run ml-platform doctor {product.name} there"
+        for engine, made in parts.items()
     ]
     if not isinstance(tables.root, PathRoot):
         said.append(
-            f"the rows of {', '.join(LARGE_TABLES)}: {settings.tables_root} is a catalog, which only Spark "
+            f"the rows of {', '.join(table_names())}: {settings.tables_root} is a catalog, which only Spark "
             "opens; look there"
         )
     return said
@@ -199,7 +195,7 @@ class Doctor:
         """The folder of Dagster's instance."""
         return Path(os.environ.get("DAGSTER_HOME") or self.settings.home / "dagster")
 
-    def _context(self, asset: StepName, days: Sequence[date] = (), **options: Any) -> StepContext:
+    def _context(self, asset: str, days: Sequence[date] = (), **options: Any) -> StepContext:
         request = StepRequest(
             step=asset, product=self.product.name, days=tuple(days), run_id="doctor", **options
         )
@@ -211,8 +207,8 @@ class Doctor:
 
     def _torn_tables(self) -> Iterator[Finding]:
         tables, name = self._context(MODEL).tables, self.product.name
-        places = [(tables.control, table) for table in CONTROL_TABLES]
-        places += [(tables.root, table) for table in LARGE_TABLES if isinstance(tables.root, FolderRoot)]
+        places = [(tables.control, table) for table in small_tables_of_all()]
+        places += [(tables.root, table) for table in table_names() if isinstance(tables.root, FolderRoot)]
         for root, table in places:
             address = root.address(name, table)
             try:
@@ -290,7 +286,7 @@ class Doctor:
         tables, name = self._context(MODEL).tables, self.product.name
         if tables.control.exists(name, DAYS) or not isinstance(tables.root, FolderRoot):
             return
-        held = [table for table in LARGE_TABLES if tables.exists(name, table)]
+        held = [table for table in table_names() if tables.exists(name, table)]
         if held:
             yield Finding(
                 DAYS,
@@ -325,13 +321,13 @@ class Doctor:
         place = self.settings.landing_path
         return tuple(day for day in used if landing.stamp(self.product, place, day) is None)
 
-    def _present(self, asset: StepName) -> str:
+    def _present(self, asset: str) -> str:
         """The hash of the present contract, as the records of an asset name it."""
-        return self.product.hash_of(*DAILY_STEPS[asset].contract_sections)
+        return self.product.hash_of(*CATALOGUE[asset].sections)
 
-    def _made_under(self) -> dict[StepName, dict[str, list[date]]]:
+    def _made_under(self) -> dict[str, dict[str, list[date]]]:
         """Of the ARDS and the MRDS, the days that were made under each version of the contract."""
-        found: dict[StepName, dict[str, list[date]]] = {"ards": {}, "mrds": {}}
+        found: dict[str, dict[str, list[date]]] = {ARDS: {}, MRDS: {}}
         for asset, versions in found.items():
             for day, record in self._ledger.latest(asset, details=False).items():
                 if record.outcome in SETTLED:
@@ -389,10 +385,10 @@ class Doctor:
 
     def _steps(self, broken: set[str]) -> Iterator[Finding]:
         name = self.product.name
-        for asset in ASSETS:
+        for asset in names():
             if asset == MODEL or asset in broken:
                 continue
-            step = DAILY_STEPS[asset](self._context(asset))
+            step = CATALOGUE[asset].step_class(self._context(asset))
             if set(step.tables) & broken:
                 continue
             try:
@@ -464,7 +460,7 @@ class Doctor:
         return list(self._events(instance))
 
     def _events(self, instance: dg.DagsterInstance | None) -> Iterator[Finding]:
-        for asset in ASSETS:
+        for asset in names():
             if days := self._unknown_to(instance, asset):
                 yield Finding(
                     "dagster",
@@ -475,7 +471,7 @@ class Doctor:
                     days=tuple(days),
                 )
 
-    def _unknown_to(self, instance: dg.DagsterInstance | None, asset: StepName) -> list[date]:
+    def _unknown_to(self, instance: dg.DagsterInstance | None, asset: str) -> list[date]:
         """The partitions of an asset that the ledger knows and Dagster doesn't."""
         # A day that couldn't be used may have ended its run, which leaves no event of it.
         known = self._ledger.latest(asset, outcomes=["written"], details=False)
@@ -521,7 +517,7 @@ class Doctor:
             self.say("nothing is made again before the deliveries that are gone are restored, or given up")
             return
         # In the order of the graph: what is made of something that was lost is looked at when that is there.
-        for asset in ASSETS:
+        for asset in names():
             if asset == MODEL:
                 lost = presence.lost_models(context, self._ledger.latest(MODEL, details=False))
                 for as_of in sorted(lost):
@@ -535,27 +531,27 @@ class Doctor:
                 self._make_again(instance, asset)
             except (BackfillError, PermanentError, OnlineStoreError) as error:
                 # What is made from days that are lost would be made from nothing.
-                if asset not in NOTHING_MADE_FROM or interruption.noticed():
+                if asset not in nothing_made_from() or interruption.noticed():
                     raise
                 self.say(f"{asset} is left as it is: {error}")
 
-    def _make_again(self, instance: dg.DagsterInstance, asset: StepName) -> None:
+    def _make_again(self, instance: dg.DagsterInstance, asset: str) -> None:
         work = self._work(instance, asset)
         for span in self._spans(work, asset, sorted(self._lost(asset))):
             last = _month_end(span.last) if asset == "drift_report" else span.last
             work.run(DayRange(span.first, last))
 
-    def _spans(self, work: Backfill, asset: StepName, days: Sequence[date]) -> list[DayRange]:
+    def _spans(self, work: Backfill, asset: str, days: Sequence[date]) -> list[DayRange]:
         """The ranges to run over, so that days are done and none whose delivery is gone is withdrawn."""
         if not days or asset != "ards":
             return apart(days, ())
         gone = work.without_delivery(DayRange(days[0], days[-1]))
         return apart([day for day in days if day not in gone], gone)
 
-    def _lost(self, asset: StepName) -> set[date]:
-        return set(DAILY_STEPS[asset](self._context(asset)).lost(self._ledger.latest(asset)))
+    def _lost(self, asset: str) -> set[date]:
+        return set(CATALOGUE[asset].step_class(self._context(asset)).lost(self._ledger.latest(asset)))
 
-    def _work(self, instance: dg.DagsterInstance, asset: StepName) -> Backfill:
+    def _work(self, instance: dg.DagsterInstance, asset: str) -> Backfill:
         return Backfill(
             self.product, self.settings, instance, select=(asset,), started=self.say, progress=self.say
         )
@@ -566,7 +562,7 @@ class Doctor:
         Raises:
             BackfillError: a run failed.
         """
-        for asset in ASSETS:
+        for asset in names():
             work = self._work(instance, asset)
             for span in self._spans(work, asset, self._unknown_to(instance, asset)):
                 work.show(asset, span)

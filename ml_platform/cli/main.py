@@ -26,6 +26,7 @@ from ml_platform.cli import alerts, databricks, online
 from ml_platform.cli.console import ProductName, console, fail, instance_of, print_wide, product_named
 from ml_platform.cli.explanations import explain
 from ml_platform.cli.interruption import interruption
+from ml_platform.contract.assets import CATALOGUE, MODEL, names
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.loading import ContractError, load_product, load_products
 from ml_platform.contract.product import Product
@@ -178,18 +179,18 @@ def backfill(
 
     Example: `ml-platform backfill flights --from 2013-01-01 --to 2013-12-31`
     """
-    from ml_platform.cli.backfill import ASSETS, Backfill, BackfillError
+    from ml_platform.cli.backfill import Backfill, BackfillError
 
     settings, product = product_named(name)
     days = _days(first, last)
     if with_retraining and select:
         fail("--with-retraining replays all assets: leave --select out")
-    chosen = tuple(part.strip() for part in select.split(",")) if select else ASSETS
+    chosen = tuple(part.strip() for part in select.split(",")) if select else names()
     if rescore and "predictions" not in chosen:
         fail("--rescore is for predictions: add them to --select")
-    unknown = [asset for asset in chosen if asset not in ASSETS]
+    unknown = [asset for asset in chosen if asset not in names()]
     if unknown:
-        fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(ASSETS)}")
+        fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(names())}")
     if days.first < product.start or (product.end and days.last > product.end):
         fail(f"{days} goes beyond the days of {name}, {product.start} to {product.end or 'yesterday'}")
     began = time.monotonic()
@@ -202,7 +203,7 @@ def backfill(
             product,
             settings,
             instance,
-            select=[asset for asset in ASSETS if asset in chosen],
+            select=[asset for asset in names() if asset in chosen],
             force=force,
             rescore=rescore,
             started=lambda what: say(f"run: {what}"),
@@ -581,40 +582,23 @@ def _consequences(product: Product) -> list[str]:
         return [f"The history of {product.name} can't be read, so it is not checked against it: {error}"]
 
 
-_REFERENCES = {"month_before": "the month before", "training": "what its model has learned from"}
-
-
 def _in_words(product: Product) -> list[str]:
-    model, rules = product.model, product.evaluation
     until = f"to {product.end}" if product.end else "and goes on"
-    columns = product.source.columns
-    return [
+    lines = [
         f"{product.name}: {product.description}",
         f"Its history begins on {product.start} {until}, in days of {product.timezone}.",
-        f"{product.name}/landing: {len(columns)} columns separated by {product.source.delimiter!r}; the "
-        f"label {product.label} comes {product.source.label_delay_days} day(s) after the rows.",
+        f"{product.name}/landing: {len(product.source.columns)} columns separated by "
+        f"{product.source.delimiter!r}; the label {product.label} comes {product.source.label_delay_days} "
+        "day(s) after the rows.",
         f"Deliveries are due {product.delivery.in_words()}.",
-        f"{product.name}/ards, daily: one row per {', '.join(product.ards_key)}; what is unfit goes to "
-        "the quarantine.",
-        f"{product.name}/mrds, daily: one row per {', '.join(product.entity)} and day: "
-        + ", ".join(f"{rule} of {name}" for name, rule in product.mrds.aggregate.items())
-        + ".",
-        f"{product.name}/online_features, daily: {len(product.features)} features of each entity's newest "
-        "day.",
-        f"{product.name}/validation_report, daily: what each day was held against, with the 30 days before.",
-        f"{product.name}/model, monthly from {product.first_month:%Y-%m}: {model.estimator.class_} on "
-        f"{', '.join(model.features.all)}, learning from {model.training_months} months.",
-        _how_models_are_compared(product),
-        _first_model(product),
-        f"{product.name}/predictions, daily: scored with the model that served the day.",
-        f"{product.name}/model_performance, daily: {rules.metric} over {rules.window_days} days, at least "
-        f"{rules.threshold}; below it the model is trained again, at most every "
-        f"{product.retrain.cooldown_days} days; after {product.retrain.back_off_after} retrains that lost "
-        "in a row each further one waits twice as long as the one before.",
-        f"{product.name}/drift_report, monthly: each month against "
-        f"{' and '.join(_REFERENCES[one] for one in product.drift.against)}.",
-        "Jobs, sensors and schedules of it are off until they are switched on in the UI.",
     ]
+    for asset in CATALOGUE.values():
+        period = {"day": "daily", "month": "monthly"}[asset.period]
+        lines.append(f"{product.name}/{asset.name}, {period}: {asset.in_words(product)}")
+        if asset.name == MODEL:
+            lines += [_how_models_are_compared(product), _first_model(product)]
+    lines.append("Jobs, sensors and schedules of it are off until they are switched on in the UI.")
+    return lines
 
 
 def _say_waiting(product: Product, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from datetime import date, timedelta
 
 from ml_platform.contract.days import month_of
 from ml_platform.contract.product import Product
+from ml_platform.contract.windows import days_evaluated
 from ml_platform.engine import withdrawals
 from ml_platform.machine_learning import performance, retraining
 from ml_platform.machine_learning.model_columns import ModelColumns
@@ -282,7 +283,7 @@ def months(product: Product, settings: Settings) -> list[MonthLine]:
     for month in sorted({month_of(day) for day in ards}):
         records = [record for day, record in ards.items() if month_of(day) == month]
         # The newest window that ends in the month; the whole month's when its last label has come.
-        evaluated = [day for day in evaluations if month_of(performance.window(product, day).last) == month]
+        evaluated = [day for day in evaluations if month_of(days_evaluated(product, day).last) == month]
         lines.append(
             MonthLine(
                 month=month,

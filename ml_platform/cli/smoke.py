@@ -18,8 +18,7 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.build import build_definitions
-from ml_platform.cli.backfill import ASSETS
-from ml_platform.contract.assets import StepName
+from ml_platform.contract.assets import DRIFT_REPORT, MODEL, names
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.loading import load_product, parse_product
 from ml_platform.contract.product import Product
@@ -27,7 +26,7 @@ from ml_platform.contract.secrets import SecretAddress
 from ml_platform.engine.databricks import wheel as wheels
 from ml_platform.engine.databricks.runner import DatabricksStepRunner
 from ml_platform.engine.databricks.workspace import Workspace, told
-from ml_platform.graph.assets import DRIFT_REPORT, MODEL, asset_key
+from ml_platform.graph.assets import asset_key
 from ml_platform.graph.partitions import range_tags
 from ml_platform.graph.resources import LocalStepRunner, StepRunner
 from ml_platform.samples import SAMPLES
@@ -38,7 +37,7 @@ DAYS = DayRange(date(2022, 1, 1), date(2022, 2, 10))
 _MONTHS = {MODEL: date(2022, 2, 1), DRIFT_REPORT: date(2022, 1, 1)}
 
 #: Outcome and fingerprint of each asset's partitions.
-Made = dict[tuple[StepName, str], tuple[str, str]]
+Made = dict[tuple[str, str], tuple[str, str]]
 
 
 class SmokeError(Exception):
@@ -50,8 +49,8 @@ class Verdict:
     """What was compared, and what was not the same: asset, partition, here, there."""
 
     compared: int
-    differences: list[tuple[StepName, str, str, str]] = field(default_factory=list)
-    left_out: list[StepName] = field(default_factory=list)
+    differences: list[tuple[str, str, str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -66,7 +65,7 @@ class Smoke:
     settings: Settings
     workspace: Workspace
     volume: str
-    assets: Sequence[StepName] = ASSETS
+    assets: Sequence[str] = field(default_factory=names)
     rows_per_day: int = 100
     tables: str | None = None
     say: Callable[[str], None] = lambda _: None
@@ -98,7 +97,7 @@ class Smoke:
             made_here = self._made(product, here, LocalStepRunner(here, progress=self.say), assets)
         return _compared(made_here, made_there, [one for one in self.assets if one not in assets])
 
-    def _has_place(self, asset: StepName) -> bool:
+    def _has_place(self, asset: str) -> bool:
         """Whether a step over there has what it needs; the online store is the team's own."""
         known = {"ML_PLATFORM_ONLINE_STORE_URL"} & self.settings.databricks_secrets.keys()
         return asset != "online_features" or bool(known or self.settings.online_store_url)
@@ -120,9 +119,7 @@ class Smoke:
             update={"engine": "local", "home": home, "report_targets": (), **dict.fromkeys(places)}
         )
 
-    def _made(
-        self, product: Product, settings: Settings, runner: StepRunner, assets: Sequence[StepName]
-    ) -> Made:
+    def _made(self, product: Product, settings: Settings, runner: StepRunner, assets: Sequence[str]) -> Made:
         definitions = build_definitions(
             settings, products={product.name: product}, resource_overrides={"step_runner": runner}
         )
@@ -184,7 +181,7 @@ def _product(name: str) -> Product:
     return parse_product({**contract, "name": name, "engine": {}}, f"{SAMPLE}.yaml")
 
 
-def _facts(instance: dg.DagsterInstance, product: Product, asset: StepName) -> Made:
+def _facts(instance: dg.DagsterInstance, product: Product, asset: str) -> Made:
     records = instance.fetch_materializations(asset_key(product, asset), limit=len(DAYS) + 1).records
     found: Made = {}
     for record in records:
@@ -206,7 +203,7 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
     return "the run failed"
 
 
-def _compared(here: Made, there: Made, left_out: list[StepName]) -> Verdict:
+def _compared(here: Made, there: Made, left_out: list[str]) -> Verdict:
     partitions = sorted({*here, *there})
     nothing = ("nothing", "")
     differences = [

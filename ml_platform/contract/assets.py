@@ -1,44 +1,431 @@
-"""The steps by name: the version of each one's code, and the asset checks they give.
+"""The catalogue: what is to be known of each asset but how it is made.
 
-The graph shows them, the ledger records them, alerts speak of them; none of these needs what a step imports.
+The graph, the order of a backfill, maintenance, what a remote step needs, and the command line read it. How
+an asset is made is its step, which a row names and nothing imports before it is needed. An asset is added by
+a row here and a step (docs/architecture.md shows both).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+import importlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-#: Everything that computes, by the name of the asset it makes; ``maintenance`` makes none, and has no days.
-StepName = Literal[
-    "ards",
-    "mrds",
-    "online_features",
-    "model",
-    "predictions",
-    "model_performance",
-    "validation_report",
-    "drift_report",
-    "maintenance",
+from pydantic import AfterValidator
+
+if TYPE_CHECKING:
+    from ml_platform.contract.product import Product
+
+Group = Literal["data_engineering", "machine_learning", "mlops"]
+Period = Literal["day", "month"]
+#: What of an input a partition reads: its own day or month, or a window of days.
+Window = Literal[
+    "same",
+    "days_of_report",
+    "days_evaluated",
+    "days_learned_from",
+    "month_of_day",
+    "month_and_the_one_before",
 ]
+#: What a run may ask for: to do again what is up to date, to score again, to train as of a date.
+Option = Literal["force", "rescore", "as_of"]
 
-#: To be raised when a step makes something else of the same inputs: what it made before is out of date then.
-CODE_VERSIONS: Mapping[StepName, str] = {
-    "ards": "3",
-    "mrds": "1",
-    "online_features": "1",
-    "model": "1",
-    "predictions": "1",
-    "model_performance": "2",
-    "validation_report": "1",
-    "drift_report": "2",
-}
-#: The same for the verdict on a day's content, which is given again without writing the day.
-VALIDATION_VERSION = "2"
-
-#: The data sets that get a verdict of their own each day.
-VALIDATED: tuple[StepName, ...] = ("ards", "mrds")
+LANDING = "landing"
+ARDS, QUARANTINE, MRDS, PREDICTIONS = "ards", "quarantine", "mrds", "predictions"
+ONLINE_FEATURES = "online_features"
+MODEL = "model"
+MODEL_PERFORMANCE = "model_performance"
+VALIDATION_REPORT = "validation_report"
+DRIFT_REPORT = "drift_report"
+#: The step that makes no asset, has no days, and makes nothing new.
+MAINTENANCE = "maintenance"
 
 DATA_QUALITY = "data_quality"
 CHALLENGER_BEATS_CHAMPION = "challenger_beats_champion"
 PERFORMANCE_ABOVE_THRESHOLD = "performance_above_threshold"
 NO_DRIFT = "no_drift"
+#: The asset checks, with what each says to people.
+CHECKS: Mapping[str, str] = {
+    DATA_QUALITY: (
+        "The day fulfils what the contract expects: schema, completeness, validity, uniqueness, volume and "
+        "timeliness, by Great Expectations. A failed error blocks the day; a warning doesn't."
+    ),
+    CHALLENGER_BEATS_CHAMPION: "The new model is better on held-out entities than the champion before it.",
+    NO_DRIFT: "No column has drifted from the month before, or from the model's training data.",
+    PERFORMANCE_ABOVE_THRESHOLD: "The metric over the window is not below the contract's threshold.",
+}
+
+#: The version of the verdict on a day's content, which is given again without writing the day.
+VALIDATION_VERSION = "2"
+#: How many days a validation report looks back on, its own included.
+REPORT_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Reads:
+    """An asset that another one reads, and which of its partitions."""
+
+    asset: str
+    over: Window = "same"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table whose days a step replaces.
+
+    ``schema`` names the function that gives its Arrow schema for a product, as ``module:function``, if its
+    columns follow the contract; ``key`` are those of its columns that tell the rows of a day apart.
+    """
+
+    name: str
+    schema: str | None = None
+    key: Callable[[Product], Collection[str]] = lambda product: product.entity
+
+    def schema_of(self, product: Product) -> Any:
+        """The Arrow schema under the product's contract; None if the table is none that follows it."""
+        return None if self.schema is None else _imported(self.schema)(product)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of an asset's table, as people see it."""
+
+    name: str
+    type: str
+    nullable: bool = True
+    description: str | None = None
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One asset.
+
+    Attributes:
+        describe: what it holds, one row per what, and when it is complete.
+        in_words: what the contract makes of it, in a line.
+        step: how it is made: a :class:`ml_platform.engine.run_partitions.Step`, as ``module:class``.
+        version: to be raised when the step makes something else of the same inputs: what it made before is
+            out of date then.
+        sections: the parts of the contract (dotted paths) that the result depends on.
+        small_tables: the tables of a few rows that it writes.
+        settings: the settings of places that a remote step can't do without.
+        with_current_month: whether a month has a partition before it is over.
+        steers: whether runs are requested by what it says, so that a replay can't go on without it.
+        columns: the columns of its table.
+    """
+
+    name: str
+    group: Group
+    period: Period
+    reads: tuple[Reads, ...]
+    describe: Callable[[Product], str]
+    in_words: Callable[[Product], str]
+    step: str
+    version: str
+    sections: tuple[str, ...]
+    kinds: frozenset[str] = frozenset()
+    checks: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    small_tables: tuple[str, ...] = ()
+    options: frozenset[Option] = frozenset({"force"})
+    settings: tuple[str, ...] = ()
+    with_current_month: bool = False
+    steers: bool = False
+    columns: Callable[[Product], list[Column]] | None = None
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether its days get a verdict of their own."""
+        return DATA_QUALITY in self.checks
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        return tuple(table.name for table in self.tables)
+
+    @property
+    def step_class(self) -> Any:
+        """The class of the step; it is imported now."""
+        return _imported(self.step)
+
+
+def _imported(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+# -- the assets, in the order in which they are made -----------------------------------------------------
+
+_SOURCE_TO_FEATURES = ("source", "mrds")
+
+
+def _ards_columns(product: Product) -> list[Column]:
+    own = [Column(name, one.type, one.nullable) for name, one in product.source.columns.items()]
+    return [*own, *_clock_columns({*product.source.columns})]
+
+
+def _mrds_columns(product: Product) -> list[Column]:
+    rules = product.mrds.aggregate
+    names = [*product.entity, *rules]
+    own = [Column(name, product.mrds_type(name), description=rules.get(name)) for name in names]
+    return [*own, *_clock_columns({*names})]
+
+
+def _clock_columns(present: Collection[str]) -> list[Column]:
+    clocks = [
+        Column("event_day", "date", description="the day the row belongs to"),
+        Column("label_known_on", "date", description="the day the row's label arrived"),
+    ]
+    return [column for column in clocks if column.name not in present]
+
+
+def _describe_model(product: Product) -> str:
+    return (
+        "One scikit-learn pipeline a month, registered in MLflow: trained as of the month's first day "
+        f"on {product.model.training_months} months, or, as a retrain, as of a later day on the recent "
+        "past; both end with the last day whose labels can be known by then. It is promoted if it beats "
+        "the champion on entities that neither has learned from."
+    )
+
+
+def _describe_performance(product: Product) -> str:
+    return (
+        f"How good the predictions of {product.evaluation.window_days} event days were, as it was "
+        f"known on the morning after the day: {product.evaluation.metric} with a 95 % interval, "
+        "beside what the retrain decision looks at (`champion_*`: only rows that the current "
+        "champion scored or, where labels come too late for that, that it never learned from)."
+    )
+
+
+def _performance_in_words(product: Product) -> str:
+    rules = product.evaluation
+    return (
+        f"{rules.metric} over {rules.window_days} days, at least {rules.threshold}; below it the model is "
+        f"trained again, at most every {product.retrain.cooldown_days} days; after "
+        f"{product.retrain.back_off_after} retrains that lost in a row each further one waits twice as long "
+        "as the one before."
+    )
+
+
+def _drift_in_words(product: Product) -> str:
+    references = {"month_before": "the month before", "training": "what its model has learned from"}
+    return f"each month against {' and '.join(references[name] for name in product.drift.against)}."
+
+
+_ROWS: tuple[Asset, ...] = (
+    Asset(
+        name=ARDS,
+        group="data_engineering",
+        period="day",
+        reads=(Reads(LANDING),),
+        describe=lambda _: (
+            "The analytics-ready data set: one row per key of the day's delivery, typed, the latest "
+            "row winning; the label is null until it has arrived.\n\n"
+            "Complete when the day's labels have come. Rows that can't be used are in the table "
+            "`quarantine`, each with file, line and reason: delivered = rows + superseded + labels "
+            "applied + labels not yet known + quarantined."
+        ),
+        in_words=lambda product: (
+            f"one row per {', '.join(product.ards_key)}; what is unfit goes to the quarantine."
+        ),
+        step="ml_platform.engine.steps.ards:Ards",
+        version="3",
+        sections=("source",),
+        kinds=frozenset({"spark", "deltalake"}),
+        checks=(DATA_QUALITY,),
+        tables=(
+            Table(
+                ARDS,
+                "ml_platform.data_engineering.small_days:rows_schema",
+                key=lambda product: product.source.key,
+            ),
+            Table(QUARANTINE),
+        ),
+        columns=_ards_columns,
+    ),
+    Asset(
+        name=MRDS,
+        group="data_engineering",
+        period="day",
+        reads=(Reads(ARDS),),
+        describe=lambda product: (
+            f"The model-ready data set: one row per {', '.join(product.entity)} and event day, "
+            "aggregated from the ARDS by the contract's rules. Training and scoring both read it."
+        ),
+        in_words=lambda product: (
+            f"one row per {', '.join(product.entity)} and day: "
+            + ", ".join(f"{rule} of {name}" for name, rule in product.mrds.aggregate.items())
+            + "."
+        ),
+        step="ml_platform.engine.steps.mrds:Mrds",
+        version="1",
+        sections=_SOURCE_TO_FEATURES,
+        kinds=frozenset({"spark", "deltalake"}),
+        checks=(DATA_QUALITY,),
+        tables=(Table(MRDS, "ml_platform.data_engineering.small_mrds:schema"),),
+        columns=_mrds_columns,
+    ),
+    Asset(
+        name=ONLINE_FEATURES,
+        group="data_engineering",
+        period="day",
+        reads=(Reads(MRDS),),
+        describe=lambda _: (
+            "The newest features of each entity in the SQL online store, for look-ups. "
+            "A day that is published again never hides a newer one."
+        ),
+        in_words=lambda product: f"{len(product.features)} features of each entity's newest day.",
+        step="ml_platform.engine.steps.online_features:OnlineFeatures",
+        version="1",
+        sections=_SOURCE_TO_FEATURES,
+        kinds=frozenset({"sql"}),
+        settings=("online_store_url",),
+    ),
+    Asset(
+        name=VALIDATION_REPORT,
+        group="mlops",
+        period="day",
+        reads=(Reads(ARDS, "days_of_report"), Reads(MRDS, "days_of_report")),
+        describe=lambda _: (
+            "A page for people, and its JSON: the verdicts over the day's ARDS and MRDS, each "
+            f"expectation with what was observed and the last {REPORT_DAYS} days, and what was quarantined. "
+            "There is one for a blocked or refused day too; `report` in the metadata leads to it."
+        ),
+        in_words=lambda _: f"what each day was held against, with the {REPORT_DAYS} days before.",
+        step="ml_platform.engine.steps.validation_report:ValidationReport",
+        version="1",
+        sections=("name", "description"),
+        kinds=frozenset({"greatexpectations"}),
+        settings=("report_targets",),
+    ),
+    Asset(
+        name=MODEL,
+        group="machine_learning",
+        period="month",
+        reads=(Reads(MRDS, "days_learned_from"),),
+        describe=_describe_model,
+        in_words=lambda product: (
+            f"from {product.first_month:%Y-%m}: {product.model.estimator.class_} on "
+            f"{', '.join(product.model.features.all)}, learning from {product.model.training_months} months."
+        ),
+        step="ml_platform.engine.steps.model:Model",
+        version="1",
+        sections=("source", "mrds", "model", "evaluation.metric"),
+        kinds=frozenset({"scikitlearn", "mlflow"}),
+        checks=(CHALLENGER_BEATS_CHAMPION,),
+        small_tables=("models", "comparisons", "decisions", "rollbacks"),
+        options=frozenset({"force", "as_of"}),
+        with_current_month=True,
+        steers=True,
+    ),
+    Asset(
+        name=PREDICTIONS,
+        group="machine_learning",
+        period="day",
+        reads=(Reads(MRDS), Reads(MODEL, "month_of_day")),
+        describe=lambda _: (
+            "One row per row of the MRDS: the probability, the decision, and the model that made "
+            "them, the one that served the day. Predictions once written stay, unless the run asks "
+            "to rescore or the day's delivery is withdrawn; rows that came later are added."
+        ),
+        in_words=lambda _: "scored with the model that served the day.",
+        step="ml_platform.engine.steps.predictions:Predictions",
+        version="1",
+        sections=("mrds", "model.features"),
+        kinds=frozenset({"spark", "scikitlearn", "deltalake"}),
+        tables=(Table(PREDICTIONS, "ml_platform.machine_learning.scoring:schema"),),
+        options=frozenset({"force", "rescore"}),
+    ),
+    Asset(
+        name=MODEL_PERFORMANCE,
+        group="machine_learning",
+        period="day",
+        reads=(Reads(PREDICTIONS, "days_evaluated"), Reads(MRDS, "days_evaluated")),
+        describe=_describe_performance,
+        in_words=_performance_in_words,
+        step="ml_platform.engine.steps.model_performance:ModelPerformance",
+        version="2",
+        sections=("source", "mrds", "evaluation"),
+        kinds=frozenset({"spark", "deltalake"}),
+        checks=(PERFORMANCE_ABOVE_THRESHOLD,),
+        small_tables=(MODEL_PERFORMANCE,),
+        steers=True,
+    ),
+    Asset(
+        name=DRIFT_REPORT,
+        group="mlops",
+        period="month",
+        reads=(Reads(ARDS, "month_and_the_one_before"), Reads(PREDICTIONS, "month_and_the_one_before")),
+        describe=lambda product: (
+            "How far the month's columns, labels and predictions lie from those of the month before, and "
+            f"from the training data of the model that served it: {product.drift.method} of each column, "
+            "by Evidently, and the changes of nulls, range and categories.\n\n"
+            "Complete when the month is over and its labels have come. `report` in the metadata leads to "
+            "the page."
+        ),
+        in_words=_drift_in_words,
+        step="ml_platform.engine.steps.drift_report:DriftReport",
+        version="2",
+        sections=("source", "mrds", "model.features", "drift", "description"),
+        kinds=frozenset({"evidently"}),
+        checks=(NO_DRIFT,),
+        settings=("report_targets",),
+    ),
+)
+
+#: Every asset but the deliveries, by name, in the order in which they are made.
+CATALOGUE: dict[str, Asset] = {asset.name: asset for asset in _ROWS}
+
+
+# -- what is asked of the catalogue ------------------------------------------------------------------------
+
+
+def names() -> tuple[str, ...]:
+    """The assets, in the order in which they are made."""
+    return tuple(CATALOGUE)
+
+
+def daily() -> tuple[str, ...]:
+    """The assets with a partition a day, in the order in which they are made."""
+    return tuple(asset.name for asset in CATALOGUE.values() if asset.period == "day")
+
+
+def validated() -> tuple[str, ...]:
+    """The data sets that get a verdict of their own each day."""
+    return tuple(asset.name for asset in CATALOGUE.values() if asset.is_validated)
+
+
+def stages() -> Iterator[tuple[str, ...]]:
+    """The assets that can be made in one run, in order: neighbouring daily ones, and each monthly one."""
+    for period, assets in groupby(CATALOGUE.values(), key=lambda asset: asset.period):
+        made = tuple(asset.name for asset in assets)
+        yield from [made] if period == "day" else [(name,) for name in made]
+
+
+def nothing_made_from() -> frozenset[str]:
+    """The assets that nothing is made from, nor decided by. When one fails, all else can go on."""
+    read = {reads.asset for asset in CATALOGUE.values() for reads in asset.reads}
+    return frozenset(
+        asset.name for asset in CATALOGUE.values() if asset.name not in read and not asset.steers
+    )
+
+
+def table_names() -> tuple[str, ...]:
+    """The Delta tables of all assets that hold rows of the data."""
+    return tuple(name for asset in CATALOGUE.values() for name in asset.table_names)
+
+
+def small_table_names() -> tuple[str, ...]:
+    """The tables of a few rows that assets write."""
+    return tuple(name for asset in CATALOGUE.values() for name in asset.small_tables)
+
+
+def _step_name(name: str) -> str:
+    if name not in CATALOGUE and name != MAINTENANCE:
+        raise ValueError(f"{name!r} is no step; accepted are {', '.join((*CATALOGUE, MAINTENANCE))}")
+    return name
+
+
+#: What computes, by the name of the asset it makes.
+StepName = Annotated[str, AfterValidator(_step_name)]

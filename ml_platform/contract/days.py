@@ -45,3 +45,28 @@ def add_months(month: date, count: int) -> date:
     """The first day of the month ``count`` months after ``month``'s (before, if negative)."""
     index = month.year * 12 + month.month - 1 + count
     return date(index // 12, index % 12 + 1, 1)
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """Every day from ``first`` to ``last``, both included; none if they are the wrong way round."""
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def last_day_of(month: date) -> date:
+    """The last day of a month, by its first."""
+    return add_months(month, 1) - timedelta(days=1)
+
+
+def days_of_month(month: date) -> list[date]:
+    """The days of a month, by its first."""
+    return days_between(month, last_day_of(month))
+
+
+def months_between(first: date, last: date) -> list[date]:
+    """The months that hold a day from ``first`` to ``last``, each by its first day."""
+    return [add_months(first, n) for n in range(12 * (last.year - first.year) + last.month - first.month + 1)]
+
+
+def whole_months_between(first: date, last: date) -> list[date]:
+    """The months all of whose days lie from ``first`` to ``last``."""
+    return [month for month in months_between(first, last) if month >= first and last_day_of(month) <= last]

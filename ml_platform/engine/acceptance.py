@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 
-from ml_platform.contract.assets import VALIDATED
+from ml_platform.contract.assets import validated
 from ml_platform.engine.step import quality_of
 from ml_platform.engine.verdicts import quality_check
 from ml_platform.storage.ledger import DayRecord, Ledger
@@ -24,7 +24,7 @@ def accept(ledger: Ledger, day: date, *, reason: str, by: str) -> list[DayRecord
     """
     if not reason.strip():
         raise ValueError("an acceptance needs a reason, which is kept with the day")
-    known = {asset: ledger.latest(asset, {day}).get(day) for asset in VALIDATED}
+    known = {asset: ledger.latest(asset, {day}).get(day) for asset in validated()}
     blocked = [record for record in known.values() if record is not None and record.outcome == "blocked"]
     if not blocked:
         outcomes = [f"{asset} is {record.outcome}" for asset, record in known.items() if record]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -62,8 +62,3 @@ class StepContext:
 def left_out(records: dict[date, DayRecord]) -> list[str]:
     """The days of a window that are not counted, each with its outcome."""
     return [f"{day} ({record.outcome})" for day, record in records.items() if not record.usable]
-
-
-def days_between(first: date, last: date) -> list[date]:
-    """Every day from ``first`` to ``last``, both included; none if they are the wrong way round."""
-    return [first + timedelta(days=n) for n in range((last - first).days + 1)]

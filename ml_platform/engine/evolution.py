@@ -6,24 +6,10 @@ is changed, is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING
-
-from ml_platform.contract.product import Product
-from ml_platform.data_engineering import ards, mrds, small_days, small_mrds
+from ml_platform.contract.assets import CATALOGUE
 from ml_platform.engine.context import StepContext
-from ml_platform.machine_learning import scoring
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import DayRecord
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_SCHEMAS: Mapping[str, Callable[[Product], pa.Schema]] = {
-    ards.ARDS: small_days.rows_schema,
-    mrds.MRDS: small_mrds.schema,
-    scoring.PREDICTIONS: scoring.schema,
-}
 
 
 def remember(context: StepContext) -> None:
@@ -38,16 +24,15 @@ def align(context: StepContext) -> None:
     """
     product, tables = context.product, context.tables
     remember(context)
-    for table, schema in _SCHEMAS.items():
+    for table in (table for asset in CATALOGUE.values() for table in asset.tables):
+        schema = table.schema_of(product)
+        if schema is None:
+            continue
         aligned = tables.align(
-            lambda: context.spark, product.name, table, schema(product), keys=_keys(product, table)
+            lambda: context.spark, product.name, table.name, schema, keys=table.key(product)
         )
         if str(aligned):
-            context.log(f"{product.name}/{table} follows the contract: {aligned}")
-
-
-def _keys(product: Product, table: str) -> Collection[str]:
-    return product.source.key if table == ards.ARDS else product.entity
+            context.log(f"{product.name}/{table.name} follows the contract: {aligned}")
 
 
 def of_another_contract(context: StepContext, record: DayRecord) -> str:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from ml_platform.data_engineering.ards import ARDS, QUARANTINE
-from ml_platform.data_engineering.mrds import MRDS
+from ml_platform.contract.assets import small_table_names, table_names
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepResult
-from ml_platform.machine_learning.model_history import TABLES as MODEL_TABLES
-from ml_platform.machine_learning.performance import PERFORMANCE
-from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.storage import small_tables
 from ml_platform.storage.contract_versions import CONTRACTS
 from ml_platform.storage.ledger import DAYS, DESCRIBED, SORT
 
-LARGE_TABLES = (ARDS, QUARANTINE, MRDS, PREDICTIONS)
-CONTROL_TABLES = (DAYS, *MODEL_TABLES, PERFORMANCE, CONTRACTS)
+
+def small_tables_of_all() -> tuple[str, ...]:
+    """The tables of a few rows: those of the assets, and those that steer the platform."""
+    return (DAYS, *small_table_names(), CONTRACTS)
 
 
 def maintain(context: StepContext) -> StepResult:
@@ -34,11 +32,11 @@ def maintain(context: StepContext) -> StepResult:
         done[name] = what
         context.log(f"{name}: {what}")
 
-    for name in LARGE_TABLES:
+    for name in table_names():
         if tables.exists(product, name):
             say(name, str(tables.maintain(context.spark, product, name, keep)))
     superseded = _of_superseded(context.ledger.compact(keep))
-    for name in CONTROL_TABLES:
+    for name in small_tables_of_all():
         if tables.control.exists(product, name):
             if name == DAYS:
                 maintained = small_tables.maintain(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 
-from ml_platform.contract.assets import StepName
+from ml_platform.contract.assets import MODEL
 from ml_platform.contract.days import month_of
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
@@ -22,7 +22,6 @@ from ml_platform.machine_learning.registry import Registry
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.reports import ReportStore
 
-MODEL: StepName = "model"
 #: Outcomes of days whose own rows are in the tables.
 WITH_ROWS = frozenset({"written", "empty", "blocked"})
 
@@ -53,7 +52,7 @@ def is_elsewhere(context: StepContext, records: Mapping[date, DayRecord]) -> boo
     if "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return False  # this is the other machine
     asset = next(iter(records.values())).asset if records else context.request.step
-    engine = context.product.engine.of(asset, context.settings.engine)  # type: ignore[arg-type]
+    engine = context.product.engine.of(asset, context.settings.engine)
     return engine != "local"
 
 

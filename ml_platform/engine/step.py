@@ -18,11 +18,6 @@ from ml_platform.contract.faults import EndsTheRunError
 from ml_platform.mlops.quality.validation import Quality
 from ml_platform.storage.ledger import DayRecord, Outcome
 
-#: How many days a validation report looks back on, its own included.
-REPORT_DAYS = 30
-#: The step that has no days, and makes nothing new.
-MAINTENANCE: StepName = "maintenance"
-
 #: Outcomes with which a run of just that day ends as a failure, with what to do about it.
 FAILING_OUTCOMES: dict[str, str] = {
     "missing": "deliver the day, then materialize it again",
@@ -106,6 +101,8 @@ class Inputs:
     """Whether finding this out has failed; such a day is tried again by every run."""
     gone: bool = False
     """Whether there are no rows of the day any more, so that what was made of them must go."""
+    found: Any = None
+    """What else was found out, for the step itself when it does the day."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +123,8 @@ class Written:
     checks: tuple[Check, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     accepted: tuple[str, str] | None = None
+    tally: str = ""
+    """What the run counts the day as, in its own metadata."""
 
 
 def result_of(record: DayRecord, *, day: date | None = None, up_to_date: bool = False) -> DayResult:

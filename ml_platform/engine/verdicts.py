@@ -7,18 +7,18 @@ written again. How a verdict is reached is :mod:`ml_platform.mlops.quality.valid
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Any, ClassVar
+from typing import Any, cast
 
-from ml_platform.contract.assets import DATA_QUALITY, VALIDATION_VERSION
+from ml_platform.contract.assets import ARDS, DATA_QUALITY, VALIDATION_VERSION, validated
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.monitoring import DataSet
 from ml_platform.contract.product import Product
-from ml_platform.engine.run_days import DailyStep
-from ml_platform.engine.step import Check, Written, quality_of
+from ml_platform.engine.context import StepContext
+from ml_platform.engine.run_partitions import Step
+from ml_platform.engine.step import Check, Inputs, Written, quality_of
 from ml_platform.mlops.quality import anomalies, expectations, validation
 from ml_platform.mlops.quality.anomalies import DayFacts, Fact
 from ml_platform.mlops.quality.expectations import Expectation
@@ -84,79 +84,126 @@ class _Suites:
         return self._shared[early]
 
 
-class ValidatedStep(DailyStep):
-    """A daily step that gives its days a verdict: the check ``data_quality``."""
+@dataclass(frozen=True)
+class _Case:
+    """A day to be judged: its content, what it is held against, and the record of it so far."""
 
-    data_set: ClassVar[DataSet]
+    content: Content
+    held: _Held
+    record: DayRecord
 
-    @abstractmethod
-    def write_content(self, days: Sequence[date]) -> dict[date, Content | Written]:
-        """Write these days, each table in one commit; a day that can't be read comes back as its outcome."""
 
-    @abstractmethod
-    def sources(self, days: Sequence[date]) -> dict[date, Profile]:
-        """The profiles of what the days were aggregated from, where that bounds them."""
+class Verdict(Step):
+    """The verdicts on days whose content stands: given again where what they are held against has changed.
 
-    @abstractmethod
-    def facts(self, contents: Mapping[date, Content]) -> dict[date, list[Fact]]:
-        """What the days are held against from outside their own rows."""
+    A content that has just been made gets its verdict by :meth:`of_contents`, before either is recorded.
+    """
 
-    def known_facts(self, contents: Mapping[date, Content]) -> dict[date, DayFacts]:
-        """The facts of ``contents``, and of all days that these are held against."""
-        product = self.context.product
-        windows = [anomalies.window(product, day) for day in contents]
-        first, last = min(window[0] for window in windows), max(window[1] for window in windows)
-        records = _judgeable(self.context.ledger.between(self.asset, first, last))
-        return {
-            day: DayFacts(content.counts, content.profile) for day, content in {**records, **contents}.items()
-        }
+    def __init__(self, context: StepContext, asset: str) -> None:
+        super().__init__(context)
+        self.asset = asset  # type: ignore[misc]
 
-    def write(self, days: Sequence[date]) -> dict[date, Written]:
-        validation.prepare()
-        done: dict[date, Written] = {}
-        contents: dict[date, Content] = {}
-        for day, one in self.write_content(days).items():
-            if isinstance(one, Written):
-                done[day] = one
-            elif one.rows:
-                contents[day] = one
-            else:
-                done[day] = _written(one, "empty", "the delivery has no usable rows")
-        known = self.context.ledger.latest(self.asset, set(contents))
-        return done | self._judge(contents, known)
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return ()
 
-    def outdated_verdicts(self, records: Mapping[date, DayRecord]) -> list[date]:
+    @property
+    def _data_set(self) -> DataSet:
+        return cast("DataSet", self.asset)
+
+    def prepare(self) -> None:
+        """Nothing: to judge changes no table."""
+
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        return {}
+
+    def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
+        records = self.context.ledger.latest(self.asset, set(days))
         contents = _judgeable(records)
         held = self._held(contents)
-        return [day for day in contents if not held[day].judged(records[day])]
+        return {
+            day: Inputs(records[day].inputs, found=_Case(content, held[day], records[day]))
+            for day, content in contents.items()
+        }
 
-    def judge_again(self, records: Mapping[date, DayRecord]) -> dict[date, Written]:
-        return self._judge(_judgeable(records), records)
+    def is_current(self, record: DayRecord, inputs: Inputs) -> bool:
+        held: _Held = inputs.found.held
+        return held.judged(record)
+
+    def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
+        cases: dict[date, _Case] = {day: inputs.found for day, inputs in work.items()}
+        judged = self._judge(
+            {day: case.content for day, case in cases.items()},
+            {day: case.held for day, case in cases.items()},
+            {day: case.record for day, case in cases.items()},
+        )
+        return {day: replace(written, tally="days_judged_again") for day, written in judged.items()}
+
+    def progress(self, position: int, total: int, last: date) -> str:
+        return f"{self.asset}: {position} of {total} days judged again"
+
+    def of_contents(self, made: Mapping[date, Content | Written]) -> dict[date, Written]:
+        """Days whose content has just been made, with their verdicts; an outcome that a day has stays."""
+        done: dict[date, Written] = {}
+        contents: dict[date, Content] = {}
+        for day, content in made.items():
+            if isinstance(content, Written):
+                done[day] = content
+            elif content.rows:
+                contents[day] = content
+            else:
+                done[day] = _written(content, "empty", "the delivery has no usable rows")
+        known = self.context.ledger.latest(self.asset, set(contents))
+        return done | self._judge(contents, self._held(contents), known)
 
     def _held(self, contents: Mapping[date, Content]) -> dict[date, _Held]:
         product = self.context.product
         if not contents:
             return {}
-        sources, facts = self.sources(list(contents)), self.facts(contents)
-        suites = _Suites(product, self.data_set)
+        sources, facts = self._sources(list(contents)), self._facts(contents)
+        suites = _Suites(product, self._data_set)
         sensitive = sorted(product.sensitive)
         held = {}
         for day, content in contents.items():
             suite = suites.of(day, sources.get(day))
-            rules = [VALIDATION_VERSION, [one.rule_content for one in suite], sensitive]
+            rules = [VALIDATION_VERSION, [expectation.rule_content for expectation in suite], sensitive]
             held[day] = _Held(
                 suite=suite,
                 facts=facts[day],
                 rows_hash=fingerprint_of([rules, content.fingerprint]),
-                facts_hash=fingerprint_of([one.rule_content for one in facts[day]]),
+                facts_hash=fingerprint_of([fact.rule_content for fact in facts[day]]),
             )
         return held
 
+    def _sources(self, days: Sequence[date]) -> dict[date, Profile]:
+        """The profiles of what the days were aggregated from, where that bounds them."""
+        profiles: dict[date, Profile] = {}
+        for reads in self.spec.reads:
+            if reads.over == "same" and reads.asset in validated():
+                records = self.context.ledger.latest(reads.asset, set(days))
+                profiles |= {day: Content.of(record).profile for day, record in records.items()}
+        return profiles
+
+    def _facts(self, contents: Mapping[date, Content]) -> dict[date, list[Fact]]:
+        """What the days are held against from outside their own rows: figures of days before them."""
+        product = self.context.product
+        windows = [anomalies.window(product, day) for day in contents]
+        first, last = min(window[0] for window in windows), max(window[1] for window in windows)
+        before = _judgeable(self.context.ledger.between(self.asset, first, last))
+        known = {
+            day: DayFacts(content.counts, content.profile) for day, content in {**before, **contents}.items()
+        }
+        # What is said of a delivery (volume, labels, timeliness) is said once, of the data set it makes.
+        facts = anomalies.facts if self.asset == ARDS else anomalies.facts_of_rows
+        return {day: facts(product, day, known) for day in contents}
+
     def _judge(
-        self, contents: Mapping[date, Content], known: Mapping[date, DayRecord]
+        self,
+        contents: Mapping[date, Content],
+        held: Mapping[date, _Held],
+        known: Mapping[date, DayRecord],
     ) -> dict[date, Written]:
         """The days with their verdicts; of rows that were judged by the same rules, the results stay."""
-        held = self._held(contents)
         of_rows: dict[date, list[Result]] = {}
         for day in contents:
             record = known.get(day)
@@ -180,11 +227,11 @@ class ValidatedStep(DailyStep):
         files = tables.day_files(name, self.asset)
         nothing = tables.without_rows(context.spark, name, self.asset)
         # A column that the contract has lost stays in the table, and is no concern of its days.
-        own = set(context.product.data_set_columns(self.data_set))
+        own = set(context.product.data_set_columns(self._data_set))
         nothing = nothing.select(*[column(one) for one in nothing.columns if one in own])
         return validation.validate(
             context.product,
-            self.data_set,
+            self._data_set,
             lambda: tables.read_days(context.spark, name, self.asset, days),
             nothing,
             {day: held[day].suite for day in days},

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from functools import partial
 
-from ml_platform.contract.assets import StepName
-from ml_platform.contract.days import add_months, month_of
+from ml_platform.contract.assets import CATALOGUE
 from ml_platform.contract.product import Product
-from ml_platform.engine.step import REPORT_DAYS
-from ml_platform.machine_learning import performance
+from ml_platform.contract.windows import days_read, reads_window
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 
-#: What is made of windows that may hold a day, and which days of each asset's may have used it.
-_WINDOWED: tuple[StepName, ...] = ("model_performance", "validation_report", "drift_report")
+
+def _windowed() -> list[str]:
+    """The assets that are made of windows which may hold a day."""
+    return [asset.name for asset in CATALOGUE.values() if reads_window(asset)]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class NoLongerReproducible:
     """
 
     models: Mapping[str, tuple[date, ...]]
-    others: Mapping[StepName, Mapping[date, tuple[date, ...]]]
+    others: Mapping[str, Mapping[date, tuple[date, ...]]]
 
     def __bool__(self) -> bool:
         return bool(self.models) or any(self.others.values())
@@ -50,12 +50,12 @@ def users_of(tables: Tables, product: Product, days: Sequence[date]) -> dict[dat
     """What has used each day, in words; of what is there now, so to be asked before the day goes."""
     ledger = Ledger(tables, product.name)
     models = ModelHistory(tables, product).models()
-    records = {asset: ledger.latest(asset, details=False) for asset in _WINDOWED}
+    records = {asset: ledger.latest(asset, details=False) for asset in _windowed()}
     found: dict[date, list[str]] = {}
     for day in days:
         learned = [model for model in models if _learned(model, day)]
         said = [f"the model as of {model.as_of} (v{model.version})" for model in learned]
-        for asset in _WINDOWED:
+        for asset in _windowed():
             used = [one for one in records[asset] if _used_by(product, asset, one, records[asset][one], day)]
             if used:
                 span = f"{min(used)}" if len(used) == 1 else f"{len(used)} from {min(used)} to {max(used)}"
@@ -81,8 +81,8 @@ def no_longer_reproducible(tables: Tables, product: Product) -> NoLongerReproduc
     for model in ModelHistory(tables, product).models():
         if used := used_before(trained.get(model.as_of), partial(_learned, model)):
             models[model.fingerprint] = used
-    others: dict[StepName, Mapping[date, tuple[date, ...]]] = {}
-    for asset in _WINDOWED:
+    others: dict[str, Mapping[date, tuple[date, ...]]] = {}
+    for asset in _windowed():
         others[asset] = {
             one: used
             for one, record in ledger.latest(asset, details=False).items()
@@ -95,14 +95,8 @@ def _learned(model: ModelRecord, day: date) -> bool:
     return model.first_day <= day <= model.last_day
 
 
-def _used_by(product: Product, asset: StepName, partition: date, record: DayRecord, day: date) -> bool:
+def _used_by(product: Product, asset: str, partition: date, record: DayRecord, day: date) -> bool:
     """Whether what was made for a partition of an asset is made of a day, among others."""
-    if record.outcome != "written":
-        return False
-    match asset:
-        case "model_performance":
-            return day in performance.window(product, partition)
-        case "validation_report":
-            return partition - timedelta(days=REPORT_DAYS - 1) <= day <= partition
-        case _:
-            return partition in (month_of(day), add_months(month_of(day), 1))
+    return record.outcome == "written" and any(
+        day in days_read(product, reads.over, partition) for reads in CATALOGUE[asset].reads
+    )

@@ -18,13 +18,12 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from ml_platform.contract.assets import MAINTENANCE, names
 from ml_platform.contract.days import month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.data_engineering.files import FileRules
-from ml_platform.engine.step import MAINTENANCE
 from ml_platform.graph import deliveries, ledger_views
-from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL
 from ml_platform.graph.run_history import FinishedRun, RunHistory
 from ml_platform.graph.schedules import OVERDUE_ON, model_is_due
 from ml_platform.mlops.alerts import channels, messages
@@ -35,7 +34,6 @@ from ml_platform.storage.tables import Tables
 
 #: Event days that can be overdue, from the newest back whose rows, or whose labels, are due.
 OVERDUE_DAYS = 7
-ASSETS = (*DAILY_ASSETS, MODEL, DRIFT_REPORT)
 
 Clock = Callable[[ZoneInfo], datetime]
 
@@ -265,7 +263,8 @@ def _assets_of(run: FinishedRun, product: Product) -> list[str]:
         jobs = {f"{product.name}_{job}": job for job in ("daily", "model", "drift", MAINTENANCE)}
         return [jobs[run.job]] if run.job in jobs else []
     chosen = [path[1] for path in run.assets if len(path) == 2 and path[0] == product.name]
-    return sorted(chosen, key=lambda name: ASSETS.index(name) if name in ASSETS else len(ASSETS))
+    order = names()
+    return sorted(chosen, key=lambda name: order.index(name) if name in order else len(order))
 
 
 # -- what is overdue ---------------------------------------------------------------------------------

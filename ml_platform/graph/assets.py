@@ -1,46 +1,25 @@
-"""The assets of a product: thin shells over the steps, drawn from its contract.
+"""The assets of a product: thin shells over the steps, drawn from the catalogue.
 
-An asset takes the whole range of its run at once; what became of each day comes back in the step's
-result and is reported by :mod:`.events`.
+An asset takes the whole range of its run at once; what a step found of each day comes back in its result
+and is reported by :mod:`.events`.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 
-from ml_platform.contract.assets import (
-    CHALLENGER_BEATS_CHAMPION,
-    CODE_VERSIONS,
-    DATA_QUALITY,
-    NO_DRIFT,
-    PERFORMANCE_ABOVE_THRESHOLD,
-    StepName,
-)
+from ml_platform.contract.assets import CATALOGUE, CHECKS, LANDING, MODEL, VALIDATION_REPORT, Asset, Option
 from ml_platform.contract.product import Product
-from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.graph import partitions, run_processes
 from ml_platform.graph.events import dagster_metadata, failure_of, report
 from ml_platform.graph.resources import MlflowRuns, StepRunner
 from ml_platform.graph.retries import retrying
-
-ENGINEERING, LEARNING, OPERATIONS = "data_engineering", "machine_learning", "mlops"
-DAILY_ASSETS: tuple[StepName, ...] = (
-    "ards",
-    "mrds",
-    "online_features",
-    "validation_report",
-    "predictions",
-    "model_performance",
-)
-MODEL: StepName = "model"
-VALIDATION_REPORT: StepName = "validation_report"
-DRIFT_REPORT: StepName = "drift_report"
 
 
 class DailyConfig(dg.Config):
@@ -67,18 +46,12 @@ class ModelConfig(dg.Config):
     """Train again although nothing the model is made from has changed."""
 
 
-@dataclass(frozen=True)
-class _Shell:
-    """What distinguishes one daily asset from another."""
-
-    step: StepName
-    group: str
-    description: str
-    kinds: frozenset[str]
-    deps: Sequence[dg.AssetDep]
-    checks: Sequence[str] = ()
-    config: type[DailyConfig] = DailyConfig
-    columns: dg.TableSchema | None = None
+#: The launchpad's form for what a run of an asset may ask for.
+_CONFIGS: dict[frozenset[Option], type[dg.Config]] = {
+    frozenset({"force"}): DailyConfig,
+    frozenset({"force", "rescore"}): PredictionsConfig,
+    frozenset({"force", "as_of"}): ModelConfig,
+}
 
 
 def asset_key(product: Product, asset: str) -> dg.AssetKey:
@@ -88,18 +61,13 @@ def asset_key(product: Product, asset: str) -> dg.AssetKey:
 
 def build_assets(product: Product) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Every asset of a product, with the checks that belong to it."""
-    return [
-        _landing(product),
-        *[_daily_asset(product, shell) for shell in _shells(product)],
-        _model(product),
-        _drift_report(product),
-    ]
+    return [_landing(product), *[_asset(product, asset) for asset in CATALOGUE.values()]]
 
 
 def _landing(product: Product) -> dg.AssetSpec:
     return dg.AssetSpec(
-        asset_key(product, "landing"),
-        group_name=ENGINEERING,
+        asset_key(product, LANDING),
+        group_name="data_engineering",
         partitions_def=partitions.daily(product),
         kinds={"csv"},
         owners=list(product.owners) or None,
@@ -112,239 +80,90 @@ def _landing(product: Product) -> dg.AssetSpec:
     )
 
 
-def _shells(product: Product) -> list[_Shell]:
-    def same_day(asset: str) -> dg.AssetDep:
-        return dg.AssetDep(asset_key(product, asset))
-
-    window = partitions.evaluation_window(product)
-    return [
-        _Shell(
-            step="ards",
-            group=ENGINEERING,
-            description=(
-                "The analytics-ready data set: one row per key of the day's delivery, typed, the latest "
-                "row winning; the label is null until it has arrived.\n\n"
-                "Complete when the day's labels have come. Rows that can't be used are in the table "
-                "`quarantine`, each with file, line and reason: delivered = rows + superseded + labels "
-                "applied + labels not yet known + quarantined."
-            ),
-            kinds=frozenset({"spark", "deltalake"}),
-            deps=[same_day("landing")],
-            checks=[DATA_QUALITY],
-            columns=_ards_columns(product),
-        ),
-        _Shell(
-            step="mrds",
-            group=ENGINEERING,
-            description=(
-                f"The model-ready data set: one row per {', '.join(product.entity)} and event day, "
-                "aggregated from the ARDS by the contract's rules. Training and scoring both read it."
-            ),
-            kinds=frozenset({"spark", "deltalake"}),
-            deps=[same_day("ards")],
-            checks=[DATA_QUALITY],
-            columns=_mrds_columns(product),
-        ),
-        _Shell(
-            step="online_features",
-            group=ENGINEERING,
-            description=(
-                "The newest features of each entity in the SQL online store, for look-ups. "
-                "A day that is published again never hides a newer one."
-            ),
-            kinds=frozenset({"sql"}),
-            deps=[same_day("mrds")],
-        ),
-        _Shell(
-            step=VALIDATION_REPORT,
-            group=OPERATIONS,
-            description=(
-                "A page for people, and its JSON: the verdicts over the day's ARDS and MRDS, each "
-                "expectation with what was observed and the last 30 days, and what was quarantined. "
-                "There is one for a blocked or refused day too; `report` in the metadata leads to it."
-            ),
-            kinds=frozenset({"greatexpectations"}),
-            deps=[
-                dg.AssetDep(asset_key(product, asset), partition_mapping=partitions.report_window())
-                for asset in ("ards", "mrds")
-            ],
-        ),
-        _Shell(
-            step="predictions",
-            group=LEARNING,
-            description=(
-                "One row per row of the MRDS: the probability, the decision, and the model that made "
-                "them, the one that served the day. Predictions once written stay, unless the run asks "
-                "to rescore or the day's delivery is withdrawn; rows that came later are added."
-            ),
-            kinds=frozenset({"spark", "scikitlearn", "deltalake"}),
-            deps=[
-                same_day("mrds"),
-                dg.AssetDep(asset_key(product, MODEL), partition_mapping=partitions.month_of_day()),
-            ],
-            config=PredictionsConfig,
-        ),
-        _Shell(
-            step="model_performance",
-            group=LEARNING,
-            description=(
-                f"How good the predictions of {product.evaluation.window_days} event days were, as it was "
-                f"known on the morning after the day: {product.evaluation.metric} with a 95 % interval, "
-                "beside what the retrain decision looks at (`champion_*`: only rows that the current "
-                "champion scored or, where labels come too late for that, that it never learned from)."
-            ),
-            kinds=frozenset({"spark", "deltalake"}),
-            deps=[
-                dg.AssetDep(asset_key(product, asset), partition_mapping=window)
-                for asset in ("predictions", "mrds")
-            ],
-            checks=[PERFORMANCE_ABOVE_THRESHOLD],
-        ),
-    ]
-
-
-def _daily_asset(product: Product, shell: _Shell) -> dg.AssetsDefinition:
-    key = asset_key(product, shell.step)
-    days = partitions.daily(product)
+def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
+    key, name = asset_key(product, asset.name), asset.name
+    partitions_def = partitions.of(product, asset)
+    config_of = _CONFIGS[asset.options]
+    schema = _schema_of_table(asset, product)
+    metadata = {"dagster/column_schema": schema} if schema else {}
 
     def materialize(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        config = shell.config(**context.op_execution_context.op_config)
-        window = context.partition_key_range
-        days_ = _days(window.start, window.end)
-        request = StepRequest(
-            step=shell.step,
-            product=product.name,
-            days=days_,
-            run_id=context.run_id,
-            force=config.force,
-            rescore=getattr(config, "rescore", False),
-        )
-        metadata = {"dagster/column_schema": shell.columns} if shell.columns else {}
-        result = _run(context, request, product)
-        if failure_of(context, result) and DATA_QUALITY in shell.checks:
-            _report_on_failure(context, request, product, result)
-        yield from report(context, result, metadata)
-
-    return _asset(
-        materialize,
-        config=shell.config,
-        key=key,
-        group_name=shell.group,
-        description=shell.description,
-        partitions_def=days,
-        backfill_policy=partitions.SINGLE_RUN,
-        deps=list(shell.deps),
-        check_specs=[
-            dg.AssetCheckSpec(name, asset=key, partitions_def=days, description=_CHECKS[name])
-            for name in shell.checks
-        ],
-        kinds=set(shell.kinds),
-        owners=list(product.owners) or None,
-        code_version=CODE_VERSIONS[shell.step],
-        freshness_policy=_freshness(product),
-        metadata={"dagster/column_schema": shell.columns} if shell.columns else None,
-        required_resource_keys={"step_runner"},
-    )
-
-
-def _model(product: Product) -> dg.AssetsDefinition:
-    key = asset_key(product, MODEL)
-    months = partitions.monthly_models(product)
-
-    def model(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        config = ModelConfig(**context.op_execution_context.op_config)
-        window = context.partition_key_range
-        months_ = [date.fromisoformat(key) for key in months.get_partition_keys_in_range(window)]
-        as_of = _as_of(config.as_of)
+        config = config_of(**context.op_execution_context.op_config)
+        as_of = _as_of(getattr(config, "as_of", None))
         if as_of:
             context.instance.add_run_tags(context.run_id, {"ml_platform/as_of": as_of.isoformat()})
-        runs: MlflowRuns = context.resources.mlflow
-        with retrying(context), runs.parent(product) as parent_run_id:
+        with _mlflow_parent(context, product, asset) as parent_run_id:
             request = StepRequest(
-                step=MODEL,
+                step=name,
                 product=product.name,
-                days=tuple(months_),
+                days=partitions.asked_for(asset, context.partition_key_range),
                 run_id=context.run_id,
-                force=config.force,
+                force=config.force,  # type: ignore[attr-defined]
+                rescore=getattr(config, "rescore", False),
                 as_of=as_of,
                 mlflow_parent_run_id=parent_run_id,
             )
-            yield from report(context, _run(context, request, product), {})
+            result = _run(context, request, product)
+            if asset.is_validated and failure_of(context, result):
+                _report_on_failure(context, request, product, result)
+            yield from report(context, result, metadata)
 
-    return _asset(
-        model,
-        config=ModelConfig,
+    materialize.__name__ = name
+    return _made(
+        materialize,
+        config=config_of,
         key=key,
-        group_name=LEARNING,
-        description=(
-            "One scikit-learn pipeline a month, registered in MLflow: trained as of the month's first day "
-            f"on {product.model.training_months} months, or, as a retrain, as of a later day on the recent "
-            "past; both end with the last day whose labels can be known by then. It is promoted if it beats "
-            "the champion on entities that neither has learned from."
-        ),
-        partitions_def=months,
-        backfill_policy=partitions.SINGLE_RUN,
-        deps=[dg.AssetDep(asset_key(product, "mrds"), partition_mapping=partitions.months_before(product))],
-        check_specs=[
-            dg.AssetCheckSpec(
-                CHALLENGER_BEATS_CHAMPION,
-                asset=key,
-                partitions_def=months,
-                description=_CHECKS[CHALLENGER_BEATS_CHAMPION],
-            )
-        ],
-        kinds={"scikitlearn", "mlflow"},
-        owners=list(product.owners) or None,
-        code_version=CODE_VERSIONS[MODEL],
-        required_resource_keys={"step_runner", "mlflow"},
-    )
-
-
-def _drift_report(product: Product) -> dg.AssetsDefinition:
-    key = asset_key(product, DRIFT_REPORT)
-    months = partitions.monthly_drift(product)
-
-    def drift_report(context: dg.AssetExecutionContext) -> Iterator[Any]:
-        config = DailyConfig(**context.op_execution_context.op_config)
-        keys = months.get_partition_keys_in_range(context.partition_key_range)
-        request = StepRequest(
-            step=DRIFT_REPORT,
-            product=product.name,
-            days=tuple(date.fromisoformat(key) for key in keys),
-            run_id=context.run_id,
-            force=config.force,
-        )
-        yield from report(context, _run(context, request, product), {})
-
-    return _asset(
-        drift_report,
-        config=DailyConfig,
-        key=key,
-        group_name=OPERATIONS,
-        description=(
-            "How far the month's columns, labels and predictions lie from those of the month before, and "
-            f"from the training data of the model that served it: {product.drift.method} of each column, "
-            "by Evidently, and the changes of nulls, range and categories.\n\n"
-            "Complete when the month is over and its labels have come. `report` in the metadata leads to "
-            "the page."
-        ),
-        partitions_def=months,
+        group_name=asset.group,
+        description=asset.describe(product),
+        partitions_def=partitions_def,
         backfill_policy=partitions.SINGLE_RUN,
         deps=[
-            dg.AssetDep(asset_key(product, asset), partition_mapping=partitions.this_and_the_month_before())
-            for asset in ("ards", "predictions")
+            dg.AssetDep(
+                asset_key(product, reads.asset), partition_mapping=partitions.mapping(product, reads.over)
+            )
+            for reads in asset.reads
         ],
         check_specs=[
-            dg.AssetCheckSpec(NO_DRIFT, asset=key, partitions_def=months, description=_CHECKS[NO_DRIFT])
+            dg.AssetCheckSpec(check, asset=key, partitions_def=partitions_def, description=CHECKS[check])
+            for check in asset.checks
         ],
-        kinds={"evidently"},
+        kinds=set(asset.kinds),
         owners=list(product.owners) or None,
-        code_version=CODE_VERSIONS[DRIFT_REPORT],
-        required_resource_keys={"step_runner"},
+        code_version=asset.version,
+        freshness_policy=_freshness(product) if asset.period == "day" else None,
+        metadata=metadata or None,
+        required_resource_keys={"step_runner", "mlflow"} if name == MODEL else {"step_runner"},
     )
 
 
-def _asset(
+@contextlib.contextmanager
+def _mlflow_parent(context: dg.AssetExecutionContext, product: Product, asset: Asset) -> Iterator[str | None]:
+    """The MLflow run of this run, under which each model's is nested."""
+    if asset.name != MODEL:
+        yield None
+        return
+    runs: MlflowRuns = context.resources.mlflow
+    with retrying(context), runs.parent(product) as parent_run_id:
+        yield parent_run_id
+
+
+def _schema_of_table(asset: Asset, product: Product) -> dg.TableSchema | None:
+    if asset.columns is None:
+        return None
+    return dg.TableSchema(
+        [
+            dg.TableColumn(
+                column.name,
+                column.type,
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
+            )
+            for column in asset.columns(product)
+        ]
+    )
+
+
+def _made(
     compute: Callable[[dg.AssetExecutionContext], Iterator[Any]],
     *,
     config: type[dg.Config],
@@ -414,22 +233,6 @@ def _as_of(text: str | None) -> date | None:
         ) from error
 
 
-def _days(first: str, last: str) -> tuple[date, ...]:
-    start, end = date.fromisoformat(first), date.fromisoformat(last)
-    return tuple(start + timedelta(days=n) for n in range((end - start).days + 1))
-
-
-_CHECKS = {
-    DATA_QUALITY: (
-        "The day fulfils what the contract expects: schema, completeness, validity, uniqueness, volume and "
-        "timeliness, by Great Expectations. A failed error blocks the day; a warning doesn't."
-    ),
-    CHALLENGER_BEATS_CHAMPION: "The new model is better on held-out entities than the champion before it.",
-    NO_DRIFT: "No column has drifted from the month before, or from the model's training data.",
-    PERFORMANCE_ABOVE_THRESHOLD: "The metric over the window is not below the contract's threshold.",
-}
-
-
 def _freshness(product: Product) -> dg.FreshnessPolicy | None:
     """A live product's day is due when it arrives, by its ``alerts.due_hour``; a finished history never.
 
@@ -453,25 +256,3 @@ def _due_daily(deadline: str, timezone: str) -> dg.FreshnessPolicy:
     return dg.FreshnessPolicy.cron(
         deadline_cron=deadline, lower_bound_delta=timedelta(hours=24), timezone=timezone
     )
-
-
-def _ards_columns(product: Product) -> dg.TableSchema:
-    own = [
-        dg.TableColumn(name, declared.type, constraints=dg.TableColumnConstraints(nullable=declared.nullable))
-        for name, declared in product.source.columns.items()
-    ]
-    return dg.TableSchema([*own, *_clock_columns(EVENT_DAY not in product.source.columns)])
-
-
-def _mrds_columns(product: Product) -> dg.TableSchema:
-    names = [*product.entity, *product.mrds.aggregate]
-    rules = product.mrds.aggregate
-    own = [dg.TableColumn(name, product.mrds_type(name), description=rules.get(name)) for name in names]
-    return dg.TableSchema([*own, *_clock_columns(EVENT_DAY not in names)])
-
-
-def _clock_columns(event_day: bool) -> list[dg.TableColumn]:
-    known = dg.TableColumn(LABEL_KNOWN_ON, "date", description="the day the row's label arrived")
-    if not event_day:
-        return [known]
-    return [dg.TableColumn(EVENT_DAY, "date", description="the day the row belongs to"), known]

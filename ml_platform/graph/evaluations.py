@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import date
 
 from ml_platform.contract.product import Product
+from ml_platform.contract.windows import days_evaluated
 from ml_platform.graph import deliveries, ledger_views
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.model_history import ModelHistory
@@ -36,7 +37,7 @@ def _outdated(product: Product, settings: Settings, ledger: Ledger) -> list[date
     evaluated = ledger.latest(performance.PERFORMANCE, set(days), details=False)
     if not evaluated:
         return []
-    inside = {day for one in evaluated for day in performance.window(product, one)}
+    inside = {day for one in evaluated for day in days_evaluated(product, one)}
     predictions, labels = (ledger.latest(asset, inside, details=False) for asset in ("predictions", "mrds"))
     decisions = ModelHistory(Tables.of(settings), product).decisions()
     found = []

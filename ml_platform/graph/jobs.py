@@ -10,10 +10,11 @@ from typing import Any
 
 import dagster as dg
 
+from ml_platform.contract.assets import DRIFT_REPORT, MAINTENANCE, MODEL, daily
 from ml_platform.contract.product import Product
-from ml_platform.engine.step import MAINTENANCE, StepRequest
+from ml_platform.engine.step import StepRequest
 from ml_platform.graph import run_processes
-from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL, ModelConfig, asset_key
+from ml_platform.graph.assets import ModelConfig, asset_key
 from ml_platform.graph.resources import StepRunner
 from ml_platform.graph.retries import retrying
 from ml_platform.settings import Settings
@@ -47,7 +48,7 @@ def jobs(product: Product, settings: Settings) -> list[Any]:
     return [
         dg.define_asset_job(
             f"{product.name}_daily",
-            selection=[asset_key(product, asset) for asset in DAILY_ASSETS],
+            selection=[asset_key(product, asset) for asset in daily()],
             description=(
                 "Brings days of all daily assets up to date: after a correction, or to mend a day. "
                 "Models that have read the day stay as they are; predictions that exist stay too."

@@ -7,9 +7,9 @@ from datetime import date, timedelta
 
 import dagster as dg
 
-from ml_platform.contract.days import add_months, month_of
+from ml_platform.contract.assets import REPORT_DAYS, Asset, Window
+from ml_platform.contract.days import add_months, days_between, month_of, months_between
 from ml_platform.contract.product import Product
-from ml_platform.engine.step import REPORT_DAYS
 
 SINGLE_RUN = dg.BackfillPolicy.single_run()
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -80,6 +80,36 @@ def report_window() -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(
         start_offset=1 - REPORT_DAYS, allow_nonexistent_upstream_partitions=True
     )
+
+
+def of(product: Product, asset: Asset) -> dg.TimeWindowPartitionsDefinition:
+    """The partitions of an asset."""
+    if asset.period == "day":
+        return daily(product)
+    return monthly_models(product) if asset.with_current_month else monthly_drift(product)
+
+
+def asked_for(asset: Asset, keys: dg.PartitionKeyRange) -> tuple[date, ...]:
+    """The days, or the months by their first days, of a range of an asset's partitions."""
+    first, last = date.fromisoformat(keys.start), date.fromisoformat(keys.end)
+    return tuple(days_between(first, last) if asset.period == "day" else months_between(first, last))
+
+
+def mapping(product: Product, window: Window) -> dg.TimeWindowPartitionMapping | None:
+    """From a partition to what it reads of an input; None for its own day or month."""
+    match window:
+        case "days_of_report":
+            return report_window()
+        case "days_evaluated":
+            return evaluation_window(product)
+        case "days_learned_from":
+            return months_before(product)
+        case "month_of_day":
+            return month_of_day()
+        case "month_and_the_one_before":
+            return this_and_the_month_before()
+        case _:
+            return None
 
 
 def range_tags(first: date, last: date) -> dict[str, str]:

@@ -7,10 +7,9 @@ from datetime import date, timedelta
 
 import dagster as dg
 
+from ml_platform.contract.assets import MAINTENANCE, MODEL
 from ml_platform.contract.days import add_months, month_of
 from ml_platform.contract.product import Product
-from ml_platform.engine.step import MAINTENANCE
-from ml_platform.graph.assets import MODEL
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables

@@ -11,10 +11,10 @@ from datetime import date
 
 import dagster as dg
 
-from ml_platform.contract.assets import NO_DRIFT
+from ml_platform.contract.assets import DRIFT_REPORT, NO_DRIFT
 from ml_platform.contract.product import Product
 from ml_platform.graph import deliveries, ledger_views, partitions
-from ml_platform.graph.assets import DRIFT_REPORT, asset_key
+from ml_platform.graph.assets import asset_key
 from ml_platform.graph.jobs import UNFINISHED, retrain_request, status_of, training_in_progress, unique_key
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger

@@ -25,9 +25,9 @@ from ml_platform.contract.days import DayRange
 from ml_platform.contract.learning import Holdout
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
+from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.machine_learning import metrics, training
-from ml_platform.machine_learning.performance import window
 from ml_platform.machine_learning.retraining import JudgedOn
 from ml_platform.machine_learning.scoring import PREDICTIONS, PROBABILITY_DECIMALS
 from ml_platform.machine_learning.training_data import (
@@ -125,7 +125,7 @@ def evaluate(
         champions: for each of ``days`` the model that serves it.
     """
     empty = {day: _empty(product, day, champions.get(day)) for day in days}
-    windows = {day: window(product, day) for day in days}
+    windows = {day: days_evaluated(product, day) for day in days}
     needed = sorted(day for day in scored if any(day in days_ for days_ in windows.values()))
     if not needed:
         return empty
@@ -239,7 +239,7 @@ def _unseen_days(
     product: Product, day: date, model: Learned, labelled: Mapping[date, int]
 ) -> dict[date, float]:
     """The days of a window that hold rows a model hasn't learned from, with about how many."""
-    inside = window(product, day)
+    inside = days_evaluated(product, day)
     first = model.first_day if model.compared_by == "entities" else model.last_day + timedelta(days=1)
     return {
         one: rows if one > model.last_day else rows / HELD_OUT
@@ -395,7 +395,7 @@ def _evaluate_days(
 
     results = []
     for day in days:
-        bounds = window(product, day)
+        bounds = days_evaluated(product, day)
         start = np.searchsorted(event_day, bounds.first.toordinal(), side="left")
         stop = np.searchsorted(event_day, bounds.last.toordinal(), side="right")
         inside = slice(int(start), int(stop))

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import pyarrow as pa
 
-from ml_platform.contract.assets import StepName
+from ml_platform.contract.assets import MODEL_PERFORMANCE
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
+from ml_platform.contract.windows import days_evaluated
 from ml_platform.machine_learning.retraining import PerformanceRow
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 
-PERFORMANCE: StepName = "model_performance"
+PERFORMANCE = MODEL_PERFORMANCE
 
 _SCHEMA = pa.schema(
     [
@@ -72,12 +73,6 @@ class Evaluated:
     unscored: bool
 
 
-def window(product: Product, day: date) -> DayRange:
-    """The event days that ``model_performance`` of a day looks at: the last whose labels can be known."""
-    last = product.last_labelled_day(day + timedelta(days=1))
-    return DayRange(last - timedelta(days=product.evaluation.window_days - 1), last)
-
-
 def evaluated(
     product: Product,
     day: date,
@@ -95,7 +90,7 @@ def evaluated(
         labels: the same of the MRDS.
         champion: the fingerprint of the model that serves the day.
     """
-    days = window(product, day)
+    days = days_evaluated(product, day)
     usable = [one for one in days if one in labels and labels[one].usable]
     there = [one for one in days if one in predictions]
     outcomes = [predictions[one].outcome for one in there]

@@ -1,8 +1,8 @@
 """From labelled rows to a fitted model: the pipeline, the decision threshold, and the probabilities it gives.
 
 Everything here is a pure function of a product and a pandas frame; the same rows in any order give the
-same model. Which rows a model may learn from is decided in :mod:`.training_data`; :mod:`.registry` keeps the
-model. Spark and MLflow do not belong here.
+same model. Which rows a model may learn from is decided in :mod:`.training_data`; :mod:`.registry` keeps it.
+Spark and MLflow do not belong here.
 """
 
 from __future__ import annotations

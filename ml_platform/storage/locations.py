@@ -8,8 +8,7 @@ tables hold is not its business. The kinds are
 - a schema of Unity Catalog: ``uc:catalog.schema``, with the tables ``catalog.schema.<product>_<table>``.
 
 Tables at a path can be opened in-process, by ``deltalake``; those of a catalog need a Spark session. So the
-small tables that steer the platform always lie at a path (:class:`PathRoot`), of which see
-:mod:`.small_tables`.
+small tables that steer the platform always lie at a path (:class:`PathRoot`); see :mod:`.small_tables`.
 """
 
 from __future__ import annotations

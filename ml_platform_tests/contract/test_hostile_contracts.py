@@ -21,6 +21,7 @@ from ml_platform.contract import estimators, yaml_text
 from ml_platform.contract.expressions import check_expression
 from ml_platform.contract.loading import ContractError, load_product, load_products, parse_product
 from ml_platform.contract.product import Product
+from ml_platform.contract.windows import days_evaluated
 from ml_platform.contract.yaml_text import MAXIMUM_BYTES, MAXIMUM_DEPTH, MAXIMUM_VALUES, YamlError, parse_yaml
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform_tests.small_platform import SHOP, shop
@@ -349,7 +350,7 @@ def use(product: Product) -> None:
     from ml_platform.cli.main import _in_words
     from ml_platform.data_engineering import small_days, small_mrds
     from ml_platform.engine.steps import model
-    from ml_platform.machine_learning import evaluation, scoring
+    from ml_platform.machine_learning import scoring
     from ml_platform.mlops.quality import expectations
 
     assert product.hash_of("source", "mrds", "model") == product.hash_of("source", "mrds", "model")
@@ -360,7 +361,7 @@ def use(product: Product) -> None:
     day = product.start
     for data_set in ("ards", "mrds"):
         assert expectations.suite(product, data_set)
-    assert len(evaluation.window(product, day)) == product.evaluation.window_days
+    assert len(days_evaluated(product, day)) == product.evaluation.window_days
     for kind, as_of in (
         ("monthly", product.first_month),
         ("retrain", product.first_month + datetime.timedelta(9)),

@@ -30,7 +30,7 @@ from ml_platform.engine import local
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.step import StepRequest
 from ml_platform.engine.steps import model
-from ml_platform.engine.verdicts import ValidatedStep
+from ml_platform.engine.verdicts import Verdict
 from ml_platform.machine_learning import performance, scoring
 from ml_platform.machine_learning.model_history import ModelHistory, champion
 from ml_platform.machine_learning.registry import Registry
@@ -270,7 +270,7 @@ class Session(tasks_here.TasksHere):
 def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tasks_here.without_verdicts(monkeypatch)
 
-    def validate(step: ValidatedStep, chosen: Sequence[date], *_: Any) -> dict[date, list[Result]]:
+    def validate(step: Verdict, chosen: Sequence[date], *_: Any) -> dict[date, list[Result]]:
         """One rule: nobody spends a million."""
         files = step.context.tables.day_files(step.context.product.name, step.asset)
         assert files is not None
@@ -280,7 +280,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         }
         return {day: [replace(MILLION, passed=most.get(day, 0) < MUCH)] for day in chosen}
 
-    monkeypatch.setattr(ValidatedStep, "_validate", validate)
+    monkeypatch.setattr(Verdict, "_validate", validate)
     Agreement.home, Agreement.spark = tmp_path / "home", Session(request)  # type: ignore[assignment]
     return Agreement.home
 

@@ -9,8 +9,9 @@ import dagster as dg
 import pytest
 
 from ml_platform.cli.backfill import Backfill, BackfillError
+from ml_platform.contract.assets import table_names
 from ml_platform.contract.days import DayRange
-from ml_platform.engine.maintenance import CONTROL_TABLES, LARGE_TABLES
+from ml_platform.engine.maintenance import small_tables_of_all
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop
 
@@ -79,7 +80,7 @@ def test_a_backfill_is_four_runs_and_nothing_the_second_time(
     assert instance.get_runs_count() == 4
 
     tables = {path.name for path in Path(platform.tables.path("shop", "ards")).parent.iterdir()}
-    assert tables <= {*LARGE_TABLES, *CONTROL_TABLES}, "maintenance knows every table"
+    assert tables <= {*table_names(), *small_tables_of_all()}, "maintenance knows every table"
 
     # Mending the day is one run over it for each stage that reads it, and the model stays.
     deliver_visits(platform, [bad])

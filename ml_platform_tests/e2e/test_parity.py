@@ -13,7 +13,8 @@ import mlflow
 import pytest
 from pyspark.sql import SparkSession
 
-from ml_platform.cli.backfill import ASSETS, Backfill
+from ml_platform.cli.backfill import Backfill
+from ml_platform.contract.assets import names
 from ml_platform.contract.days import DayRange
 from ml_platform.graph.assets import asset_key
 from ml_platform.settings import Settings
@@ -81,14 +82,14 @@ def ledger(platform: Platform) -> dict[str, Any]:
     home = platform.settings.home
     return {
         f"{asset} {day}": same(asdict(record), home)
-        for asset in ASSETS
+        for asset in names()
         for day, record in platform.ledger.latest(asset).items()
     }
 
 
 def materializations(platform: Platform, instance: dg.DagsterInstance) -> dict[str, Any]:
     found = {}
-    for asset in ASSETS:
+    for asset in names():
         key = asset_key(platform.product, asset)
         for record in instance.fetch_materializations(key, limit=1000).records:
             assert record.asset_materialization is not None
@@ -147,9 +148,9 @@ def test_both_engines_make_the_same(tmp_path: Path, spark: SparkSession, workspa
     there, runs_there = on_engine("databricks", tmp_path, spark)
 
     ran = {run.name.split("/")[1].split()[0] for run in workspace.jobs.runs.values()}
-    assert ran == set(ASSETS), "every step was run over there"
+    assert ran == set(names()), "every step was run over there"
     assert {run.result_state for run in workspace.jobs.runs.values()} == {"SUCCESS"}
-    assert {asset for asset, _ in (name.split() for name in ledger(here))} == set(ASSETS)
+    assert {asset for asset, _ in (name.split() for name in ledger(here))} == set(names())
     assert not list(differences(ledger(here), ledger(there)))
     made_here, made_there = materializations(here, runs_here), materializations(there, runs_there)
     assert not list(differences(made_here, made_there))

@@ -25,13 +25,12 @@ from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from pyspark.sql import SparkSession
 
-from ml_platform.contract.assets import StepName
-from ml_platform.graph.assets import DAILY_ASSETS, DRIFT_REPORT, MODEL
+from ml_platform.contract.assets import DRIFT_REPORT, MODEL, StepName, daily
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop
 
 FIRST, LAST = "2024-01-01", "2024-04-29"  # 120 days
-ASSETS: tuple[StepName, ...] = (*DAILY_ASSETS, MODEL, DRIFT_REPORT)
+ASSETS: tuple[StepName, ...] = (*daily(), MODEL, DRIFT_REPORT)
 MONTHS = {MODEL: ("2024-02-01", "2024-04-01"), DRIFT_REPORT: ("2024-01-01", "2024-03-01")}
 
 
@@ -187,7 +186,7 @@ def test_one_backfill_over_days_and_months_takes_few_runs_and_continues_where_it
         made = instance.get_materialized_partitions(dg.AssetKey(["shop", asset]))
         assert len(made) == {MODEL: 3, DRIFT_REPORT: 3}.get(asset, 120)
 
-    outcomes = {asset: closed.ledger.latest(asset) for asset in DAILY_ASSETS}
+    outcomes = {asset: closed.ledger.latest(asset) for asset in daily()}
     expected = {
         "ards": {missing: "missing", refused: "refused", blocked: "blocked"},
         "mrds": {missing: "missing", refused: "held_back", blocked: "held_back"},

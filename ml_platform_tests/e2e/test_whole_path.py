@@ -17,8 +17,9 @@ import pytest
 from sklearn.metrics import f1_score
 
 from ml_platform.contract.days import month_of
+from ml_platform.contract.windows import days_evaluated
 from ml_platform.engine.step import PermanentError
-from ml_platform.machine_learning import evaluation, performance
+from ml_platform.machine_learning import performance
 from ml_platform.online_store.store import OnlineStore
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.random_product import (
@@ -198,7 +199,7 @@ def assert_evaluations_follow(platform: Platform) -> None:
     found = performance.evaluations(platform.tables, product)
     assert set(found) == done
     for day in done:
-        window = evaluation.window(product, day)
+        window = days_evaluated(product, day)
         inside = [(row, label) for row, label in scored if row["event_day"] in window]
         morning = day + timedelta(days=1)
         known = [

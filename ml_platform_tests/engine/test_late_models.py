@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
+from ml_platform.contract.windows import days_evaluated
 from ml_platform.machine_learning import evaluation, performance, training_data
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.registry import Registry
@@ -103,7 +104,7 @@ def test_a_champion_that_has_scored_no_labelled_row_is_judged_on_those_it_never_
         one for one in ModelHistory(history.tables, history.product).models() if one.as_of == champion.as_of
     ]
     assert (model.first_day, model.last_day) == (D("2024-03-01"), D("2024-03-31"))
-    window = performance.window(history.product, day)
+    window = days_evaluated(history.product, day)
     assert (str(window.first), str(window.last)) == ("2024-04-01", "2024-04-10")
 
     # All of the window is later than what the champion has learned from, so every entity's rows count.

@@ -18,13 +18,13 @@ import pytest
 from dagster._core.events import DagsterEvent
 from dagster._utils.schedules import schedule_execution_time_iterator
 
+from ml_platform.contract.assets import daily
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest
 from ml_platform.engine.steps.ards import Ards
 from ml_platform.graph import deliveries, jobs, partitions, run_processes, schedules, sensors
-from ml_platform.graph.assets import DAILY_ASSETS
 from ml_platform.machine_learning import performance
 from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
 from ml_platform.storage.tables import Tables
@@ -76,7 +76,7 @@ def work(
                 step="ards", product=graph.product.name, days=tuple(chosen), run_id=run.run_id
             )
             context = local.context_for(request, graph.product, graph.settings, no_session, lambda _: None)
-            made = Ards(context).inputs(chosen)
+            made = Ards(context).plan(chosen)
             records = [
                 replace(
                     record(graph, "ards", day, made[day].outcome or "written"), inputs=made[day].fingerprint
@@ -426,7 +426,7 @@ def test_the_requested_run_does_all_daily_assets_over_its_days(graph: Graph) -> 
     (request,) = tick(graph)[2].run_requests
     result = graph.execute(request, "shop_daily")
     assert result.success
-    expected = [(asset, "2024-03-10", "2024-03-11") for asset in DAILY_ASSETS]
+    expected = [(asset, "2024-03-10", "2024-03-11") for asset in daily()]
     assert sorted(graph.runner.asked) == sorted(expected)
     assert not any(one.force or one.rescore for one in graph.runner.requests)
     assert list(graph.materialized("mrds")) == ["2024-03-11", "2024-03-10"]
@@ -437,7 +437,7 @@ def test_the_daily_job_mends_one_day_without_touching_the_model(graph: Graph) ->
         instance=graph.instance, partition_key="2024-03-10"
     )
     assert result.success
-    assert {step for step, _, _ in graph.runner.asked} == set(DAILY_ASSETS)
+    assert {step for step, _, _ in graph.runner.asked} == set(daily())
 
 
 def test_the_maintenance_job_asks_its_step_for_no_days(graph: Graph) -> None:

@@ -21,12 +21,12 @@ import yaml
 
 import ml_platform
 from ml_platform.build import build_definitions
+from ml_platform.contract.assets import daily
 from ml_platform.contract.days import add_months
 from ml_platform.contract.loading import load_products
 from ml_platform.contract.product import Product
 from ml_platform.engine.steps.model import training_days
 from ml_platform.graph import partitions
-from ml_platform.graph.assets import DAILY_ASSETS
 from ml_platform.machine_learning.holdout import by_entities
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform_tests.conftest import settings_in
@@ -206,7 +206,7 @@ def test_whatever_starts_runs_by_itself_is_off_until_it_is_switched_on() -> None
 
 
 def test_daily_assets_can_share_one_run_over_a_range(graph: Graph) -> None:
-    nodes = [graph.definitions.resolve_asset_graph().get(graph.key(asset)) for asset in DAILY_ASSETS]
+    nodes = [graph.definitions.resolve_asset_graph().get(graph.key(asset)) for asset in daily()]
     assert len({node.partitions_def for node in nodes}) == 1
     assert {node.backfill_policy for node in nodes} == {dg.BackfillPolicy.single_run()}
     model = graph.definitions.resolve_asset_graph().get(graph.key("model"))
@@ -219,7 +219,7 @@ def test_only_a_live_product_is_ever_overdue(
 ) -> None:
     graph = graph_of(product=shop(end=end))
     nodes = graph.definitions.resolve_asset_graph()
-    for asset in ("landing", *DAILY_ASSETS):
+    for asset in ("landing", *daily()):
         assert (nodes.get(graph.key(asset)).freshness_policy is not None) is overdue, asset
 
 

@@ -15,11 +15,11 @@ import pytest
 
 from ml_platform.contract.days import add_months, month_of
 from ml_platform.contract.product import Product
+from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering import landing
 from ml_platform.engine.steps.model import training_days
 from ml_platform.graph import alerts, deliveries
 from ml_platform.graph.schedules import DRIFT_AFTER_DAYS, OVERDUE_ON, drifts_due, model_is_due
-from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.holdout import by_entities
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
@@ -110,7 +110,7 @@ def test_every_window_ends_with_the_newest_label_of_each_morning(delay: int) -> 
             day for day in days("2024-01-01", str(morning)) if day + timedelta(days=1 + delay) <= morning
         ]
         newest = known[-1] if known else START - timedelta(days=1)
-        evaluated = performance.window(product, morning - timedelta(days=1))
+        evaluated = days_evaluated(product, morning - timedelta(days=1))
         assert (evaluated.last, len(evaluated)) == (morning - timedelta(days=1 + delay), 10)
         if morning < first:
             continue
@@ -141,7 +141,7 @@ def live_through(world: World, mornings: list[date]) -> None:
         eight = datetime(morning.year, morning.month, morning.day, 8, tzinfo=UTC)
         assert world.overdue(eight + timedelta(hours=4)) == [], "labels that are in time are not overdue"
 
-        window = performance.window(product, day)
+        window = days_evaluated(product, day)
         labelled = [one for one in window if one in world.labelled]
         assert labelled == [one for one in window if one >= START]
         assert due < START or window.last == due, "the labels of this morning are evaluated"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ml_platform.contract.assets import StepName
+from ml_platform.contract.assets import CATALOGUE, StepName
 from ml_platform.contract.secrets import SCHEME, Secret, holds_credentials
 from ml_platform.engine.step import PermanentError
 from ml_platform.settings import Settings
@@ -37,7 +37,6 @@ _MANNER = (
     "delivery_file_bytes",
     "delivery_unpacking",
 )
-_REPORTS: frozenset[StepName] = frozenset({"validation_report", "drift_report"})
 
 
 def settings_for(step: StepName, settings: Settings) -> dict[str, Any]:
@@ -85,11 +84,7 @@ def _needed(step: StepName, settings: Settings) -> tuple[str, ...]:
     needed = ["landing", "tables", "mlflow_tracking_uri"]
     if (settings.tables or "").startswith(UNITY_CATALOG):
         needed.append("control_tables")
-    if step in _REPORTS:
-        needed.append("report_targets")
-    if step == "online_features":
-        needed.append("online_store_url")
-    return tuple(needed)
+    return (*needed, *(CATALOGUE[step].settings if step in CATALOGUE else ()))
 
 
 def _named_secrets(settings: Settings) -> dict[str, str]:

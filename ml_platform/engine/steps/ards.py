@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -11,12 +10,10 @@ from ml_platform.data_engineering import ards, landing, unity_catalog
 from ml_platform.data_engineering.files import FileRules, shown
 from ml_platform.data_engineering.resolution import Refusal
 from ml_platform.engine import presence, withdrawals
-from ml_platform.engine.context import StepContext
+from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
-from ml_platform.engine.verdicts import Content, ValidatedStep
-from ml_platform.mlops.quality import anomalies, profiles
-from ml_platform.mlops.quality.anomalies import Fact
-from ml_platform.mlops.quality.profiles import Profile
+from ml_platform.engine.verdicts import Content, Verdict
+from ml_platform.mlops.quality import profiles, validation
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 from ml_platform.storage.tables import OvertakenError
 
@@ -24,32 +21,24 @@ from ml_platform.storage.tables import OvertakenError
 CHANGES = 3
 
 
-class Ards(ValidatedStep):
+class Ards(Step):
     """Deliveries to typed rows."""
 
-    asset = "ards"
-    tables = (ards.ARDS, ards.QUARANTINE)
-    data_set = "ards"
-    contract_sections = ("source",)
-
-    def __init__(self, context: StepContext) -> None:
-        super().__init__(context)
-        self._deliveries: dict[date, landing.Delivery] = {}
-        self._changes: Counter[date] = Counter()
+    asset = ards.ARDS
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         rows = presence.lost_rows(self.context, ards.ARDS, records)
         return presence.lost_rows(self.context, ards.QUARANTINE, records, "quarantined") | rows
 
-    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+    def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         product, folder = self.context.product, self.context.settings.landing_path
         rules = FileRules.of(self.context.settings)
-        self._deliveries = landing.scan(product, folder, days, rules)
-        absent = [day for day in days if day not in self._deliveries]
+        deliveries = landing.scan(product, folder, days, rules)
+        absent = [day for day in days if day not in deliveries]
         absences = landing.absences(product, folder, absent, rules) if absent else {}
         found = self._away(absent)
         for day in days:
-            delivery = self._deliveries.get(day)
+            delivery = deliveries.get(day)
             if day in found:
                 continue
             if delivery is None:
@@ -62,44 +51,61 @@ class Ards(ValidatedStep):
                 # Another stamp than that of its content: the same files may be read when they are reached.
                 found[day] = Inputs(f"{delivery.stamp}/refused", "refused", delivery.refusal)
             else:
-                found[day] = Inputs(delivery.stamp)
+                found[day] = Inputs(delivery.stamp, found=delivery)
         return found
 
-    def write_content(self, days: Sequence[date]) -> dict[date, Content | Written]:
+    def is_outdated(self, work: Mapping[date, Inputs]) -> bool:
+        deliveries = {day: inputs.found for day, inputs in work.items() if inputs.found is not None}
+        return bool(self._changed(deliveries))
+
+    def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
+        validation.prepare()
+        contents = self._contents({day: inputs.found for day, inputs in work.items()}, tries)
+        return Verdict(self.context, self.asset).of_contents(contents)
+
+    def _contents(
+        self, deliveries: Mapping[date, landing.Delivery], tries: Mapping[date, int]
+    ) -> dict[date, Content | Written]:
+        """Write these days, each table in one commit; a day that can't be read comes back as its outcome."""
         context = self.context
         product = context.product
+
+        def changed(days: Sequence[date]) -> list[date]:
+            return self._changed({day: deliveries[day] for day in days})
+
         unity_catalog.declare(context.spark, product, context.tables, "ards")
         try:
             written = ards.write(
                 context.spark,
                 product,
                 context.tables,
-                [self._deliveries[day] for day in days],
+                list(deliveries.values()),
                 run_id=context.request.run_id,
                 statistics=profiles.ProfileStatistics(product, "ards"),
-                changed=self._changed,
+                changed=changed,
             )
         except OvertakenError:
             raise
         except Exception as error:
             # Files that are replaced while Spark reads them may end its job in any way.
-            if not self._changed(days):
+            if not self._changed(deliveries):
                 raise
             context.log(
                 f"ards: {type(error).__name__} while files of these days changed; they are done again"
             )
             written = {}
-        return self._still_changing(day for day in days if day not in written) | {
-            day: self._refused(day, one.refusal)
-            if one.refusal
+        unread = {day: delivery for day, delivery in deliveries.items() if day not in written}
+        return self._still_changing(unread, tries) | {
+            day: _refused(deliveries[day], content.refusal)
+            if content.refusal
             else Content(
-                counts=one.counts,
-                profile=profiles.profile(product, "ards", one.rows, one.statistics),
-                fingerprint=one.fingerprint,
-                delta_version=one.delta_version,
-                metadata=_of_files(self._deliveries[day]),
+                counts=content.counts,
+                profile=profiles.profile(product, "ards", content.rows, content.statistics),
+                fingerprint=content.fingerprint,
+                delta_version=content.delta_version,
+                metadata=_of_files(deliveries[day]),
             )
-            for day, one in written.items()
+            for day, content in written.items()
         }
 
     def _away(self, days: Sequence[date]) -> dict[date, Inputs]:
@@ -130,20 +136,20 @@ class Ards(ValidatedStep):
             for day, one in super().withdraw(days).items()
         }
 
-    def _changed(self, days: Sequence[date]) -> list[date]:
+    def _changed(self, deliveries: Mapping[date, landing.Delivery]) -> list[date]:
         """The days whose files are not those any more that were looked at."""
         product, folder = self.context.product, self.context.settings.landing_path
-        return [day for day in days if landing.stamp(product, folder, day) != self._deliveries[day].stamp]
+        return [day for day, one in deliveries.items() if landing.stamp(product, folder, day) != one.stamp]
 
-    def _still_changing(self, days: Iterable[date]) -> dict[date, Content | Written]:
+    def _still_changing(
+        self, deliveries: Mapping[date, landing.Delivery], tries: Mapping[date, int]
+    ) -> dict[date, Content | Written]:
         """Of days that must be done again since their files changed, those that have for too often."""
         given_up: dict[date, Content | Written] = {}
-        for day in days:
-            self._changes[day] += 1
-            if self._changes[day] < CHANGES:
+        for day, delivery in deliveries.items():
+            if tries.get(day, 0) + 1 < CHANGES:
                 self.context.log(f"ards: files of {day} changed while they were read; the day is done again")
                 continue
-            delivery = self._deliveries[day]
             names = ", ".join(shown(file.name) for file in delivery.files)
             given_up[day] = Written(
                 "refused",
@@ -153,16 +159,10 @@ class Ards(ValidatedStep):
             )
         return given_up
 
-    def _refused(self, day: date, refusal: Refusal) -> Written:
-        stamp = self._deliveries[day].stamp
-        return Written("refused", refusal.reason, inputs=f"{stamp}/unread" if refusal.may_pass else None)
 
-    def sources(self, days: Sequence[date]) -> dict[date, Profile]:
-        return {}
-
-    def facts(self, contents: Mapping[date, Content]) -> dict[date, list[Fact]]:
-        known = self.known_facts(contents)
-        return {day: anomalies.facts(self.context.product, day, known) for day in contents}
+def _refused(delivery: landing.Delivery, refusal: Refusal) -> Written:
+    inputs = f"{delivery.stamp}/unread" if refusal.may_pass else None
+    return Written("refused", refusal.reason, inputs=inputs)
 
 
 def _of_files(delivery: landing.Delivery) -> dict[str, str]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 
 from ml_platform.contract.assets import PERFORMANCE_ABOVE_THRESHOLD
+from ml_platform.contract.days import days_between
 from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.windows import days_evaluated
+from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import presence
-from ml_platform.engine.context import StepContext, days_between
-from ml_platform.engine.run_days import DailyStep
+from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning import evaluation, performance
-from ml_platform.machine_learning.model_history import (
-    ModelHistory,
-    scored_otherwise,
-)
+from ml_platform.machine_learning.model_history import ModelHistory, scored_otherwise
 from ml_platform.machine_learning.promotion import Decision, serving
 from ml_platform.machine_learning.registry import Registry
+from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.storage.ledger import DayRecord
 
 #: Of an evaluation, what is no figure that the UI could plot, or goes there under another name.
@@ -28,20 +28,29 @@ _NO_FIGURES = frozenset(
 )
 
 
-class Performance(DailyStep):
+@dataclass(frozen=True)
+class _Day:
+    """What an evaluation is made from.
+
+    Attributes:
+        plan: the days of the window that count.
+        champion: the model that serves the day of the evaluation.
+        predictions: the records of the window's predictions.
+        labels: the records of the window's days in the MRDS.
+        decisions: about all models.
+    """
+
+    plan: performance.Evaluated
+    champion: evaluation.Champion | None
+    predictions: Mapping[date, DayRecord]
+    labels: Mapping[date, DayRecord]
+    decisions: Sequence[Decision]
+
+
+class ModelPerformance(Step):
     """Predictions and labels of a window, to metrics."""
 
     asset = performance.PERFORMANCE
-    contract_sections = ("source", "mrds", "evaluation")
-
-    def __init__(self, context: StepContext) -> None:
-        super().__init__(context)
-        self._history = ModelHistory(context.tables, context.product)
-        self._predictions: dict[date, DayRecord] = {}
-        self._labels: dict[date, DayRecord] = {}
-        self._plans: dict[date, performance.Evaluated] = {}
-        self._champions: dict[date, evaluation.Champion | None] = {}
-        self._decisions: list[Decision] = []
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         written = {day: record for day, record in records.items() if record.outcome == "written"}
@@ -55,27 +64,32 @@ class Performance(DailyStep):
             if day not in rows or rows[day]["fingerprint"] != record.fingerprint
         }
 
-    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+    def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         context, product = self.context, self.context.product
         if not days:
             return {}
-        windows = [performance.window(product, day) for day in days]
-        needed = set(days_between(min(w.first for w in windows), max(w.last for w in windows)))
-        self._predictions = context.ledger.latest("predictions", needed)
-        self._labels = context.ledger.latest("mrds", needed, details=False)
-        decisions = self._decisions = presence.require_decisions(context)
+        windows = {day: days_evaluated(product, day) for day in days}
+        first = min(window.first for window in windows.values())
+        last = max(window.last for window in windows.values())
+        needed = set(days_between(first, last))
+        predictions = context.ledger.latest(PREDICTIONS, needed)
+        labels = context.ledger.latest(MRDS, needed, details=False)
+        decisions = presence.require_decisions(context)
         found = {}
-        for day in days:
+        for day, window in windows.items():
             champion = serving(decisions, day)
             plan = performance.evaluated(
-                product, day, self._predictions, self._labels, champion.fingerprint if champion else None
+                product, day, predictions, labels, champion.fingerprint if champion else None
             )
-            self._plans[day] = plan
-            self._champions[day] = (
-                evaluation.Champion(champion.as_of, champion.fingerprint) if champion else None
+            of_day = _Day(
+                plan,
+                evaluation.Champion(champion.as_of, champion.fingerprint) if champion else None,
+                {one: predictions[one] for one in window if one in predictions},
+                {one: labels[one] for one in window if one in labels},
+                decisions,
             )
             if plan.scored:
-                found[day] = Inputs(plan.inputs)
+                found[day] = Inputs(plan.inputs, found=of_day)
             elif plan.unscored:
                 found[day] = Inputs(plan.inputs, "no_model", f"nothing was predicted from {plan.window}")
             else:
@@ -83,43 +97,52 @@ class Performance(DailyStep):
                 found[day] = Inputs(plan.inputs, "held_back", reason)
         return found
 
-    def write(self, days: Sequence[date]) -> dict[date, Written]:
+    def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         context = self.context
+        days: dict[date, _Day] = {day: inputs.found for day, inputs in work.items()}
         scored = {
-            day: self._predictions[day].counts["rows"] for one in days for day in self._plans[one].scored
+            day: of_day.predictions[day].counts["rows"]
+            for of_day in days.values()
+            for day in of_day.plan.scored
         }
+        champions = {day: of_day.champion for day, of_day in days.items()}
         found = evaluation.evaluate(
-            context.spark, context.product, context.tables, days, scored, self._champions
+            context.spark, context.product, context.tables, list(days), scored, champions
         )
-        found |= self._judged_on_unseen(found)
+        found |= self._judged_on_unseen(found, days)
         rows, results = [], {}
-        for day in days:
-            one = found[day]
-            verdict = evaluation.verdict(context.product, one.value, one.labelled, one.positives)
-            values = asdict(one) | {"verdict": verdict}
+        for day, of_day in days.items():
+            evaluated = found[day]
+            verdict = evaluation.verdict(
+                context.product, evaluated.value, evaluated.labelled, evaluated.positives
+            )
+            values = asdict(evaluated) | {"verdict": verdict}
             values["fingerprint"] = fingerprint_of(values)
             rows.append(values)
-            results[day] = self._written(one, verdict, values["fingerprint"])
-        performance.replace(context.tables, context.product, days, rows)
+            results[day] = self._written(of_day, evaluated, verdict, values["fingerprint"])
+        performance.replace(context.tables, context.product, list(days), rows)
         return results
 
     def discard(self, days: Sequence[date]) -> None:
         performance.replace(self.context.tables, self.context.product, days, [])
 
     def _judged_on_unseen(
-        self, found: Mapping[date, evaluation.Evaluation]
+        self, found: Mapping[date, evaluation.Evaluation], days: Mapping[date, _Day]
     ) -> dict[date, evaluation.Evaluation]:
         """The evaluations whose champions have scored too little, with what they make of unseen rows."""
         context, product = self.context, self.context.product
         thin: dict[str, list[evaluation.Evaluation]] = {}
-        for one in found.values():
-            if one.champion_fingerprint and evaluation.needs_unseen_rows(product, one):
-                thin.setdefault(one.champion_fingerprint, []).append(one)
+        for evaluated in found.values():
+            if evaluated.champion_fingerprint and evaluation.needs_unseen_rows(product, evaluated):
+                thin.setdefault(evaluated.champion_fingerprint, []).append(evaluated)
         if not thin:
             return {}
-        records, registry = self._history.by_fingerprint(), Registry.of(context.settings)
+        records = ModelHistory(context.tables, product).by_fingerprint()
+        registry = Registry.of(context.settings)
         labelled = {
-            day: self._labels[day].counts.get("rows", 0) for one in found for day in self._plans[one].labelled
+            day: of_day.labels[day].counts.get("rows", 0)
+            for of_day in days.values()
+            for day in of_day.plan.labelled
         }
         judged: dict[date, evaluation.Evaluation] = {}
         for fingerprint, evaluations in thin.items():
@@ -135,48 +158,53 @@ class Performance(DailyStep):
             )
         return judged
 
-    def _written(self, one: evaluation.Evaluation, verdict: evaluation.Verdict, fingerprint: str) -> Written:
-        product = self.context.product
-        plan = self._plans[one.event_day]
-        window = plan.window
+    def _written(
+        self, of_day: _Day, evaluated: evaluation.Evaluation, verdict: evaluation.Verdict, fingerprint: str
+    ) -> Written:
+        product, window = self.context.product, of_day.plan.window
         rules = product.evaluation
-        value = "undefined" if one.value is None else f"{one.value:.4f}"
+        value = "undefined" if evaluated.value is None else f"{evaluated.value:.4f}"
         match verdict:
             case "insufficient":
                 description = (
-                    f"too little evidence: {one.labelled:,} labelled rows with {one.positives:,} positives; "
-                    f"needed are {rules.minimum_rows:,} and {rules.minimum_positives:,}"
+                    f"too little evidence: {evaluated.labelled:,} labelled rows with "
+                    f"{evaluated.positives:,} positives; needed are {rules.minimum_rows:,} and "
+                    f"{rules.minimum_positives:,}"
                 )
             case _:
                 above = "at least" if verdict == "passed" else "below"
-                description = f"{one.metric} {value} is {above} the threshold {rules.threshold} over {window}"
+                description = (
+                    f"{evaluated.metric} {value} is {above} the threshold {rules.threshold} over {window}"
+                )
         metadata: dict[str, Any] = {
             name: value
-            for name, value in asdict(one).items()
+            for name, value in asdict(evaluated).items()
             if name not in _NO_FIGURES and value is not None
         }
-        if one.value is not None:
-            metadata[one.metric] = one.value
+        if evaluated.value is not None:
+            metadata[evaluated.metric] = evaluated.value
         metadata |= {
             "window": str(window),
-            "models": ", ".join(one.models),
-            "champion_as_of": str(one.champion_as_of),
+            "models": ", ".join(evaluated.models),
+            "champion_as_of": str(evaluated.champion_as_of),
             "verdict": verdict,
         }
-        window = plan.window
-        inside = [record for day, record in self._predictions.items() if day in window]
-        otherwise = scored_otherwise(inside, self._decisions)
+        otherwise = scored_otherwise(of_day.predictions.values(), of_day.decisions)
         if otherwise:
             rows = sum(sum(models.values()) for models in otherwise.values())
             metadata["rows_scored_by_another_model"] = rows
-        if plan.left_out:
-            metadata["left_out"] = ", ".join(plan.left_out)
+        if of_day.plan.left_out:
+            metadata["left_out"] = ", ".join(of_day.plan.left_out)
         check = Check(
             name=PERFORMANCE_ABOVE_THRESHOLD,
             passed=verdict == "passed",
             severity="WARN" if verdict == "insufficient" else "ERROR",
             description=description,
-            metadata={"threshold": rules.threshold, "labelled": one.labelled, "positives": one.positives}
-            | ({"value": one.value} if one.value is not None else {}),
+            metadata={
+                "threshold": rules.threshold,
+                "labelled": evaluated.labelled,
+                "positives": evaluated.positives,
+            }
+            | ({"value": evaluated.value} if evaluated.value is not None else {}),
         )
         return Written("written", fingerprint=fingerprint, metadata=metadata, checks=(check,))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any
 
+from ml_platform.contract.assets import ONLINE_FEATURES
 from ml_platform.data_engineering import mrds
 from ml_platform.engine import presence
-from ml_platform.engine.context import StepContext
-from ml_platform.engine.run_days import DailyStep, content_of, from_same_day
+from ml_platform.engine.inputs import content_of, from_same_day
+from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, PermanentError, Written
 from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT
 from ml_platform.online_store import publish
@@ -25,15 +26,10 @@ class PublicationError(Exception):
     """The online store is well, but refuses rows of these days; the message says why."""
 
 
-class OnlineFeatures(DailyStep):
+class OnlineFeatures(Step):
     """MRDS to the online store."""
 
-    asset = "online_features"
-    contract_sections = ("source", "mrds")
-
-    def __init__(self, context: StepContext) -> None:
-        super().__init__(context)
-        self._inputs: dict[date, Inputs] = {}
+    asset = ONLINE_FEATURES
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         context, product = self.context, self.context.product
@@ -57,34 +53,29 @@ class OnlineFeatures(DailyStep):
                 lost[day] = "the online store has the day from an MRDS that isn't there any more"
         return lost
 
-    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
-        self._inputs = from_same_day(self.context, "mrds", days, fingerprint=FEATURES_FINGERPRINT)
-        return self._inputs
+    def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
+        return from_same_day(self.context, mrds.MRDS, days, fingerprint=FEATURES_FINGERPRINT)
 
-    def write(self, days: Sequence[date]) -> dict[date, Written]:
-        context = self.context
+    def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         records = {
             day: record
-            for day, record in context.usable("mrds", set(days)).items()
-            if content_of(record, FEATURES_FINGERPRINT) == self._inputs[day].fingerprint
+            for day, record in self.context.usable(mrds.MRDS, set(work)).items()
+            if content_of(record, FEATURES_FINGERPRINT) == work[day].fingerprint
         }
-        days = [day for day in days if day in records]  # the others have changed just now
+        days = [day for day in work if day in records]  # the others have changed just now
         if not days:
             return {}
         metadata = self._publish(days, sum(records[day].counts["rows"] for day in days))
-        results = {}
-        for day in days:
-            record = records[day]
-            outcome = record.outcome
-            fingerprint = record.details.get("metadata", {}).get(FEATURES_FINGERPRINT)
-            results[day] = Written(
-                outcome,
-                record.reason,
-                fingerprint=fingerprint,
-                counts={"rows": record.counts["rows"]},
+        return {
+            day: Written(
+                records[day].outcome,
+                records[day].reason,
+                fingerprint=records[day].details.get("metadata", {}).get(FEATURES_FINGERPRINT),
+                counts={"rows": records[day].counts["rows"]},
                 metadata=metadata,
             )
-        return results
+            for day in days
+        }
 
     def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
         """Publish days that the MRDS has no rows of: their entities fall back to earlier days, or go."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import evolution, presence, serving_models
-from ml_platform.engine.context import StepContext
-from ml_platform.engine.run_days import FAILED, DailyStep, from_same_day
+from ml_platform.engine.inputs import from_same_day
+from ml_platform.engine.run_partitions import FAILED, Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT
 from ml_platform.machine_learning import scoring
@@ -21,13 +23,32 @@ from ml_platform.machine_learning.model_history import (
     scored_by,
     scored_otherwise,
 )
-from ml_platform.machine_learning.promotion import Decision, serving
+from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry, RegistryError
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord, Outcome
 
 
-class Predictions(DailyStep):
+@dataclass(frozen=True)
+class _Day:
+    """What a day is scored from, and what there is of it.
+
+    Attributes:
+        rows: the fingerprint of the day's features.
+        model: the model that serves the day.
+        obstacle: the outcome that the day has if it hasn't been scored before.
+        scored: the record of the predictions that there are.
+        is_kept: whether these stay as they are.
+    """
+
+    rows: str
+    model: ModelRecord | None
+    obstacle: Inputs | None
+    scored: DayRecord | None
+    is_kept: bool
+
+
+class Predictions(Step):
     """MRDS and the model that served the day, to predictions.
 
     Rows once scored stay, whatever becomes of the model that scored them, unless the request asks to rescore.
@@ -36,111 +57,101 @@ class Predictions(DailyStep):
     be scored again.
     """
 
-    asset = "predictions"
-    tables = (scoring.PREDICTIONS,)
-    contract_sections = ("mrds", "model.features")
+    asset = scoring.PREDICTIONS
 
-    def __init__(self, context: StepContext) -> None:
-        super().__init__(context)
-        self._history = ModelHistory(context.tables, context.product)
-        self._decisions: list[Decision] = []
-        self._records: dict[str, ModelRecord] = {}
-        self._scored: dict[date, DayRecord] = {}
-        self._kept: dict[date, DayRecord] = {}
-        self._rows: dict[date, str] = {}
-        self._obstacles: dict[date, Inputs] = {}
-        self._loaded: dict[tuple[str, str], scoring.ServingModel | RegistryError] = {}
-        self._lost: dict[date, str] = {}
-
-    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
-        self._lost = super().lost(records)
-        return self._lost
-
-    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
-        ledger = self.context.ledger
-        self._decisions = presence.require_decisions(self.context)
-        self._records = self._history.by_fingerprint()
-        found = from_same_day(self.context, "mrds", days, fingerprint=FEATURES_FINGERPRINT)
-        self._rows = {day: inputs.fingerprint for day, inputs in found.items()}
+    def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
+        ledger, product = self.context.ledger, self.context.product
+        decisions = presence.require_decisions(self.context)
+        models = ModelHistory(self.context.tables, product).by_fingerprint()
+        found = from_same_day(self.context, MRDS, days, fingerprint=FEATURES_FINGERPRINT)
         # Predictions that were withdrawn with their rows, or removed for want of a model, are kept no longer.
         outcomes: set[Outcome] = {*SETTLED, *WITHOUT_ROWS, "no_model"}
-        scored = ledger.latest(self.asset, set(days), outcomes=outcomes)
-        self._scored = {
+        scored = {
             day: record
-            for day, record in scored.items()
-            if record.outcome == "written" and day not in self._lost
+            for day, record in ledger.latest(self.asset, set(days), outcomes=outcomes).items()
+            if record.outcome == "written" and day not in lost
         }
-        self._kept = {} if self.context.request.rescore else self._scored
-        self._obstacles = self._find_obstacles([day for day in days if found[day].outcome is None])
+        serve = {
+            day: models[decision.fingerprint]
+            for day, inputs in found.items()
+            if inputs.outcome is None and (decision := serving(decisions, day))
+        }
+        obstacles = self._obstacles(
+            {day: inputs.fingerprint for day, inputs in found.items() if inputs.outcome is None}, serve
+        )
         for day, inputs in found.items():
             if inputs.outcome is not None:
                 continue
-            obstacle, model = self._obstacles.get(day), serving(self._decisions, day)
+            model, obstacle, rows = serve.get(day), obstacles.get(day), inputs.fingerprint
+            is_kept = day in scored and not self.context.request.rescore
+            of_day = _Day(rows, model, obstacle, scored.get(day), is_kept)
             if obstacle is None:
                 assert model is not None, "without a model there is an obstacle"
-                found[day] = Inputs(f"{inputs.fingerprint}/{model.fingerprint}")
-            elif day in self._scored:
-                found[day] = Inputs(f"{inputs.fingerprint}/kept")
+                found[day] = Inputs(f"{rows}/{model.fingerprint}", found=of_day)
+            elif day in scored:
+                found[day] = Inputs(f"{rows}/kept", found=of_day)
             else:
                 found[day] = obstacle
         return found
 
-    def _find_obstacles(self, days: Sequence[date]) -> dict[date, Inputs]:
+    def _obstacles(self, rows: Mapping[date, str], serve: Mapping[date, ModelRecord]) -> dict[date, Inputs]:
         """The days that can't be scored now, each with its outcome, if it hasn't been scored before."""
         context, product = self.context, self.context.product
-        models = {
-            day: self._records[one.fingerprint] for day in days if (one := serving(self._decisions, day))
-        }
         registry, versions = Registry.of(context.settings), ContractVersions(context.tables, product)
         mismatches: dict[str, str | None] = {}
         contracts: dict[str, frozenset[str]] = {}
-        for model in {model.fingerprint: model for model in models.values()}.values():
+        for model in {model.fingerprint: model for model in serve.values()}.values():
             mismatches[model.fingerprint] = serving_models.mismatch(registry, product, model)
             columns = ModelColumns.read(model.columns).names if model.columns else product.features
             contracts[model.fingerprint] = versions.mrds_like_now(columns)
-        sources = context.ledger.latest("mrds", set(days), details=False)
+        sources = context.ledger.latest(MRDS, set(rows), details=False)
         found = {}
-        for day in days:
-            serves = models.get(day)
-            if serves is None:
-                found[day] = Inputs(self._rows[day], "no_model", "no model had been promoted by this day")
-            elif mismatch := mismatches[serves.fingerprint]:
+        for day in rows:
+            model_of_day = serve.get(day)
+            if model_of_day is None:
+                found[day] = Inputs(rows[day], "no_model", "no model had been promoted by this day")
+            elif mismatch := mismatches[model_of_day.fingerprint]:
                 reason = (
-                    f"the model that serves this day (v{serves.version}, as of {serves.as_of}) can't score "
-                    f"under this contract: {mismatch}; train one: ml-platform train {product.name}"
+                    f"the model that serves this day (v{model_of_day.version}, as of {model_of_day.as_of}) "
+                    f"can't score under this contract: {mismatch}; train one: "
+                    f"ml-platform train {product.name}"
                 )
-                found[day] = Inputs(self._rows[day], "no_model", reason)
-            elif sources[day].contract not in contracts[serves.fingerprint]:
+                found[day] = Inputs(rows[day], "no_model", reason)
+            elif sources[day].contract not in contracts[model_of_day.fingerprint]:
                 reason = evolution.of_another_contract(context, sources[day])
-                found[day] = Inputs(self._rows[day], "held_back", reason)
+                found[day] = Inputs(rows[day], "held_back", reason)
         return found
 
     def keeps(self, record: DayRecord, inputs: Inputs) -> bool:
-        return record.day in self._kept and record.inputs.partition("/")[0] == self._rows[record.day]
+        of_day: _Day = inputs.found
+        return of_day.is_kept and record.inputs.partition("/")[0] == of_day.rows
 
-    def write(self, days: Sequence[date]) -> dict[date, Written]:
-        context = self.context
-        product = context.product
+    def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
+        context, product = self.context, self.context.product
+        days: dict[date, _Day] = {day: inputs.found for day, inputs in work.items()}
         models: dict[date, scoring.ServingModel] = {}
+        loaded = self._load(
+            of_day.model for of_day in days.values() if of_day.obstacle is None and of_day.model is not None
+        )
         done: dict[date, Written] = {}
         unserved: list[date] = []
-        for day in days:
-            obstacle, decision = self._obstacles.get(day), serving(self._decisions, day)
-            if obstacle is None and decision is not None:
-                model = self._load(self._records[decision.fingerprint])
+        for day, of_day in days.items():
+            if of_day.obstacle is None and of_day.model is not None:
+                model = loaded[of_day.model.fingerprint]
                 if isinstance(model, RegistryError):
                     done[day] = Written("refused", f"the model that serves this day: {model}", details=FAILED)
                 else:
                     models[day] = model
-            elif decision is None and context.request.rescore:
+            elif of_day.model is None and context.request.rescore:
                 unserved.append(day)
-            elif obstacle is not None:
-                done[day] = self._as_scored(day, obstacle)
+            else:
+                done[day] = _as_scored(of_day)
         if unserved:
             scoring.remove(context.spark, product, context.tables, unserved, run_id=context.request.run_id)
             for day in unserved:
-                reason = self._obstacles[day].reason
-                done[day] = Written("no_model", reason, inputs=self._rows[day])
+                obstacle = days[day].obstacle
+                reason = obstacle.reason if obstacle else ""
+                done[day] = Written("no_model", reason, inputs=days[day].rows)
         if not models:
             return done
         written = scoring.write(
@@ -149,64 +160,72 @@ class Predictions(DailyStep):
             context.tables,
             models,
             run_id=context.request.run_id,
-            keep=[day for day in models if day in self._kept],
+            keep=[day for day in models if days[day].is_kept],
         )
+        known = ModelHistory(context.tables, product).by_fingerprint()
         return done | {
             day: Written(
-                "written" if one.counted.rows else "empty",
-                "" if one.counted.rows else "the MRDS has no rows",
-                fingerprint=one.counted.fingerprint,
-                counts=one.counts,
-                delta_version=one.delta_version,
+                "written" if scores.counted.rows else "empty",
+                "" if scores.counted.rows else "the MRDS has no rows",
+                fingerprint=scores.counted.fingerprint,
+                counts=scores.counts,
+                delta_version=scores.delta_version,
                 # Rescoring must see that some rows were scored before the day's rows changed.
-                inputs=f"{self._rows[day]}/kept" if day in self._kept else None,
-                metadata=self._named(one.models),
-                details={MODELS: dict(one.models)},
+                inputs=f"{days[day].rows}/kept" if days[day].is_kept else None,
+                metadata=_named(scores.models, known),
+                details={MODELS: dict(scores.models)},
             )
-            for day, one in written.items()
+            for day, scores in written.items()
         }
 
-    def _load(self, model: ModelRecord) -> scoring.ServingModel | RegistryError:
-        """A model, or why the registry has it no more; asked once, since it takes requests."""
-        key = (model.fingerprint, model.version)
-        if key not in self._loaded:
-            registry = Registry.of(self.context.settings)
-            try:
-                self._loaded[key] = serving_models.load(registry, self.context.product, model)
-            except RegistryError as error:
-                self._loaded[key] = error
-        return self._loaded[key]
-
-    def _as_scored(self, day: date, obstacle: Inputs) -> Written:
-        """A day that can't be scored now, and has been before: it stays, and says so."""
-        record = self._scored[day]
-        return Written(
-            record.outcome,
-            fingerprint=record.fingerprint,
-            counts=record.counts,
-            delta_version=record.delta_version,
-            inputs=f"{self._rows[day]}/kept",
-            metadata={**record.details.get("metadata", {}), "not_scored_again": obstacle.reason},
-            details={MODELS: scored_by(record)},
-        )
-
-    def _named(self, models: Mapping[str, int]) -> dict[str, Any]:
-        """The models that have scored a day's rows, for people."""
-        known = [self._records[fingerprint] for fingerprint in models if fingerprint in self._records]
-        known.sort(key=lambda model: model.as_of)
-        return {
-            "model_as_of": ", ".join(str(model.as_of) for model in known),
-            "model_version": ", ".join(model.version for model in known),
-        }
+    def _load(self, models: Iterable[ModelRecord]) -> dict[str, scoring.ServingModel | RegistryError]:
+        """Each model, or why the registry has it no more; each is asked for once, since it takes requests."""
+        registry = Registry.of(self.context.settings)
+        loaded: dict[str, scoring.ServingModel | RegistryError] = {}
+        for model in models:
+            if model.fingerprint not in loaded:
+                try:
+                    loaded[model.fingerprint] = serving_models.load(registry, self.context.product, model)
+                except RegistryError as error:
+                    loaded[model.fingerprint] = error
+        return loaded
 
     def remarks(self, records: Mapping[date, DayRecord]) -> dict[date, dict[str, Any]]:
-        product, found = self.context.product, {}
-        for day, models in scored_otherwise(records.values(), self._decisions).items():
-            serves = serving(self._decisions, day)
-            found[day] = {
-                "scored_by_another_model": f"{sum(models.values()):,} rows were scored by "
-                f"{name_models(models, self._records)}; the day is served by "
-                f"{name_models([serves.fingerprint], self._records) if serves else 'no model'}. To score it "
+        product, remarks = self.context.product, {}
+        decisions = presence.require_decisions(self.context)
+        otherwise = scored_otherwise(records.values(), decisions)
+        models = ModelHistory(self.context.tables, product).by_fingerprint() if otherwise else {}
+        for day, scored in otherwise.items():
+            decision = serving(decisions, day)
+            remarks[day] = {
+                "scored_by_another_model": f"{sum(scored.values()):,} rows were scored by "
+                f"{name_models(scored, models)}; the day is served by "
+                f"{name_models([decision.fingerprint], models) if decision else 'no model'}. To score it "
                 f"again: ml-platform backfill {product.name} --from {day} --to {day} --rescore"
             }
-        return found
+        return remarks
+
+
+def _as_scored(of_day: _Day) -> Written:
+    """A day that can't be scored now, and has been before: it stays, and says so."""
+    record, obstacle = of_day.scored, of_day.obstacle
+    assert record is not None, "a day that was never scored has the obstacle's outcome"
+    assert obstacle is not None, "a day without an obstacle is scored"
+    return Written(
+        record.outcome,
+        fingerprint=record.fingerprint,
+        counts=record.counts,
+        delta_version=record.delta_version,
+        inputs=f"{of_day.rows}/kept",
+        metadata={**record.details.get("metadata", {}), "not_scored_again": obstacle.reason},
+        details={MODELS: scored_by(record)},
+    )
+
+
+def _named(models: Mapping[str, int], known: Mapping[str, ModelRecord]) -> dict[str, Any]:
+    """The models that have scored a day's rows, for people."""
+    named = sorted((known[name] for name in models if name in known), key=lambda model: model.as_of)
+    return {
+        "model_as_of": ", ".join(str(model.as_of) for model in named),
+        "model_version": ", ".join(model.version for model in named),
+    }

@@ -7,35 +7,33 @@ every day that was attempted: a blocked or refused day is when it is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
-from functools import cached_property
 from typing import Any
 
-from ml_platform.contract.assets import VALIDATED
+from ml_platform.contract.assets import REPORT_DAYS, VALIDATION_REPORT, validated
+from ml_platform.contract.days import days_between
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.engine import presence
-from ml_platform.engine.context import days_between
 from ml_platform.engine.report_targets import report_store
-from ml_platform.engine.run_days import DailyStep
-from ml_platform.engine.step import REPORT_DAYS, Inputs, Written, quality_of
+from ml_platform.engine.run_partitions import Step
+from ml_platform.engine.step import Inputs, Written, quality_of
 from ml_platform.mlops.quality import quarantine, validation_report
 from ml_platform.mlops.quality.validation_report import DataSetDay
 from ml_platform.storage.ledger import DayRecord
 
 
-class ValidationReport(DailyStep):
+class ValidationReport(Step):
     """Verdicts to an HTML page and its JSON, in the report store."""
 
-    asset = "validation_report"
-    contract_sections = ("name", "description")
+    asset = VALIDATION_REPORT
 
     @property
     def code_version(self) -> str:
         targets = fingerprint_of([target.shown for target in self.context.settings.report_targets])
         return f"{super().code_version}/{targets}"
 
-    def inputs(self, days: Sequence[date]) -> dict[date, Inputs]:
+    def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         known = self._known(days)
         found = {}
         for day in days:
@@ -48,7 +46,7 @@ class ValidationReport(DailyStep):
                 continue
             shown = [
                 [asset, str(one), *_judgement(record)]
-                for asset in VALIDATED
+                for asset in validated()
                 for one in _history(day)
                 if (record := known[asset].get(one)) is not None
             ]
@@ -60,14 +58,16 @@ class ValidationReport(DailyStep):
         return found
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
-        return presence.lost_reports(self.context, records, self._store, validation_report.HTML)
+        return presence.lost_reports(
+            self.context, records, report_store(self.context.settings), validation_report.HTML
+        )
 
-    def write(self, days: Sequence[date]) -> dict[date, Written]:
-        product = self.context.product
+    def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
+        product, days = self.context.product, list(work)
         known = self._known(days)
         by_day = {
             asset: {one: _shown(asset, one, record) for one, record in known[asset].items()}
-            for asset in VALIDATED
+            for asset in validated()
         }
         unusable = quarantine.of_days(self.context.tables, product, days)
         pages = {}
@@ -75,10 +75,10 @@ class ValidationReport(DailyStep):
             pages[day] = validation_report.build(
                 product,
                 day,
-                [_known_days(by_day[asset], day) for asset in VALIDATED],
+                [_known_days(by_day[asset], day) for asset in validated()],
                 unusable.get(day),
             )
-        links = self._store.publish_many(
+        links = report_store(self.context.settings).publish_many(
             {f"{product.name}/{self.asset}/{day}": page.files for day, page in pages.items()}
         )
         return {
@@ -90,15 +90,11 @@ class ValidationReport(DailyStep):
             for day, page in pages.items()
         }
 
-    @cached_property
-    def _store(self) -> Any:
-        return report_store(self.context.settings)
-
     def _known(self, days: Sequence[date]) -> dict[str, dict[date, DayRecord]]:
         if not days:
-            return {asset: {} for asset in VALIDATED}
+            return {asset: {} for asset in validated()}
         first = min(days) - timedelta(days=REPORT_DAYS - 1)
-        return {asset: self.context.ledger.between(asset, first, max(days)) for asset in VALIDATED}
+        return {asset: self.context.ledger.between(asset, first, max(days)) for asset in validated()}
 
 
 def _known_days(shown: Mapping[date, DataSetDay], day: date) -> list[DataSetDay]:

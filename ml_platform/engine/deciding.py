@@ -1,0 +1,278 @@
+"""Deciding about models: a challenger is compared with the champion on rows that neither has learned from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.learning import Holdout
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY
+from ml_platform.data_engineering.mrds import MRDS
+from ml_platform.engine import evolution, presence, serving_models
+from ml_platform.engine.context import StepContext
+from ml_platform.engine.training_plan import content_of, readable_contracts, training_days
+from ml_platform.machine_learning import holdout, promotion, training, training_data
+from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion, newest_morning
+from ml_platform.machine_learning.promotion import Comparison, Decision
+from ml_platform.machine_learning.registry import Registry
+from ml_platform.storage.ledger import DayRecord
+
+
+def training_rows(
+    context: StepContext, days: Sequence[date], as_of: date, mode: Holdout
+) -> training_data.Slice:
+    """The rows that a model learns from: of all entities but those that are held out."""
+    return training_data.labelled(
+        lambda: context.spark,
+        context.product,
+        context.tables,
+        days,
+        as_of,
+        held_out=False if mode == "entities" else None,
+        maximum_rows=context.product.model.maximum_rows,
+    )
+
+
+class UnseenRows:
+    """Rows that models are compared on; those that were read last are kept for the next who asks."""
+
+    def __init__(self, context: StepContext) -> None:
+        self.context = context
+        self.contracts = readable_contracts(context)
+        self._compared: tuple[str, pd.DataFrame] | None = None
+
+    def can_count(self, day: date, known: Mapping[date, DayRecord]) -> bool:
+        """Whether a day can be learned from or compared on under the present contract."""
+        record = known.get(day)
+        usable = record is not None and record.usable and record.contract in self.contracts
+        return usable and self.context.product.trainable(day)
+
+    def by_entities(self, as_of: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
+        """The labelled rows of the held-out entities, of the last labelled days before the as-of date.
+
+        Args:
+            known: what the ledger says of the MRDS.
+        """
+        return self._unseen(holdout.by_entities(self.context.product, as_of), as_of, known, held_out=True)
+
+    def forward(self, as_of: date, day: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
+        """The rows of all entities on the days from an as-of date on, labelled by the morning of ``day``.
+
+        What a bootstrap draws are their weeks.
+        """
+        rows = self._unseen(holdout.forward(self.context.product, as_of), day, known, held_out=None)
+        return rows.assign(_cluster=[holdout.week(_date(one)) for one in rows[EVENT_DAY]])
+
+    def _unseen(
+        self, days: DayRange, day: date, known: Mapping[date, DayRecord], *, held_out: bool | None
+    ) -> pd.DataFrame:
+        """Labelled rows to compare models on, at most ``evaluation.maximum_rows``; the last are kept."""
+        context, product = self.context, self.context.product
+        key = fingerprint_of([day, held_out, content_of(days, known)])
+        if self._compared is not None and self._compared[0] == key:
+            return self._compared[1]
+        frame = training_data.labelled(
+            lambda: context.spark,
+            product,
+            context.tables,
+            [one for one in days if self.can_count(one, known)],
+            day,
+            held_out=held_out,
+            maximum_rows=product.evaluation.maximum_rows,
+        ).collect()
+        self._compared = (key, frame)
+        return frame
+
+
+class Decider:
+    """Decides about the models of a product."""
+
+    def __init__(self, context: StepContext, rows: UnseenRows | None = None) -> None:
+        self.context = context
+        self.product = context.product
+        self.history = ModelHistory(context.tables, context.product)
+        self.registry = Registry.of(context.settings)
+        self.rows = rows or UnseenRows(context)
+        self._mismatches: dict[str, str | None] = {}
+
+    def decide(self, *, point_at_champion: bool = False) -> list[Decision]:
+        """Fold all models into decisions, and point MLflow's alias at the champion.
+
+        Args:
+            point_at_champion: whether to do that although no decision has changed.
+        """
+        presence.require_rollbacks(self.context, self.history)
+        labels = self.context.ledger.latest(MRDS, details=False)
+        contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days")
+
+        before = self.history.decisions()
+        earlier = {
+            (one.fingerprint, one.champion_before): one.comparison
+            for one in before
+            if one.comparison is not None and not one.comparison.failed
+        }
+
+        def key_of(challenger: ModelRecord, before: ModelRecord | None, day: date) -> str:
+            content = [content_of(days, labels) for days in self._compared_days(challenger, before, day)]
+            pair = [challenger.fingerprint, before.fingerprint if before else None]
+            mismatches = [self._mismatch(one) for one in (challenger, before) if one is not None]
+            at_once = day == challenger.as_of and len(content) == 1
+            made_from = [day, pair, content[0] if at_once else content, contract]
+            return fingerprint_of([*made_from, *(mismatches if any(mismatches) else ())])
+
+        def compare(challenger: ModelRecord, before: ModelRecord | None, day: date) -> Comparison:
+            mismatch = self._mismatch(challenger)
+            known = earlier.get((challenger.fingerprint, before.fingerprint if before else None))
+            is_past = self._is_past(self._compared_days(challenger, before, day), labels)
+            if known is not None and (mismatch is not None or is_past):
+                return known  # it was compared when its contract was in force, and that stands
+            if mismatch is not None:
+                return promotion.not_compared(
+                    self.product, f"the model can't be evaluated: under this contract {mismatch}"
+                )
+            return self._compare(challenger, before, day, labels)
+
+        unusable = {one.fingerprint for one in self.history.models() if self._mismatch(one) is not None}
+        decisions = self.history.decide(key_of, compare, until=newest_morning(labels), unusable=unusable)
+        now = champion(decisions)
+        if now is not None and (point_at_champion or decisions != before):
+            serving_now = self.history.by_fingerprint()[now.fingerprint]
+            if not self.registry.absent(self.product, {serving_now.version: now.fingerprint}):
+                self.registry.set_champion(self.product, serving_now.version)
+        elif now is None and champion(before) is not None:
+            self.registry.set_champion(self.product, None)
+        return decisions
+
+    def _compared_days(
+        self, challenger: ModelRecord, before: ModelRecord | None, day: date
+    ) -> list[Sequence[date]]:
+        """The days whose rows a comparison depends on, but for those the models have learned from."""
+        product = self.product
+        if day > challenger.as_of:
+            return [list(holdout.forward(product, challenger.as_of))]
+        if challenger.compared_by == "time":
+            twin = holdout.twin_as_of(product, challenger.as_of)
+            return [list(holdout.forward(product, twin)), list(_days_of_twin(product, challenger))]
+        return [list(holdout.by_entities(product, challenger.as_of))]
+
+    def _compare(
+        self,
+        challenger: ModelRecord,
+        before: ModelRecord | None,
+        day: date,
+        labels: Mapping[date, DayRecord],
+    ) -> Comparison:
+        mismatch = self._mismatch(before) if before is not None else None
+        if challenger.compared_by == "time" and day == challenger.as_of:
+            found = self._compare_twin(challenger, labels)
+            return self._without_rival(found, before, mismatch)
+        if day > challenger.as_of:
+            frame = self.rows.forward(challenger.as_of, day, labels)
+        else:
+            frame = self.rows.by_entities(challenger.as_of, labels)
+
+        rival = None if mismatch is not None else before
+
+        def scored(model: ModelRecord) -> promotion.Predictions:
+            if frame.empty:
+                return np.zeros(0), np.zeros(0)
+            pipeline = self.registry.load(self.product, model.version, model.fingerprint).pipeline
+            return self._scored(pipeline, model.threshold, frame)
+
+        found = self._compared_on(frame, scored(challenger), scored(rival) if rival else None)
+        return self._without_rival(found, before, mismatch)
+
+    def _without_rival(
+        self, found: Comparison, before: ModelRecord | None, mismatch: str | None
+    ) -> Comparison:
+        """A comparison that says why the champion, if it can't score, has no part in it."""
+        if before is None or mismatch is None:
+            return found
+        why = (
+            f"the champion as of {before.as_of} can't be evaluated under this contract ({mismatch}), so the "
+            "baselines are the bar"
+        )
+        return dataclasses.replace(found, reason=f"{found.reason}; {why}")
+
+    def _compare_twin(self, challenger: ModelRecord, labels: Mapping[date, DayRecord]) -> Comparison:
+        """A first model has no days after it yet: a twin, trained as of long enough before, stands for it."""
+        as_of = holdout.twin_as_of(self.product, challenger.as_of)
+        days = [day for day in _days_of_twin(self.product, challenger) if self.rows.can_count(day, labels)]
+        known = training_rows(self.context, days, as_of, "time").collect() if days else pd.DataFrame()
+        try:
+            twin = training.train(self.product, known)
+        except training.TrainingError as error:
+            return promotion.not_compared(
+                self.product,
+                f"there is no champion to compare it with, and a model as of {as_of}, whose next "
+                f"{holdout.days_forward(self.product)} days could tell, has too little: {error}",
+            )
+        frame = self.rows.forward(as_of, challenger.as_of, labels)
+        found = self._compared_on(frame, self._scored(twin.pipeline, twin.threshold, frame), None)
+        return dataclasses.replace(found, reason=f"of a twin as of {as_of}: {found.reason}")
+
+    def _scored(self, pipeline: Any, threshold: float, frame: pd.DataFrame) -> promotion.Predictions:
+        probability = training.probabilities(pipeline, self.product, frame)
+        return probability, probability >= threshold
+
+    def _compared_on(
+        self,
+        frame: pd.DataFrame,
+        challenger: promotion.Predictions,
+        champion: promotion.Predictions | None,
+    ) -> Comparison:
+        return promotion.compare(
+            self.product,
+            frame[self.product.label].to_numpy(dtype="int64"),
+            challenger,
+            champion,
+            frame["_cluster"].to_numpy(dtype="int64"),
+            entities=len(frame[list(self.product.entity)].drop_duplicates()),
+        )
+
+    def _is_past(self, compared: Iterable[Sequence[date]], known: Mapping[date, DayRecord]) -> bool:
+        """Whether days that a challenger is compared on are still those of an earlier contract."""
+        records = [known[day] for days in compared for day in days if day in known]
+        return any(one.outcome == "written" and one.contract not in self.rows.contracts for one in records)
+
+    def _mismatch(self, model: ModelRecord) -> str | None:
+        """Why a model can't be evaluated under the present contract; None if it can."""
+        if model.fingerprint not in self._mismatches:
+            self._mismatches[model.fingerprint] = serving_models.mismatch(self.registry, self.product, model)
+        return self._mismatches[model.fingerprint]
+
+
+def _days_of_twin(product: Product, challenger: ModelRecord) -> Sequence[date]:
+    as_of = holdout.twin_as_of(product, challenger.as_of)
+    if product.last_labelled_day(as_of) < product.start:
+        return ()
+    return list(training_days(product, as_of, challenger.kind))
+
+
+def _date(value: Any) -> date:
+    """A day as pandas may hold it."""
+    return pd.Timestamp(value).date()
+
+
+def take_back(context: StepContext, *, reason: str, by: str) -> tuple[Decision, Decision | None]:
+    """Take the newest promotion back and decide again; returns it, and the champion there is now.
+
+    Raises:
+        LookupError: no promotion stands.
+    """
+    evolution.align(context)
+    decider = Decider(context)
+    presence.restore_models(context, decider.history)
+    newest = champion(decider.history.decisions())
+    if newest is None:
+        raise LookupError(f"{context.product.name} has no promotion that could be taken back")
+    decider.history.take_back(newest, reason=reason, by=by)
+    return newest, champion(decider.decide())

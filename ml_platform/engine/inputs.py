@@ -1,0 +1,54 @@
+"""What a day is made from where that is the same day of another asset."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import date
+
+from ml_platform.engine import evolution
+from ml_platform.engine.context import StepContext
+from ml_platform.engine.step import Inputs
+from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
+
+
+def from_same_day(
+    context: StepContext,
+    asset: str,
+    days: Sequence[date],
+    *,
+    fingerprint: str = "fingerprint",
+    contracts: Collection[str] | None = None,
+) -> dict[date, Inputs]:
+    """The inputs of a step that reads the same day of one asset.
+
+    A day that isn't there is missing here too; one that was refused, blocked or held back holds this
+    one back.
+
+    Args:
+        fingerprint: which of the record's fingerprints counts.
+        contracts: the versions of the contract whose days can be read; all without them.
+    """
+    known = context.ledger.latest(asset, set(days))
+    found = {}
+    for day in days:
+        record = known.get(day)
+        if record is None:
+            found[day] = Inputs("", "missing", f"{asset} has not been materialized for this day")
+        elif record.outcome in ("missing", "no_model", "not_due"):
+            gone = record.outcome in WITHOUT_ROWS
+            found[day] = Inputs(record.inputs, record.outcome, record.reason, gone=gone)
+        elif record.usable and contracts is not None and record.contract not in contracts:
+            found[day] = Inputs(record.contract, "held_back", evolution.of_another_contract(context, record))
+        elif record.usable:
+            found[day] = Inputs(content_of(record, fingerprint))
+        else:
+            why = record.reason
+            if record.outcome != "held_back":
+                why = f"{asset} is {record.outcome}: {why}"
+            found[day] = Inputs(record.fingerprint or record.inputs, "held_back", why)
+    return found
+
+
+def content_of(record: DayRecord, fingerprint: str = "fingerprint") -> str:
+    """What a usable day holds, by one of its record's fingerprints."""
+    return record.details.get("metadata", {}).get(fingerprint) or record.fingerprint or "empty"

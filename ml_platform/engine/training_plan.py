@@ -1,0 +1,156 @@
+"""What a model is trained on: as of when, from which days, and what says that nothing of it has changed.
+
+A month's model is trained as of the month's first day; a retrain comes with a later as-of date within the
+month and learns from the recent past only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+import pandas as pd
+
+from ml_platform.contract.days import DayRange, add_months, month_of
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.product import Product
+from ml_platform.data_engineering.ards import ARDS
+from ml_platform.data_engineering.mrds import MRDS
+from ml_platform.engine.context import StepContext
+from ml_platform.engine.step import PermanentError
+from ml_platform.machine_learning.model_history import Kind
+from ml_platform.storage.contract_versions import ContractVersions
+from ml_platform.storage.ledger import DayRecord
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """One model to be trained: as of when, from which days.
+
+    ``outdated`` are the days that an earlier version of the contract made, with other definitions of what the
+    model reads, ``untrainable`` those before the ``since`` of a required feature; it learns from neither.
+    """
+
+    month: date
+    as_of: date
+    kind: Kind
+    days: DayRange
+    records: dict[date, DayRecord]
+    outdated: frozenset[date]
+    untrainable: frozenset[date]
+    inputs: str
+
+    @property
+    def usable(self) -> list[date]:
+        """The days to learn from: none that an earlier contract made otherwise than today's would, and none
+        before the features that must have values had any.
+        """
+        skipped = self.outdated | self.untrainable
+        return [day for day, record in self.records.items() if record.usable and day not in skipped]
+
+
+def training_days(product: Product, as_of: date, kind: Kind) -> DayRange:
+    """The event days a model as of a date may learn from: the months, or a retrain's recent past.
+
+    They end with the last day whose labels can be known, and have their full length before it. Days after
+    it don't count, although some of their labels may have come: those that come early aren't like the others.
+
+    Raises:
+        PermanentError: no label can be known by then.
+    """
+    last = product.last_labelled_day(as_of)
+    if last < product.start:
+        raise PermanentError(
+            f"as of {as_of} no label is known: those of the first day, {product.start}, come "
+            f"{product.source.label_delay_days} days after it; the first possible as-of is "
+            f"{product.first_as_of(1)}"
+        )
+    if kind == "retrain" and product.retrain.training_days is not None:
+        first = last - timedelta(days=product.retrain.training_days - 1)
+    else:
+        rules = product.model if kind == "monthly" else product.retrain
+        months = pd.DateOffset(months=rules.training_months)
+        first = (pd.Timestamp(last + timedelta(days=1)) - months).date()
+    return DayRange(max(first, product.start), last)
+
+
+def as_ofs(context: StepContext) -> list[date]:
+    """The as-of dates of the models that a request asks for, ascending.
+
+    Raises:
+        PermanentError: an as-of date for more than one month, outside its month, or in the future.
+    """
+    request = context.request
+    months = sorted(month_of(day) for day in request.days)
+    if request.as_of is None:
+        return months
+    if len(months) > 1:
+        raise PermanentError(
+            f"an as-of date is for one month at once; asked for were {len(months)}. "
+            "Materialize the one partition that the retrain is for."
+        )
+    if not months[0] <= request.as_of < add_months(months[0], 1):
+        raise PermanentError(
+            f"as-of {request.as_of} doesn't lie in the month {months[0]:%Y-%m}; "
+            f"accepted is {months[0]} to {add_months(months[0], 1) - timedelta(days=1)}"
+        )
+    _require_landed(context, request.as_of)
+    return [request.as_of]
+
+
+def plans(context: StepContext, as_ofs: Iterable[date]) -> dict[date, TrainingPlan]:
+    """The plans of the models as of some dates. Needs no Spark.
+
+    Raises:
+        PermanentError: no label can be known by one of the dates.
+    """
+    known = context.ledger.latest(MRDS, details=False)
+    contracts = readable_contracts(context)
+    return {as_of: _plan(context.product, as_of, known, contracts) for as_of in as_ofs}
+
+
+def _require_landed(context: StepContext, as_of: date) -> None:
+    """Refuse an as-of date that lies after the morning after the newest landed day.
+
+    A model of the future would know no more than one of that morning, and all retrains would wait for it.
+    """
+    records = context.ledger.latest(ARDS, details=False)
+    newest = max((day for day, record in records.items() if record.outcome != "missing"), default=None)
+    if newest is None:
+        raise PermanentError(f"as-of {as_of} lies in the future: no day has been delivered yet")
+    if as_of > newest + timedelta(days=1):
+        raise PermanentError(
+            f"as-of {as_of} lies in the future: the newest day that has been delivered and materialized is "
+            f"{newest}; the latest as-of is {newest + timedelta(days=1)}"
+        )
+
+
+def readable_contracts(context: StepContext) -> frozenset[str]:
+    """The versions of the contract whose days hold what today's would, in all that the model reads."""
+    product = context.product
+    return ContractVersions(context.tables, product).mrds_like_now(product.model.features.all)
+
+
+def _plan(
+    product: Product,
+    as_of: date,
+    known: Mapping[date, DayRecord],
+    contracts: Collection[str],
+) -> TrainingPlan:
+    month = month_of(as_of)
+    kind: Kind = "monthly" if as_of == month else "retrain"
+    days = training_days(product, as_of, kind)
+    records = {day: known[day] for day in days if day in known}
+    outdated = frozenset(
+        day for day, one in records.items() if one.outcome == "written" and one.contract not in contracts
+    )
+    untrainable = frozenset(day for day in records if not product.trainable(day)) - outdated
+    content = [as_of, content_of(days, known), *([sorted(outdated)] if outdated else [])]
+    return TrainingPlan(month, as_of, kind, days, records, outdated, untrainable, fingerprint_of(content))
+
+
+def content_of(days: Iterable[date], known: Mapping[date, DayRecord]) -> list[Any]:
+    """What a window holds, by what the ledger says of its days."""
+    return [(day, known[day].outcome, known[day].fingerprint) for day in days if day in known]
