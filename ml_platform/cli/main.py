@@ -593,7 +593,9 @@ def _in_words(product: Product) -> list[str]:
         f"Deliveries are due {product.delivery.in_words()}.",
     ]
     for asset in CATALOGUE.values():
-        period = {"day": "daily", "month": "monthly"}[asset.period]
+        period = "daily" if asset.period == "day" else "monthly"
+        if asset.with_current_month:
+            period += f" from {product.first_month:%Y-%m}"
         lines.append(f"{product.name}/{asset.name}, {period}: {asset.in_words(product)}")
         if asset.name == MODEL:
             lines += [_how_models_are_compared(product), _first_model(product)]

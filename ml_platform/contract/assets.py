@@ -306,7 +306,7 @@ _ROWS: tuple[Asset, ...] = (
         reads=(Reads(MRDS, "days_learned_from"),),
         describe=_describe_model,
         in_words=lambda product: (
-            f"from {product.first_month:%Y-%m}: {product.model.estimator.class_} on "
+            f"{product.model.estimator.class_} on "
             f"{', '.join(product.model.features.all)}, learning from {product.model.training_months} months."
         ),
         step="ml_platform.engine.steps.model:Model",

@@ -174,6 +174,10 @@ class Step(ABC):
         """What people should see of days beside their records, as things stand now."""
         return {}
 
+    def summary(self, days: Sequence[date], done: Done) -> dict[str, Any]:
+        """What the run shows of itself as a whole."""
+        return {"days_done": len(done.written), "days_up_to_date": len(days) - len(done.todo)}
+
     def progress(self, position: int, total: int, last: date) -> str:
         """How far the step is, in words."""
         return f"{self.asset}: {position} of {total} days, to {last}"
@@ -186,10 +190,9 @@ class Done:
     todo: frozenset[date]
     written: Mapping[date, Written]
 
-    @property
-    def tally(self) -> dict[str, int]:
-        """How many days were written as what, where the step tells."""
-        return dict(Counter(written.tally for written in self.written.values() if written.tally))
+    def tally(self, name: str) -> int:
+        """How many days were written as what the step calls ``name``."""
+        return sum(written.tally == name for written in self.written.values())
 
 
 @dataclass(frozen=True)
@@ -246,9 +249,9 @@ def run(steps: Sequence[Step], days: Sequence[date], *, force: bool = False) -> 
     further = {step: bring_up_to_date(step, settled) for step in others}
     known = first.context.ledger.latest(first.asset, set(days))
     todo = done.todo.union(*(one.todo for one in further.values()))
-    metadata: dict[str, Any] = {"days_done": len(done.written), "days_up_to_date": len(days) - len(done.todo)}
-    for one in (done, *further.values()):
-        metadata |= one.tally
+    metadata = first.summary(days, done)
+    for step, more in further.items():
+        metadata |= step.summary(settled, more)
     return StepResult(days=first.results({day: known[day] for day in days}, todo), metadata=metadata)
 
 

@@ -8,7 +8,7 @@ written again. How a verdict is reached is :mod:`ml_platform.mlops.quality.valid
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.monitoring import DataSet
 from ml_platform.contract.product import Product
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.run_partitions import Step
+from ml_platform.engine.run_partitions import Done, Step
 from ml_platform.engine.step import Check, Inputs, Written, quality_of
 from ml_platform.mlops.quality import anomalies, expectations, validation
 from ml_platform.mlops.quality.anomalies import DayFacts, Fact
@@ -132,12 +132,14 @@ class Verdict(Step):
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         cases: dict[date, _Case] = {day: inputs.found for day, inputs in work.items()}
-        judged = self._judge(
+        return self._judge(
             {day: case.content for day, case in cases.items()},
             {day: case.held for day, case in cases.items()},
             {day: case.record for day, case in cases.items()},
         )
-        return {day: replace(written, tally="days_judged_again") for day, written in judged.items()}
+
+    def summary(self, days: Sequence[date], done: Done) -> dict[str, Any]:
+        return {"days_judged_again": len(done.written)} if done.written else {}
 
     def progress(self, position: int, total: int, last: date) -> str:
         return f"{self.asset}: {position} of {total} days judged again"

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import mssql, postgresql, sqlite
 from sqlalchemy.dialects.mssql import mssqlpython
 from sqlalchemy.dialects.postgresql import psycopg
 
-from ml_platform.contract.column_types import ColumnType
+from ml_platform.contract.column_types import COLUMN_TYPES, ColumnType
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.online_store.failures import OnlineStoreError
 
@@ -30,16 +30,6 @@ VERSION = "mrds_version"
 PUBLISHED_AT = "published_at"
 Type = sa.types.TypeEngine[Any]
 Key = tuple[Any, ...]
-
-_TYPES: dict[ColumnType, Type] = {
-    "string": sa.String(),
-    "integer": sa.Integer(),
-    "long": sa.BigInteger(),
-    "double": sa.Double(),
-    "boolean": sa.Boolean(),
-    "date": sa.Date(),
-    "timestamp": sa.DateTime(),
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,8 @@ class Dialect(ABC):
         return {}
 
     def feature_type(self, type_: ColumnType) -> Type:
-        return _TYPES[type_]
+        kind: type[Type] = getattr(sa, COLUMN_TYPES[type_].sqlalchemy)
+        return kind()
 
     def key_type(self, type_: ColumnType, columns: int) -> Type:
         """The type of one of the ``columns`` that make the primary key."""

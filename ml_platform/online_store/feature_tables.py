@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.online_store.dialects import PUBLISHED_AT, VERSION, Dialect, Key
@@ -98,16 +99,11 @@ class FeatureTables:
         """The types of a staged row; times are UTC without a zone."""
         import pyarrow as pa
 
-        types = {
-            "string": pa.string(),
-            "integer": pa.int32(),
-            "long": pa.int64(),
-            "double": pa.float64(),
-            "boolean": pa.bool_(),
-            "date": pa.date32(),
-            "timestamp": pa.timestamp("us"),
-        }
-        return pa.schema([(name, types[self._type(name)]) for name in self.values])
+        def type_of(name: str) -> pa.DataType:
+            found = COLUMN_TYPES[self._type(name)].arrow_type
+            return pa.timestamp(found.unit) if pa.types.is_timestamp(found) else found
+
+        return pa.schema([(name, type_of(name)) for name in self.values])
 
     def key(self, values: Sequence[Any]) -> Key:
         """An entity's key as the store compares it: times in UTC without a zone.

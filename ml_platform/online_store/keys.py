@@ -10,19 +10,8 @@ import csv
 from datetime import UTC, date, datetime
 from typing import Any
 
-from ml_platform.contract.column_types import ColumnType
+from ml_platform.contract.column_types import COLUMN_TYPES, INTEGER_BOUNDS, ColumnType
 from ml_platform.contract.product import Product
-
-_BITS = {"integer": 31, "long": 63}
-_FORMS: dict[ColumnType, str] = {
-    "string": "text",
-    "integer": "a whole number of 32 bits",
-    "long": "a whole number of 64 bits",
-    "double": "a number",
-    "boolean": "true or false",
-    "date": "a date, yyyy-mm-dd",
-    "timestamp": "a time in ISO 8601, taken for UTC without an offset",
-}
 
 
 class KeyFormatError(ValueError):
@@ -53,7 +42,7 @@ def _value(product: Product, name: str, text: str) -> Any:
     try:
         return _parse(type_, text)
     except ValueError:
-        raise KeyFormatError(f"{name}: {text!r} is not {_FORMS[type_]}") from None
+        raise KeyFormatError(f"{name}: {text!r} is not {COLUMN_TYPES[type_].form}") from None
 
 
 def _parse(type_: ColumnType, text: str) -> Any:
@@ -62,7 +51,8 @@ def _parse(type_: ColumnType, text: str) -> Any:
             return text
         case "integer" | "long":
             value = int(text)
-            if not -(2 ** _BITS[type_]) <= value < 2 ** _BITS[type_]:
+            least, greatest = INTEGER_BOUNDS[type_]
+            if not least <= value <= greatest:
                 raise ValueError
             return value
         case "double":

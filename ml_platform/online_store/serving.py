@@ -11,7 +11,6 @@ import base64
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
-from datetime import date, datetime
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
@@ -21,7 +20,7 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from ml_platform.contract.column_types import ColumnType
+from ml_platform.contract.column_types import COLUMN_TYPES, INTEGER_BOUNDS, ColumnType
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.online_store.failures import OnlineStoreError
@@ -34,14 +33,11 @@ BODY_SECONDS = 10.0
 #: What a service on loopback may be called.
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
-_TYPES: dict[ColumnType, Any] = {
-    "string": str,
-    "integer": Annotated[int, Field(ge=-(2**31), lt=2**31)],
-    "long": Annotated[int, Field(ge=-(2**63), lt=2**63)],
-    "double": Annotated[float, Field(allow_inf_nan=False)],
-    "boolean": bool,
-    "date": date,
-    "timestamp": datetime,
+#: What a value of a type must be besides of its class.
+_BOUNDS: dict[ColumnType, Any] = {
+    "integer": Field(ge=INTEGER_BOUNDS["integer"][0], le=INTEGER_BOUNDS["integer"][1]),
+    "long": Field(ge=INTEGER_BOUNDS["long"][0], le=INTEGER_BOUNDS["long"][1]),
+    "double": Field(allow_inf_nan=False),
 }
 _log = logging.getLogger(__name__)
 
@@ -96,16 +92,7 @@ def build_app(
 
 def _probe(product: Product) -> tuple[Any, ...]:
     """A key that needs not exist; looking it up shows that the store answers."""
-    values: dict[ColumnType, Any] = {
-        "string": "",
-        "integer": 0,
-        "long": 0,
-        "double": 0.0,
-        "boolean": False,
-        "date": date(1970, 1, 1),
-        "timestamp": datetime(1970, 1, 1),  # noqa: DTZ001 - the store's times are UTC without a zone
-    }
-    return tuple(values[product.mrds_type(name)] for name in product.entity)
+    return tuple(COLUMN_TYPES[product.mrds_type(name)].example for name in product.entity)
 
 
 def _add_product(app: FastAPI, product: Product, store: Store) -> None:
@@ -167,9 +154,16 @@ def _model(product: Product, kind: str, columns: Mapping[str, tuple[ColumnType, 
     """A model with the contract's names, whatever characters they have; not required may be null."""
     fields: dict[str, Any] = {}
     for position, (name, (type_, required)) in enumerate(columns.items()):
-        annotation = _TYPES[type_] if required else (_TYPES[type_] | None)
+        value = _value_of(type_)
+        annotation = value if required else (value | None)
         fields[f"column_{position}"] = (annotation, Field(alias=name))
     return create_model(f"{product.name.title()}{kind}", __base__=_Model, **fields)
+
+
+def _value_of(type_: ColumnType) -> Any:
+    """What a value of a type is annotated with."""
+    python = COLUMN_TYPES[type_].python
+    return Annotated[python, _BOUNDS[type_]] if type_ in _BOUNDS else python
 
 
 def _values(key: BaseModel) -> tuple[Any, ...]:

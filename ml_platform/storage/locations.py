@@ -27,6 +27,7 @@ from urllib.parse import unquote
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from ml_platform.contract.column_types import sql_type
 from ml_platform.contract.faults import EndsTheRunError
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.spark.tasks import arrow_batches
@@ -49,7 +50,6 @@ _BATCH_ROWS = 10_000
 #: Where a commit says what its writer wants to say, in Delta's words.
 _METADATA = "userMetadata"
 #: Types that Spark's SQL knows by another name than Delta's schemas.
-_SQL_TYPES = {"integer": "int", "long": "bigint"}
 
 
 class RootError(EndsTheRunError):
@@ -526,7 +526,7 @@ class CatalogRoot(Root):
         added = []
         for name, type_ in columns.items():
             place = f"AFTER {quoted(before)}" if before else "FIRST"
-            added.append(f"{quoted(name)} {_SQL_TYPES.get(type_, type_)} {place}")
+            added.append(f"{quoted(name)} {sql_type(type_)} {place}")
             before = name
         place = self.address(product, table)
         self._spark(product, table).sql(f"ALTER TABLE {place} ADD COLUMNS ({', '.join(added)})")

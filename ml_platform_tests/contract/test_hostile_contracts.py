@@ -349,7 +349,7 @@ def use(product: Product) -> None:
     """All that is asked of a product before it has any data."""
     from ml_platform.cli.main import _in_words
     from ml_platform.data_engineering import small_days, small_mrds
-    from ml_platform.engine.steps import model
+    from ml_platform.engine import training_plan
     from ml_platform.machine_learning import scoring
     from ml_platform.mlops.quality import expectations
 
@@ -366,7 +366,7 @@ def use(product: Product) -> None:
         ("monthly", product.first_month),
         ("retrain", product.first_month + datetime.timedelta(9)),
     ):
-        assert model.training_days(product, as_of, kind).first >= product.start
+        assert training_plan.training_days(product, as_of, kind).first >= product.start
     assert Product.model_validate(product.model_dump(mode="json", by_alias=True)) == product
 
 

@@ -26,10 +26,9 @@ from pyspark.sql import SparkSession
 from ml_platform.cli.doctor import Doctor
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import ards, mrds
-from ml_platform.engine import local
+from ml_platform.engine import deciding, local
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.step import StepRequest
-from ml_platform.engine.steps import model
 from ml_platform.engine.verdicts import Verdict
 from ml_platform.machine_learning import performance, scoring
 from ml_platform.machine_learning.model_history import ModelHistory, champion
@@ -121,7 +120,7 @@ class Agreement(RuleBasedStateMachine):
             request, platform.product, platform.settings, lambda: self.spark, lambda _: None
         )
         if champion(self._history.decisions()) is not None:
-            model.take_back(context, reason="a test", by="a person")
+            deciding.take_back(context, reason="a test", by="a person")
 
     @rule(data=st.data())
     def accept_a_blocked_day(self, data: st.DataObject) -> None:

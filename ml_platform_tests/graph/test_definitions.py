@@ -25,7 +25,7 @@ from ml_platform.contract.assets import daily
 from ml_platform.contract.days import add_months
 from ml_platform.contract.loading import load_products
 from ml_platform.contract.product import Product
-from ml_platform.engine.steps.model import training_days
+from ml_platform.engine.training_plan import training_days
 from ml_platform.graph import partitions
 from ml_platform.machine_learning.holdout import by_entities
 from ml_platform.settings import PACKAGE, Settings

@@ -17,7 +17,7 @@ from ml_platform.contract.days import add_months, month_of
 from ml_platform.contract.product import Product
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering import landing
-from ml_platform.engine.steps.model import training_days
+from ml_platform.engine.training_plan import training_days
 from ml_platform.graph import alerts, deliveries
 from ml_platform.graph.schedules import DRIFT_AFTER_DAYS, OVERDUE_ON, drifts_due, model_is_due
 from ml_platform.machine_learning.holdout import by_entities

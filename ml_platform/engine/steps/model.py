@@ -22,7 +22,7 @@ from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import presence, training_plan
 from ml_platform.engine.context import left_out
 from ml_platform.engine.deciding import Decider, UnseenRows, training_rows
-from ml_platform.engine.run_partitions import FAILED, Step
+from ml_platform.engine.run_partitions import FAILED, Done, Step
 from ml_platform.engine.step import Check, DayResult, Inputs, Written, result_of
 from ml_platform.engine.training_plan import TrainingPlan
 from ml_platform.machine_learning import holdout, model_history, registry, training, training_data
@@ -72,6 +72,9 @@ class Model(Step):
 
     def is_unfinished(self) -> bool:
         return bool(model_history.decisions_due(self.context.tables, self.context.product))
+
+    def summary(self, days: Sequence[date], done: Done) -> dict[str, Any]:
+        return {name: done.tally(name) for name in ("models_trained", "models_reused")}
 
     def progress(self, position: int, total: int, last: date) -> str:
         return f"model: as of {last} ({position} of {total})"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
 
-from ml_platform.contract.column_types import NUMERIC_TYPES
+from ml_platform.contract.column_types import COLUMN_TYPES, NUMERIC_TYPES, ColumnType
 from ml_platform.contract.monitoring import MASK, CustomExpectation, DataSet, Rule, Severity
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
@@ -41,18 +41,6 @@ RULES: dict[Rule, tuple[Dimension, Severity]] = {
     "values_of_history": ("validity", "warning"),
     "shares_of_history": ("validity", "warning"),
 }
-
-#: What the library calls Spark's type of a column of the contract's type.
-_TYPE_NAMES = {
-    "string": "StringType",
-    "integer": "IntegerType",
-    "long": "LongType",
-    "double": "DoubleType",
-    "boolean": "BooleanType",
-    "date": "DateType",
-    "timestamp": "TimestampType",
-}
-
 
 _OF_SCHEMA = frozenset(
     {
@@ -191,14 +179,16 @@ def _schema(product: Product, data_set: DataSet) -> Iterator[Expectation]:
             type_,
             name,
             column=name,
-            type_list=[_TYPE_NAMES[type_]],
+            type_list=[COLUMN_TYPES[type_].spark],
         )
 
 
-def _types(product: Product, data_set: DataSet) -> dict[str, str]:
+def _types(product: Product, data_set: DataSet) -> dict[str, ColumnType]:
     """The columns of a data set with their types, the clock's columns included."""
     if data_set == "ards":
-        own: dict[str, str] = {name: declared.type for name, declared in product.source.columns.items()}
+        own: dict[str, ColumnType] = {
+            name: declared.type for name, declared in product.source.columns.items()
+        }
     else:
         own = {name: product.mrds_type(name) for name in (*product.entity, *product.mrds.aggregate)}
     return own | {EVENT_DAY: "date", LABEL_KNOWN_ON: "date"}
