@@ -91,3 +91,18 @@ def test_every_setting_is_in_the_documents() -> None:
     readme = (checkout / "README.md").read_text().split("## Settings")[1].split("## Develop")[0]
     named = set(re.findall(r"`([A-Z_]+)`", readme + (checkout / "docs" / "databricks.md").read_text()))
     assert {name.upper() for name in Settings.model_fields} <= named
+
+
+def test_the_files_that_the_architecture_names_are_there() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`([\w/]+(?:\.py|/))`", text)) - {"ml_platform/engine/steps/day_totals.py"}
+    files = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*")]
+    unknown = [
+        name
+        for name in named
+        if not (PACKAGE.parent / name).exists()
+        and not any(file == name.rstrip("/") or file.endswith(f"/{name.rstrip('/')}") for file in files)
+    ]
+    assert unknown == []
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert {f"{folder}/" for folder in folders} <= named, "every folder is in the table"
