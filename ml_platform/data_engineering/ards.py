@@ -201,14 +201,8 @@ def _write_by_spark(
     other = set(changed(days))
     accounts = {day: accounts[day] for day in days if day not in other}
     days = sorted(accounts)
-    small = {delivery.day for delivery in deliveries if small_days.is_small(delivery)}
-    large = set(days) - small
-    counted: dict[date, Counted] = {}
-    if held := small.intersection(days):
-        rows = tables.read_days(spark, product.name, ARDS, held)
-        counted |= counting.in_tasks(rows, small_days.rows_schema(product))
-    if large:
-        counted |= counting.in_spark(tables.read_days(spark, product.name, ARDS, large))
+    rows = tables.read_days(spark, product.name, ARDS, days)
+    counted = counting.of_frame(rows, small_days.rows_schema(product)) if days else {}
     return _Done(accounts, refusals, counted, version)
 
 

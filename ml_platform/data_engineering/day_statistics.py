@@ -1,11 +1,11 @@
-"""What is counted of the days of a data set: by the task that writes a day, or by Spark of what was written.
+"""What is counted of the days of a data set: of parts of a day, which add up to the day's figures.
 
-Both give the same figures, so that nothing downstream can tell how a day was written.
+The tasks that write a day count what they write; of what Spark has written each task counts its share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,22 +13,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import TypeAdapter
 
 from ml_platform.contract.source import EVENT_DAY
-from ml_platform.storage.fingerprints import EMPTY, content_hash, content_hash_of
+from ml_platform.spark.tasks import spare_next_task
+from ml_platform.storage.fingerprints import EMPTY, ContentSums
 from ml_platform.storage.tables import column
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
+
+#: Rows that a task counts at once of what Spark hands it in smaller batches.
+_ROWS_AT_ONCE = 100_000
 
 
 class Statistics(Protocol):
     """Figures over a day's rows, by name. They travel to the tasks."""
 
-    def in_spark(self) -> Mapping[str, Column]:
-        """The aggregates; they may be approximate where exact ones take memory that grows with a day."""
+    def of_part(self, rows: pa.Table, *, is_whole: bool) -> Mapping[str, Any]:
+        """The figures of a part of a day's rows, as plain data; of the whole day if ``is_whole``."""
 
-    def of_rows(self, rows: pa.Table) -> Mapping[str, Any]:
-        """The figures of rows that are held in memory."""
+    def of_parts(self, parts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The figures of the day that the parts make up."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,18 @@ class Counted:
     fingerprint: str = EMPTY
     features_fingerprint: str = EMPTY
     statistics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CountedPart:
+    """The same of a part of a day's rows, in figures that add up."""
+
+    rows: int
+    labelled: int
+    positives: int
+    content: ContentSums
+    features: ContentSums
+    statistics: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,56 +76,76 @@ class Counting:
 
     def of_rows(self, rows: pa.Table) -> Counted:
         """The figures of one day's rows."""
+        return self.of_parts([self.of_part(rows, is_whole=True)])
+
+    def of_part(self, rows: pa.Table, *, is_whole: bool = False) -> CountedPart:
+        """The figures of a part of a day's rows; of the whole day, some are exact only then."""
         import pyarrow.compute as pc
 
-        if not len(rows):
-            return Counted()
         label = rows[self.label]
-        return Counted(
+        statistics = self.statistics if len(rows) else None
+        return CountedPart(
             rows=len(rows),
             labelled=len(rows) - label.null_count,
             positives=pc.sum(label).as_py() or 0,
-            fingerprint=content_hash_of(rows, self.columns),
-            features_fingerprint=content_hash_of(rows, self.features) if self.features else EMPTY,
-            statistics=self.statistics.of_rows(rows) if self.statistics else {},
+            content=ContentSums.of(rows, self.columns),
+            features=ContentSums.of(rows, self.features) if self.features else ContentSums(),
+            statistics=statistics.of_part(rows, is_whole=is_whole) if statistics else {},
         )
 
-    def in_tasks(self, rows: DataFrame, schema: pa.Schema) -> dict[date, Counted]:
-        """The figures of each day that has any rows, which must fit in the memory of a task."""
-        plain = TypeAdapter(Counted)
+    def of_parts(self, parts: Sequence[CountedPart]) -> Counted:
+        """The figures of the day that the parts make up."""
+        filled = [part for part in parts if part.rows]
+        content = sum((part.content for part in filled), ContentSums())
+        features = sum((part.features for part in filled), ContentSums())
+        statistics = [part.statistics for part in filled]
+        return Counted(
+            rows=content.rows,
+            labelled=sum(part.labelled for part in filled),
+            positives=sum(part.positives for part in filled),
+            fingerprint=content.fingerprint(self.columns),
+            features_fingerprint=features.fingerprint(self.features),
+            statistics=self.statistics.of_parts(statistics) if self.statistics and filled else {},
+        )
 
-        def count(of_day: pa.Table) -> pa.Table:
+    def of_frame(self, rows: DataFrame, schema: pa.Schema) -> dict[date, Counted]:
+        """The figures of each day that has any rows, in one pass over them, in which nothing is shuffled.
+
+        Args:
+            schema: of the data set.
+        """
+        plain = TypeAdapter(CountedPart)
+
+        def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             import pyarrow as pa
+            import pyarrow.compute as pc
 
-            counted = self.of_rows(of_day.cast(schema))
-            return pa.table({"day": of_day[EVENT_DAY][:1], "counted": [plain.dump_json(counted).decode()]})
+            for part in _gathered(batches):
+                for day in pc.unique(part[EVENT_DAY]).to_pylist():
+                    of_day = part.filter(pc.equal(part[EVENT_DAY], pa.scalar(day, pa.date32())))
+                    counted = plain.dump_json(self.of_part(of_day.cast(schema))).decode()
+                    columns = {"day": pa.array([day], pa.date32()), "counted": [counted]}
+                    yield pa.RecordBatch.from_pydict(columns)
+            spare_next_task()
 
-        by_day = rows.select(*[column(name) for name in schema.names]).groupBy(EVENT_DAY)
-        found = by_day.applyInArrow(count, "day date, counted string").collect()
-        return {row["day"]: plain.validate_json(row["counted"]) for row in found}
+        chosen = rows.select(*[column(name) for name in schema.names])
+        parts: dict[date, list[CountedPart]] = {}
+        for row in chosen.mapInArrow(count, "day date, counted string").collect():
+            parts.setdefault(row["day"], []).append(plain.validate_json(row["counted"]))
+        return {day: self.of_parts(of_day) for day, of_day in parts.items()}
 
-    def in_spark(self, rows: DataFrame) -> dict[date, Counted]:
-        """The figures of each day that has any rows, in one pass over them."""
-        from pyspark.sql import functions as F
 
-        statistics = self.statistics.in_spark() if self.statistics else {}
-        label = column(self.label)
-        counted = rows.groupBy(EVENT_DAY).agg(
-            F.count(F.lit(1)).alias("_rows"),
-            F.count(label).alias("_labelled"),
-            F.sum(label).alias("_positives"),
-            content_hash(self.columns).alias("_fingerprint"),
-            (content_hash(self.features) if self.features else F.lit(EMPTY)).alias("_features_fingerprint"),
-            *[aggregate.alias(name) for name, aggregate in statistics.items()],
-        )
-        return {
-            row[EVENT_DAY]: Counted(
-                rows=row["_rows"],
-                labelled=row["_labelled"],
-                positives=row["_positives"] or 0,
-                fingerprint=row["_fingerprint"],
-                features_fingerprint=row["_features_fingerprint"],
-                statistics={name: row[name] for name in statistics},
-            )
-            for row in counted.collect()
-        }
+def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The rows of many batches, so many at once as are worth to be counted together."""
+    import pyarrow as pa
+
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        if count >= _ROWS_AT_ONCE:
+            yield pa.Table.from_batches(waiting)
+            waiting, count = [], 0
+    if count:
+        yield pa.Table.from_batches(waiting)

@@ -89,7 +89,8 @@ def write(
         others = [day for day in others if day not in refusals]
         versions |= dict.fromkeys(others, by_spark.version)
     if others:
-        counted |= counting.in_spark(tables.read_days(spark, product.name, MRDS, others))
+        rows = tables.read_days(spark, product.name, MRDS, others)
+        counted |= counting.of_frame(rows, small_mrds.schema(product))
     if done:
         files, schema = {day: one.files for day, one in done.items()}, small_mrds.schema(product)
         version = tables.replace_days_by(product.name, MRDS, schema, files, list(done), run_id=run_id)

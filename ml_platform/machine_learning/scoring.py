@@ -124,7 +124,7 @@ def write(
         version = _by_spark(spark, product, tables, {day: serving[day] for day in others}, keep, run_id)
         versions |= dict.fromkeys(others, version)
         written = tables.read_days(spark, product.name, PREDICTIONS, others)
-        counted |= counting.in_spark(written)
+        counted |= counting.of_frame(written, schema(product))
         models |= _models_of(written)
     if done:
         files = {day: one.files for day, one in done.items()}

@@ -24,7 +24,7 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.storage.day_files import DayFiles
-from ml_platform.storage.fingerprints import EMPTY, content_hash, content_hash_of, hashes_of
+from ml_platform.storage.fingerprints import content_hash_of, hashes_of, sums_of
 from ml_platform.storage.tables import Tables, column
 
 HELD_OUT = 10  # one entity in ten
@@ -153,15 +153,13 @@ def _in_spark(
     if held_out is not None:
         known = known.where(is_held_out(product) == F.lit(held_out))
     rows = known.select(*[column(name) for name in names], cluster(product).alias("_cluster"))
-    facts = _first(rows.agg(F.count(F.lit(1)).alias("n"), content_hash(names).alias("fingerprint")))
-    available = taken = int(facts["n"])
+    content = sums_of(rows, names)
+    available = taken = content.rows
     if available > maximum_rows:
         share = int(_SAMPLE_STEPS * maximum_rows / available)
         rows = rows.where(entity_hash(product, "sample", _SAMPLE_STEPS) < share)
         taken = int(_first(rows.agg(F.count(F.lit(1)).alias("n")))["n"])
-    return Slice(
-        available, taken, facts["fingerprint"] if available else EMPTY, lambda: rows.toArrow().to_pandas()
-    )
+    return Slice(available, taken, content.fingerprint(names), lambda: rows.toArrow().to_pandas())
 
 
 def count_entities(

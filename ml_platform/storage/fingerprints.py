@@ -1,23 +1,26 @@
-"""The hash of rows' content, as Spark aggregates it and as a task finds it of rows it holds: the same bits.
+"""The hash of rows' content: one that ignores their order, and that parts of the rows add up to.
 
-Both are XXH64 (github.com/Cyan4973/xxHash, doc/xxhash_spec.md) as Spark's ``xxhash64`` chains it: the hash of
-a column is the seed of the next one's, nulls are passed over.
+It is made from XXH64 (github.com/Cyan4973/xxHash, doc/xxhash_spec.md), chained as Spark's ``xxhash64`` does
+it: the hash of a column is the seed of the next one's, nulls are passed over. It is written out here since
+fingerprints are kept for years, and what libraries offer changes between versions.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ml_platform.spark.tasks import spare_next_task
 from ml_platform.storage.locations import quoted
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import DataFrame
 
 #: The fingerprint of no rows.
 EMPTY = "empty"
@@ -26,50 +29,71 @@ _SPARKS_SEED = 42
 _ROWS_AT_ONCE = 1 << 16
 
 
-def content_hash(columns: Sequence[str]) -> Column:
-    """An aggregate over rows: a hash of their content that ignores order, files and duplicates of layout.
+@dataclass(frozen=True)
+class ContentSums:
+    """How many rows there are, and what their 64-bit hashes with each of the seeds add up to.
 
-    It is the count and two sums of 64-bit hashes with different seeds. The null flags are hashed too,
-    since Spark's hash skips nulls and could not tell ``(null, 1)`` from ``(1, null)``.
+    The sums of parts of some rows add up to those of all.
     """
-    from pyspark.sql import functions as F
 
-    names = sorted(columns)
-    values = [F.col(quoted(name)) for name in names]
-    flags = [value.isNull() for value in values]
+    rows: int = 0
+    totals: tuple[int, ...] = (0,) * len(_SEEDS)
 
-    def total(seed: str) -> Column:
-        # In two halves, which can't overflow below two thousand million rows: decimals are slow to add.
-        hashed = F.xxhash64(F.lit(seed), *values, *flags)
-        high, low = F.sum(F.shiftright(hashed, 32)), F.sum(hashed.bitwiseAND(F.lit(0xFFFFFFFF)))
-        return (high.cast("decimal(38,0)") * F.lit(1 << 32) + low).cast("string")
+    @classmethod
+    def of(cls, rows: pa.Table, columns: Sequence[str]) -> Self:
+        """The sums of rows. The null flags are hashed too: the hash skips nulls, and could not tell
+        ``(null, 1)`` from ``(1, null)``.
 
-    parts = [F.lit(",".join(names)), F.count(F.lit(1)).cast("string"), *map(total, _SEEDS)]
-    return F.substring(F.sha2(F.concat_ws("|", *parts), 256), 1, 32)
+        Raises:
+            TypeError: a column has a type that data sets don't have.
+        """
+        values = [_one_chunk(rows[name]) for name in sorted(columns)]
+        totals = [0] * len(_SEEDS)
+        # A row takes up to 250 bytes on the way.
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = [value.slice(start, _ROWS_AT_ONCE) for value in values]
+            hashes = hashes_of(_SEEDS, [*part, *(value.is_null() for value in part)])
+            # The sums are exact: of each half in 64 bits, of both in Python's integers.
+            high, low = (hashes >> 32).sum(axis=1), (hashes & 0xFFFFFFFF).sum(axis=1)
+            totals = [
+                total + (int(upper) << 32) + int(lower)
+                for total, upper, lower in zip(totals, high, low, strict=True)
+            ]
+        return cls(len(rows), tuple(totals))
+
+    def __add__(self, other: ContentSums) -> ContentSums:
+        totals = (left + right for left, right in zip(self.totals, other.totals, strict=True))
+        return ContentSums(self.rows + other.rows, tuple(totals))
+
+    def fingerprint(self, columns: Sequence[str]) -> str:
+        """The hash of the content of rows with these columns, which the sums are of."""
+        if not self.rows:
+            return EMPTY
+        parts = "|".join([",".join(sorted(columns)), str(self.rows), *map(str, self.totals)])
+        return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def content_hash_of(rows: pa.Table, columns: Sequence[str]) -> str:
-    """What :func:`content_hash` gives for rows that are held in memory.
+    """A hash of the rows' content that ignores order, files and duplicates of layout.
 
     Raises:
         TypeError: a column has a type that data sets don't have.
     """
-    if not len(rows):
-        return EMPTY
-    names = sorted(columns)
-    values = [_one_chunk(rows[name]) for name in names]
-    totals = [0] * len(_SEEDS)
-    # A row takes up to 250 bytes on the way.
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = [value.slice(start, _ROWS_AT_ONCE) for value in values]
-        hashes = hashes_of(_SEEDS, [*part, *(value.is_null() for value in part)])
-        # The sums are exact: of each half in 64 bits, of both in Python's integers.
-        high, low = (hashes >> 32).sum(axis=1), (hashes & 0xFFFFFFFF).sum(axis=1)
-        totals = [
-            total + (int(one) << 32) + int(other) for total, one, other in zip(totals, high, low, strict=True)
-        ]
-    parts = "|".join([",".join(names), str(len(rows)), *map(str, totals)])
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+    return ContentSums.of(rows, columns).fingerprint(columns)
+
+
+def sums_of(rows: DataFrame, columns: Sequence[str]) -> ContentSums:
+    """The sums of rows that Spark holds: each task finds those of its share."""
+
+    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        found = (ContentSums.of(pa.Table.from_batches([batch]), columns) for batch in batches)
+        total = sum(found, ContentSums())
+        yield pa.RecordBatch.from_pydict({"rows": [total.rows], "totals": [list(map(str, total.totals))]})
+        spare_next_task()
+
+    chosen = rows.select(*[quoted(name) for name in columns])
+    found = chosen.mapInArrow(add, "rows bigint, totals array<string>").collect()
+    return sum((ContentSums(row["rows"], tuple(map(int, row["totals"]))) for row in found), ContentSums())
 
 
 def hashes_of(literals: Sequence[str], columns: Sequence[pa.Array | pa.ChunkedArray]) -> NDArray[np.int64]:
@@ -127,7 +151,8 @@ def _hashes(values: pa.Array, seeds: _Array) -> _Array:
         return _of_ints(values.fill_null(False).cast(pa.uint32()).to_numpy(), seeds)
     if pa.types.is_int32(type_) or pa.types.is_date32(type_):
         return _of_ints(values.cast(pa.int32()).fill_null(0).to_numpy().view(np.uint32), seeds)
-    if pa.types.is_int64(type_) or type_ in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
+    # Whatever a timestamp's time zone is, its value is one of UTC.
+    if pa.types.is_int64(type_) or (pa.types.is_timestamp(type_) and type_.unit == "us"):
         return _of_longs(values.cast(pa.int64()).fill_null(0).to_numpy().view(_U64), seeds)
     if pa.types.is_float64(type_):
         doubles = values.fill_null(0.0).to_numpy()

@@ -21,6 +21,8 @@ from typing import Any
 
 import dagster as dg
 import filelock
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 from pyspark.sql import SparkSession
@@ -28,7 +30,7 @@ from pyspark.sql import SparkSession
 from ml_platform.cli.console import instance_of
 from ml_platform.cli.doctor import Finding, check_up
 from ml_platform.contract.source import EVENT_DAY
-from ml_platform.storage.fingerprints import content_hash
+from ml_platform.storage.fingerprints import content_hash_of
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import DATA_STEPS, SHOP, Platform, days, deliver_visits
 
@@ -63,8 +65,12 @@ def rows_by_day(platform: Platform) -> dict[str, dict[date, str]]:
     for table in TABLES:
         rows = platform.tables.read(platform.spark, "shop", table)
         named = [name for name in rows.columns if name != "model_version"]
-        hashes = rows.groupBy(EVENT_DAY).agg(content_hash(named).alias("hash")).collect()
-        found[table] = {row[EVENT_DAY]: row["hash"] for row in hashes}
+        held = rows.toArrow()
+        days = held[EVENT_DAY].unique().to_pylist()
+        found[table] = {
+            day: content_hash_of(held.filter(pc.equal(held[EVENT_DAY], pa.scalar(day))), named)
+            for day in days
+        }
     return found
 
 

@@ -1,4 +1,4 @@
-"""A day's profile, counted by Spark and of rows in memory, against pandas."""
+"""A day's profile, of the whole day and of parts of it, against pandas."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from ml_platform.contract.monitoring import DataSet
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.day_statistics import Counted, Counting
+from ml_platform.mlops.quality import distinct_values
 from ml_platform.mlops.quality.profiles import ProfileStatistics, profile
 from ml_platform_tests.small_platform import shop
 from ml_platform_tests.typed_rows import DAY, TYPED, typed_rows
@@ -33,6 +34,9 @@ def rows_of(kind: str) -> pa.Table:
     rows = typed_rows(3)
     if kind == "nulls":
         return pa.table([pa.nulls(len(rows), field.type) for field in rows.schema], schema=rows.schema)
+    if kind == "greatest":
+        greatest = pa.array([1.7e308, -1.7e308, *[1.7e308] * (len(rows) - 2)])
+        return rows.set_column(rows.schema.get_field_index("amount"), "amount", greatest)
     if kind == "alike":
         alike = pa.repeat(pa.scalar(19.99), len(rows))
         return rows.set_column(rows.schema.get_field_index("amount"), "amount", alike)
@@ -40,28 +44,27 @@ def rows_of(kind: str) -> pa.Table:
 
 
 @pytest.mark.parametrize("data_set", ["ards", "mrds"])
-@pytest.mark.parametrize("kind", ["some", "nulls", "alike"])
-def test_spark_and_a_task_make_the_same_profile(spark: SparkSession, data_set: DataSet, kind: str) -> None:
-    statistics = ProfileStatistics(product(), data_set)
+@pytest.mark.parametrize("kind", ["some", "nulls", "alike", "greatest"])
+def test_the_parts_of_a_day_make_the_profile_of_the_whole(data_set: DataSet, kind: str) -> None:
     rows = rows_of(kind)
-    aggregates = [one.alias(name) for name, one in statistics.in_spark().items()]
-    found = spark.createDataFrame(rows).agg(*aggregates).collect()[0].asDict()
-    in_task = statistics.of_rows(rows)
-    for name in found:
-        if name.startswith("values "):
-            # Spark's is approximate.
-            assert found[name] == pytest.approx(in_task[name], rel=0.1)
-            found[name] = in_task[name]
-    by_spark = profile(statistics.product, data_set, len(rows), found)
-    assert profile(statistics.product, data_set, len(rows), in_task) == by_spark
+    counting = Counting("bought", rows.column_names, ["name"], ProfileStatistics(product(), data_set))
+    whole = counting.of_rows(rows)
+    draw = np.random.default_rng(1)
+    for cuts in ([0], [len(rows)], [1, 1, 100], sorted(draw.integers(0, len(rows), 20).tolist())):
+        ends = [*cuts, len(rows)]
+        parts = [
+            counting.of_part(rows.slice(start, end - start))
+            for start, end in zip([0, *cuts], ends, strict=True)
+        ]
+        assert plain(counting.of_parts(parts), data_set) == plain(whole, data_set)
     if kind == "alike":
-        assert by_spark.columns["amount"].stddev == 0
+        assert profile(product(), data_set, len(rows), whole.statistics).columns["amount"].stddev == 0
 
 
 def test_days_that_spark_has_written_are_counted_in_tasks_as_they_are_in_memory(spark: SparkSession) -> None:
     rows = pa.concat_tables([of_day(typed_rows(seed), seed) for seed in range(3)])
     counting = Counting("bought", rows.column_names, ["name"], ProfileStatistics(product(), "ards"))
-    found = counting.in_tasks(spark.createDataFrame(rows).repartition(4), rows.schema)
+    found = counting.of_frame(spark.createDataFrame(rows).repartition(4), rows.schema)
     expected = {
         DAY + timedelta(days=seed): counting.of_rows(of_day(typed_rows(seed), seed)) for seed in range(3)
     }
@@ -70,8 +73,18 @@ def test_days_that_spark_has_written_are_counted_in_tasks_as_they_are_in_memory(
     }
 
 
-def plain(counted: Counted) -> list[object]:
-    figures = profile(product(), "ards", counted.rows, counted.statistics)
+def test_more_values_than_a_sketch_holds_are_counted_nearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, values in ((1024, 1023), (1024, 1500), (1024, 200_000), (64, 5000)):
+        monkeypatch.setattr(distinct_values, "SIZE", size)
+        texts = pa.chunked_array([pa.array(np.arange(values)).cast(pa.string())])
+        # Parts share some of their values.
+        parts = [texts.slice(0, values // 2 + 50), texts.slice(values // 3), texts.slice(0, 0)]
+        found = distinct_values.count([distinct_values.sketch_of(part) for part in parts])
+        assert found == values if values < size else abs(found / values - 1) < 4 / np.sqrt(size)
+
+
+def plain(counted: Counted, data_set: DataSet = "ards") -> list[object]:
+    figures = profile(product(), data_set, counted.rows, counted.statistics)
     return [figures, dataclasses.replace(counted, statistics={})]
 
 
@@ -83,7 +96,9 @@ def of_day(rows: pa.Table, number: int) -> pa.Table:
 def test_the_figures_are_those_of_pandas() -> None:
     statistics = ProfileStatistics(product(), "ards")
     rows = typed_rows(4)
-    found = profile(statistics.product, "ards", len(rows), statistics.of_rows(rows)).columns
+    found = profile(
+        statistics.product, "ards", len(rows), statistics.of_parts([statistics.of_part(rows, is_whole=True)])
+    ).columns
     frame = rows.to_pandas()
     finite = frame["amount"][np.isfinite(frame["amount"])]
     assert found["amount"].nulls == frame["amount"].isna().sum()

@@ -1,4 +1,4 @@
-"""The hash of rows' content: Spark's, and the same of rows in memory."""
+"""The hash of rows' content, against Spark's own XXH64 and aggregates."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from ml_platform.storage import fingerprints
-from ml_platform.storage.fingerprints import EMPTY, content_hash, content_hash_of
+from ml_platform.storage.fingerprints import EMPTY, ContentSums, content_hash_of, sums_of
 from ml_platform_tests.typed_rows import typed_rows
 
 
 def by_spark(spark: SparkSession, rows: pa.Table, columns: list[str]) -> str:
-    hashed = spark.createDataFrame(rows).agg(content_hash(columns).alias("hash")).collect()
-    return str(hashed[0]["hash"])
+    """What fingerprints have been since the first ones that were stored, in Spark's words."""
+    names = sorted(columns)
+    values = [F.col(name) for name in names]
+    sums = [
+        F.sum(F.xxhash64(F.lit(seed), *values, *[value.isNull() for value in values]).cast("decimal(38,0)"))
+        for seed in ("a", "b")
+    ]
+    texts = [F.lit(",".join(names)), *[column.cast("string") for column in (F.count(F.lit(1)), *sums)]]
+    hashed = F.substring(F.sha2(F.concat_ws("|", *texts), 256), 1, 32)
+    return str(spark.createDataFrame(rows).agg(hashed.alias("hash")).collect()[0]["hash"])
 
 
 def rows(seed: int) -> pa.Table:
@@ -33,12 +42,21 @@ def rows(seed: int) -> pa.Table:
 def test_rows_in_memory_have_the_hash_that_spark_gives_them(spark: SparkSession, seed: int) -> None:
     given = rows(seed)
     assert by_spark(spark, given, given.column_names) == content_hash_of(given, given.column_names)
-    one_by_one = spark.createDataFrame(given).agg(
-        *[content_hash([name]).alias(name) for name in given.column_names]
-    )
-    found = one_by_one.collect()[0].asDict()
-    assert found == {name: content_hash_of(given, [name]) for name in given.column_names}
+    found = {name: content_hash_of(given, [name]) for name in given.column_names}
+    assert found["text"] == by_spark(spark, given, ["text"])
+    assert found["odd"] == by_spark(spark, given, ["odd"])
     assert len(set(found.values())) == len(found)
+
+
+def test_parts_add_up_to_the_whole_in_this_process_and_in_tasks(spark: SparkSession) -> None:
+    given = rows(1)
+    names = given.column_names
+    parts = [given.slice(0, 7), given.slice(7, 0), given.slice(7)]
+    added = sum((ContentSums.of(part, names) for part in parts), ContentSums())
+    assert added == ContentSums.of(given, names)
+    assert added.fingerprint(names) == content_hash_of(given, names)
+    assert sums_of(spark.createDataFrame(given).repartition(3), names) == added
+    assert sums_of(spark.createDataFrame(given).where("id < 0"), names) == ContentSums()
 
 
 def test_the_order_of_rows_and_columns_and_the_chunks_do_not_count_and_every_value_does(

@@ -1,24 +1,24 @@
 """A day's profile: how many rows, and the plain statistics of each column.
 
-It is counted by the task that writes the day, or in the pass that reads back what Spark has written. Later
-days are held against the profiles of the days before them (:mod:`.anomalies`), and the MRDS of a day
-against that of its ARDS (:mod:`.expectations`). What a profile means for the day is not decided here.
+It is counted of the parts in which a day is written, which add up. Later days are held against the profiles
+of the days before them (:mod:`.anomalies`), and the MRDS of a day against that of its ARDS
+(:mod:`.expectations`). What a profile means for the day is not decided here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from ml_platform.contract.column_types import NUMERIC_TYPES
 from ml_platform.contract.monitoring import DataSet
 from ml_platform.contract.product import Product
+from ml_platform.mlops.quality import distinct_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column
 
 #: Stored figures keep as many digits: a mean over doubles depends on the order of the rows after that.
 _DIGITS = 9
@@ -67,36 +67,13 @@ class Profile:
 
 @dataclass(frozen=True)
 class ProfileStatistics:
-    """The figures that :func:`profile` reads, by name: counted by Spark, or of a day's rows in memory."""
+    """The figures that :func:`profile` reads, by name; those of a day's parts add up to the day's."""
 
     product: Product
     data_set: DataSet
 
-    def in_spark(self) -> dict[str, Column]:
-        """The aggregates over a day's rows; how many values there are is exact to 5 %."""
-        from pyspark.sql import functions as F
-
-        from ml_platform.storage.tables import column
-
-        found: dict[str, Column] = {}
-        for name, type_ in profiled(self.product, self.data_set).items():
-            value = column(name)
-            found[f"nulls {name}"] = F.sum(value.isNull().cast("bigint"))
-            if type_ in NUMERIC_TYPES:
-                number = value.cast("double")
-                finite = F.when(~F.isnan(number) & (F.abs(number) != F.lit(math.inf)), number)
-                found[f"mean {name}"] = F.avg(finite)
-                found[f"stddev {name}"] = F.stddev_pop(finite)
-                found[f"minimum {name}"] = F.min(finite)
-                found[f"maximum {name}"] = F.max(finite)
-            elif self.data_set == "ards":
-                found[f"values {name}"] = F.approx_count_distinct(value)
-                for position, one in enumerate(_allowed(self.product, name)):
-                    found[f"share {position} {name}"] = F.avg((value == F.lit(one)).cast("double"))
-        return found
-
-    def of_rows(self, rows: pa.Table) -> dict[str, Any]:
-        """The same of a day's rows; how many values there are is exact."""
+    def of_part(self, rows: pa.Table, *, is_whole: bool) -> dict[str, Any]:
+        """The figures of some rows, as plain data; those of a whole day need no sketches of its values."""
         import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -108,19 +85,77 @@ class ProfileStatistics:
             if type_ in NUMERIC_TYPES:
                 numbers = column.drop_null().cast(pa.float64(), safe=False).to_numpy()
                 finite = numbers[np.isfinite(numbers)]
+                found[f"finite {name}"] = len(finite)
                 if len(finite):
                     with np.errstate(over="ignore", invalid="ignore"):
-                        found[f"mean {name}"] = float(finite.mean())
-                        found[f"stddev {name}"] = float(finite.std())
+                        found[f"mean {name}"] = _plain(finite.mean())
+                        found[f"stddev {name}"] = _plain(finite.std())
                     found[f"minimum {name}"] = float(finite.min())
                     found[f"maximum {name}"] = float(finite.max())
             elif self.data_set == "ards":
                 known = column.drop_null()
-                found[f"values {name}"] = pc.count_distinct(known).as_py()
-                for position, one in enumerate(_allowed(self.product, name)):
-                    if len(known):
-                        found[f"share {position} {name}"] = pc.mean(pc.equal(known, one)).as_py()
+                found[f"known {name}"] = len(known)
+                if is_whole:
+                    found[f"values {name}"] = pc.count_distinct(known).as_py()
+                else:
+                    found[f"sketch {name}"] = distinct_values.sketch_of(known)
+                for position, value in enumerate(_allowed(self.product, name)):
+                    found[f"equal {position} {name}"] = pc.sum(pc.equal(known, value)).as_py() or 0
         return found
+
+    def of_parts(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The figures of the rows of all parts."""
+        found: dict[str, Any] = {}
+        for name, type_ in profiled(self.product, self.data_set).items():
+            found[f"nulls {name}"] = sum(part[f"nulls {name}"] for part in parts)
+            if type_ in NUMERIC_TYPES:
+                found |= {f"{key} {name}": value for key, value in _of_numbers(parts, name).items()}
+            elif self.data_set == "ards":
+                known = sum(part[f"known {name}"] for part in parts)
+                if len(parts) == 1 and f"values {name}" in parts[0]:
+                    found[f"values {name}"] = parts[0][f"values {name}"]
+                else:
+                    sketches = [part[f"sketch {name}"] for part in parts]
+                    found[f"values {name}"] = distinct_values.count(sketches)
+                for position, _ in enumerate(_allowed(self.product, name)):
+                    if known:
+                        equal = sum(part[f"equal {position} {name}"] for part in parts)
+                        found[f"share {position} {name}"] = equal / known
+        return found
+
+
+def _of_numbers(parts: Sequence[Mapping[str, Any]], name: str) -> dict[str, float | None]:
+    """Mean, spread and ends of the finite numbers of a column; nothing without any."""
+    filled = [part for part in parts if part[f"finite {name}"]]
+    if not filled:
+        return {}
+    total = sum(part[f"finite {name}"] for part in filled)
+    shares = [part[f"finite {name}"] / total for part in filled]
+    means, spreads = ([part[f"{key} {name}"] for part in filled] for key in ("mean", "stddev"))
+    mean: float | None = means[0]
+    stddev: float | None = spreads[0]
+    if len(filled) > 1:
+        mean = stddev = None
+        if None not in means:
+            mean = math.fsum(share * value for share, value in zip(shares, means, strict=True))
+        if mean is not None and None not in spreads:
+            # The greatest numbers have no squares; `*` gives an infinite one where `**` raises.
+            squares = [
+                spread * spread + (value - mean) * (value - mean)
+                for spread, value in zip(spreads, means, strict=True)
+            ]
+            stddev = math.sqrt(sum(share * square for share, square in zip(shares, squares, strict=True)))
+    return {
+        "mean": mean,
+        "stddev": stddev,
+        "minimum": min(part[f"minimum {name}"] for part in filled),
+        "maximum": max(part[f"maximum {name}"] for part in filled),
+    }
+
+
+def _plain(value: Any) -> float | None:
+    """A number as JSON has it, which knows no infinite ones: the sum of the greatest is none."""
+    return float(value) if math.isfinite(value) else None
 
 
 def profile(product: Product, data_set: DataSet, rows: int, found: Mapping[str, Any]) -> Profile:
