@@ -13,13 +13,16 @@ import pandas as pd
 
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
+from ml_platform.data_engineering import buckets
 from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.locations import FolderRoot
 from ml_platform.storage.tables import Tables
 
 if TYPE_CHECKING:
+    import pytest
     from pyspark.sql import SparkSession
 
 D = date.fromisoformat
@@ -180,6 +183,15 @@ def deliver_visits(platform: Platform, chosen: Iterable[date], **options: Any) -
 
 DATA_STEPS = ("ards", "mrds", "online_features")
 SCORING_STEPS = ("predictions", "model_performance")
+
+
+def carry_by(carrier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have days written by ``tasks`` or by ``Spark``, as a whole or in ``buckets`` of a few records each."""
+    if "Spark" in carrier:
+        monkeypatch.setattr(FolderRoot, "day_files", lambda *_: None)
+    if "buckets" in carrier:
+        monkeypatch.setattr(buckets, "BUCKET_BYTES", 64)
+        monkeypatch.setattr(buckets, "PIECE_BYTES", 200)
 
 
 def forget_registry() -> None:

@@ -263,7 +263,7 @@ _ROWS: tuple[Asset, ...] = (
         sections=_SOURCE_TO_FEATURES,
         kinds=frozenset({"spark", "deltalake"}),
         checks=(DATA_QUALITY,),
-        tables=(Table(MRDS, "ml_platform.data_engineering.small_mrds:schema"),),
+        tables=(Table(MRDS, "ml_platform.data_engineering.aggregation:schema"),),
         columns=_mrds_columns,
     ),
     Asset(

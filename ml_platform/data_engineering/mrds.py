@@ -1,30 +1,34 @@
 """The model-ready data set: one row per entity and event day, by the contract's rules.
 
-Training and scoring both read it, so that they cannot disagree. Every aggregate is independent of the
-order in which Spark meets the rows: ``first`` and ``last`` are decided by the declared order and then
-the key, and doubles are summed in the order of their values.
+Training and scoring both read it, so that they cannot disagree. What makes the rows is :mod:`.aggregation`'s
+business, of a day or of a bucket of it; here the days are brought there, and written.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
-from decimal import Decimal
 
-from pyspark.sql import Column, DataFrame, SparkSession
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import small_mrds
+from ml_platform.data_engineering import aggregation, buckets
+from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.ards import ARDS
-from ml_platform.data_engineering.day_statistics import Counted, Counting, Statistics
-from ml_platform.data_engineering.small_mrds import AggregatedDay
-from ml_platform.storage.tables import Tables, column
+from ml_platform.data_engineering.buckets import BucketFiles, Scattered
+from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting, Statistics
+from ml_platform.spark.tasks import each_in_a_task, in_tasks, spare_next_task
+from ml_platform.storage.day_files import DayFile, DayFiles, held
+from ml_platform.storage.tables import Tables, column, on_days
 
 MRDS = "mrds"
+_BUCKET = "_bucket"
+_REASONS = pa.schema([("day", pa.date32()), ("place", pa.int32()), ("reason", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -63,218 +67,242 @@ def write(
     run_id: str,
     statistics: Statistics | None = None,
 ) -> dict[date, MrdsDay]:
-    """Write the MRDS of ``days`` from the ARDS: the small ones in tasks, where the tables lie in a folder.
+    """Write the MRDS of ``days`` from the ARDS, in one commit.
 
-    It is one commit, or two where some days are small and others are not. A day with a sum that its type
-    doesn't hold comes back with a ``refusal``, and what the table held of it stays.
+    A day with a sum that its type doesn't hold, or with an entity that no task can hold, comes back with a
+    ``refusal``, and what the table held of it stays.
     """
     counting = Counting(product.label, columns(product), feature_columns(product), statistics)
     source, place = (tables.day_files(product.name, table) for table in (ARDS, MRDS))
-    done: dict[date, AggregatedDay] = {}
     if source and place:
-        version = tables.version(product.name, ARDS)
-        sizes = source.sizes(version)
-        small = [day for day in days if sizes[day] <= small_mrds.SMALL_ROWS]
-        done = {day: AggregatedDay() for day in small}
-        done |= small_mrds.write(spark, product, small, source, version, place, counting)
-        done = {day: one for day, one in done.items() if not one.for_spark}
-    refusals = {day: one.refusal for day, one in done.items() if one.refusal}
-    done = {day: one for day, one in done.items() if not one.refusal}
-    others = [day for day in days if day not in done and day not in refusals]
-    counted = {day: one.counted for day, one in done.items()}
-    versions: dict[date, int] = {}
-    if others:
-        by_spark = _write_by_spark(spark, product, tables, others, run_id)
-        refusals |= by_spark.refusals
-        others = [day for day in others if day not in refusals]
-        versions |= dict.fromkeys(others, by_spark.version)
-    if others:
-        rows = tables.read_days(spark, product.name, MRDS, others)
-        counted |= counting.of_frame(rows, small_mrds.schema(product))
-    if done:
-        files, schema = {day: one.files for day, one in done.items()}, small_mrds.schema(product)
-        version = tables.replace_days_by(product.name, MRDS, schema, files, list(done), run_id=run_id)
-        versions |= dict.fromkeys(done, version)
-    return {day: MrdsDay(counted.get(day, Counted()), versions.get(day), refusals.get(day)) for day in days}
-
-
-@dataclass(frozen=True)
-class _Written:
-    version: int
-    refusals: dict[date, str]
-
-
-def _write_by_spark(
-    spark: SparkSession, product: Product, tables: Tables, days: Sequence[date], run_id: str
-) -> _Written:
-    """Write days in one commit, but for those with a sum that its type doesn't hold."""
-
-    def write(chosen: Sequence[date]) -> int:
-        rows = aggregate(product, read(chosen), len(chosen))
-        return tables.replace_days(spark, product.name, MRDS, rows, chosen, run_id=run_id)
-
-    def read(chosen: Sequence[date]) -> DataFrame:
-        return tables.read_days(spark, product.name, ARDS, chosen)
-
-    try:
-        return _Written(write(days), {})
-    except Exception as error:
-        if _TOO_LARGE not in str(error):
-            raise
-    refusals = too_large_days(product, read(days))
-    rest = [day for day in days if day not in refusals]
-    return _Written(write(rest) if rest else -1, refusals)
-
-
-def aggregate(product: Product, ards: DataFrame, days: int = 1) -> DataFrame:
-    """One row per entity and event day of ``ards``, in the columns of the MRDS."""
-    if days > 1:
-        ards = ards.repartition(EVENT_DAY)
-    rules = product.mrds.aggregate
-    order = [
-        column(name).alias(f"_o{n}") for n, name in enumerate((*product.mrds.order_by, *product.ards_key))
-    ]
-    ends = {
-        rule: [*[name for name, given in rules.items() if given == rule], LABEL_KNOWN_ON]
-        for rule in ("first", "last")
+        done = _InTasks(spark, product, source, tables.version(product.name, ARDS), place, counting).write(
+            days
+        )
+        refusals = {day: found.refusal for day, found in done.items() if found.refusal}
+        counted = {day: counting.of_parts(found.parts) for day, found in done.items()}
+        written = [day for day in days if day not in refusals]
+        files = {day: done[day].files for day in written if day in done}
+        version = -1
+        if written:
+            schema = aggregation.schema(product)
+            version = tables.replace_days_by(product.name, MRDS, schema, files, written, run_id=run_id)
+    else:
+        by_spark = _BySpark(spark, product, tables, counting)
+        version, refusals = by_spark.write(days, run_id)
+        counted = by_spark.count([day for day in days if day not in refusals])
+    return {
+        day: MrdsDay(Counted(), None, refusals[day])
+        if day in refusals
+        else MrdsDay(counted.get(day, Counted()), version)
+        for day in days
     }
-    grouped = ards.groupBy(*[column(name) for name in product.identity]).agg(
-        F.min(F.struct(*order, *[column(name) for name in ends["first"]])).alias("_first"),
-        F.max(F.struct(*order, *[column(name) for name in ends["last"]])).alias("_last"),
-        *[_aggregate(product, name).alias(name) for name, rule in rules.items() if rule not in ends],
-        F.max(LABEL_KNOWN_ON).alias(LABEL_KNOWN_ON),
-    )
-    chosen = {}
-    for name, rule in rules.items():
-        chosen[name] = F.col(f"_{rule}").getField(name) if rule in ends else column(name)
-    label_rule = rules[product.label]
-    label_known_on = (
-        F.col(f"_{label_rule}").getField(LABEL_KNOWN_ON) if label_rule in ends else F.col(LABEL_KNOWN_ON)
-    )
-    chosen[LABEL_KNOWN_ON] = F.when(chosen[product.label].isNotNull(), label_known_on)
-    return grouped.select(
-        *[column(name) for name in product.entity if name != EVENT_DAY],
-        F.col(EVENT_DAY),
-        *[value.alias(name) for name, value in chosen.items()],
-    )
 
 
-def _aggregate(product: Product, name: str) -> Column:
-    value = column(name)
-    match product.mrds.aggregate[name]:
-        case "min" | "max" as rule:
-            extreme = F.min(value) if rule == "min" else F.max(value)
-            # A label over several rows is known when all of its rows' labels are.
-            all_known = F.count(value) == F.count(F.lit(1))
-            return F.when(all_known, extreme) if name == product.label else extreme
-        case "count":
-            return F.count(value)
-        case "sum" | "mean":
-            return _checked(product, name, _Total.of(product, name))
-        case rule:
-            raise AssertionError(f"{rule} is taken from the first or the last row")
+# -- where tasks write files ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Total:
-    """What the values of a group add up to: null without any.
+class _Aggregated:
+    """The files of a day, or of a bucket of it, and what they hold; or why the day is refused.
 
-    ``exact`` is of the type of the sum where it ``fits`` that; ``double`` is the same as a double, and
-    ``text`` in decimal digits, or a word for what isn't finite.
+    ``is_too_large``: the day was taken for smaller than it is, and nothing was done. ``place`` is that of the
+    refusal's column.
     """
 
-    exact: Column
-    double: Column
-    fits: Column
-    text: Column
-
-    @classmethod
-    def of(cls, product: Product, name: str) -> _Total:
-        value = column(name)
-        if product.source.columns[name].type == "double":
-            return cls._of_doubles(value)
-        return cls._of_integers(value.cast("bigint"))
-
-    @classmethod
-    def _of_integers(cls, value: Column) -> _Total:
-        """In two halves, of which neither can overflow, whatever the order of the rows."""
-        bits, rest = small_mrds.HALF_BITS, (1 << small_mrds.HALF_BITS) - 1
-        low_sum = F.sum(value.bitwiseAND(F.lit(rest)))
-        high = F.sum(F.shiftright(value, bits)) + F.shiftright(low_sum, bits)
-        low = low_sum.bitwiseAND(F.lit(rest))
-        fits = F.coalesce(high.between(-(1 << 31), (1 << 31) - 1), F.lit(True))
-        whole = high.cast("decimal(20,0)") * F.lit(Decimal(1 << bits)) + low.cast("decimal(20,0)")
-        return cls(
-            exact=F.when(fits, F.shiftleft(high, bits) + low),
-            double=high.cast("double") * F.lit(float(1 << bits)) + low.cast("double"),
-            fits=fits,
-            text=whole.cast("string"),
-        )
-
-    @classmethod
-    def _of_doubles(cls, value: Column) -> _Total:
-        """Adding doubles is not associative, so they are added in ascending order."""
-        ordered = F.array_sort(F.collect_list(value))
-        added = F.aggregate(ordered, F.lit(0.0), lambda left, right: left + right)
-        total = F.when(F.count(value) > 0, added)
-        finite = F.abs(total) < F.lit(math.inf)  # Spark takes NaN for the greatest number
-        infinite_values = F.max(F.abs(value)) >= F.lit(math.inf)
-        fits = F.coalesce(finite | infinite_values, F.lit(True))
-        return cls(exact=total, double=total, fits=fits, text=total.cast("string"))
+    parts: list[CountedPart] = field(default_factory=list)
+    files: list[DayFile] = field(default_factory=list)
+    refusal: str | None = None
+    place: int = -1
+    is_too_large: bool = False
 
 
-def _totals(product: Product) -> dict[str, _Total]:
-    """The totals of the columns that the MRDS has the sum or the mean of."""
-    rules = product.mrds.aggregate
-    return {name: _Total.of(product, name) for name, rule in rules.items() if rule in ("sum", "mean")}
+@dataclass(frozen=True)
+class _InTasks:
+    """Days of the ARDS, aggregated in tasks that write files; nothing is committed yet."""
+
+    spark: SparkSession
+    product: Product
+    source: DayFiles
+    version: int
+    place: DayFiles
+    counting: Counting
+
+    def write(self, days: Sequence[date]) -> dict[date, _Aggregated]:
+        """One result a day with rows."""
+        sizes = self.source.sizes(self.version)
+        width = len(aggregation.columns(self.product))
+        counts = {day: buckets.number_of(buckets.csv_bytes(sizes[day], width)) for day in days}
+        done = self._whole([day for day in days if counts[day] == 1])
+        for day in days:
+            if counts[day] > 1 or (day in done and done[day].is_too_large):
+                done[day] = self._in_buckets(day, counts[day])
+        return done
+
+    def _whole(self, days: Sequence[date]) -> dict[date, _Aggregated]:
+        """Days of one bucket, each in one task, as far as they are as small as they seem."""
+        source, version, at_most, write = self.source, self.version, buckets.HELD_BYTES, self._writer()
+        names = aggregation.columns(self.product)
+
+        def write_all(chosen: Sequence[date]) -> Iterator[tuple[date, _Aggregated]]:
+            for day, rows, is_all in source.read_at_most(version, chosen, names, at_most):
+                yield day, write(day, rows, is_whole=True) if is_all else _Aggregated(is_too_large=True)
+
+        return in_tasks(self.spark, days, write_all, _Aggregated)
+
+    def _in_buckets(self, day: date, count: int) -> _Aggregated:
+        """A day that no task can hold: its rows are brought together by entity, bucket by bucket."""
+        product, source, version, write = self.product, self.source, self.version, self._writer()
+        names, keys = aggregation.columns(product), _keys(product)
+        at_most, piece_bytes = buckets.HELD_BYTES, buckets.PIECE_BYTES
+        row_groups = source.row_groups(version, day)
+        with BucketFiles.beside(self.place, count) as files:
+
+            def scatter(number: int) -> Scattered:
+                batches = source.read_row_group(version, day, row_groups[number], names)
+                tables = buckets.pieces(batches, piece_bytes)
+                return files.scatter(
+                    (rows, buckets.assigned([rows[key] for key in keys], len(rows))) for rows in tables
+                )
+
+            scattered = each_in_a_task(self.spark, len(row_groups), scatter, Scattered)
+            shares = buckets.shares(scattered, at_most)
+            paths = [path for piece in scattered for path in piece.files]
+
+            def aggregate(number: int) -> _Aggregated:
+                rows, is_all = held(files.gather(paths, shares[number], keys), None, at_most)
+                if is_all:
+                    return write(day, rows)
+                return _refused(aggregation.too_many_rows(product, *aggregation.largest(product, day, rows)))
+
+            return _together(each_in_a_task(self.spark, len(shares), aggregate, _Aggregated))
+
+    def _writer(self) -> Callable[..., _Aggregated]:
+        product, place, counting = self.product, self.place, self.counting
+
+        def write(day: date, rows: pa.Table, *, is_whole: bool = False) -> _Aggregated:
+            try:
+                done = aggregation.aggregate(product, day, rows)
+            except TooLargeError as error:
+                return _refused(error)
+            return _Aggregated([counting.of_part(done, is_whole=is_whole)], place.write(day, done))
+
+        return write
 
 
-def _checked(product: Product, name: str, total: _Total) -> Column:
-    """The sum or the mean; the job fails where it is beyond its type, so that nothing else is stored."""
-    if product.mrds.aggregate[name] == "sum":
-        found = total.exact
-    else:
-        found = total.double / F.count(column(name))
-        if product.source.columns[name].type != "double":
-            return found  # of a whole number there is always a double
-    return F.when(total.fits, found).otherwise(F.raise_error(F.lit(f"{name}: {_TOO_LARGE}")))
+def _keys(product: Product) -> list[str]:
+    """The columns that tell entities of a day apart."""
+    return [name for name in product.entity if name != EVENT_DAY]
 
 
-#: What Spark's own error says until :func:`too_large_days` has found out which day and group it is.
-_TOO_LARGE = "a sum is beyond its type"
+def _refused(error: TooLargeError) -> _Aggregated:
+    return _Aggregated(refusal=str(error), place=error.place)
 
 
-def too_large_days(product: Product, ards: DataFrame) -> dict[date, str]:
-    """The days of ``ards`` with a sum or a mean that its type doesn't hold, each with the reason."""
-    entity = [name for name in product.entity if name != EVENT_DAY]
-    totals = {
-        name: total
-        for name, total in _totals(product).items()
-        if product.mrds.aggregate[name] == "sum" or product.source.columns[name].type == "double"
-    }
-    if not totals:
-        return {}
-    columns = [F.struct(total.fits.alias("fits"), total.text.alias("text")) for total in totals.values()]
-    grouped = ards.groupBy(*[column(name) for name in product.identity]).agg(
-        *[one.alias(f"_t{n}") for n, one in enumerate(columns)]
+def _together(shares: Sequence[_Aggregated]) -> _Aggregated:
+    """What the parts of a day make: its files, or the first of the reasons against it."""
+    if refused := [share for share in shares if share.refusal]:
+        return min(refused, key=lambda share: (share.place, share.refusal))
+    return _Aggregated(
+        parts=[part for share in shares for part in share.parts],
+        files=[file for share in shares for file in share.files],
     )
-    keys = [column(name).alias(f"_k{n}") for n, name in enumerate(entity)]
-    # The first column of the contract counts, and of that the first group, as in a task.
-    firsts = [
-        F.min(F.when(~F.col(f"_t{n}.fits"), F.struct(*keys, F.col(f"_t{n}.text").alias("_text")))).alias(
-            f"_f{n}"
+
+
+# -- where only Spark writes ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _BySpark:
+    """Days of the ARDS, aggregated where Spark brings their rows together, and written by it."""
+
+    spark: SparkSession
+    product: Product
+    tables: Tables
+    counting: Counting
+
+    def write(self, days: Sequence[date], run_id: str) -> tuple[int, dict[date, str]]:
+        """Write the days in one commit; its version, and why days are refused instead."""
+        refusals: dict[date, str] = {}
+        counts = self._counts(days, refusals)
+
+        def write() -> int:
+            chosen = [day for day in days if day not in refusals]
+            if not chosen:
+                return -1
+            rows = self._aggregated(chosen, counts)
+            return self.tables.replace_days(self.spark, self.product.name, MRDS, rows, chosen, run_id=run_id)
+
+        try:
+            return write(), refusals
+        except Exception as error:
+            if TooLargeError.__name__ not in str(error):
+                raise
+        refusals |= self._refusals([day for day in days if day not in refusals], counts)
+        return write(), refusals
+
+    def count(self, days: Sequence[date]) -> dict[date, Counted]:
+        """What the table holds of some days."""
+        rows = self.tables.read_days(self.spark, self.product.name, MRDS, days)
+        return self.counting.of_frame(rows, aggregation.schema(self.product)) if days else {}
+
+    def _counts(self, days: Sequence[date], refusals: dict[date, str]) -> dict[date, int]:
+        """The number of buckets of each day; a day with an entity that fills more than one is refused."""
+        product, keys = self.product, _keys(self.product)
+        width = len(aggregation.columns(product))
+        rows = self._rows(days)
+        sizes = rows.groupBy(EVENT_DAY).count().collect()
+        counts = {row[EVENT_DAY]: buckets.number_of(buckets.csv_bytes(row["count"], width)) for row in sizes}
+        large = [day for day, count in counts.items() if count > 1]
+        most = buckets.HELD_BYTES // buckets.csv_bytes(1, width)
+        by_bucket = self._bucketed(rows.where(on_days(large)), counts).groupBy(EVENT_DAY, _BUCKET).count()
+        suspects = (
+            {row[EVENT_DAY] for row in by_bucket.where(F.col("count") > most).collect()} if large else ()
         )
-        for n in range(len(columns))
-    ]
-    found = {}
-    for row in grouped.groupBy(EVENT_DAY).agg(*firsts).collect():
-        for n, name in enumerate(totals):
-            if (first := row[f"_f{n}"]) is None:
-                continue
-            values = dict(zip(entity, first, strict=False)) | {EVENT_DAY: row[EVENT_DAY]}
-            text = first["_text"]
-            total = float(text) if product.mrds_type(name) == "double" else int(text)
-            named = [values[key] for key in product.entity]
-            found[row[EVENT_DAY]] = str(small_mrds.too_large(product, name, named, total))
-            break
-    return found
+        if suspects:
+            by_entity = (
+                rows.where(on_days(suspects)).groupBy(*{EVENT_DAY: None, **dict.fromkeys(keys)}).count()
+            )
+            for row in by_entity.where(F.col("count") > most).orderBy("count").collect():
+                entity = [row[name] for name in product.entity]
+                refusals[row[EVENT_DAY]] = str(aggregation.too_many_rows(product, entity, row["count"]))
+        return counts
+
+    def _rows(self, days: Sequence[date]) -> DataFrame:
+        rows = self.tables.read_days(self.spark, self.product.name, ARDS, days)
+        return rows.select(*[column(name) for name in (*aggregation.columns(self.product), EVENT_DAY)])
+
+    def _bucketed(self, rows: DataFrame, counts: Mapping[date, int]) -> DataFrame:
+        bucket = F.lit(0)
+        for count in set(counts.values()) - {1}:
+            of_days = on_days([day for day, number in counts.items() if number == count])
+            bucket = F.when(of_days, buckets.in_spark(_keys(self.product), count)).otherwise(bucket)
+        return rows.withColumn(_BUCKET, bucket)
+
+    def _aggregated(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
+        product = self.product
+
+        def aggregate(rows: pa.Table) -> pa.Table:
+            found = aggregation.aggregate(product, rows[EVENT_DAY][0].as_py(), rows)
+            spare_next_task()
+            return found
+
+        by_bucket = self._bucketed(self._rows(days), counts).groupBy(EVENT_DAY, _BUCKET)
+        return by_bucket.applyInArrow(aggregate, from_arrow_schema(aggregation.schema(product)))
+
+    def _refusals(self, days: Sequence[date], counts: Mapping[date, int]) -> dict[date, str]:
+        """The days with a sum or a mean that its type doesn't hold, each with the reason."""
+        product = self.product
+
+        def refuse(rows: pa.Table) -> pa.Table:
+            day = rows[EVENT_DAY][0].as_py()
+            found = []
+            try:
+                aggregation.aggregate(product, day, rows)
+            except TooLargeError as error:
+                found.append({"day": day, "place": error.place, "reason": str(error)})
+            return pa.Table.from_pylist(found, schema=_REASONS)
+
+        by_bucket = self._bucketed(self._rows(days), counts).groupBy(EVENT_DAY, _BUCKET)
+        found = by_bucket.applyInArrow(refuse, from_arrow_schema(_REASONS)).collect()
+        ordered = sorted(found, key=lambda row: (row["place"], row["reason"]), reverse=True)
+        return {row["day"]: row["reason"] for row in ordered}

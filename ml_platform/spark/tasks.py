@@ -37,23 +37,54 @@ def in_tasks(
         work: does some of the days, in their order. It travels to the tasks.
         result: a class that pydantic can write as JSON and read again.
     """
-    if not days:
-        return {}
+
+    def do(chosen: Sequence[int]) -> Iterable[tuple[int, Result]]:
+        numbered = {days[number]: number for number in chosen}
+        return ((numbered[day], found) for day, found in work(list(numbered)))
+
+    done = _in_tasks(spark, len(days), do, result, days_a_task)
+    return {days[number]: found for number, found in done}
+
+
+def each_in_a_task(
+    spark: SparkSession, count: int, work: Callable[[int], Result], result: type[Result]
+) -> list[Result]:
+    """Have ``work`` done with each of the numbers from 0 to ``count`` - 1, in a task each; their results.
+
+    Args:
+        work: travels to the tasks.
+        result: a class that pydantic can write as JSON and read again.
+    """
+    found = dict(_in_tasks(spark, count, lambda chosen: ((n, work(n)) for n in chosen), result, 1))
+    return [found[number] for number in range(count)]
+
+
+def _in_tasks(
+    spark: SparkSession,
+    count: int,
+    work: Callable[[Sequence[int]], Iterable[tuple[int, Result]]],
+    result: type[Result],
+    a_task: int,
+) -> list[tuple[int, Result]]:
+    if not count:
+        return []
 
     def do(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
         plain = TypeAdapter(result)
         for batch in batches:
-            chosen = [days[number] for number in batch.column("number").to_pylist()]
-            for day, one in work(chosen):
-                columns = {"day": pa.array([day], pa.date32()), "done": [plain.dump_json(one).decode()]}
+            for number, found in work(batch.column("number").to_pylist()):
+                columns = {
+                    "number": pa.array([number], pa.int64()),
+                    "done": [plain.dump_json(found).decode()],
+                }
                 yield pa.RecordBatch.from_pydict(columns)
         spare_next_task()
 
-    found = numbers(spark, len(days), days_a_task).mapInArrow(do, "day date, done string").collect()
+    rows = numbers(spark, count, a_task).mapInArrow(do, "number bigint, done string").collect()
     read = TypeAdapter(result).validate_json
-    return {row["day"]: read(row["done"]) for row in found}
+    return [(row["number"], read(row["done"])) for row in rows]
 
 
 def numbers(spark: SparkSession, count: int, a_task: int = DAYS_A_TASK) -> DataFrame:

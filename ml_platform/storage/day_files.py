@@ -8,9 +8,10 @@ deleted by maintenance.
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -33,6 +34,14 @@ class DayFile:
     size: int
     rows: int
     written_at: int
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A part of a file that is read by itself: the file's path in the table, and which of its parts."""
+
+    path: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -70,15 +79,48 @@ class DayFiles:
         self, version: int, days: Sequence[date], columns: Sequence[str]
     ) -> Iterator[tuple[date, pa.Table]]:
         """Each day with its rows, at one version of the table; a day without rows is left out."""
+        for day, rows, _ in self.read_at_most(version, days, columns, sys.maxsize):
+            yield day, rows
+
+    def read_at_most(
+        self, version: int, days: Sequence[date], columns: Sequence[str], at_most: int
+    ) -> Iterator[tuple[date, pa.Table, bool]]:
+        """Each day with its rows, at one version of the table, and whether these are all it has.
+
+        A day without rows is left out; of one with more than ``at_most`` bytes no more are read.
+        """
         import pyarrow.compute as pc
 
         dataset = self._dataset(version, days)
         for day in days:
-            rows = dataset.to_table(
+            scanner = dataset.scanner(
                 columns=list(columns), filter=pc.field(EVENT_DAY) == day, use_threads=False
             )
+            rows, is_all = held(scanner.to_batches(), scanner.projected_schema, at_most)
             if len(rows):
-                yield day, rows
+                yield day, rows, is_all
+
+    def row_groups(self, version: int, day: date) -> list[RowGroup]:
+        """The parts that a day's files can be read in, at one version of the table."""
+        return [
+            RowGroup(fragment.path, number)
+            for fragment in self._dataset(version, [day]).get_fragments()
+            for number in range(fragment.num_row_groups)
+        ]
+
+    def read_row_group(
+        self, version: int, day: date, part: RowGroup, columns: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a part of a day, a batch at a time."""
+        dataset = self._dataset(version, [day])
+        (fragment,) = [found for found in dataset.get_fragments() if found.path == part.path]
+        yield from fragment.subset(row_group_ids=[part.number]).to_batches(
+            schema=dataset.schema,
+            columns=list(columns),
+            batch_readahead=1,
+            fragment_readahead=1,
+            use_threads=False,
+        )
 
     def read_all(
         self, version: int, days: Sequence[date], columns: Sequence[str], where: pc.Expression | None = None
@@ -91,3 +133,17 @@ class DayFiles:
 
         of_days = [(EVENT_DAY, "in", [day.isoformat() for day in days])]
         return in_folder(DeltaTable(self.folder, version=version), self.folder, of_days)
+
+
+def held(batches: Iterable[pa.RecordBatch], schema: pa.Schema, at_most: int) -> tuple[pa.Table, bool]:
+    """The batches as a table, and whether they are all: no more are taken above ``at_most`` bytes."""
+    import pyarrow as pa
+
+    gathered: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        gathered.append(batch)
+        size += batch.nbytes
+        if size > at_most:
+            return pa.Table.from_batches(gathered, schema), False
+    return pa.Table.from_batches(gathered, schema), True

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
-from typing import Any
 
 import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import mrds, small_mrds
+from ml_platform.data_engineering import aggregation, buckets
+from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform_tests.small_platform import shop
 from ml_platform_tests.typed_rows import DAY, TYPED, typed_rows
 
@@ -46,38 +45,47 @@ def rows(seed: int = 3) -> pd.DataFrame:
     return frame
 
 
-def spark_rows(spark: SparkSession, frame: pd.DataFrame) -> Any:
-    schema = (
-        "visit bigint, day date, customer string, spend double, pages int, channel string, bought int, "
-        "event_day date, label_known_on date"
+def aggregated(product: Product, frame: pd.DataFrame) -> pd.DataFrame:
+    """What is made of the days of some rows, to the bit the same of each day and of buckets of it."""
+    schema = pa.schema(
+        [
+            ("visit", pa.int64()),
+            ("day", pa.date32()),
+            ("customer", pa.string()),
+            ("spend", pa.float64()),
+            ("pages", pa.int32()),
+            ("channel", pa.string()),
+            ("bought", pa.int32()),
+            ("label_known_on", pa.date32()),
+        ]
     )
-    records = [
-        tuple(None if pd.isna(value) else getattr(value, "item", lambda v=value: v)() for value in record)
-        for record in frame.itertuples(index=False)
-    ]
-    return spark.createDataFrame(records, schema)
-
-
-def aggregated(spark: SparkSession, product: Product, frame: pd.DataFrame) -> pd.DataFrame:
-    """What Spark makes of the rows, and to the bit what a task makes of a day of them."""
-    rows_ = spark_rows(spark, frame)
-    by_spark = mrds.aggregate(product, rows_, days=3)
-    in_tasks = []
+    found = []
     for day, of_day in frame.groupby("event_day"):
-        given = rows_.where(F.col("event_day") == day).drop("event_day").toArrow()
-        assert len(given) == len(of_day)
-        done = small_mrds.aggregate_day(product, day, given)
-        assert done is not None
-        in_tasks.append(done)
-    by = ["event_day", "customer"]
-    result: pd.DataFrame = by_spark.toArrow().to_pandas().sort_values(by, ignore_index=True)
-    other = pa.concat_tables(in_tasks).to_pandas().sort_values(by, ignore_index=True)
-    pd.testing.assert_frame_equal(result, other, check_exact=True)
-    return result
+        given = pa.Table.from_pandas(of_day.drop(columns="event_day"), schema, preserve_index=False)
+        found.append(in_buckets(product, day, given))
+    result: pd.DataFrame = pa.concat_tables(found).to_pandas()
+    return result.sort_values(["event_day", "customer"], ignore_index=True)
+
+
+def in_buckets(product: Product, day: date, rows_: pa.Table) -> pa.Table:
+    """The rows of a day's MRDS, which are the same to the bit in however many buckets they are made."""
+    whole = aggregation.aggregate(product, day, rows_)
+    keys = [name for name in product.entity if name != "event_day"]
+    by = [(name, "ascending") for name in keys]
+    for count in (2, 7, 1000):
+        bucket = buckets.assigned([rows_[name] for name in keys], len(rows_)) % np.uint64(count)
+        assert len(np.unique(bucket)) > 1 or len(whole) == 1 or count < 1000
+        parts = [
+            aggregation.aggregate(product, day, rows_.filter(pa.array(bucket == number)))
+            for number in np.unique(bucket)
+        ]
+        # As texts, of which NaN has one; a number has its own to the last bit.
+        assert repr(pa.concat_tables(parts).sort_by(by).to_pylist()) == repr(whole.sort_by(by).to_pylist())
+    return whole
 
 
 @pytest.mark.parametrize("rule", NAMES)
-def test_a_number_is_aggregated_as_duckdb_does_it(spark: SparkSession, rule: str) -> None:
+def test_a_number_is_aggregated_as_duckdb_does_it(rule: str) -> None:
     product = shop(
         mrds__aggregate={"spend": rule, "bought": "last"},
         mrds__order_by=["pages"],
@@ -94,7 +102,7 @@ def test_a_number_is_aggregated_as_duckdb_does_it(spark: SparkSession, rule: str
         f"SELECT customer, event_day, {expression} AS spend FROM frame "
         "GROUP BY ALL ORDER BY event_day, customer"
     ).df()
-    found = aggregated(spark, product, frame)
+    found = aggregated(product, frame)
     assert list(found["customer"]) == list(expected["customer"])
     np.testing.assert_allclose(
         found["spend"].astype(float), expected["spend"].astype(float), rtol=1e-12, equal_nan=True
@@ -102,10 +110,10 @@ def test_a_number_is_aggregated_as_duckdb_does_it(spark: SparkSession, rule: str
 
 
 @pytest.mark.parametrize("rule", ["min", "max", "first", "last"])
-def test_a_label_is_null_until_every_row_it_depends_on_is_labelled(spark: SparkSession, rule: str) -> None:
+def test_a_label_is_null_until_every_row_it_depends_on_is_labelled(rule: str) -> None:
     product = shop(mrds__aggregate={"spend": "sum", "bought": rule}, model__features={"numeric": ["spend"]})
     frame = rows()
-    found = aggregated(spark, product, frame)
+    found = aggregated(product, frame)
     for (day, customer), group in frame.sort_values("visit").groupby(["event_day", "customer"]):
         ends = {"first": group.iloc[[0]], "last": group.iloc[[-1]]}.get(rule, group)
         complete = ends["bought"].notna().all()
@@ -119,62 +127,85 @@ def test_a_label_is_null_until_every_row_it_depends_on_is_labelled(spark: SparkS
         assert row["label_known_on"] == ends["label_known_on"].max()
 
 
-def test_sums_of_doubles_are_the_same_bits_for_every_order_of_rows(spark: SparkSession) -> None:
+def test_sums_of_doubles_are_the_same_bits_for_every_order_of_rows() -> None:
     product = shop(mrds__aggregate={"spend": "sum", "bought": "last"}, model__features={"numeric": ["spend"]})
     frame = rows()
-    first = aggregated(spark, product, frame)
+    first = aggregated(product, frame)
     for seed in range(3):
         shuffled = frame.sample(frac=1, random_state=seed)
-        again = aggregated(spark, product, shuffled)
+        again = aggregated(product, shuffled)
         np.testing.assert_array_equal(first["spend"].to_numpy(), again["spend"].to_numpy())
 
 
-def test_a_sum_of_nothing_is_null(spark: SparkSession) -> None:
+def test_a_sum_of_nothing_is_null() -> None:
     product = shop(mrds__aggregate={"spend": "sum", "bought": "last"}, model__features={"numeric": ["spend"]})
     frame = rows().assign(spend=np.nan)
-    assert aggregated(spark, product, frame)["spend"].isna().all()
+    assert aggregated(product, frame)["spend"].isna().all()
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_type_is_aggregated_alike_by_spark_and_in_a_task(spark: SparkSession, seed: int) -> None:
+def test_every_type_is_aggregated_as_duckdb_does_it(seed: int) -> None:
     draw = np.random.default_rng(seed)
     rows_ = typed_rows(seed)
     numbers, others = ["amount", "count", "big"], ["name", "flag", "born", "seen"]
     rules = {name: str(draw.choice(NAMES)) for name in numbers}
     rules |= {name: str(draw.choice(["min", "max", "first", "last", "count"])) for name in others}
     label_rule = str(draw.choice(["min", "max", "first", "last"]))
+    entity = ["who"] if seed else ["who", "name"]
+    rules = {name: rule for name, rule in rules.items() if name not in entity}
+    by = str(draw.choice([name for name in (*numbers, *others) if name not in entity]))
     product = shop(
         source=TYPED,
-        mrds={
-            "entity": ["who"] if seed else ["who", "name"],
-            "order_by": [str(draw.choice([*numbers, *others]))],
-            "aggregate": {**rules, "bought": label_rule}
-            if seed
-            else {**{k: v for k, v in rules.items() if k != "name"}, "bought": label_rule},
-        },
+        mrds={"entity": entity, "order_by": [by], "aggregate": {**rules, "bought": label_rule}},
         model__features={"numeric": ["amount", "big"]},
         validation={"minimum_rows": 0},
     )
-    given = spark.createDataFrame(rows_).withColumn("event_day", F.lit(DAY))
-    by_spark = mrds.aggregate(product, given).toArrow()
-    in_task = small_mrds.aggregate_day(product, DAY, rows_)
-    assert in_task is not None
-    by = [(name, "ascending") for name in product.entity]
-    assert by_spark.cast(in_task.schema).sort_by(by).equals(in_task.sort_by(by))
+    # Null is the least in the order; the rows have no NaN, and infinite sums are none.
+    order = f"struct_pack(given := {by} IS NOT NULL, value := {by}, id := id)"
+    ends = {"first": "arg_min_null({0}, {1})", "last": "arg_max_null({0}, {1})"}
+    calls = {"mean": "CAST(sum({0}) AS DOUBLE) / count({0})", **ends}
+    expressions = [
+        calls.get(rule, f"{rule}({{0}})").format(name, order) + f" AS {name}" for name, rule in rules.items()
+    ]
+    expected = duckdb.sql(
+        f"SELECT {', '.join(entity)}, {', '.join(expressions)} FROM rows_ GROUP BY ALL "
+        f"ORDER BY {', '.join(f'{name} NULLS FIRST' for name in entity)}"
+    ).arrow()
+    expected = expected.read_all() if isinstance(expected, pa.RecordBatchReader) else expected
+    found = in_buckets(product, DAY, rows_)
+    found = found.sort_by([(name, "ascending") for name in entity])
+    for name, rule in rules.items():
+        given, wanted = found[name].combine_chunks(), expected[name].cast(found[name].type).combine_chunks()
+        # DuckDB orders by null last in Arrow's sort: groups are matched by their keys.
+        keys = list(zip(*[found[key].to_pylist() for key in entity], strict=True))
+        known = dict(
+            zip(
+                zip(*[expected[key].to_pylist() for key in entity], strict=True),
+                wanted.to_pylist(),
+                strict=True,
+            )
+        )
+        for key, value in zip(keys, given.to_pylist(), strict=True):
+            if rule in ("sum", "mean") and isinstance(value, float):
+                assert value == pytest.approx(known[key], rel=1e-9, nan_ok=True), (name, rule, key)
+            else:
+                assert value == known[key], (name, rule, key)
 
 
-def test_what_arrow_orders_otherwise_is_left_to_spark() -> None:
-    product = shop(
-        source=TYPED,
-        mrds={"entity": ["who"], "aggregate": {"amount": "max", "big": "sum", "bought": "last"}},
-        model__features={"numeric": ["amount", "big"]},
-        validation={"minimum_rows": 0},
-    )
-    rows_ = typed_rows(1)
-    at = rows_.column_names.index("amount")
-    spoilt = pa.concat_arrays([pa.array([float("nan")]), rows_["amount"].combine_chunks()[1:]])
-    assert small_mrds.aggregate_day(product, DAY, rows_) is not None
-    assert small_mrds.aggregate_day(product, DAY, rows_.set_column(at, "amount", spoilt)) is None
+@pytest.mark.parametrize("rule", ["min", "max", "sum", "first", "last"])
+def test_nan_is_the_greatest_number(rule: str) -> None:
+    product = typed_product(rule, order_by=["amount"])
+    nan = float("nan")
+    rows_ = extreme_rows([(1, 1, 5.0), (1, 2, nan), (1, 3, None), (2, 4, nan), (2, 5, nan), (3, 6, 2.0)])
+    found = in_buckets(product, DAY, rows_).sort_by("who")["amount"].to_pylist()
+    expected = {
+        "min": [5.0, nan, 2.0],
+        "max": [nan, nan, 2.0],
+        "sum": [nan, nan, 2.0],
+        "first": [None, nan, 2.0],
+        "last": [nan, nan, 2.0],
+    }[rule]
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
 def extreme_rows(values: list[tuple[int, int | None, float | None]]) -> pa.Table:
@@ -188,10 +219,14 @@ def extreme_rows(values: list[tuple[int, int | None, float | None]]) -> pa.Table
     return pa.table({name: given.get(name, rows_[name]) for name in rows_.column_names})
 
 
-def typed_product(rule: str) -> Product:
+def typed_product(rule: str, order_by: Sequence[str] = ()) -> Product:
     return shop(
         source=TYPED,
-        mrds={"entity": ["who"], "aggregate": {"big": rule, "amount": rule, "bought": "last"}},
+        mrds={
+            "entity": ["who"],
+            "order_by": list(order_by),
+            "aggregate": {"big": rule, "amount": rule, "bought": "last"},
+        },
         model__features={"numeric": ["big", "amount"]},
         validation={"minimum_rows": 0},
     )
@@ -202,7 +237,7 @@ LARGEST = 1.7976931348623157e308
 
 
 @pytest.mark.parametrize("rule", ["sum", "mean"])
-def test_sums_at_the_ends_of_a_long_are_exact_in_any_order(spark: SparkSession, rule: str) -> None:
+def test_sums_at_the_ends_of_a_long_are_exact_in_any_order(rule: str) -> None:
     """Partial sums of these are beyond a long, their totals are not."""
     product = typed_product(rule)
     values: list[tuple[int, int | None, float | None]] = [
@@ -222,13 +257,8 @@ def test_sums_at_the_ends_of_a_long_are_exact_in_any_order(spark: SparkSession, 
     for seed in range(2):
         order = np.random.default_rng(seed).permutation(len(values))
         rows_ = extreme_rows([values[n] for n in order])
-        in_task = small_mrds.aggregate_day(product, DAY, rows_)
-        assert in_task is not None
-        assert dict(zip(in_task["who"].to_pylist(), in_task["big"].to_pylist(), strict=True)) == exact
-        given = spark.createDataFrame(rows_).withColumn("event_day", F.lit(DAY))
-        by_spark = mrds.aggregate(product, given).toArrow().cast(in_task.schema).sort_by("who")
-        assert by_spark.equals(in_task.sort_by("who"))
-        assert mrds.too_large_days(product, given) == {}
+        found = in_buckets(product, DAY, rows_)
+        assert dict(zip(found["who"].to_pylist(), found["big"].to_pylist(), strict=True)) == exact
 
 
 @pytest.mark.parametrize(
@@ -245,17 +275,12 @@ def test_sums_at_the_ends_of_a_long_are_exact_in_any_order(spark: SparkSession, 
         ("sum", [(3, MOST, LARGEST), (3, MOST, LARGEST)], "big: the values of who = 3"),
     ],
 )
-def test_a_sum_beyond_its_type_is_named_alike_by_tasks_and_by_spark(
-    spark: SparkSession, rule: str, values: list[tuple[int, int | None, float | None]], reason: str
+def test_a_sum_beyond_its_type_is_named_with_its_entity(
+    rule: str, values: list[tuple[int, int | None, float | None]], reason: str
 ) -> None:
-    product, rows_ = typed_product(rule), extreme_rows(values)
-    with pytest.raises(small_mrds.TooLargeError) as refused:
-        small_mrds.aggregate_day(product, DAY, rows_)
+    with pytest.raises(TooLargeError) as refused:
+        aggregation.aggregate(typed_product(rule), DAY, extreme_rows(values))
     assert reason in str(refused.value)
-    given = spark.createDataFrame(rows_).withColumn("event_day", F.lit(DAY))
-    assert mrds.too_large_days(product, given) == {DAY: str(refused.value)}
-    with pytest.raises(Exception, match="a sum is beyond its type"):
-        mrds.aggregate(product, given).toArrow()
 
 
 def test_a_reason_masks_what_is_sensitive() -> None:
@@ -268,7 +293,7 @@ def test_a_reason_masks_what_is_sensitive() -> None:
         model__features={"numeric": ["big"]},
         validation={"minimum_rows": 0},
     )
-    with pytest.raises(small_mrds.TooLargeError) as refused:
-        small_mrds.aggregate_day(product, DAY, extreme_rows([(98765, MOST, None), (98765, MOST, None)]))
+    with pytest.raises(TooLargeError) as refused:
+        aggregation.aggregate(product, DAY, extreme_rows([(98765, MOST, None), (98765, MOST, None)]))
     assert "who = ••• add up to •••" in str(refused.value)
     assert "98765" not in str(refused.value)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from ml_platform.contract.faults import FAILING_DAYS, FailingDaysError, Isolation, ends_the_run, in_words
-from ml_platform.data_engineering import landing, small_days, small_mrds
+from ml_platform.data_engineering import landing, mrds, small_days
 from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.machine_learning import evaluation, scoring, training
@@ -20,7 +20,7 @@ from ml_platform.mlops.quality import anomalies as history_rules
 from ml_platform.mlops.quality import validation, validation_report
 from ml_platform.online_store import publish
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
+from ml_platform_tests.small_platform import D, Platform, carry_by, days, deliver_visits, shop
 
 HEADER = "visit,day,customer,spend,pages,channel\n"
 
@@ -196,7 +196,7 @@ FAULTS: list[tuple[str, Sequence[date], date, list[tuple[Any, str, int | None]]]
         BAD,
         [(small_days, TASKS, None), (landing, "_delivery", 1), (history_rules, "facts", 1)],
     ),
-    ("mrds", AROUND, BAD, [(small_mrds, TASKS, None), (history_rules, "facts_of_rows", 1)]),
+    ("mrds", AROUND, BAD, [(mrds, TASKS, None), (history_rules, "facts_of_rows", 1)]),
     ("online_features", AROUND, BAD, [(publish, "publish", 4)]),
     ("model", [FEBRUARY], FEBRUARY, [(training, "train", None)]),
     ("predictions", AROUND, BAD, [(scoring, TASKS, None)]),
@@ -278,12 +278,11 @@ def test_a_full_disk_ends_the_run_and_records_no_day_as_done(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("in_tasks", [True, False])
+@pytest.mark.parametrize("carrier", ["tasks", "buckets", "Spark", "buckets of Spark"])
 def test_a_days_sum_beyond_a_long_refuses_that_day_with_column_and_entity(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch, in_tasks: bool
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, carrier: str
 ) -> None:
-    if not in_tasks:
-        monkeypatch.setattr(small_mrds, "SMALL_ROWS", -1)
+    carry_by(carrier, monkeypatch)
     product = shop(
         source__columns__pages={"type": "long"},
         mrds__aggregate={"spend": "sum", "pages": "sum", "channel": "last", "bought": "last"},

@@ -12,7 +12,7 @@ import pytest
 from ml_platform.data_engineering import landing, small_days
 from ml_platform.data_engineering.small_days import SMALL_BYTES
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, days, deliver_visits, shop
+from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, carry_by, days, deliver_visits, shop
 
 HEADER = "visit,day,customer,spend,pages,channel\n"
 
@@ -213,9 +213,9 @@ def test_the_commit_carries_the_run(platform: Platform) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
-def test_tasks_and_spark_write_the_same_days(
-    platform: Platform, tmp_path: Path, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("carrier", ["buckets", "Spark", "buckets of Spark"])
+def test_whatever_carries_the_records_the_days_are_the_same(
+    platform: Platform, tmp_path: Path, carrier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = days("2024-01-01", "2024-01-03")
     deliver_visits(platform, chosen, rows=30)
@@ -224,8 +224,7 @@ def test_tasks_and_spark_write_the_same_days(
     other = Platform(settings_in(tmp_path / "other", landing=landing), platform.spark)
     for step in ("ards", "mrds"):
         platform.run(step, chosen)
-    monkeypatch.setattr("ml_platform.storage.locations.FolderRoot.day_files", lambda *_: None)
-    monkeypatch.setattr("ml_platform.data_engineering.small_days.SMALL_BYTES", small_bytes)
+    carry_by(carrier, monkeypatch)
     for step in ("ards", "mrds"):
         other.run(step, chosen)
         ours, theirs = platform.ledger.latest(step), other.ledger.latest(step)

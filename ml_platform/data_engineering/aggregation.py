@@ -1,13 +1,13 @@
-"""The MRDS of days that fit in the memory of one task: a task reads a day of the ARDS and writes one file.
+"""How rows of the ARDS become rows of the MRDS: one row per entity, by the contract's rules.
 
-Its rows are bit for bit those of :func:`ml_platform.data_engineering.mrds.aggregate`, which also does the
-days that this leaves out: large ones, and those with values that Arrow orders or adds otherwise.
+Every aggregate is independent of the order of the rows: ``first`` and ``last`` are decided by the declared
+order and then the key, and doubles are added in the order of their values. Null is the least value, and NaN
+the greatest. It works on all rows of any entities of a day: the whole day, or a bucket of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
 from typing import Any
@@ -15,18 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import SparkSession
 
 from ml_platform.contract.monitoring import MASK
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering.conversion import ARROW_TYPES
-from ml_platform.data_engineering.day_statistics import Counted, Counting
-from ml_platform.spark.tasks import in_tasks
-from ml_platform.storage.day_files import DayFile, DayFiles
-
-#: Rows of a day up to which a task holds it in memory.
-SMALL_ROWS = 1_000_000
 
 _LARGEST = 2**63 - 1
 #: Integers are added in two halves of so many bits where their sum might not fit, so that none is lost.
@@ -34,7 +27,14 @@ HALF_BITS = 32
 
 
 class TooLargeError(Exception):
-    """A group's sum or mean is beyond its type; the message says of which column and entity."""
+    """A group's sum or mean is beyond its type, or a group is too large; the message says which entity's.
+
+    ``place`` is that of the column among the aggregated ones: where several are, the first one is said.
+    """
+
+    def __init__(self, message: str, place: int = -1) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 def too_large(product: Product, name: str, entity: Sequence[Any], total: int | float) -> TooLargeError:
@@ -45,27 +45,38 @@ def too_large(product: Product, name: str, entity: Sequence[Any], total: int | f
         total: what the values add up to; a whole number is exact.
     """
     type_ = product.mrds_type(name)
+    value = MASK if name in product.sensitive else f"{total:,}"
+    most = f"{_LARGEST:,}" if type_ == "long" else f"{np.finfo('float64').max:.4g}"
+    return TooLargeError(
+        f"{name}: the values of {_shown(product, entity)} add up to {value}, and a {type_} holds at most "
+        f"{most}; correct these rows, or choose another rule in mrds.aggregate",
+        list(product.mrds.aggregate).index(name),
+    )
+
+
+def too_many_rows(product: Product, entity: Sequence[Any], count: int) -> TooLargeError:
+    """The error of an entity with rows that no task can hold together, of which ``count`` were seen."""
+    return TooLargeError(
+        f"{', '.join(product.entity)}: at least {count:,} rows of this day have {_shown(product, entity)}, "
+        "more than a task can hold at once; if that stands for no entity, as a default value does, leave "
+        "such rows out of the delivery, or else add a column to mrds.entity that tells them apart"
+    )
+
+
+def largest(product: Product, day: date, rows: pa.Table) -> tuple[list[Any], int]:
+    """The entity that most of some rows are of, and how many are."""
+    names = [name for name in product.entity if name != EVENT_DAY]
+    sizes = pa.TableGroupBy(rows, names, use_threads=False).aggregate([([], "count_all")])
+    (found,) = sizes.sort_by([("count_all", "descending")]).slice(0, 1).to_pylist()
+    return [day if name == EVENT_DAY else found[name] for name in product.entity], found["count_all"]
+
+
+def _shown(product: Product, entity: Sequence[Any]) -> str:
     hidden = product.sensitive
-    group = ", ".join(
+    return ", ".join(
         f"{key} = {MASK if key in hidden else value}"
         for key, value in zip(product.entity, entity, strict=True)
     )
-    value = MASK if name in hidden else f"{total:,}"
-    most = f"{_LARGEST:,}" if type_ == "long" else f"{np.finfo('float64').max:.4g}"
-    return TooLargeError(
-        f"{name}: the values of {group} add up to {value}, and a {type_} holds at most {most}; correct these "
-        "rows, or choose another rule in mrds.aggregate"
-    )
-
-
-@dataclass(frozen=True)
-class AggregatedDay:
-    """The files of a day and what they hold, why it is refused, or that Spark has to do it."""
-
-    for_spark: bool = False
-    refusal: str | None = None
-    counted: Counted = field(default_factory=Counted)
-    files: list[DayFile] = field(default_factory=list)
 
 
 def schema(product: Product) -> pa.Schema:
@@ -77,40 +88,7 @@ def schema(product: Product) -> pa.Schema:
     return pa.schema([(name, types[name]) for name in ordered])
 
 
-def write(
-    spark: SparkSession,
-    product: Product,
-    days: Sequence[date],
-    ards: DayFiles,
-    version: int,
-    mrds: DayFiles,
-    counting: Counting,
-) -> dict[date, AggregatedDay]:
-    """Aggregate these days of the ARDS, each in one task that writes its file; nothing is committed yet.
-
-    Returns:
-        One result a day with rows.
-    """
-    columns = _columns(product)
-
-    def write_all(chosen: Sequence[date]) -> Iterator[tuple[date, AggregatedDay]]:
-        for day, rows in ards.read(version, chosen, columns):
-            try:
-                done = aggregate_day(product, day, rows)
-            except TooLargeError as error:
-                yield day, AggregatedDay(refusal=str(error))
-                continue
-            yield (
-                day,
-                AggregatedDay(for_spark=True)
-                if done is None
-                else AggregatedDay(counted=counting.of_rows(done), files=mrds.write(day, done)),
-            )
-
-    return in_tasks(spark, days, write_all, AggregatedDay)
-
-
-def _columns(product: Product) -> list[str]:
+def columns(product: Product) -> list[str]:
     """The columns of the ARDS that the MRDS is made from."""
     names = [*product.entity, *_order(product), *product.mrds.aggregate, LABEL_KNOWN_ON]
     return [name for name in dict.fromkeys(names) if name != EVENT_DAY]
@@ -120,17 +98,17 @@ def _order(product: Product) -> tuple[str, ...]:
     return (*product.mrds.order_by, *product.ards_key)
 
 
-def aggregate_day(product: Product, day: date, rows: pa.Table) -> pa.Table | None:
-    """One row per entity of a day's rows, in the columns of the MRDS; None if Spark has to do it.
+def aggregate(product: Product, day: date, rows: pa.Table) -> pa.Table:
+    """One row per entity of some of a day's rows, in :func:`schema`.
 
-    Spark takes NaN for the greatest number.
+    Args:
+        rows: with the :func:`columns`; of an entity all of the day, or none.
 
     Raises:
         TooLargeError: a sum or a mean is beyond its type.
     """
-    for name in _columns(product):
-        if pa.types.is_floating(rows.schema.field(name).type) and pc.any(pc.is_nan(rows[name])).as_py():
-            return None
+    if not len(rows):
+        return schema(product).empty_table()
     return _Grouped(product, day, rows).table()
 
 
@@ -142,9 +120,7 @@ class _Grouped:
         self._day = day
         entity = [name for name in product.entity if name != EVENT_DAY]
         order = [name for name in dict.fromkeys((*entity, *_order(product))) if name != EVENT_DAY]
-        # Spark takes null for the least.
-        by = [(name, "ascending", "at_start") for name in order]
-        self._rows = rows.take(pc.sort_indices(rows, sort_keys=by))
+        self._rows = rows.take(_sorted(rows, [(name, "ascending") for name in order]))
         begins = np.zeros(len(rows), dtype=bool)
         begins[0] = True
         for name in entity:
@@ -216,8 +192,9 @@ class _Grouped:
     def _extreme(self, name: str, order: str) -> Any:
         """The value that comes first in each group; nulls come last."""
         values = pa.table({"group": self._group, "value": self._rows[name]})
-        by = [("group", "ascending", "at_end"), ("value", order, "at_end")]
-        return self._rows[name].take(pc.sort_indices(values, sort_keys=by).take(self._starts))
+        return self._rows[name].take(
+            _sorted(values, [("group", "ascending"), ("value", order)], nulls="at_end").take(self._starts)
+        )
 
     def _sum(self, name: str) -> np.ndarray[Any, Any]:
         """The sums of each group, in the column's own kind of numbers."""
@@ -275,3 +252,16 @@ class _Grouped:
             for key in self._product.entity
         ]
         raise too_large(self._product, name, entity, total)
+
+
+def _sorted(rows: pa.Table, by: Sequence[tuple[str, str]], nulls: str = "at_start") -> Any:
+    """The places of the rows in an order in which NaN is the greatest number."""
+    keys = []
+    for name, order in by:
+        values = rows[name]
+        if pa.types.is_floating(values.type) and pc.any(is_nan := pc.is_nan(values)).as_py():
+            # Arrow puts NaN beside the nulls, wherever these are.
+            rows = rows.append_column(f"{name} is NaN", is_nan)
+            keys.append((f"{name} is NaN", order, nulls))
+        keys.append((name, order, nulls))
+    return pc.sort_indices(rows, sort_keys=keys)

@@ -1,0 +1,179 @@
+"""A day in buckets: as many parts as fit in tasks, each with all records of the keys that are in it.
+
+What is computed of a bucket is the same whether a day has one or a thousand. Where tasks may write files,
+each scatters a piece of the day into a file that has a batch for each bucket, and then each gathers a bucket
+from all the files, in the order of the pieces. Where only Spark may, it groups the records by bucket.
+
+This is the one place that says what fits in a task.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
+from ml_platform.storage.day_files import DayFiles
+from ml_platform.storage.fingerprints import hashes_of
+from ml_platform.storage.tables import column
+
+#: Bytes of CSV in a bucket. A task takes about ten times as much for it, and a function of a serverless
+#: worker has 1 GB, of which libraries take 150 MB, and Great Expectations 260 more where it was imported.
+BUCKET_BYTES = 32 << 20
+#: Bytes of a bucket as typed records, above which it is divided once more: a text of one character may take
+#: eight bytes as a number, and what a packed file holds is a guess.
+HELD_BYTES = 96 << 20
+#: Bytes of CSV that a task scatters at once: typed, in the order of their buckets and as a file.
+PIECE_BYTES = 16 << 20
+#: Bytes that a value of a table stands for in a file of CSV.
+VALUE_BYTES = 8
+
+_PREFIX = "_buckets-"
+_SEED = "bucket"
+_ROWS_AT_ONCE = 1 << 16
+
+
+def number_of(csv_bytes: int) -> int:
+    """How many buckets a day of so many bytes of CSV has."""
+    return max(1, -(-csv_bytes // BUCKET_BYTES))
+
+
+def csv_bytes(rows: int, columns: int) -> int:
+    """About how many bytes of CSV some rows of a table would be."""
+    return rows * columns * VALUE_BYTES
+
+
+def assigned(keys: Sequence[pa.Array | pa.ChunkedArray], rows: int) -> NDArray[np.uint64]:
+    """A number for each row that depends on its keys alone; it modulo the number of buckets is its bucket."""
+    if not keys:
+        return np.zeros(rows, dtype=np.uint64)
+    found = np.empty(rows, dtype=np.uint64)
+    for start in range(0, rows, _ROWS_AT_ONCE):
+        (hashes,) = hashes_of([_SEED], [key.slice(start, _ROWS_AT_ONCE) for key in keys])
+        found[start : start + _ROWS_AT_ONCE] = hashes.view(np.uint64)
+    return found
+
+
+def in_spark(keys: Sequence[str], count: int) -> Column:
+    """The bucket of a row among ``count``, for Spark to group by; another one than :func:`assigned` gives."""
+    if not keys:
+        return F.lit(0)
+    return F.pmod(F.xxhash64(F.lit(_SEED), *[column(name) for name in keys]), F.lit(count)).cast("int")
+
+
+def pieces(batches: Iterable[pa.RecordBatch], piece_bytes: int) -> Iterator[pa.Table]:
+    """Batches brought together to tables of about ``piece_bytes`` as they are in memory."""
+    waiting: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        waiting.append(batch)
+        size += batch.nbytes
+        if size >= piece_bytes:
+            yield pa.Table.from_batches(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """The files of a piece of a day, in order, and how many bytes each bucket has in them."""
+
+    files: list[str]
+    sizes: list[int]
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of ``parts`` that a bucket is divided into."""
+
+    bucket: int
+    part: int = 0
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class BucketFiles:
+    """A folder that this process and all tasks reach, with records on their way into ``count`` buckets."""
+
+    folder: str
+    count: int
+
+    @classmethod
+    @contextmanager
+    def beside(cls, table: DayFiles, count: int) -> Iterator[BucketFiles]:
+        """A folder in that of a table, where its own files are not looked for; it is gone in the end."""
+        folder = Path(table.folder, f"{_PREFIX}{uuid.uuid4()}")
+        folder.mkdir(parents=True)
+        try:
+            yield cls(str(folder), count)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def scatter(self, tables: Iterable[tuple[pa.Table, NDArray[np.uint64]]]) -> Scattered:
+        """Write records as files, each with a batch for each bucket.
+
+        Args:
+            tables: some records in order, and what :func:`assigned` gives for each.
+        """
+        files, sizes = [], np.zeros(self.count, dtype=np.int64)
+        for table, numbers in tables:
+            buckets = (numbers % np.uint64(self.count)).astype(
+                np.uint16 if self.count < 1 << 16 else np.int64
+            )
+            # Stable: within a bucket the records stay in order.
+            order = np.argsort(buckets, kind="stable")
+            ends: list[int] = np.cumsum(np.bincount(buckets, minlength=self.count)).tolist()
+            (ordered,) = table.take(pa.array(order)).combine_chunks().to_batches() or [_no_rows(table.schema)]
+            path = str(Path(self.folder, f"{uuid.uuid4()}.arrow"))
+            with pa.ipc.new_file(path, table.schema) as writer:
+                for bucket, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+                    batch = ordered.slice(start, end - start)
+                    sizes[bucket] += batch.nbytes
+                    writer.write_batch(batch)
+            files.append(path)
+        return Scattered(files, sizes.tolist())
+
+    def gather(self, files: Sequence[str], share: Share, keys: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The records of a bucket, or of a part of it, in the order of the files and within each."""
+        for path in files:
+            batch = pa.ipc.open_file(pa.memory_map(path)).get_batch(share.bucket)
+            if share.parts > 1:
+                numbers = assigned([batch.column(name) for name in keys], len(batch))
+                part = numbers // np.uint64(self.count) % np.uint64(share.parts)
+                batch = batch.filter(pa.array(part == np.uint64(share.part)))
+            yield batch
+
+
+def shares(pieces_: Sequence[Scattered], at_most: int) -> list[Share]:
+    """The buckets of a day that have any records; one with more than ``at_most`` bytes in parts."""
+    found = []
+    for bucket, size in enumerate(map(sum, zip(*[piece.sizes for piece in pieces_], strict=True))):
+        # Parts of half the size, so that by chance none is too large again.
+        parts = 1 if size <= at_most else -(-2 * size // at_most)
+        found += [Share(bucket, part, parts) for part in range(parts) if size]
+    return found
+
+
+def sweep(table: DayFiles, older_than: float) -> None:
+    """Delete what runs have left behind in a table's folder that were killed.
+
+    Args:
+        older_than: seconds since 1970; folders that were changed later stay.
+    """
+    for folder in Path(table.folder).glob(f"{_PREFIX}*"):
+        if folder.stat().st_mtime < older_than:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema=schema)
