@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
 from ml_platform.data_engineering import buckets
-from ml_platform_tests.small_platform import D, Platform, carry_by, deliver_visits, shop
+from ml_platform_tests.small_platform import D, Platform, carry_by, shop
 
 DAY = D("2024-01-02")
 HEADER = "visit,day,customer,spend,pages,channel\n"
