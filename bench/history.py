@@ -298,6 +298,44 @@ def rows(bench: Bench, days: int, rows: int) -> dict[str, Any]:
     }
 
 
+# -- one large day ---------------------------------------------------------------------------------
+
+
+def large_day(bench: Bench, rows: int) -> dict[str, Any]:
+    """One day of many rows as a person has it done, process, JVM and verdicts included, beside DuckDB.
+
+    Memory is the driver's, its JVM included, and beside it that of a tenth of the rows.
+    """
+    found: dict[str, Any] = {"rows": rows}
+    megabytes = []
+    for size in (rows // 10, rows):
+        shutil.rmtree(bench.folder, ignore_errors=True)
+        bench.folder.mkdir(parents=True)
+        day = bench.land(1, size)
+        megabytes.append(_in_process(bench, "data-sets", "steps", "1")["megabytes"])
+        bench.clear()
+    landing = bench.settings.landing_path / "customers"
+    found["MB of CSV"] = sum(path.stat().st_size for path in landing.glob("*/*.csv")) >> 20
+    ours, theirs = [], []
+    for _ in range(2):
+        bench.clear()
+        ours.append(bench.backfill(day, "--select", "ards,mrds"))
+        peer = bench.folder / "duckdb"
+        shutil.rmtree(peer, ignore_errors=True)
+        with timed() as seconds:
+            _run([sys.executable, CHECKOUT / "bench" / "history_peer.py", landing, peer, str(THREADS)])
+        theirs.append(seconds())
+        _compare(bench, peer)
+    return {
+        **found,
+        "ARDS, MRDS and verdicts, s": round(min(ours), 1),
+        "DuckDB, s": round(min(theirs), 1),
+        "ratio": round(min(ours) / min(theirs), 1),
+        "driver, MB": megabytes[1],
+        "of a tenth of the rows, MB": megabytes[0],
+    }
+
+
 # -- loading the code location ---------------------------------------------------------------------
 
 
@@ -397,6 +435,7 @@ PARTS: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
     "cycle": lambda bench, given: cycle(bench, (30, given.days), 2000),
     "graph": lambda bench, given: graph(bench),
     "rows": lambda bench, given: rows(bench, 20, given.rows),
+    "large-day": lambda bench, given: large_day(bench, given.large_rows),
     "curves": lambda bench, given: curves(bench, Path(__file__).with_name("history.png")),
     "loading": lambda bench, given: loading(bench),
 }
@@ -408,6 +447,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all without any")
     parser.add_argument("--days", type=int, default=730)
     parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--large-rows", type=int, default=5_000_000, help="of the part large-day")
     parser.add_argument("--folder", type=Path, default=CHECKOUT / "var" / "bench")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()

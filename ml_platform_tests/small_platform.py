@@ -185,6 +185,9 @@ DATA_STEPS = ("ards", "mrds", "online_features")
 SCORING_STEPS = ("predictions", "model_performance")
 
 
+CARRIERS = ("tasks", "buckets", "Spark", "buckets of Spark")
+
+
 def carry_by(carrier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have days written by ``tasks`` or by ``Spark``, as a whole or in ``buckets`` of a few records each."""
     if "Spark" in carrier:

@@ -237,7 +237,7 @@ _ROWS: tuple[Asset, ...] = (
         tables=(
             Table(
                 ARDS,
-                "ml_platform.data_engineering.small_days:rows_schema",
+                "ml_platform.data_engineering.resolution:rows_schema",
                 key=lambda product: product.source.key,
             ),
             Table(QUARANTINE),

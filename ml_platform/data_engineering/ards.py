@@ -1,8 +1,9 @@
 """The analytics-ready data set: the typed, de-duplicated rows of the deliveries, and the quarantine.
 
 A day's rows come from that day's delivery alone: the latest row of each key, and the latest label. What
-can't be used goes to the quarantine; nothing is dropped. How the records of a day are brought together
-depends on its size: :mod:`.small_days`, :mod:`.large_days`.
+can't be used goes to the quarantine; nothing is dropped. What becomes of records that are together is
+:mod:`.resolution`'s business; how they come together, and are written, depends on whether tasks may write
+(:mod:`.ards_in_tasks`) or only Spark may (:mod:`.ards_by_spark`).
 """
 
 from __future__ import annotations
@@ -10,26 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import large_days, small_days
-from ml_platform.data_engineering.day_statistics import Counted, Counting, Statistics
+from ml_platform.data_engineering import ards_in_tasks
+from ml_platform.data_engineering.ards_by_spark import Delivered
+from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting, Statistics
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import (
     Account,
     Refusal,
-    Resolution,
     ards_columns,
     quarantine_schema,
+    rows_schema,
 )
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import EMPTY
-from ml_platform.storage.locations import on_days
 from ml_platform.storage.tables import Tables
 
 ARDS = "ards"
@@ -117,24 +117,24 @@ def write(
     """
     counting = Counting(product.label, columns(product), statistics=statistics)
     rows_in, quarantine_in = (tables.day_files(product.name, table) for table in (ARDS, QUARANTINE))
-    if rows_in and quarantine_in and all(small_days.is_small(delivery) for delivery in deliveries):
+    if rows_in and quarantine_in:
         places = (rows_in, quarantine_in)
         done = _write_in_tasks(spark, product, tables, deliveries, places, counting, run_id, changed)
     else:
         done = _write_by_spark(spark, product, tables, deliveries, counting, run_id, changed)
     return {day: ArdsDay(refusal=why) for day, why in done.refusals.items()} | {
-        day: _day(account, done.counted.get(day, Counted()), done.version)
+        day: _day(account, counting.of_parts(done.parts[day]), done.version)
         for day, account in done.accounts.items()
     }
 
 
 @dataclass(frozen=True)
 class _Done:
-    """The days that were written, each with its account and what it holds, and those that can't be read."""
+    """The days that were written, each with its account and counted parts, and those that can't be read."""
 
     accounts: Mapping[date, Account]
     refusals: Mapping[date, Refusal]
-    counted: Mapping[date, Counted] = field(default_factory=dict)
+    parts: Mapping[date, Sequence[CountedPart]] = field(default_factory=dict)
     version: int | None = None
 
 
@@ -148,11 +148,11 @@ def _write_in_tasks(
     run_id: str,
     changed: Changed,
 ) -> _Done:
-    written = small_days.write(spark, product, deliveries, *places, counting)
+    written = ards_in_tasks.write(spark, product, deliveries, *places, counting)
     for day in changed(list(written)):
         del written[day]
-    accounts = {day: one.account for day, one in written.items() if one.account is not None}
-    refusals = {day: one.refusal for day, one in written.items() if one.refusal is not None}
+    refusals = {day: found.refusal for day, found in written.items() if found.refusal is not None}
+    accounts = {day: found.account for day, found in written.items() if day not in refusals}
     days = sorted(accounts)
     if not days:
         return _Done(accounts, refusals)
@@ -161,9 +161,9 @@ def _write_in_tasks(
         if any(unfit.values()) or tables.has_days(product.name, QUARANTINE, days):
             schema = quarantine_schema()
             tables.replace_days_by(product.name, QUARANTINE, schema, unfit, days, run_id=run_id)
-        rows, schema = {day: written[day].rows for day in days}, small_days.rows_schema(product)
+        rows, schema = {day: written[day].rows for day in days}, rows_schema(product)
         version = tables.replace_days_by(product.name, ARDS, schema, rows, days, run_id=run_id)
-    return _Done(accounts, refusals, {day: written[day].counted for day in days}, version)
+    return _Done(accounts, refusals, {day: written[day].parts for day in days}, version)
 
 
 def _write_by_spark(
@@ -175,46 +175,26 @@ def _write_by_spark(
     run_id: str,
     changed: Changed,
 ) -> _Done:
-    resolutions = _resolve(spark, product, deliveries)
-    try:
-        refusals = {day: why for one in resolutions for day, why in one.refusals.items()}
-        accounts = {day: account for one in resolutions for day, account in one.accounts.items()}
-        other = set(changed([*refusals, *accounts]))
-        refusals = {day: why for day, why in refusals.items() if day not in other}
-        accounts = {day: account for day, account in accounts.items() if day not in other}
-        days = sorted(accounts)
-        if not days:
-            return _Done(accounts, refusals)
-        unfit = any(account.quarantined for account in accounts.values())
-        with tables.hold(product.name, ARDS, days):
-            if unfit or tables.has_days(product.name, QUARANTINE, days):
-                quarantine = reduce(DataFrame.unionByName, [one.quarantine for one in resolutions])
-                quarantine = quarantine.where(on_days(days)) if other else quarantine
-                tables.replace_days(spark, product.name, QUARANTINE, quarantine, days, run_id=run_id)
-            rows = reduce(DataFrame.unionByName, [one.rows for one in resolutions])
-            rows = rows.where(on_days(days)) if other else rows
-            version = tables.replace_days(spark, product.name, ARDS, rows, days, run_id=run_id)
-    finally:
-        for one in resolutions:
-            one.release()
-    # The rows of small days are read from their files once more when they are written.
+    delivered = Delivered(spark, product, deliveries, counting)
+    facts = delivered.facts()
+    for day in changed(list(facts)):
+        del facts[day]
+    refusals = {day: found.refusal for day, found in facts.items() if found.refusal is not None}
+    accounts = {day: found.account for day, found in facts.items() if day not in refusals}
+    days = sorted(accounts)
+    if not days:
+        return _Done(accounts, refusals)
+    unfit = any(account.quarantined for account in accounts.values())
+    with tables.hold(product.name, ARDS, days):
+        if unfit or tables.has_days(product.name, QUARANTINE, days):
+            quarantine = delivered.quarantine({day: facts[day] for day in days})
+            tables.replace_days(spark, product.name, QUARANTINE, quarantine, days, run_id=run_id)
+        rows = delivered.rows(days)
+        version = tables.replace_days(spark, product.name, ARDS, rows, days, run_id=run_id)
+    # The files were read once more when their rows were written.
     other = set(changed(days))
     accounts = {day: accounts[day] for day in days if day not in other}
-    days = sorted(accounts)
-    rows = tables.read_days(spark, product.name, ARDS, days)
-    counted = counting.of_frame(rows, small_days.rows_schema(product)) if days else {}
-    return _Done(accounts, refusals, counted, version)
-
-
-def _resolve(spark: SparkSession, product: Product, deliveries: Sequence[Delivery]) -> list[Resolution]:
-    small = [delivery for delivery in deliveries if small_days.is_small(delivery)]
-    large = [delivery for delivery in deliveries if not small_days.is_small(delivery)]
-    found = []
-    if small:
-        found.append(small_days.resolve(spark, product, small))
-    if large:
-        found.append(large_days.resolve(spark, product, large))
-    return found
+    return _Done(accounts, refusals, {day: facts[day].parts for day in accounts}, version)
 
 
 def _day(account: Account, counted: Counted, version: int | None) -> ArdsDay:

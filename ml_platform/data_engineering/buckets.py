@@ -37,6 +37,8 @@ PIECE_BYTES = 16 << 20
 #: Bytes that a value of a table stands for in a file of CSV.
 VALUE_BYTES = 8
 
+Numbers = NDArray[np.uint64]
+
 _PREFIX = "_buckets-"
 _SEED = "bucket"
 _ROWS_AT_ONCE = 1 << 16
@@ -52,7 +54,7 @@ def csv_bytes(rows: int, columns: int) -> int:
     return rows * columns * VALUE_BYTES
 
 
-def assigned(keys: Sequence[pa.Array | pa.ChunkedArray], rows: int) -> NDArray[np.uint64]:
+def assigned(keys: Sequence[pa.Array | pa.ChunkedArray], rows: int) -> Numbers:
     """A number for each row that depends on its keys alone; it modulo the number of buckets is its bucket."""
     if not keys:
         return np.zeros(rows, dtype=np.uint64)
@@ -119,7 +121,7 @@ class BucketFiles:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def scatter(self, tables: Iterable[tuple[pa.Table, NDArray[np.uint64]]]) -> Scattered:
+    def scatter(self, tables: Iterable[tuple[pa.Table, Numbers]]) -> Scattered:
         """Write records as files, each with a batch for each bucket.
 
         Args:

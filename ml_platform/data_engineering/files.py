@@ -43,18 +43,32 @@ class UnreachableFile(UnreadableFile):
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some lines of a file that isn't packed: its bytes from ``start`` to ``end``, read behind its header.
+
+    ``head`` is the header's line with its line break, and ``lines`` how many come between it and the part.
+    """
+
+    head: bytes
+    start: int
+    end: int
+    lines: int = 0
+
+
+@dataclass(frozen=True)
 class FileRules:
     """What may be read. Plain data, so that it travels to where a file is read.
 
     ``root`` is the folder that links must not lead out of, or None if they may lead anywhere;
     ``line_characters`` and ``file_bytes`` bound a line and a file, unpacked, and ``unpacking`` how many times
-    its own size a packed file may become.
+    its own size a packed file may become. ``part`` is all that is read of a file, if not the whole of it.
     """
 
     root: str | None = None
     line_characters: int = Settings.model_fields["delivery_line_characters"].default
     file_bytes: int = Settings.model_fields["delivery_file_bytes"].default
     unpacking: int = Settings.model_fields["delivery_unpacking"].default
+    part: Part | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> FileRules:
@@ -122,6 +136,10 @@ class DeliveredBytes(io.RawIOBase):
         file.seek(0)
         self._file = file
         self._stream: Any = gzip.GzipFile(fileobj=file, mode="rb") if self.packed else file
+        if (part := rules.part) is not None:
+            file.seek(part.start)
+            self._stream = io.BytesIO(part.head + _read(file, part.end - part.start))
+        self._is_in_memory = part is not None
         self._read = 0
         self._bound, self._what = rules.file_bytes, f"has more than {rules.file_bytes:,} bytes"
         self._setting = "ML_PLATFORM_DELIVERY_FILE_BYTES"
@@ -149,11 +167,26 @@ class DeliveredBytes(io.RawIOBase):
         Raises:
             UnreadableFile: the file gives more than the rules allow.
         """
-        if size < 0:
+        if size < 0 and not self._is_in_memory:
             return b"".join(iter(lambda: self.read(_BUFFER_BYTES), b""))
         found: bytes = self._stream.read(size)
         self._count(len(found))
         return found
+
+    def line_end(self, position: int, at_once: int) -> int:
+        """Where the line ends that the byte before ``position`` of a file that isn't packed is in.
+
+        Args:
+            at_once: bytes that are looked through at once.
+        """
+        self._file.seek(position - 1)
+        end = position - 1
+        while True:
+            block: bytes = self._file.read(at_once)
+            found = block.find(b"\n") + 1
+            if found or not block:
+                return end + found
+            end += len(block)
 
     def _count(self, count: int) -> None:
         self._read += count
@@ -166,6 +199,17 @@ class DeliveredBytes(io.RawIOBase):
                 self._stream.close()
             self._file.close()
         super().close()
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    """So many bytes of a file without a buffer, or what is left of it."""
+    at_once = file.read(size)
+    if len(at_once) == size:
+        return at_once
+    found = bytearray(at_once)
+    while len(found) < size and (more := file.read(size - len(found))):
+        found += more
+    return bytes(found)
 
 
 def _said_size(file: BinaryIO, size: int) -> int:

@@ -31,7 +31,7 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import BACKSLASH, LABEL_KNOWN_ON, QUOTE, Column, Source
 from ml_platform.data_engineering import conversion, files, headers, line_ends
 from ml_platform.data_engineering.conversion import ARROW_TYPES, positions
-from ml_platform.data_engineering.files import FileRules, UnreachableFile, UnreadableFile
+from ml_platform.data_engineering.files import FileRules, Part, UnreachableFile, UnreadableFile
 from ml_platform.data_engineering.line_ends import Record
 from ml_platform.data_engineering.quoting import AMBIGUOUS, BlockGuard, Grammar, NotAsPlain, QuoteCounter
 
@@ -41,6 +41,9 @@ BATCH_RECORDS = 50_000
 #: A record that goes on to further lines for longer has a quote that was never closed.
 RECORD_LINES = 1000
 RECORD_CHARACTERS = 1 << 20
+
+#: Bytes of a file up to which its lines are looked for in memory, all at once.
+_IN_MEMORY_BYTES = 32 << 20
 
 #: Different texts of a column and block for which a key is looked for that would accept them; it takes time.
 HINTED_TEXTS = 1000
@@ -86,7 +89,8 @@ def parsed_schema(product: Product) -> pa.Schema:
     ``_kind`` is ``row``, ``label``, ``pending`` (in a label file, without a label yet), ``bad`` (with
     ``_line``, ``_raw`` and ``_reason``), ``unreadable``, or ``unreachable`` where that is no fault of the
     file's content;
-    ``_record`` counts the records of a file from 0, blank lines not counted.
+    ``_record`` counts the records of a file from 0, blank lines not counted; where a file is read in parts,
+    those of a part come after those of the parts before it.
     """
     columns = [(name, ARROW_TYPES[declared.type]) for name, declared in product.source.columns.items()]
     return pa.schema(
@@ -112,9 +116,20 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
     ``unreachable``; what came before it is then worth nothing.
     """
     try:
-        yield from _read(file, product)
+        for batch in _read(file, product):
+            yield _placed(batch, file.rules.part)
     except UnreadableFile as error:
         yield _unreadable(file, product, error)
+
+
+def _placed(batch: pa.RecordBatch, part: Part | None) -> pa.RecordBatch:
+    """Records with their lines, and numbers in order, in the file that they are a part of."""
+    if part is None or not part.lines:
+        return batch
+    for name in ("_record", "_line"):
+        at = batch.schema.get_field_index(name)
+        batch = batch.set_column(at, batch.schema.field(at), pc.add(batch.column(at), part.lines))
+    return batch
 
 
 def _read(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
@@ -155,7 +170,11 @@ def locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[
         UnreadableFile: the file can't be read any more, or has changed.
     """
     try:
-        found = list(_locate(file, product, records))
+        before = file.rules.part.lines if file.rules.part else 0
+        found = [
+            (number + before, line + before, raw)
+            for number, line, raw in _locate(file, product, {number - before for number in records})
+        ]
     except UnreadableFile as error:
         raise type(error)(f"{file.name}: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -464,6 +483,54 @@ class _Recoded:
         return found
 
 
+class _PlainLines:
+    """The lines of a small file without any quote, in UTF-8: each is a record, but for blank ones."""
+
+    def __init__(self, content: bytes, encoding: str) -> None:
+        text = content.removeprefix(codecs.BOM_UTF8) if encoding == "utf-8-sig" else content
+        self._content = text
+        codes = np.frombuffer(text, np.uint8)
+        ends = np.flatnonzero(codes == ord("\n")) + 1
+        self._ends = ends if text.endswith(b"\n") or not text else np.append(ends, len(text))
+        self._starts = np.concatenate([[0], self._ends[:-1]]).astype(np.intp)[: len(self._ends)]
+        lengths = self._ends - self._starts
+        is_blank = lengths == 1
+        two = np.flatnonzero(lengths == 2)
+        is_blank[two] = codes[self._starts[two]] == ord("\r")
+        # The file may end without a line break, in one character.
+        is_blank[-1:] &= text.endswith(b"\n")
+        self._lines = np.flatnonzero(~is_blank)
+        self.longest = int(lengths.max(initial=0))
+
+    @classmethod
+    def of(cls, file: DeliveryFile, source: Source) -> _PlainLines | None:
+        """Those of a file, if it is one whose lines are found like that."""
+        if file.likely_bytes > _IN_MEMORY_BYTES and file.rules.part is None:
+            return None
+        with files.open_bytes(file.path, file.rules) as stream:
+            content = b"" if stream.packed else stream.read()
+        encoding = _encoding_of(content[:_LONGEST_MARK], source)
+        breaks_alone = content.count(b"\r") != content.count(b"\r\n")
+        if encoding not in ("utf-8", "utf-8-sig") or QUOTE.encode() in content or breaks_alone or not content:
+            return None
+        lines = cls(content, encoding)
+        return lines if lines.longest <= min(file.rules.line_characters, RECORD_CHARACTERS) else None
+
+    def find(self, numbers: Sequence[int]) -> list[_Place]:
+        """Where the records of these numbers stand; the header is that before number 0.
+
+        Raises:
+            pa.ArrowInvalid: there are not so many.
+        """
+        if numbers and max(numbers) + 1 >= len(self._lines):
+            raise pa.ArrowInvalid("only the exact tokenizer knows where its records end")
+        found = []
+        for line in self._lines[np.asarray(numbers, dtype=np.intp) + 1].tolist():
+            raw = self._content[self._starts[line] : self._ends[line]].decode("utf-8", "surrogateescape")
+            found.append(_Place(line + 1, _without_end(raw)))
+        return found
+
+
 class _RecordLines:
     """The lines of a file in which every quote opens or closes: they tell where its records stand."""
 
@@ -474,6 +541,8 @@ class _RecordLines:
         self._records: Iterator[_Place] | None = None
         self._text: io.TextIOWrapper | None = None
         self._next = -1  # the header
+        self._plain: _PlainLines | None = None
+        self._looked = False
 
     def find(self, numbers: Sequence[int]) -> list[_Place]:
         """Where the records of these numbers stand; they ascend, from one call to the next too.
@@ -481,6 +550,10 @@ class _RecordLines:
         Raises:
             pa.ArrowInvalid: one of them is longer than a record can be.
         """
+        if not self._looked:
+            self._looked, self._plain = True, _PlainLines.of(self._file, self._source)
+        if self._plain is not None:
+            return self._plain.find(numbers)
         if self._records is None:
             self._records = self._read()
         found = []

@@ -348,13 +348,13 @@ def _has(holder: Any, key: Any) -> bool:
 def use(product: Product) -> None:
     """All that is asked of a product before it has any data."""
     from ml_platform.cli.main import _in_words
-    from ml_platform.data_engineering import aggregation, small_days
+    from ml_platform.data_engineering import aggregation, resolution
     from ml_platform.engine import training_plan
     from ml_platform.machine_learning import scoring
     from ml_platform.mlops.quality import expectations
 
     assert product.hash_of("source", "mrds", "model") == product.hash_of("source", "mrds", "model")
-    assert small_days.rows_schema(product).names
+    assert resolution.rows_schema(product).names
     assert aggregation.schema(product).names
     assert scoring.schema(product).names
     assert _in_words(product)

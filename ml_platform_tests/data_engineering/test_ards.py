@@ -11,10 +11,9 @@ from pyspark.sql import SparkSession
 
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.loading import load_product
-from ml_platform.data_engineering.small_days import SMALL_BYTES
 from ml_platform.samples import customers
 from ml_platform.settings import PACKAGE
-from ml_platform_tests.small_platform import D, Platform, days
+from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, days
 
 HEADER = "visit,day,customer,spend,pages,channel\n"
 
@@ -68,11 +67,11 @@ def test_a_label_file_fills_labels_and_supersedes_nothing(platform: Platform) ->
     )
 
 
-@pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
+@pytest.mark.parametrize("carrier", CARRIERS)
 def test_labels_that_are_empty_yet_are_counted_and_block_nothing(
-    platform: Platform, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, carrier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_platform.data_engineering.small_days.SMALL_BYTES", small_bytes)
+    carry_by(carrier, monkeypatch)
     day = D("2024-01-01")
     rows = "".join(f"{n},{day},c{n},1,1,web\n" for n in range(10))
     platform.deliver(day, "2024-01-02T06_rows.csv", HEADER + rows)
@@ -137,11 +136,13 @@ def test_a_file_that_breaks_off_refuses_its_day_and_keeps_the_tables(platform: P
     assert platform.rows("ards").groupby("event_day").size().to_dict() == {chosen[0]: 1, chosen[1]: 2}
 
 
-@pytest.mark.parametrize(("seed", "small_bytes"), [(1, SMALL_BYTES), (1, 0), (2, 0)])
+@pytest.mark.parametrize(
+    ("seed", "carrier"), [(1, "tasks"), (1, "buckets"), (2, "buckets"), (1, "buckets of Spark"), (1, "Spark")]
+)
 def test_random_deliveries_give_what_pandas_gives(
-    platform: Platform, seed: int, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, seed: int, carrier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_platform.data_engineering.small_days.SMALL_BYTES", small_bytes)
+    carry_by(carrier, monkeypatch)
     draw = np.random.default_rng(seed)
     day = D("2024-01-05")
     frames, labels = [], []

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from ml_platform.data_engineering import files, landing, parsing, small_days
+from ml_platform.data_engineering import buckets, files, landing, parsing
+from ml_platform.data_engineering.delivery_parts import bucket_count
 from ml_platform.data_engineering.files import FileRules, UnreadableFile
 from ml_platform.data_engineering.parsing import parse_file
 from ml_platform.data_engineering.splitting import SplitError, split_history
 from ml_platform.engine.steps.ards import CHANGES
 from ml_platform.settings import Settings
-from ml_platform_tests.small_platform import D, Platform, days, shop
+from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, days, shop
 
 DAY, OTHER = D("2024-01-01"), D("2024-01-02")
 HEADER = "visit,day,customer,spend,pages,channel\n"
@@ -261,13 +262,13 @@ def test_the_bounds_are_settings_and_travel_with_the_file(folder: Path, tmp_path
 def test_a_packed_day_is_as_large_as_it_says_it_unpacks_to(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(small_days, "SMALL_BYTES", 1 << 20)
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", 1 << 20)
     content = rows(count=1) + "1,2024-01-01,ann,1,1,web\n" * 50_000
     (folder / "a.csv.gz").write_bytes(gzip.compress(content.encode(), 9))
     delivery = landing.scan(shop(), folder.parents[1], [DAY])[DAY]
-    assert delivery.files[0].likely_bytes == len(content.encode()) > small_days.SMALL_BYTES
-    assert delivery.files[0].size * 8 < small_days.SMALL_BYTES
-    assert not small_days.is_small(delivery)
+    assert delivery.files[0].likely_bytes == len(content.encode()) > buckets.BUCKET_BYTES
+    assert delivery.files[0].size * 8 < buckets.BUCKET_BYTES
+    assert bucket_count(delivery) == 2
 
 
 # -- which files are seen ----------------------------------------------------------------------------
@@ -378,11 +379,11 @@ def growing(monkeypatch: pytest.MonkeyPatch, path: Path, times: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("small_bytes", [small_days.SMALL_BYTES, 0])
+@pytest.mark.parametrize("carrier", CARRIERS)
 def test_a_file_that_grows_while_it_is_read_is_read_again(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, carrier: str
 ) -> None:
-    monkeypatch.setattr(small_days, "SMALL_BYTES", small_bytes)
+    carry_by(carrier, monkeypatch)
     path = platform.deliver(DAY, "a.csv", rows())
     platform.deliver(OTHER, "a.csv", rows(OTHER))
     growing(monkeypatch, path, 3)  # the plan, and two attempts

@@ -19,7 +19,7 @@ from ml_platform.contract.product import Product
 from ml_platform.data_engineering import headers, landing, parsing
 from ml_platform.data_engineering.splitting import SplitError, split_history
 from ml_platform.mlops.quality import expectations
-from ml_platform_tests.small_platform import SHOP, D, Platform, days, shop
+from ml_platform_tests.small_platform import CARRIERS, SHOP, D, Platform, carry_by, days, shop
 
 BEFORE, SINCE, AFTER = D("2024-01-02"), D("2024-01-03"), D("2024-01-05")
 ALL = ["visit", "day", "customer", "spend", "pages", "channel"]
@@ -289,11 +289,11 @@ def test_rules_about_a_column_count_from_its_first_day_on() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("small_bytes", [64 << 20, 0])
+@pytest.mark.parametrize("carrier", CARRIERS)
 def test_a_contract_that_has_changed_reads_both_halves_of_a_history(
-    platform: Platform, small_bytes: int, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, carrier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ml_platform.data_engineering.small_days.SMALL_BYTES", small_bytes)
+    carry_by(carrier, monkeypatch)
     old = "visit,day,client,score\n1,{day},ann,x\n2,{day},bob,\n"
     new = "visit,day,customer,spend,pages,channel\n3,{day},ann,1.5,3,web\n4,{day},bob,,4,\n"
     chosen = days("2024-01-01", "2024-01-04")

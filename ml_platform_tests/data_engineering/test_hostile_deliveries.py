@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import ards, landing, parsing, quoting, small_days
+from ml_platform.data_engineering import ards, ards_in_tasks, buckets, landing, parsing, quoting
 from ml_platform.data_engineering.day_statistics import Counting
 from ml_platform.data_engineering.files import FileRules, shown
 from ml_platform.data_engineering.landing import Delivery
@@ -81,10 +81,12 @@ def test_the_deliveries_are_reproducible_and_of_all_kinds() -> None:
 
 
 def small_pieces(patch: pytest.MonkeyPatch, seed: int) -> None:
-    """Have tiny files be read in several pieces, as large ones are."""
+    """Have tiny files be read in several pieces, and days brought into buckets, as large ones are."""
     patch.setattr(parsing, "BLOCK_BYTES", (150, 600, parsing.BLOCK_BYTES)[seed % 3])
     patch.setattr(parsing, "BATCH_RECORDS", (3, parsing.BATCH_RECORDS)[seed % 2])
     patch.setattr(quoting, "_STRIDE_BYTES", (64, quoting._STRIDE_BYTES)[seed % 2])
+    patch.setattr(buckets, "BUCKET_BYTES", (60, buckets.BUCKET_BYTES, 400)[seed // 2 % 3])
+    patch.setattr(buckets, "PIECE_BYTES", (200, 50)[seed % 2])
 
 
 # -- one delivery ------------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ def check(made: Case, home: Path) -> None:
     reason = delivery.refusal
     if reason is None:
         compare_records(delivery, product, wanted)
-        done = small_days.write(
+        done = ards_in_tasks.write(
             TasksHere(),  # type: ignore[arg-type]
             product,
             [delivery],
@@ -223,14 +225,13 @@ def _never(*_: object) -> Any:
     raise pa.ArrowInvalid("not in this test")
 
 
-def compare_day(done: small_days.WrittenDay, home: Path, product: Product, wanted: Wanted) -> None:
+def compare_day(done: ards_in_tasks.WrittenDay, home: Path, product: Product, wanted: Wanted) -> None:
     """The account adds up, and the rows are the newest of each key with the newest label."""
     written = list(_written(home / "rows", done.rows))
     quarantine = list(_written(home / "quarantine", done.quarantine))
     account = done.account
-    assert account is not None
     assert account.quarantined == len(quarantine)
-    assert done.counted.rows == len(written)
+    assert sum(part.rows for part in done.parts) == len(written)
     superseded = account.delivered - sum(
         (len(written), account.labels_applied, account.labels_not_yet, account.quarantined)
     )

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from ml_platform.data_engineering import ards, mrds, small_days
+from ml_platform.data_engineering import ards, mrds
 from ml_platform.engine import local
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.step import StepRequest
@@ -26,7 +26,7 @@ from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.locations import FolderRoot, PathRoot
 from ml_platform.storage.tables import OvertakenError, Tables
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
+from ml_platform_tests.small_platform import D, Platform, carry_by, days, deliver_visits, shop
 
 CHOSEN = days("2024-01-01", "2024-01-04")
 DAY = D("2024-01-02")
@@ -125,7 +125,7 @@ def test_nor_does_one_whose_days_spark_writes(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, locked: bool
 ) -> None:
     deliver_without_labels(platform)
-    monkeypatch.setattr(small_days, "SMALL_BYTES", 0)
+    carry_by("buckets of Spark", monkeypatch)
 
     if locked:
         before_the_first(monkeypatch, ards, "write", newer_run(platform))

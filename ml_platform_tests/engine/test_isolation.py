@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from ml_platform.contract.faults import FAILING_DAYS, FailingDaysError, Isolation, ends_the_run, in_words
-from ml_platform.data_engineering import landing, mrds, small_days
+from ml_platform.data_engineering import ards_in_tasks, landing, mrds
 from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.machine_learning import evaluation, scoring, training
@@ -194,7 +194,7 @@ FAULTS: list[tuple[str, Sequence[date], date, list[tuple[Any, str, int | None]]]
         "ards",
         AROUND,
         BAD,
-        [(small_days, TASKS, None), (landing, "_delivery", 1), (history_rules, "facts", 1)],
+        [(ards_in_tasks, TASKS, None), (landing, "_delivery", 1), (history_rules, "facts", 1)],
     ),
     ("mrds", AROUND, BAD, [(mrds, TASKS, None), (history_rules, "facts_of_rows", 1)]),
     ("online_features", AROUND, BAD, [(publish, "publish", 4)]),
@@ -270,7 +270,7 @@ def test_a_full_disk_ends_the_run_and_records_no_day_as_done(
     deliver_visits(platform, chosen, rows=5)
     full = OSError(errno.ENOSPC, "No space left on device", "/data")
     with monkeypatch.context() as patched:
-        patched.setattr(small_days, "in_tasks", raising(full))
+        patched.setattr(ards_in_tasks, "in_tasks", raising(full))
         with pytest.raises(OSError, match="No space left"):
             platform.run("ards", chosen)
     assert platform.ledger.latest("ards") == {}

@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
-from ml_platform.data_engineering import landing, small_days
-from ml_platform.data_engineering.small_days import SMALL_BYTES
+from ml_platform.data_engineering import landing
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, carry_by, days, deliver_visits, shop
+from ml_platform_tests.small_platform import (
+    CARRIERS,
+    DATA_STEPS,
+    D,
+    Platform,
+    carry_by,
+    days,
+    deliver_visits,
+    shop,
+)
 
 HEADER = "visit,day,customer,spend,pages,channel\n"
 
@@ -95,12 +103,12 @@ def test_what_the_machine_does_not_give_stops_no_other_day_and_is_tried_again(pl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
+@pytest.mark.parametrize("carrier", CARRIERS)
 def test_files_that_tasks_could_not_reach_are_read_by_the_next_run(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, carrier: str
 ) -> None:
     """As on a machine where the deliveries aren't mounted; they themselves stay as they are."""
-    monkeypatch.setattr(small_days, "SMALL_BYTES", small_bytes)
+    carry_by(carrier, monkeypatch)
     platform = following_links(platform)
     chosen = days("2024-01-01", "2024-01-02")
     deliver_visits(platform, chosen, rows=20)

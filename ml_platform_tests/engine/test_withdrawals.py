@@ -13,11 +13,19 @@ import pytest
 from deltalake import DeltaTable
 
 from ml_platform.cli import overview
-from ml_platform.data_engineering import landing, small_days
-from ml_platform.data_engineering.small_days import SMALL_BYTES
+from ml_platform.data_engineering import landing
 from ml_platform.online_store.store import OnlineStore
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import DATA_STEPS, D, Platform, days, deliver_visits, shop
+from ml_platform_tests.small_platform import (
+    CARRIERS,
+    DATA_STEPS,
+    D,
+    Platform,
+    carry_by,
+    days,
+    deliver_visits,
+    shop,
+)
 
 HEADER = "visit,day,customer,spend,pages,channel\n"
 ALL = days("2024-01-18", "2024-02-05")
@@ -180,11 +188,11 @@ def labels(**of: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("small_bytes", [SMALL_BYTES, 0])
+@pytest.mark.parametrize("carrier", CARRIERS)
 def test_a_replacing_delivery_makes_the_day_what_it_says(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, carrier: str
 ) -> None:
-    monkeypatch.setattr(small_days, "SMALL_BYTES", small_bytes)
+    carry_by(carrier, monkeypatch)
     platform.deliver(DAY, "2024-01-02T0600_a.csv", HEADER + row(1, "ann") + row(2, "bob") + "x,y\n")
     platform.deliver(DAY, "2024-01-02T0700_b.csv", HEADER + row(3, "cem") + row(1, "ann", 5))
     # Labels for a row that stays, one that goes, and one that never was.

@@ -1,0 +1,130 @@
+"""Large files in parts, each of which a task reads by itself.
+
+Only a file whose every line break ends a record can be read from the middle: a plain one, in UTF-8, without
+any quote and without escapes. Others are one part, which is read from its beginning.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from pyspark.sql import SparkSession
+
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import QUOTE
+from ml_platform.data_engineering import buckets, files
+from ml_platform.data_engineering.files import FileRules, Part, UnreadableFile
+from ml_platform.data_engineering.landing import Delivery
+from ml_platform.data_engineering.parsing import DeliveryFile
+from ml_platform.spark.tasks import each_in_a_task
+
+#: Bytes of a file's head among which its first line must end; that of the widest accepted header is shorter.
+_HEAD_BYTES = 1 << 20
+_LOOK_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a part of a file has: a quote, and how many lines. None of both if it can't be read."""
+
+    quoted: bool = True
+    lines: int = 0
+
+
+def bucket_count(delivery: Delivery) -> int:
+    """How many buckets a delivery has; one that a single task can hold has one."""
+    return buckets.number_of(sum(file.likely_bytes for file in delivery.files))
+
+
+def divided(
+    spark: SparkSession, product: Product, files_: Sequence[DeliveryFile], part_bytes: int
+) -> list[list[DeliveryFile]]:
+    """Each file in its parts of about ``part_bytes``, in order; tasks look through the files for quotes."""
+    found = [_parts(file, product, part_bytes) for file in files_]
+    several = [file for parts in found if len(parts) > 1 for file in parts]
+
+    def look(number: int) -> _Look:
+        return _look(several[number])
+
+    looks = iter(each_in_a_task(spark, len(several), look, _Look))
+    result = []
+    for file, parts in zip(files_, found, strict=True):
+        if len(parts) == 1:
+            result.append([file])
+            continue
+        seen = [next(looks) for _ in parts]
+        if any(part.quoted for part in seen):
+            result.append([file])
+            continue
+        numbered, lines = [], 0
+        for part, of_part in zip(parts, seen, strict=True):
+            numbered.append(_with(file, replace(_part(part), lines=lines)))
+            lines += of_part.lines
+        result.append(numbered)
+    return result
+
+
+def _parts(file: DeliveryFile, product: Product, part_bytes: int) -> list[DeliveryFile]:
+    """A file in parts that end with their lines, or as it is."""
+    source, rules = product.source, file.rules
+    is_one = file.size <= part_bytes or file.size > rules.file_bytes
+    if (
+        is_one
+        or source.trailing_delimiter
+        or source.escape not in (None, QUOTE)
+        or source.encoding != "utf-8"
+    ):
+        return [file]
+    try:
+        with files.open_bytes(file.path, rules) as stream:
+            if stream.packed or (head := _head(stream.read(_HEAD_BYTES))) is None:
+                return [file]
+        ends = list(_line_ends(file, part_bytes, len(head)))
+    except (UnreadableFile, OSError):
+        return [file]  # whoever reads it says why
+    return [_with(file, Part(head, start, end)) for start, end in pairwise([len(head), *ends])]
+
+
+def _head(beginning: bytes) -> bytes | None:
+    """The line of the header, if it is one that ends where a line of every reader does."""
+    head = beginning[: beginning.find(b"\n") + 1]
+    text = head.removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r")
+    is_plain = text.strip() and not any(sign in text for sign in (b"\r", b"\0", QUOTE.encode()))
+    is_utf_8 = not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return head if is_plain and is_utf_8 else None
+
+
+def _line_ends(file: DeliveryFile, part_bytes: int, start: int) -> Iterator[int]:
+    """Where lines end, about every ``part_bytes`` of a file; at last its end."""
+    with files.open_bytes(file.path, FileRules(root=file.rules.root)) as stream:
+        end = start
+        while (nominal := end + part_bytes) < file.size:
+            end = stream.line_end(nominal, _LOOK_BYTES)
+            if end >= file.size:
+                break
+            yield end
+        yield file.size
+
+
+def _look(file: DeliveryFile) -> _Look:
+    part = _part(file)
+    try:
+        with files.open_bytes(file.path, file.rules) as stream:
+            content = stream.read()[len(part.head) :]
+    except (UnreadableFile, OSError):
+        return _Look()
+    # As they are counted where texts are read: \n, \r\n, and \r by itself.
+    lines = content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
+    return _Look(QUOTE.encode() in content, lines)
+
+
+def _part(file: DeliveryFile) -> Part:
+    assert file.rules.part is not None, "only parts of files are looked at"
+    return file.rules.part
+
+
+def _with(file: DeliveryFile, part: Part) -> DeliveryFile:
+    return replace(file, rules=replace(file.rules, part=part))
