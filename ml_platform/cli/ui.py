@@ -35,11 +35,6 @@ def serve(settings: Settings, port: int, mlflow_port: int) -> None:
         ServerError: a server ended by itself; the other is stopped then.
     """
     environment = os.environ | {
-        # Dagster's web server and its daemon each look up which partitions of other assets a range reaches,
-        # and the order of their sets decides what they find where an asset is reached in two ways. What only
-        # the server has found (the days of a model's month after the range) the daemon launches before the
-        # model, in runs of their own.
-        "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),
         "ML_PLATFORM_MLFLOW_UI_URL": f"http://{HOST}:{mlflow_port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Not as options: every user of the machine can read a command line.

@@ -112,6 +112,8 @@ class Asset:
         small_tables: the tables of a few rows that it writes.
         settings: the settings of places that a remote step can't do without.
         with_current_month: whether a month has a partition before it is over.
+        after: assets that it isn't made from, and that are drawn before it all the same, so that a backfill
+            finds the days of these before the month of its model, and targets no month twice.
         steers: whether runs are requested by what it says, so that a replay can't go on without it.
         columns: the columns of its table.
     """
@@ -132,6 +134,7 @@ class Asset:
     options: frozenset[Option] = frozenset({"force"})
     settings: tuple[str, ...] = ()
     with_current_month: bool = False
+    after: tuple[str, ...] = ()
     steers: bool = False
     columns: Callable[[Product], list[Column]] | None = None
 
@@ -324,6 +327,7 @@ _ROWS: tuple[Asset, ...] = (
         group="machine_learning",
         period="day",
         reads=(Reads(MRDS), Reads(MODEL, "month_of_day")),
+        after=(ARDS,),
         describe=lambda _: (
             "One row per row of the MRDS: the probability, the decision, and the model that made "
             "them, the one that served the day. Predictions once written stay, unless the run asks "

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from ml_platform.contract.days import DayRange, add_months, month_of
+from ml_platform.contract.days import DayRange, add_months, days_between, month_of
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.ards import ARDS
@@ -22,7 +22,7 @@ from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning.model_history import Kind
 from ml_platform.storage.contract_versions import ContractVersions
-from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,32 @@ def plans(context: StepContext, as_ofs: Iterable[date]) -> dict[date, TrainingPl
     return {as_of: _plan(context.product, as_of, known, contracts) for as_of in as_ofs}
 
 
+def not_yet(context: StepContext, as_of: date) -> str | None:
+    """Why a model can't be trained as of a date yet: a delivery that is due before it may still come.
+
+    The clock is the newest delivered day: what was due before it and isn't there is overdue.
+    """
+    product, newest = context.product, _newest_delivered(context)
+    if newest is None:
+        return "no day has been delivered yet"
+    last = as_of - timedelta(days=1)
+    due = product.due_days(days_between(newest + timedelta(days=1), min(last, product.end or last)))
+    if not due:
+        return None
+    return f"the newest delivered day is {newest}, and {due[0]} is due before {as_of}"
+
+
+def _newest_delivered(context: StepContext) -> date | None:
+    records = context.ledger.latest(ARDS, details=False)
+    return max((day for day, record in records.items() if record.outcome not in WITHOUT_ROWS), default=None)
+
+
 def _require_landed(context: StepContext, as_of: date) -> None:
     """Refuse an as-of date that lies after the morning after the newest landed day.
 
     A model of the future would know no more than one of that morning, and all retrains would wait for it.
     """
-    records = context.ledger.latest(ARDS, details=False)
-    newest = max((day for day, record in records.items() if record.outcome != "missing"), default=None)
+    newest = _newest_delivered(context)
     if newest is None:
         raise PermanentError(f"as-of {as_of} lies in the future: no day has been delivered yet")
     if as_of > newest + timedelta(days=1):

@@ -122,7 +122,8 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
                 asset_key(product, reads.asset), partition_mapping=partitions.mapping(product, reads.over)
             )
             for reads in asset.reads
-        ],
+        ]
+        + [dg.AssetDep(asset_key(product, earlier)) for earlier in asset.after],
         check_specs=[
             dg.AssetCheckSpec(check, asset=key, partitions_def=partitions_def, description=CHECKS[check])
             for check in asset.checks
@@ -212,6 +213,8 @@ def _report_on_failure(
         context.log.error(f"the validation report could not be made: {error}")
         return
     (day,) = made.days
+    if day.outcome != "written":
+        return  # nothing was delivered, so there is nothing to report
     result.days[0].metadata |= {name: day.metadata[name] for name in ("report",) if name in day.metadata}
     context.log_event(
         dg.AssetMaterialization(

@@ -17,7 +17,7 @@ from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.retraining import NEWEST_DAYS
 from ml_platform.settings import Settings
-from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.ledger import WITHOUT_ROWS, Ledger
 from ml_platform.storage.tables import Tables
 
 
@@ -42,6 +42,8 @@ def _outdated(product: Product, settings: Settings, ledger: Ledger) -> list[date
     decisions = ModelHistory(Tables.of(settings), product).decisions()
     found = []
     for day, record in evaluated.items():
+        if record.outcome in WITHOUT_ROWS:
+            continue
         champion = serving(decisions, day)
         now = performance.evaluated(
             product, day, predictions, labels, champion.fingerprint if champion else None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from datetime import date, timedelta
 
 import dagster as dg
 
-from ml_platform.contract.assets import REPORT_DAYS, Asset, Window
+from ml_platform.contract.assets import Asset, Window
 from ml_platform.contract.days import add_months, days_between, month_of, months_between
 from ml_platform.contract.product import Product
 
@@ -45,43 +44,6 @@ def monthly_drift(product: Product) -> dg.MonthlyPartitionsDefinition:
     )
 
 
-def this_and_the_month_before() -> dg.TimeWindowPartitionMapping:
-    """From a month to its days and those of the month before."""
-    return dg.TimeWindowPartitionMapping(start_offset=-1, allow_nonexistent_upstream_partitions=True)
-
-
-def months_before(product: Product) -> dg.TimeWindowPartitionMapping:
-    """From a month to the days that a model learns from and is compared on, in whole months.
-
-    They end as many days before the month as labels take to come.
-    """
-    rules, shortest = product.model, 28
-    length = max(rules.training_months, math.ceil(rules.holdout_days / shortest))
-    return dg.TimeWindowPartitionMapping(
-        start_offset=-length - math.ceil(product.source.label_delay_days / shortest),
-        end_offset=-1,
-        allow_nonexistent_upstream_partitions=True,
-    )
-
-
-def month_of_day() -> dg.TimeWindowPartitionMapping:
-    """From a day to its month; the days before the first month have no model."""
-    return dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
-
-
-def evaluation_window(product: Product) -> dg.TimeWindowPartitionMapping:
-    """From a day to the days evaluated on it, and itself, so that a backfill never starts with it."""
-    days = product.evaluation.window_days - 1 + product.source.label_delay_days
-    return dg.TimeWindowPartitionMapping(start_offset=-days, allow_nonexistent_upstream_partitions=True)
-
-
-def report_window() -> dg.TimeWindowPartitionMapping:
-    """From a day to the days its validation report shows."""
-    return dg.TimeWindowPartitionMapping(
-        start_offset=1 - REPORT_DAYS, allow_nonexistent_upstream_partitions=True
-    )
-
-
 def of(product: Product, asset: Asset) -> dg.TimeWindowPartitionsDefinition:
     """The partitions of an asset."""
     if asset.period == "day":
@@ -96,18 +58,16 @@ def asked_for(asset: Asset, keys: dg.PartitionKeyRange) -> tuple[date, ...]:
 
 
 def mapping(product: Product, window: Window) -> dg.TimeWindowPartitionMapping | None:
-    """From a partition to what it reads of an input; None for its own day or month."""
+    """From a partition to what of an input is drawn for it; None for its own day or month.
+
+    A step reads windows of days, and knows them itself. Drawn is less: the days of a month for a month, and
+    the same day for a day. How far a backfill from the UI reaches follows from what is drawn: with windows
+    drawn as windows it would go on for months beyond the days that were asked for.
+    """
     match window:
-        case "days_of_report":
-            return report_window()
-        case "days_evaluated":
-            return evaluation_window(product)
-        case "days_learned_from":
-            return months_before(product)
-        case "month_of_day":
-            return month_of_day()
-        case "month_and_the_one_before":
-            return this_and_the_month_before()
+        case "days_learned_from" | "month_of_day" | "month_and_the_one_before":
+            # The days before the first month have no model, and a first or last month need not be whole.
+            return dg.TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True)
         case _:
             return None
 

@@ -44,9 +44,9 @@ def model_is_due(product: Product, settings: Settings, today: date) -> tuple[boo
         return False, f"the first model is that of {product.first_month:%Y-%m}"
     ledger = Ledger(Tables.of(settings), product.name)
     done = ledger.latest(MODEL, {month}, details=False).get(month)
-    if done is not None and done.usable:
+    if done is not None and done.outcome == "written":
         return False, f"the model of {month:%Y-%m} has been trained"
-    if done is not None:
+    if done is not None and done.outcome != "not_due":
         return False, f"the model of {month:%Y-%m} was {done.outcome}: {done.reason}"
     last = product.last_labelled_day(month)
     first = max(month_of(last), product.start)
@@ -71,7 +71,7 @@ def _model_schedule(product: Product, settings: Settings) -> dg.ScheduleDefiniti
     @dg.schedule(
         name=f"{product.name}_model_schedule",
         job_name=f"{product.name}_model",
-        cron_schedule="0 8 1-7 * *",
+        cron_schedule="0 8 * * *",
         execution_timezone=product.timezone,
         description="Trains the month's model once every label before it has come, or is overdue.",
     )

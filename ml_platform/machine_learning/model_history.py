@@ -253,7 +253,11 @@ def attempts(tables: Tables, product: Product) -> list[Attempt]:
     """Every training of a product so far, also those that were refused, and whether it was lost."""
     decisions = {decision.as_of: decision for decision in ModelHistory(tables, product).decisions()}
     trained = Ledger(tables, product.name).latest("model", details=False)
-    return [_attempt(as_of, decisions.get(as_of)) for as_of in trained]
+    return [
+        _attempt(as_of, decisions.get(as_of))
+        for as_of, record in trained.items()
+        if record.outcome != "not_due"
+    ]
 
 
 def _attempt(as_of: date, decision: Decision | None) -> Attempt:

@@ -21,7 +21,7 @@ import yaml
 
 import ml_platform
 from ml_platform.build import build_definitions
-from ml_platform.contract.assets import daily
+from ml_platform.contract.assets import daily, names
 from ml_platform.contract.days import add_months
 from ml_platform.contract.loading import load_products
 from ml_platform.contract.product import Product
@@ -291,32 +291,19 @@ def keys(first: str, last: str) -> list[str]:
     return [str(day) for day in days(first, last)]
 
 
-@pytest.mark.parametrize(
-    ("months", "first"),
-    [(1, "2024-03-01"), (2, "2024-02-01"), (24, "2024-01-01")],  # before the start there is nothing
-)
-def test_a_model_reads_the_whole_months_before_its_own(months: int, first: str) -> None:
-    product = shop(model__training_months=months, source__label_delay_days=0)
-    assert upstream(product, "model", "2024-04-01", "mrds") == keys(first, "2024-03-31")
+@pytest.mark.parametrize("asset", ["mrds"])
+def test_what_is_drawn_for_a_model_are_the_days_of_its_month(asset: str) -> None:
+    assert upstream(shop(), "model", "2024-04-01", asset) == keys("2024-04-01", "2024-04-30")
 
 
-@pytest.mark.parametrize(
-    ("delay", "first"),
-    [(0, "2022-04-01"), (1, "2022-03-01"), (28, "2022-03-01"), (30, "2022-02-01"), (90, "2021-12-01")],
-)
-def test_a_model_reads_as_many_months_further_as_labels_take(delay: int, first: str) -> None:
-    product = shop(
-        start="2020-01-01",
-        model__training_months=24,
-        model__first_month="2020-07",
-        source__label_delay_days=delay,
-    )
-    assert upstream(product, "model", "2024-04-01", "mrds") == keys(first, "2024-03-31")
+@pytest.mark.parametrize("asset", ["ards", "predictions"])
+def test_what_is_drawn_for_a_months_drift_are_its_days(asset: str) -> None:
+    assert upstream(shop(), "drift_report", "2024-04-01", asset) == keys("2024-04-01", "2024-04-30")
 
 
 @pytest.mark.parametrize("delay", [0, 1, 7, 27, 28, 30, 31, 59, 60, 90, 180, 365])
 @pytest.mark.parametrize(("months", "holdout"), [(1, 7), (1, 90), (3, 31), (24, 31)])
-def test_a_model_never_looks_beyond_the_months_that_are_drawn(delay: int, months: int, holdout: int) -> None:
+def test_a_model_reads_nothing_whose_labels_are_not_known(delay: int, months: int, holdout: int) -> None:
     product = shop(
         start="2015-01-01",
         model__training_months=months,
@@ -324,12 +311,10 @@ def test_a_model_never_looks_beyond_the_months_that_are_drawn(delay: int, months
         model__first_month="2016-06",
         source__label_delay_days=delay,
     )
-    mapping = partitions.months_before(product)
     for as_of in (date(2023, month, 1) for month in range(1, 13)):
-        first = add_months(as_of, mapping.start_offset)
         read = [training_days(product, as_of, "monthly"), by_entities(product, as_of)]
-        assert first <= min(window.first for window in read)
-        assert max(window.last for window in read) == as_of - timedelta(days=1 + delay)
+        assert {window.last for window in read} == {as_of - timedelta(days=1 + delay)}
+        assert len(read[1]) == holdout
 
 
 def test_predictions_read_their_day_and_their_months_model() -> None:
@@ -339,22 +324,56 @@ def test_predictions_read_their_day_and_their_months_model() -> None:
     assert upstream(shop(), "predictions", "2024-01-31", "model") == []  # the first model is February's
 
 
-@pytest.mark.parametrize(
-    ("delay", "first"),
-    # Ten evaluated days end the delay before the day; the day itself is there so that no backfill
-    # starts with an evaluation.
-    [(0, "2024-03-11"), (1, "2024-03-10"), (5, "2024-03-06")],
-)
-@pytest.mark.parametrize("parent", ["predictions", "mrds"])
-def test_an_evaluation_reads_its_window_and_its_own_day(parent: str, delay: int, first: str) -> None:
-    product = shop(source__label_delay_days=delay)
-    found = upstream(product, "model_performance", "2024-03-20", parent)
-    assert found == keys(first, "2024-03-20")
+@pytest.mark.parametrize("asset", ["predictions", "mrds"])
+def test_what_is_drawn_for_an_evaluation_is_its_own_day(asset: str) -> None:
+    assert upstream(shop(), "model_performance", "2024-03-20", asset) == ["2024-03-20"]
 
 
-def test_an_evaluation_near_the_start_reads_what_there_is() -> None:
-    found = upstream(shop(), "model_performance", "2024-01-03", "predictions")
-    assert found == keys("2024-01-01", "2024-01-03")
+#: Prints how many partitions of each asset a backfill of everything over two months targets.
+REACH = """
+import json, sys, time
+import dagster as dg
+from dagster._core.execution.asset_backfill import AssetBackfillData
+from ml_platform.build import build_definitions
+from ml_platform_tests.conftest import settings_in
+from ml_platform_tests.small_platform import days, shop
+from pathlib import Path
+
+product = shop(end="2024-12-31")
+graph = build_definitions(settings_in(Path(sys.argv[1])), products={"shop": product}).resolve_asset_graph()
+with dg.DagsterInstance.ephemeral() as instance:
+    data = AssetBackfillData.from_asset_partitions(
+        asset_graph=graph,
+        partition_names=[str(day) for day in days("2024-03-01", "2024-04-30")],
+        asset_selection=sorted(key for key in graph.materializable_asset_keys),
+        dynamic_partitions_store=instance,
+        all_partitions=False,
+        backfill_start_timestamp=time.time(),
+    )
+    target = data.target_subset
+    print(json.dumps({
+        key.path[-1]: [min(found), max(found), len(found)]
+        for key in graph.materializable_asset_keys
+        for found in [target.get_partitions_subset(key).get_partition_keys()]
+    }))
+"""
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "7"])
+def test_a_backfill_of_everything_targets_just_the_days_and_months_asked_for(
+    tmp_path: Path, seed: str
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", REACH, str(tmp_path)],
+        env=os.environ | {"PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    whole_days, whole_months = ["2024-03-01", "2024-04-30", 61], ["2024-03-01", "2024-04-01", 2]
+    assert found == {asset: whole_days if asset in daily() else whole_months for asset in names()}
 
 
 def test_the_current_month_has_a_model_and_the_current_day_is_no_partition_yet() -> None:

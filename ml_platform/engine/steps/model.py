@@ -44,7 +44,13 @@ class Model(Step):
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         plans = training_plan.plans(self.context, days)
-        return {as_of: Inputs(plan.inputs, found=plan) for as_of, plan in plans.items()}
+        found = {}
+        for as_of, plan in plans.items():
+            if reason := training_plan.not_yet(self.context, as_of):
+                found[as_of] = Inputs(plan.inputs, "not_due", reason)
+            else:
+                found[as_of] = Inputs(plan.inputs, found=plan)
+        return found
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         lost = presence.lost_models(self.context, records)
@@ -226,7 +232,7 @@ class Model(Step):
 def _result(record: DayRecord, decision: Decision | None, *, up_to_date: bool) -> DayResult:
     as_of = record.day
     result = result_of(record, day=month_of(as_of), up_to_date=up_to_date)
-    if record.fingerprint is None and not record.failed:
+    if record.outcome == "refused" and not record.failed:
         result.advice = "deliver labelled rows of the days before, then materialize the month again"
     if decision is None or record.fingerprint is None:
         return result

@@ -20,12 +20,15 @@ from ml_platform.machine_learning.model_history import ModelHistory, scored_othe
 from ml_platform.machine_learning.promotion import Decision, serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.scoring import PREDICTIONS
-from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 
 #: Of an evaluation, what is no figure that the UI could plot, or goes there under another name.
 _NO_FIGURES = frozenset(
     ("event_day", "metric", "value", "models", "sampled", "champion_as_of", "champion_fingerprint")
 )
+
+
+_NOTHING = "nothing has been materialized for this day"
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,15 @@ class ModelPerformance(Step):
         last = max(window.last for window in windows.values())
         needed = set(days_between(first, last))
         predictions = context.ledger.latest(PREDICTIONS, needed)
-        labels = context.ledger.latest(MRDS, needed, details=False)
+        known = context.ledger.latest(MRDS, needed | set(days), details=False)
+        labels = {day: record for day, record in known.items() if day in needed}
         decisions = presence.require_decisions(context)
         found = {}
         for day, window in windows.items():
+            own = known.get(day)
+            if own is None or own.outcome in WITHOUT_ROWS:
+                found[day] = Inputs("", own.outcome, own.reason) if own else Inputs("", "missing", _NOTHING)
+                continue
             champion = serving(decisions, day)
             plan = performance.evaluated(
                 product, day, predictions, labels, champion.fingerprint if champion else None

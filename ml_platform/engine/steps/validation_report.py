@@ -20,7 +20,7 @@ from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written, quality_of
 from ml_platform.mlops.quality import quarantine, validation_report
 from ml_platform.mlops.quality.validation_report import DataSetDay
-from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 
 
 class ValidationReport(Step):
@@ -41,8 +41,8 @@ class ValidationReport(Step):
                 reason = "ards has not been materialized for this day"
                 found[day] = Inputs("", "missing", reason)
                 continue
-            if known["ards"][day].outcome == "not_due":
-                found[day] = Inputs("", "not_due", known["ards"][day].reason)
+            if known["ards"][day].outcome in WITHOUT_ROWS:
+                found[day] = Inputs("", known["ards"][day].outcome, known["ards"][day].reason)
                 continue
             shown = [
                 [asset, str(one), *_judgement(record)]
