@@ -174,12 +174,19 @@ def backfill(
             help="Score days again that another model has scored than the one that serves them now."
         ),
     ] = False,
+    allow_bad_days: Annotated[
+        bool,
+        typer.Option(help="End with 0 although days are refused, blocked, missing or held back."),
+    ] = False,
 ) -> None:
     """Run the graph over a range of days, in the right order; what is up to date is skipped.
+
+    It ends with a line of what became of all that was asked for, and with 1 if some days can't be used.
 
     Example: `ml-platform backfill flights --from 2013-01-01 --to 2013-12-31`
     """
     from ml_platform.cli.backfill import Backfill, BackfillError
+    from ml_platform.cli.outcomes import outcomes
 
     settings, product = product_named(name)
     days = _days(first, last)
@@ -193,17 +200,22 @@ def backfill(
         fail(f"unknown asset {', '.join(unknown)}; accepted are {', '.join(names())}")
     if days.first < product.start or (product.end and days.last > product.end):
         fail(f"{days} goes beyond the days of {name}, {product.start} to {product.end or 'yesterday'}")
+    selected = [asset for asset in names() if asset in chosen]
     began = time.monotonic()
 
     def say(message: str) -> None:
-        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}", highlight=False)
+        console.print(
+            f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     with instance_of(settings) as instance:
         work = Backfill(
             product,
             settings,
             instance,
-            select=[asset for asset in names() if asset in chosen],
+            select=selected,
             force=force,
             rescore=rescore,
             started=lambda what: say(f"run: {what}"),
@@ -213,11 +225,15 @@ def backfill(
             reports = work.run_with_retraining(days) if with_retraining else work.run(days)
         except BackfillError as error:
             fail(str(error))
-    if not reports:
-        say(f"{name} is up to date over {days}: nothing to do")
-    else:
-        say(f"{name} is up to date over {days}, after {len(reports)} runs")
     _say_other_scores(product, settings, days)
+    found = outcomes(product, settings, selected, days)
+    done = "nothing to do" if not reports else f"{len(reports)} run{'s'[: len(reports) > 1]}"
+    if not found.bad:
+        say(f"{name} over {days}: {found}; up to date, {done}")
+        return
+    say(f"{name} over {days}: {found}; {len(found.bad)} can't be used, {done}: ml-platform summary {name}")
+    if not allow_bad_days:
+        raise typer.Exit(1)
 
 
 @app.command()

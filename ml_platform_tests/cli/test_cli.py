@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from ml_platform.cli.backfill import Backfill
 from ml_platform.cli.main import app
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
@@ -188,3 +189,43 @@ def test_check_history_and_summary_say_how_long_retrains_wait_that_have_lost(hom
         "at most every 7 days; after 3 retrains that lost in a row each further one waits twice as long"
         in said
     )
+
+
+def recorded(day: str, asset: str, outcome: str) -> DayRecord:
+    return DayRecord(
+        asset=asset,
+        day=date.fromisoformat(day),
+        outcome=outcome,  # type: ignore[arg-type]
+        inputs="i",
+        contract="c",
+        code_version="1",
+    )
+
+
+def test_a_backfill_ends_with_a_line_that_adds_up_and_with_1_if_a_day_cannot_be_used(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backfill, "run", lambda *_: [])
+    Ledger(Tables(str(Settings().tables_root)), "shop").record(
+        [
+            *[recorded(f"2024-01-0{n}", asset, "written") for n in (1, 2) for asset in ("ards", "mrds")],
+            recorded("2024-01-03", "ards", "blocked"),
+            recorded("2024-01-03", "mrds", "held_back"),
+            *[recorded("2024-01-04", asset, "missing") for asset in ("ards", "mrds")],
+            *[recorded("2024-01-05", asset, "not_due") for asset in ("ards", "mrds")],
+        ]
+    )
+    command = ("backfill", "shop", "--from", "2024-01-01", "--select", "ards,mrds", "--to")
+    code, output = run(*command, "2024-01-02")
+    assert code == 0
+    assert output.strip().endswith(
+        "shop over 2024-01-01 to 2024-01-02: ards, mrds: 2 written; up to date, nothing to do"
+    )
+    code, output = run(*command, "2024-01-05")
+    assert code == 1
+    assert (
+        "ards: 2 written, 1 blocked (2024-01-03), 1 missing (2024-01-04), 1 not due; "
+        "mrds: 2 written, 1 held back (2024-01-03), 1 missing (2024-01-04), 1 not due; "
+        "2 can't be used, nothing to do: ml-platform summary shop"
+    ) in output
+    assert run(*command, "2024-01-05", "--allow-bad-days")[0] == 0

@@ -1,0 +1,74 @@
+"""What became of the days that a backfill was asked for, in one line that adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from ml_platform.contract.assets import CATALOGUE, MODEL
+from ml_platform.contract.days import DayRange, months_between, whole_months_between
+from ml_platform.contract.product import Product
+from ml_platform.settings import Settings
+from ml_platform.storage.ledger import Ledger, Outcome
+from ml_platform.storage.tables import Tables
+
+#: Outcomes that somebody has to do something about.
+BAD: tuple[Outcome, ...] = ("refused", "blocked", "missing", "held_back")
+#: Days of an outcome that are named one by one; of more the first, and how many there are.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The outcomes of partitions by asset, as the ledger has them."""
+
+    by_asset: Mapping[str, Mapping[date, str]]
+
+    @property
+    def bad(self) -> list[date]:
+        """The days, or months, of which something is refused, blocked, missing or held back."""
+        return sorted(
+            {day for days in self.by_asset.values() for day, outcome in days.items() if outcome in BAD}
+        )
+
+    def __str__(self) -> str:
+        """Assets with the same outcomes share an entry; what isn't written is named."""
+        entries: dict[str, list[str]] = {}
+        for asset, outcomes in self.by_asset.items():
+            entries.setdefault(_counted(outcomes), []).append(asset)
+        return "; ".join(f"{', '.join(assets)}: {counted}" for counted, assets in entries.items())
+
+
+def outcomes(product: Product, settings: Settings, assets: Sequence[str], days: DayRange) -> Outcomes:
+    """What the ledger says of the partitions of some assets that a backfill over ``days`` is about."""
+    ledger = Ledger(Tables.of(settings), product.name)
+    found = {}
+    for asset in assets:
+        if asset == MODEL:
+            asked = [month for month in months_between(*_ends(days)) if month >= product.first_month]
+        elif CATALOGUE[asset].period == "month":
+            asked = whole_months_between(*_ends(days))
+        else:
+            asked = list(days)
+        known = ledger.latest(asset, set(asked), details=False)
+        if asked:
+            found[asset] = {day: known[day].outcome if day in known else "not made" for day in asked}
+    return Outcomes(found)
+
+
+def _ends(days: DayRange) -> tuple[date, date]:
+    return days.first, days.last
+
+
+def _counted(outcomes: Mapping[date, str]) -> str:
+    by_outcome: dict[str, list[date]] = {}
+    for day, outcome in outcomes.items():
+        by_outcome.setdefault(outcome, []).append(day)
+    parts = []
+    for outcome, days in sorted(by_outcome.items(), key=lambda item: -len(item[1])):
+        words = f"{len(days):,} {outcome.replace('_', ' ')}"
+        if outcome in BAD:
+            words += f" ({', '.join(str(day) for day in days[:_NAMED])}{', …' if len(days) > _NAMED else ''})"
+        parts.append(words)
+    return ", ".join(parts)
