@@ -29,8 +29,10 @@ def show(name: ProductName) -> None:
     for heading in ("severity", "asset", "partition", "what"):
         table.add_column(heading, no_wrap=heading != "what")
     table.add_column("found", ratio=1)
-    for one in sorted(wrong, key=lambda one: (one.severity, one.asset, one.partition)):
-        table.add_row(one.severity, one.asset, one.partition, one.subject, escape(one.what))
+    for finding in sorted(wrong, key=lambda one: (one.severity, one.asset, one.partition)):
+        table.add_row(
+            finding.severity, finding.asset, finding.partition, finding.subject, escape(finding.what)
+        )
     print_wide(table)
 
 

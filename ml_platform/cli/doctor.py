@@ -493,9 +493,9 @@ class Doctor:
                 with tables.control.lock(name, finding.part):
                     moved = [_move_aside(torn)]
             else:
-                moved = [_move_aside(one) for one in (path, *_beside(path)) if one.exists()]
-            for one in moved:
-                self.say(f"moved aside: {one}")
+                moved = [_move_aside(file) for file in (path, *_beside(path)) if file.exists()]
+            for file in moved:
+                self.say(f"moved aside: {file}")
 
     def repair(self, instance: dg.DagsterInstance) -> None:
         """Make again what can be made again; ask :meth:`examine` afterwards what is left.

@@ -35,8 +35,8 @@ _AGAIN = "what was done stays; run the same command again"
 def explain(error: BaseException, settings: Settings) -> str | None:
     """The sentence for an error that isn't the platform's own; None if there is none."""
     chain = list(_chain(error))
-    said = "\n".join(f"{type(one).__name__}: {one}" for one in chain).lower()
-    if any(getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for one in chain) or any(
+    said = "\n".join(f"{type(cause).__name__}: {cause}" for cause in chain).lower()
+    if any(getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for cause in chain) or any(
         sign in said for sign in _FULL
     ):
         return f"the disk is full: {_full_places(settings, chain)}. Make room; {_AGAIN}"
@@ -52,14 +52,14 @@ def explain(error: BaseException, settings: Settings) -> str | None:
         )
     if _is_of_spark(chain) and any(sign in said for sign in _JVM_SAYS):
         return f"Spark's JVM was killed, {_BY_WHOM}: {_AGAIN}"
-    for one in chain:
-        if _is_of_sqlite(one) and any(sign in str(one) for sign in _DAMAGED):
+    for cause in chain:
+        if _is_of_sqlite(cause) and any(sign in str(cause) for sign in _DAMAGED):
             return (
-                f"a SQLite database is damaged ({_first_line(one)}): restore it from a backup; "
+                f"a SQLite database is damaged ({_first_line(cause)}): restore it from a backup; "
                 f"those of {settings.home} are mlflow/mlflow.db, online/features.db and dagster/history"
             )
-        if isinstance(one, PermissionError) and one.filename:
-            return f"{one.filename} can't be used, permission is denied: see its owner and its mode"
+        if isinstance(cause, PermissionError) and cause.filename:
+            return f"{cause.filename} can't be used, permission is denied: see its owner and its mode"
     return None
 
 
@@ -72,7 +72,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_of_spark(chain: list[BaseException]) -> bool:
-    return any(type(one).__module__.partition(".")[0] in ("py4j", "pyspark") for one in chain)
+    return any(type(cause).__module__.partition(".")[0] in ("py4j", "pyspark") for cause in chain)
 
 
 def _is_of_sqlite(error: BaseException) -> bool:
@@ -86,12 +86,14 @@ def _first_line(error: BaseException) -> str:
 
 def _full_places(settings: Settings, chain: list[BaseException]) -> str:
     """The places that have no room, or the one that the error names."""
-    named = [str(one.filename) for one in chain if isinstance(one, OSError) and one.filename]
+    named = [str(cause.filename) for cause in chain if isinstance(cause, OSError) and cause.filename]
     places = [settings.home, settings.landing_path, Path(tempfile.gettempdir())]
-    places += [Path(one) for one in (settings.tables_root, os.environ.get("DAGSTER_HOME", "")) if "/" in one]
+    places += [
+        Path(folder) for folder in (settings.tables_root, os.environ.get("DAGSTER_HOME", "")) if "/" in folder
+    ]
     full = []
     for place in dict.fromkeys(places):
-        existing = next((one for one in (place, *place.parents) if one.exists()), None)
+        existing = next((candidate for candidate in (place, *place.parents) if candidate.exists()), None)
         if existing is not None and (free := shutil.disk_usage(existing).free) < _ROOM:
             full.append(f"{place} has {free / 1e6:.1f} MB left")
     return "; ".join(dict.fromkeys([*named, *full])) or "see the free room of ML_PLATFORM_HOME and of /tmp"

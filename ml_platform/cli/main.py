@@ -276,7 +276,9 @@ def _say_other_scores(product: Product, settings: Settings, days: DayRange | Non
     """Name what was scored by other models than those that serve, and what scores it again."""
     from ml_platform.cli import overview
 
-    found = [one for one in overview.other_scores(product, settings) if days is None or {*one.days} & {*days}]
+    found = [
+        other for other in overview.other_scores(product, settings) if days is None or {*other.days} & {*days}
+    ]
     for one in found:
         console.print(f"[yellow]Not scored by its model[/yellow]  {escape(str(one))}", soft_wrap=True)
     if found:
@@ -402,7 +404,9 @@ def doctor(
         except BackfillError as error:
             fail(f"{product.name}: {error}")
     if as_json:
-        print(json.dumps([{"product": key, **one.plain()} for key, all_ in found.items() for one in all_]))
+        print(
+            json.dumps([{"product": key, **other.plain()} for key, all_ in found.items() for other in all_])
+        )
     for product_name, findings in {} if as_json else found.items():
         product = products[product_name]
         elsewhere = not_looked_at(product, settings)
@@ -538,7 +542,9 @@ def run() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        wrong = "; ".join(f"{_variable(one)}: {one['msg']}" for one in error.errors(include_input=False))
+        wrong = "; ".join(
+            f"{_variable(problem)}: {problem['msg']}" for problem in error.errors(include_input=False)
+        )
         return _end_with(f"a setting is wrong: {wrong}")
     log = log_to_file(settings)
     try:

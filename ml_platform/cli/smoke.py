@@ -95,7 +95,7 @@ class Smoke:
             )
             here = self._here(home)
             made_here = self._made(product, here, LocalStepRunner(here, progress=self.say), assets)
-        return _compared(made_here, made_there, [one for one in self.assets if one not in assets])
+        return _compared(made_here, made_there, [name for name in self.assets if name not in assets])
 
     def _has_place(self, asset: str) -> bool:
         """Whether a step over there has what it needs; the online store is the team's own."""

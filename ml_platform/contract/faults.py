@@ -95,7 +95,7 @@ class FailingDaysError(EndsTheRunError):
 
 def ends_the_run(error: BaseException) -> bool:
     """Whether an exception concerns more than the days that were worked on."""
-    return any(_is_around(one) for one in _chain(error))
+    return any(_is_around(cause) for cause in _chain(error))
 
 
 def in_words(error: BaseException, *, quoting: bool = True) -> str:

@@ -141,8 +141,8 @@ class CustomExpectation(Section):
             expectation(**self.kwargs)
         except ValueError as error:  # the library's models are pydantic's, of the version before
             problems = [
-                f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
-                for one in getattr(error, "errors", list)()
+                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+                for problem in getattr(error, "errors", list)()
             ]
             raise ValueError(f"kwargs of {self.type}: {'; '.join(problems) or error}") from error
         except Exception as error:  # whatever the library's own code raises of arguments it doesn't expect
@@ -163,7 +163,9 @@ def _expressions(kwargs: Mapping[str, Any]) -> list[str]:
     for name, value in kwargs.items():
         if "regex" in name:
             found += (
-                [value] if isinstance(value, str) else [one for one in value or () if isinstance(one, str)]
+                [value]
+                if isinstance(value, str)
+                else [expression for expression in value or () if isinstance(expression, str)]
             )
     return found
 

@@ -110,7 +110,7 @@ class Column(Section):
                 raise ValueError(
                     f"format {format_!r} is none of strptime's, nor one of {listed(FORMAT_WORDS)}"
                 )
-        words = [one.strip().casefold() for one in (*self.true, *self.false)]
+        words = [word.strip().casefold() for word in (*self.true, *self.false)]
         if words and self.type != "boolean":
             raise ValueError(f"true and false are for columns of type boolean, not {self.type}")
         if bool(self.true) != bool(self.false):

@@ -69,7 +69,7 @@ class UnseenRows:
         What a bootstrap draws are their weeks.
         """
         rows = self._unseen(holdout.forward(self.context.product, as_of), day, known, held_out=None)
-        return rows.assign(_cluster=[holdout.week(_date(one)) for one in rows[EVENT_DAY]])
+        return rows.assign(_cluster=[holdout.week(_date(row)) for row in rows[EVENT_DAY]])
 
     def _unseen(
         self, days: DayRange, day: date, known: Mapping[date, DayRecord], *, held_out: bool | None
@@ -83,7 +83,7 @@ class UnseenRows:
             lambda: context.spark,
             product,
             context.tables,
-            [one for one in days if self.can_count(one, known)],
+            [candidate for candidate in days if self.can_count(candidate, known)],
             day,
             held_out=held_out,
             maximum_rows=product.evaluation.maximum_rows,
@@ -115,15 +115,15 @@ class Decider:
 
         before = self.history.decisions()
         earlier = {
-            (one.fingerprint, one.champion_before): one.comparison
-            for one in before
-            if one.comparison is not None and not one.comparison.failed
+            (decision.fingerprint, decision.champion_before): decision.comparison
+            for decision in before
+            if decision.comparison is not None and not decision.comparison.failed
         }
 
         def key_of(challenger: ModelRecord, before: ModelRecord | None, day: date) -> str:
             content = [content_of(days, labels) for days in self._compared_days(challenger, before, day)]
             pair = [challenger.fingerprint, before.fingerprint if before else None]
-            mismatches = [self._mismatch(one) for one in (challenger, before) if one is not None]
+            mismatches = [self._mismatch(model) for model in (challenger, before) if model is not None]
             at_once = day == challenger.as_of and len(content) == 1
             made_from = [day, pair, content[0] if at_once else content, contract]
             return fingerprint_of([*made_from, *(mismatches if any(mismatches) else ())])
@@ -140,7 +140,7 @@ class Decider:
                 )
             return self._compare(challenger, before, day, labels)
 
-        unusable = {one.fingerprint for one in self.history.models() if self._mismatch(one) is not None}
+        unusable = {model.fingerprint for model in self.history.models() if self._mismatch(model) is not None}
         decisions = self.history.decide(key_of, compare, until=newest_morning(labels), unusable=unusable)
         now = champion(decisions)
         if now is not None and (point_at_champion or decisions != before):
@@ -241,7 +241,9 @@ class Decider:
     def _is_past(self, compared: Iterable[Sequence[date]], known: Mapping[date, DayRecord]) -> bool:
         """Whether days that a challenger is compared on are still those of an earlier contract."""
         records = [known[day] for days in compared for day in days if day in known]
-        return any(one.outcome == "written" and one.contract not in self.rows.contracts for one in records)
+        return any(
+            record.outcome == "written" and record.contract not in self.rows.contracts for record in records
+        )
 
     def _mismatch(self, model: ModelRecord) -> str | None:
         """Why a model can't be evaluated under the present contract; None if it can."""

@@ -142,7 +142,7 @@ class Windows:
         columns = [
             measured for measured in measured_columns(self.context.product) if measured.role != "prediction"
         ]
-        names = [one.name for one in columns]
+        names = [compared.name for compared in columns]
         size = _size(plan, ARDS, days)
         share = self._share(size)
         label = self.context.product.label
@@ -156,15 +156,15 @@ class Windows:
                 held = held.set_column(held.column_names.index(label), label, labels)
             frame = held.select(names).to_pandas()
             sample = frame if share == _STEPS else self._drawn(held, share).select(names).to_pandas()
-            summaries = {one.name: _summary_of(frame[one.name], one) for one in columns}
+            summaries = {compared.name: _summary_of(frame[compared.name], compared) for compared in columns}
         else:
             rows = self._opened(ARDS, days)
             if early:
                 rows = rows.withColumn(label, F.when(~F.col(EVENT_DAY).isin(early), column(label)))
             sample = self._drawn_by_spark(rows, share, names)
             facts = rows.agg(F.count(F.lit(1)).alias("rows"), *_aggregates(columns)).collect()[0].asDict()
-            summaries = {one.name: _summary(one, facts) for one in columns}
-        return Window(name, {one.name: sample[one.name] for one in columns}, summaries)
+            summaries = {compared.name: _summary(compared, facts) for compared in columns}
+        return Window(name, {compared.name: sample[compared.name] for compared in columns}, summaries)
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -258,13 +258,16 @@ def measured_columns(product: Product) -> list[Column]:
 
 def _aggregates(columns: Sequence[Column]) -> list[Any]:
     found = []
-    for one in columns:
-        value = column(one.name)
-        if one.kind == "numeric":
+    for compared in columns:
+        value = column(compared.name)
+        if compared.kind == "numeric":
             number = value.cast("double")
             value = F.when(~F.isnan(number) & (F.abs(number) != F.lit(float("inf"))), number)
-            found += [F.min(value).alias(f"minimum {one.name}"), F.max(value).alias(f"maximum {one.name}")]
-        found.append(F.count(value).alias(f"values {one.name}"))
+            found += [
+                F.min(value).alias(f"minimum {compared.name}"),
+                F.max(value).alias(f"maximum {compared.name}"),
+            ]
+        found.append(F.count(value).alias(f"values {compared.name}"))
     return found
 
 

@@ -91,7 +91,7 @@ def lost_models(context: StepContext, records: Mapping[date, DayRecord]) -> dict
     if not written:
         return {}
     history = ModelHistory(context.tables, context.product)
-    known, decided = history.by_fingerprint(), {one.as_of for one in history.decisions()}
+    known, decided = history.by_fingerprint(), {decision.as_of for decision in history.decisions()}
     lost = {}
     for as_of, record in written.items():
         if record.fingerprint not in known:
@@ -169,7 +169,9 @@ def require_rollbacks(context: StepContext, history: ModelHistory) -> None:
 def lost_rollbacks(history: ModelHistory) -> list[Decision]:
     """The decisions that say of a promotion that it was taken back, which no rollback tells."""
     known = {row["as_of"] for row in history.rollbacks()}
-    return [one for one in history.decisions() if one.taken_back and one.as_of not in known]
+    return [
+        decision for decision in history.decisions() if decision.taken_back and decision.as_of not in known
+    ]
 
 
 def restore_models(context: StepContext, history: ModelHistory) -> list[date]:

@@ -297,7 +297,7 @@ def _still_accepted(content: Content, quality: Quality, previous: DayRecord | No
     before = quality_of(previous)
     if before is None or quality.passed:
         return None
-    if not {one.expectation for one in quality.errors} <= {one.expectation for one in before.errors}:
+    if not {error.expectation for error in quality.errors} <= {error.expectation for error in before.errors}:
         return None
     return previous.accepted_by, previous.accepted_reason or ""
 

@@ -56,7 +56,11 @@ def users_of(tables: Tables, product: Product, days: Sequence[date]) -> dict[dat
         learned = [model for model in models if _learned(model, day)]
         said = [f"the model as of {model.as_of} (v{model.version})" for model in learned]
         for asset in _windowed():
-            used = [one for one in records[asset] if _used_by(product, asset, one, records[asset][one], day)]
+            used = [
+                partition
+                for partition, record in records[asset].items()
+                if _used_by(product, asset, partition, record, day)
+            ]
             if used:
                 span = f"{min(used)}" if len(used) == 1 else f"{len(used)} from {min(used)} to {max(used)}"
                 said.append(f"{asset} of {span}")

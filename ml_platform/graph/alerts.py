@@ -50,7 +50,9 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
         ),
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        wanted = [one for one in channels.configured(settings) if channels.wants(one, product)]
+        wanted = [
+            configured for configured in channels.configured(settings) if channels.wants(configured, product)
+        ]
         if not wanted:
             return dg.SensorResult(skip_reason="no channel wants this product's news", cursor=context.cursor)
         now = clock(ZoneInfo(product.timezone))
@@ -150,7 +152,7 @@ def look(
     sources: dict[str, Callable[[], tuple[list[Finding], Mapping[str, str]]]] = {
         "ledger": lambda: _recorded(ledger, reported),
         "runs": lambda: _runs(
-            product, instance, now, {(one.asset, one.partition) for one in situation.wrong}
+            product, instance, now, {(finding.asset, finding.partition) for finding in situation.wrong}
         ),
         "clock": lambda: _overdue(product, settings, ledger, now, reported),
     }

@@ -182,13 +182,13 @@ class Requested:
     def write(self) -> str:
         requests = [
             (
-                str(one.first),
-                str(one.last),
-                one.run_key,
-                one.attempt,
-                {str(d): t for d, t in one.tokens.items()},
+                str(request.first),
+                str(request.last),
+                request.run_key,
+                request.attempt,
+                {str(d): t for d, t in request.tokens.items()},
             )
-            for one in self.requests
+            for request in self.requests
         ]
         return json.dumps({"requests": requests, "turn": self.turn})
 
@@ -231,7 +231,7 @@ class Requested:
         return Requested((*waiting, *new), turn)
 
     def _of(self, day: date, state: State) -> Request | None:
-        return next((one for one in reversed(self.requests) if one.answers(day, state)), None)
+        return next((request for request in reversed(self.requests) if request.answers(day, state)), None)
 
 
 def ranges(days: Sequence[date]) -> list[tuple[date, date]]:

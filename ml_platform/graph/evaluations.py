@@ -37,7 +37,7 @@ def _outdated(product: Product, settings: Settings, ledger: Ledger) -> list[date
     evaluated = ledger.latest(performance.PERFORMANCE, set(days), details=False)
     if not evaluated:
         return []
-    inside = {day for one in evaluated for day in days_evaluated(product, one)}
+    inside = {day for evaluation_day in evaluated for day in days_evaluated(product, evaluation_day)}
     predictions, labels = (ledger.latest(asset, inside, details=False) for asset in ("predictions", "mrds"))
     decisions = ModelHistory(Tables.of(settings), product).decisions()
     found = []

@@ -60,7 +60,8 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
         if not new:
             return dg.SensorResult(skip_reason=_nothing_due(pending), cursor=cursor)
         requests = [
-            dg.RunRequest(run_key=one.run_key, tags=partitions.range_tags(one.first, one.last)) for one in new
+            dg.RunRequest(run_key=request.run_key, tags=partitions.range_tags(request.first, request.last))
+            for request in new
         ]
         events = [
             dg.AssetMaterialization(

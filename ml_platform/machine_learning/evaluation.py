@@ -144,8 +144,8 @@ def evaluate(
         labelled = labels.read_all(versions[1], inside, [*identity, product.label, LABEL_KNOWN_ON])
         frame = _joined(product, scored_rows, labelled)
         if len(frame):
-            for one in _evaluate_days(product, frame, block, champions, sampled):
-                yield one.event_day, one
+            for evaluated in _evaluate_days(product, frame, block, champions, sampled):
+                yield evaluated.event_day, evaluated
 
     identity = product.identity
     return empty | in_tasks(spark, sorted(days), evaluate_block, Evaluation, days_a_task=_DAYS_A_TASK)
@@ -202,16 +202,16 @@ def judge_on_unseen(
     learned_from = getattr(pipeline, "feature_names_in_", product.model.features.all)
     if set(learned_from) != set(product.model.features.all):
         return judged  # the contract has other features since: the champion is judged by what it has scored
-    chosen = {one.event_day: _unseen_days(product, one.event_day, model, labelled) for one in found}
+    chosen = {part.event_day: _unseen_days(product, part.event_day, model, labelled) for part in found}
     maximum = product.evaluation.maximum_rows
     sizes = {day: sum(size.values()) for day, size in chosen.items()}
-    together = {one for days in chosen.values() for one in days}
+    together = {evaluated_day for days in chosen.values() for evaluated_day in days}
     scored: dict[tuple[date, ...], _Scored] = {}
     # What is sampled depends on the window alone, not on what else is evaluated in this run.
     at_once = sum(labelled[day] for day in together) <= maximum
-    for one in found:
-        days = tuple(sorted(together if at_once else chosen[one.event_day]))
-        share = min(1.0, maximum / sizes[one.event_day]) if sizes[one.event_day] else 1.0
+    for part in found:
+        days = tuple(sorted(together if at_once else chosen[part.event_day]))
+        share = min(1.0, maximum / sizes[part.event_day]) if sizes[part.event_day] else 1.0
         if days not in scored:
             scored.clear()  # at most one window's rows are held
             in_memory = sum(labelled[day] for day in days) <= maximum
@@ -219,14 +219,14 @@ def judge_on_unseen(
                 session, product, tables, pipeline, model, days, share, in_memory=in_memory
             )
         rows = scored[days]
-        inside = np.isin(rows.event_day, [day.toordinal() for day in chosen[one.event_day]])
-        known = inside & (rows.known_on <= one.event_day.toordinal() + 1)
+        inside = np.isin(rows.event_day, [day.toordinal() for day in chosen[part.event_day]])
+        known = inside & (rows.known_on <= part.event_day.toordinal() + 1)
         label, probability = rows.label[known], rows.probability[known]
-        if len(label) <= one.champion_rows:
+        if len(label) <= part.champion_rows:
             continue
         decision = (probability >= model.threshold).astype(np.int64)
-        judged[one.event_day] = replace(
-            one,
+        judged[part.event_day] = replace(
+            part,
             champion_judged_on="unseen",
             champion_rows=len(label),
             champion_positives=int(label.sum()),
@@ -336,11 +336,11 @@ def _by_spark(
     def evaluate_block(frame: pd.DataFrame) -> pd.DataFrame:
         block = blocks[int(frame["_block"].iloc[0])]
         found = _evaluate_days(product, frame, block, champions, sampled)
-        return pd.DataFrame({"result": [_PLAIN.dump_json(one).decode() for one in found]})
+        return pd.DataFrame({"result": [_PLAIN.dump_json(part).decode() for part in found]})
 
     results = exploded.groupBy("_block").applyInPandas(evaluate_block, "result string").collect()
     evaluations = [_PLAIN.validate_json(row["result"]) for row in results]
-    return {one.event_day: one for one in evaluations}
+    return {evaluation.event_day: evaluation for evaluation in evaluations}
 
 
 def _joined(product: Product, predictions: pa.Table, labels: pa.Table) -> pd.DataFrame:
@@ -459,7 +459,7 @@ def _evaluate(
         tn=int(whole["tn"] or 0),
         baseline=_rounded(metrics.score(metric, y, ones.astype(float), ones)),
         sampled=sampled,
-        models=tuple(str(date.fromordinal(int(one))) for one in np.unique(model)),
+        models=tuple(str(date.fromordinal(int(name))) for name in np.unique(model)),
         champion_as_of=champion.as_of if champion else None,
         champion_fingerprint=champion.fingerprint if champion else None,
         champion_rows=len(y_champion),

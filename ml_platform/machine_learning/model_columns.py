@@ -101,7 +101,7 @@ class ModelColumns:
             )
         if self.label != product.label:
             return f"it predicts {self.label}, and the contract's label is {product.label}"
-        problems = [problem for one in self.features if (problem := one.mismatch(product))]
+        problems = [problem for feature in self.features if (problem := feature.mismatch(product))]
         return f"it needs {'; '.join(problems)}" if problems else None
 
 

@@ -239,13 +239,17 @@ class ModelHistory:
             wait=holdout.wait_forward(self._product),
             until=until,
             unusable=unusable,
-            at_once={one.fingerprint for one in self.decisions() if one.decided_on == one.as_of},
+            at_once={
+                decision.fingerprint for decision in self.decisions() if decision.decided_on == decision.as_of
+            },
         )
         self._comparisons.append(
             [{"key": key, "comparison": json.dumps(asdict(one))} for key, one in new.items()]
         )
-        if [_encode(one) for one in decisions] != [_encode(one) for one in self.decisions()]:
-            self._decisions.overwrite([_encode(one) for one in decisions])
+        if [_encode(decision) for decision in decisions] != [
+            _encode(decision) for decision in self.decisions()
+        ]:
+            self._decisions.overwrite([_encode(decision) for decision in decisions])
         return decisions
 
 
@@ -318,7 +322,7 @@ def scored_otherwise(
 def name_models(fingerprints: Iterable[str], records: Mapping[str, ModelRecord]) -> str:
     """Models as people know them: by version and as-of date, in their order."""
     known = sorted(
-        (records[one] for one in fingerprints if one in records),
+        (records[fingerprint] for fingerprint in fingerprints if fingerprint in records),
         key=lambda model: model.as_of,
     )
     return ", ".join(f"v{model.version} (as of {model.as_of})" for model in known)

@@ -91,23 +91,37 @@ def evaluated(
         champion: the fingerprint of the model that serves the day.
     """
     days = days_evaluated(product, day)
-    usable = [one for one in days if one in labels and labels[one].usable]
-    there = [one for one in days if one in predictions]
-    outcomes = [predictions[one].outcome for one in there]
-    scored = [one for one in there if predictions[one].outcome == "written" and one in set(usable)]
-    made_from = [
-        (one, *_content(predictions.get(one)), *_content(labels.get(one)))
-        for one in days
-        if one in predictions or one in labels
+    usable = [
+        evaluated_day for evaluated_day in days if evaluated_day in labels and labels[evaluated_day].usable
     ]
-    unusable = {one: predictions[one].outcome for one in there if not predictions[one].usable}
-    unusable |= {one: labels[one].outcome for one in days if one in labels and not labels[one].usable}
+    there = [evaluated_day for evaluated_day in days if evaluated_day in predictions]
+    outcomes = [predictions[evaluated_day].outcome for evaluated_day in there]
+    scored = [
+        evaluated_day
+        for evaluated_day in there
+        if predictions[evaluated_day].outcome == "written" and evaluated_day in set(usable)
+    ]
+    made_from = [
+        (evaluated_day, *_content(predictions.get(evaluated_day)), *_content(labels.get(evaluated_day)))
+        for evaluated_day in days
+        if evaluated_day in predictions or evaluated_day in labels
+    ]
+    unusable = {
+        evaluated_day: predictions[evaluated_day].outcome
+        for evaluated_day in there
+        if not predictions[evaluated_day].usable
+    }
+    unusable |= {
+        evaluated_day: labels[evaluated_day].outcome
+        for evaluated_day in days
+        if evaluated_day in labels and not labels[evaluated_day].usable
+    }
     return Evaluated(
         window=days,
         inputs=fingerprint_of([made_from, champion]),
         scored=tuple(scored),
         labelled=tuple(usable),
-        left_out=tuple(f"{one} ({unusable[one]})" for one in sorted(unusable)),
+        left_out=tuple(f"{evaluated_day} ({unusable[evaluated_day]})" for evaluated_day in sorted(unusable)),
         unscored=any(outcome == "no_model" for outcome in outcomes) or set(outcomes) <= {"not_due"},
     )
 

@@ -177,9 +177,12 @@ class FeatureTables:
         """Entities are forgotten by their keys: those of another entity can't be told from this one's."""
         name = self.forgotten.name
         key = inspector.get_pk_constraint(name)["constrained_columns"]
-        stored = {one["name"]: self._written(one["type"]) for one in inspector.get_columns(name)}
+        stored = {
+            stored_column["name"]: self._written(stored_column["type"])
+            for stored_column in inspector.get_columns(name)
+        }
         wanted = {one: self._written(self.forgotten.c[one].type) for one in self.entity}
-        if {one: stored[one] for one in key} == wanted:
+        if {value: stored[value] for value in key} == wanted:
             return
         if connection.scalar(sa.select(sa.func.count()).select_from(sa.table(self.forgotten.name))):
             raise OnlineStoreError(

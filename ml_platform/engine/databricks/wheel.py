@@ -113,12 +113,16 @@ def _description(distribution: metadata.Distribution) -> str:
     lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", "Version: {version}"]
     if "Requires-Python" in distribution.metadata:
         lines.append(f"Requires-Python: {distribution.metadata['Requires-Python']}")
-    lines += [f"Requires-Dist: {one}" for one in _requirements(distribution)]
+    lines += [f"Requires-Dist: {requirement}" for requirement in _requirements(distribution)]
     return "\n".join(lines) + "\n"
 
 
 def _requirements(distribution: metadata.Distribution) -> list[str]:
-    return [one for one in sorted(distribution.requires or []) if "extra ==" not in one and _is_needed(one)]
+    return [
+        requirement
+        for requirement in sorted(distribution.requires or [])
+        if "extra ==" not in requirement and _is_needed(requirement)
+    ]
 
 
 def _is_needed(requirement: str) -> bool:

@@ -144,8 +144,8 @@ def _written(
     content = json.loads(files[drift_report.JSON])
     del content["model"]  # a version number is a label
     del content["summary"]
-    for one in content["comparisons"]:
-        one["columns"].sort(key=lambda column: column["column"])
+    for comparison in content["comparisons"]:
+        comparison["columns"].sort(key=lambda column: column["column"])
     exceeding = drift_report.exceeds(product, month)
     check = Check(
         name=NO_DRIFT,
@@ -169,7 +169,7 @@ def _figures(month: MonthDrift) -> dict[str, float]:
     figures: dict[str, float] = {}
     for comparison in month.comparisons:
         against = "training" if comparison.reference.startswith("the training") else "month before"
-        for one in comparison.columns:
-            if one.score is not None:
-                figures[f"{one.column} vs {against}"] = round(one.score, 6)
+        for column in comparison.columns:
+            if column.score is not None:
+                figures[f"{column.column} vs {against}"] = round(column.score, 6)
     return figures

@@ -92,8 +92,8 @@ class ModelPerformance(Step):
             of_day = _Day(
                 plan,
                 evaluation.Champion(champion.as_of, champion.fingerprint) if champion else None,
-                {one: predictions[one] for one in window if one in predictions},
-                {one: labels[one] for one in window if one in labels},
+                {other: predictions[other] for other in window if other in predictions},
+                {other: labels[other] for other in window if other in labels},
                 decisions,
             )
             if plan.scored:

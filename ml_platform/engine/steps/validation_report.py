@@ -45,10 +45,10 @@ class ValidationReport(Step):
                 found[day] = Inputs("", known["ards"][day].outcome, known["ards"][day].reason)
                 continue
             shown = [
-                [asset, str(one), *_judgement(record)]
+                [asset, str(past), *_judgement(record)]
                 for asset in validated()
-                for one in _history(day)
-                if (record := known[asset].get(one)) is not None
+                for past in _history(day)
+                if (record := known[asset].get(past)) is not None
             ]
             delivered = known["ards"][day]
             if delivered.counts.get("quarantined"):
@@ -98,7 +98,7 @@ class ValidationReport(Step):
 
 
 def _known_days(shown: Mapping[date, DataSetDay], day: date) -> list[DataSetDay]:
-    return [shown[one] for one in _history(day) if one in shown]
+    return [shown[past] for past in _history(day) if past in shown]
 
 
 def _judgement(record: DayRecord) -> list[Any]:
@@ -132,8 +132,8 @@ def _shown(asset: str, day: date, record: DayRecord) -> DataSetDay:
 def _fingerprint(page: validation_report.Page) -> str:
     """A hash of what the page says, whatever the order of the contract's columns."""
     content = json.loads(page.files[validation_report.JSON])
-    for one in content["data_sets"]:
-        one["expectations"].sort(key=lambda expectation: expectation["expectation"])
+    for data_set in content["data_sets"]:
+        data_set["expectations"].sort(key=lambda expectation: expectation["expectation"])
     return fingerprint_of(content)
 
 

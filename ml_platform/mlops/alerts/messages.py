@@ -396,7 +396,7 @@ def _check_key(asset: str, day: date, check: str) -> str:
 
 def at_least(findings: Iterable[Finding], severity: Severity) -> list[Finding]:
     """The findings of a severity or worse."""
-    return [one for one in findings if severity == "warning" or one.severity == "error"]
+    return [finding for finding in findings if severity == "warning" or finding.severity == "error"]
 
 
 # -- words -------------------------------------------------------------------------------------------
@@ -404,8 +404,8 @@ def at_least(findings: Iterable[Finding], severity: Severity) -> list[Finding]:
 
 def message(product: Product, news: News, links: Links) -> Message:
     """One message for all news of a product; its length is bounded however much there is."""
-    errors = [one for one in news.wrong if one.severity == "error"]
-    warnings = [one for one in news.wrong if one.severity == "warning"]
+    errors = [finding for finding in news.wrong if finding.severity == "error"]
+    warnings = [finding for finding in news.wrong if finding.severity == "warning"]
     counts = [
         _counted(len(errors), "error"),
         _counted(len(warnings), "warning"),
@@ -450,8 +450,8 @@ def _listed(findings: Sequence[Finding], links: Links, *, well: bool) -> Iterato
                 f"{several[-1].partition}; the newest of them:"
             )
             several = several[-LISTED:]
-        for one in several:
-            yield from _told(one, links, well=well)
+        for finding in several:
+            yield from _told(finding, links, well=well)
 
 
 def _told(one: Finding, links: Links, *, well: bool) -> Iterator[str]:

@@ -28,7 +28,7 @@ class MonthDrift:
 
     @property
     def drifted(self) -> list[ColumnDrift]:
-        return [one for comparison in self.comparisons for one in comparison.drifted]
+        return [column for comparison in self.comparisons for column in comparison.drifted]
 
     @property
     def measured(self) -> int:
@@ -38,9 +38,11 @@ class MonthDrift:
 def exceeds(product: Product, month: MonthDrift) -> list[Comparison]:
     """The comparisons in which more columns drifted than the contract allows."""
     return [
-        one
-        for one in month.comparisons
-        if one.drifted and one.share is not None and one.share > product.drift.maximum_share
+        comparison
+        for comparison in month.comparisons
+        if comparison.drifted
+        and comparison.share is not None
+        and comparison.share > product.drift.maximum_share
     ]
 
 
@@ -51,10 +53,10 @@ def summary(product: Product, month: MonthDrift) -> str:
     if not month.measured:
         return "too little data to measure drift"
     parts = []
-    for one in month.comparisons:
-        names = ", ".join(f"{c.column} ({_score(c)})" for c in one.drifted)
-        told = f"{len(one.drifted)} of {len(one.measured)} columns drifted"
-        parts.append(f"against {one.reference}: {told}" + (f": {names}" if names else ""))
+    for comparison in month.comparisons:
+        names = ", ".join(f"{c.column} ({_score(c)})" for c in comparison.drifted)
+        told = f"{len(comparison.drifted)} of {len(comparison.measured)} columns drifted"
+        parts.append(f"against {comparison.reference}: {told}" + (f": {names}" if names else ""))
     return "; ".join(parts)
 
 
@@ -64,16 +66,16 @@ def table(month: MonthDrift) -> str:
         "| column | against | verdict | score | threshold | nulls | range | why |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for one in ordered(month):
+    for column in ordered(month):
         cells = [
-            one.column,
-            one.reference,
-            f"**{one.verdict}**" if one.verdict == "drifted" else one.verdict,
-            _score(one),
-            f"{one.threshold:g}",
-            _change(_share(one.nulls_before), _share(one.nulls_now)),
-            _change(one.range_before, one.range_now),
-            "; ".join(why(one)),
+            column.column,
+            column.reference,
+            f"**{column.verdict}**" if column.verdict == "drifted" else column.verdict,
+            _score(column),
+            f"{column.threshold:g}",
+            _change(_share(column.nulls_before), _share(column.nulls_now)),
+            _change(column.range_before, column.range_now),
+            "; ".join(why(column)),
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
@@ -81,7 +83,7 @@ def table(month: MonthDrift) -> str:
 
 def ordered(month: MonthDrift) -> list[ColumnDrift]:
     """All columns of all comparisons: drifted ones first, then by score."""
-    every = [one for comparison in month.comparisons for one in comparison.columns]
+    every = [column for comparison in month.comparisons for column in comparison.columns]
     return sorted(every, key=lambda one: (one.verdict != "drifted", -(one.score or 0.0), one.column))
 
 
@@ -118,11 +120,11 @@ def _json(product: Product, month: MonthDrift) -> bytes:
         "summary": summary(product, month),
         "comparisons": [
             {
-                "reference": one.reference,
-                "share_of_drifted_columns": one.share,
-                "columns": [asdict(column) for column in one.columns],
+                "reference": comparison.reference,
+                "share_of_drifted_columns": comparison.share,
+                "columns": [asdict(column) for column in comparison.columns],
             }
-            for one in month.comparisons
+            for comparison in month.comparisons
         ],
     }
     return json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()
@@ -135,8 +137,8 @@ def _page(product: Product, month: MonthDrift, pages: Mapping[str, Comparison]) 
         exceeding=exceeds(product, month),
         summary=summary(product, month),
         sections=[
-            (one, [name for name, shown in pages.items() if shown is one], _ordered(one))
-            for one in month.comparisons
+            (comparison, [name for name, shown in pages.items() if shown is comparison], _ordered(comparison))
+            for comparison in month.comparisons
         ],
         why=why,
         share=_share,

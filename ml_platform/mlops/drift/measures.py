@@ -110,11 +110,11 @@ class Comparison:
 
     @property
     def drifted(self) -> list[ColumnDrift]:
-        return [one for one in self.columns if one.verdict == "drifted"]
+        return [column for column in self.columns if column.verdict == "drifted"]
 
     @property
     def measured(self) -> list[ColumnDrift]:
-        return [one for one in self.columns if one.verdict in ("drifted", "stable")]
+        return [column for column in self.columns if column.verdict in ("drifted", "stable")]
 
     @property
     def share(self) -> float | None:
@@ -129,7 +129,7 @@ def compare(product: Product, columns: Sequence[Column], current: Window, refere
     the contract allows. Columns that a window has fewer values of than the contract's minimum are
     insufficient, and never drifted by their score.
     """
-    known = [one for one in columns if one.name in current.summaries]
+    known = [column for column in columns if column.name in current.summaries]
     fit = [one for one in known if _unfit(product, one, current, reference) is None]
     prepared = {one.name: _shown(product, one, _prepared(one, current, reference)) for one in fit}
     scores, html = _measure(product, prepared) if fit else ({}, None)
@@ -258,9 +258,9 @@ def _measure(product: Product, prepared: Mapping[str, _Pair]) -> tuple[dict[str,
             data({name: pair.before for name, pair in prepared.items()}),
         )
     scores = {
-        one["config"]["column"]: round(float(one["value"]), SCORE_DECIMALS)
-        for one in snapshot.dict()["metrics"]
-        if one["config"]["type"].endswith("ValueDrift")
+        metric["config"]["column"]: round(float(metric["value"]), SCORE_DECIMALS)
+        for metric in snapshot.dict()["metrics"]
+        if metric["config"]["type"].endswith("ValueDrift")
     }
     return scores, snapshot.get_html_str(as_iframe=False).encode()
 

@@ -264,7 +264,7 @@ def _columns(product: Product, day: date, known: Mapping[date, DayFacts]) -> Ite
 
 def _of_columns(product: Product, today: Profile, past: list[Profile]) -> Iterator[Fact]:
     for name, now in today.columns.items():
-        before = [one.columns[name] for one in past if name in one.columns]
+        before = [earlier.columns[name] for earlier in past if name in earlier.columns]
         if name == product.label:  # its nulls are labels that haven't come
             yield _mean(product, name, today, before)
             continue
@@ -283,7 +283,7 @@ def _nulls(product: Product, name: str, today: Profile, past: list[Profile]) -> 
         return one.columns[name].nulls / one.rows if one.rows and name in one.columns else None
 
     now = share(today)
-    usual = [value for one in past if (value := share(one)) is not None]
+    usual = [value for earlier in past if (value := share(earlier)) is not None]
     middle = statistics.median(usual) if usual else 0.0
     # A share drawn anew every day varies like this, even if it never did in a short history.
     chance = math.sqrt(max(middle, 1 / today.rows) / today.rows) if today.rows else 0.0
@@ -306,7 +306,7 @@ def _nulls(product: Product, name: str, today: Profile, past: list[Profile]) -> 
 
 def _mean(product: Product, name: str, today: Profile, before: list[ColumnProfile]) -> Fact:
     now = today.columns[name]
-    means = [one.mean for one in before if one.mean is not None]
+    means = [earlier.mean for earlier in before if earlier.mean is not None]
     spread = _usual_spread(before)
     present = today.rows - now.nulls
     floor = spread / math.sqrt(present) if present > 0 else 0.0
@@ -337,14 +337,14 @@ def _moved(
 
 
 def _usual_spread(before: list[ColumnProfile]) -> float:
-    spreads = [one.stddev for one in before if one.stddev is not None]
+    spreads = [earlier.stddev for earlier in before if earlier.stddev is not None]
     return statistics.median(spreads) if spreads else 0.0
 
 
 def _spread(product: Product, name: str, today: Profile, before: list[ColumnProfile]) -> Fact:
     now = today.columns[name]
     spread = _usual_spread(before)
-    known = sum(one.stddev is not None for one in before)
+    known = sum(earlier.stddev is not None for earlier in before)
     # A column without a value varies less than ever; one with only a few may.
     few = 0 < today.rows - now.nulls < _VALUES_FOR_SPREAD
     enough = known >= product.validation.history.minimum_days and spread > 0 and not few
@@ -367,12 +367,12 @@ def _spread(product: Product, name: str, today: Profile, before: list[ColumnProf
 
 def _values(product: Product, name: str, today: Profile, past: list[Profile]) -> Fact:
     now = today.columns[name]
-    before = [one for one in past if name in one.columns]
-    usual = [values for one in before if (values := one.columns[name].values) is not None]
+    before = [earlier for earlier in past if name in earlier.columns]
+    usual = [values for earlier in before if (values := earlier.columns[name].values) is not None]
     middle = statistics.median(usual) if usual else 0.0
     if before:
         # Fewer rows have fewer different values; that the rows are few is said once, of them.
-        middle *= min(1.0, today.rows / statistics.median(one.rows for one in before))
+        middle *= min(1.0, today.rows / statistics.median(earlier.rows for earlier in before))
     # What has always been constant can't become constant.
     enough = len(usual) >= product.validation.history.minimum_days and middle > 1
     return _history_fact(
@@ -398,7 +398,7 @@ def _shares_of_values(product: Product, name: str, today: Profile, before: list[
     limit = product.validation.history.deviation
     worst: tuple[str, float, _Deviation] | None = None
     for value, share in now.items():
-        usual = [one.shares[value] for one in before if one.shares and value in one.shares]
+        usual = [earlier.shares[value] for earlier in before if earlier.shares and value in earlier.shares]
         likely = min(max(statistics.median(usual) if usual else 0.0, 1 / present), 0.5)
         found = _deviation(product, share, usual, floor=math.sqrt(likely * (1 - likely) / present))
         if found.score is not None and (worst is None or abs(found.score) > abs(worst[2].score or 0.0)):

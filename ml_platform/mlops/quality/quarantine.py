@@ -64,9 +64,9 @@ def of_days(tables: Tables, product: Product, days: Sequence[date]) -> dict[date
     columns = [EVENT_DAY, "file", "line", "reason"]
     found: dict[date, Unusable] = {}
     for batch in tables.batches(product.name, QUARANTINE, columns, days):
-        for one in batch.to_pylist():
-            reason = _masked(one["reason"], product)
-            found.setdefault(one[EVENT_DAY], Unusable()).add(one["file"], one["line"], reason)
+        for row in batch.to_pylist():
+            reason = _masked(row["reason"], product)
+            found.setdefault(row[EVENT_DAY], Unusable()).add(row["file"], row["line"], reason)
     return found
 
 

@@ -99,11 +99,11 @@ class Quality:
 
     @property
     def errors(self) -> list[Result]:
-        return [one for one in self.ordered if one.is_error]
+        return [result for result in self.ordered if result.is_error]
 
     @property
     def warnings(self) -> list[Result]:
-        return [one for one in self.ordered if not one.passed and one.severity == "warning"]
+        return [result for result in self.ordered if not result.passed and result.severity == "warning"]
 
     @property
     def passed(self) -> bool:
@@ -124,24 +124,26 @@ class Quality:
     def table(self) -> list[dict[str, Any]]:
         """One plain row per expectation, in order, for people to read."""
         rows = []
-        for one in self.ordered:
-            row = vars(one) | {"expectation": one.statement, "examples": "; ".join(one.examples)}
+        for result in self.ordered:
+            row = vars(result) | {"expectation": result.statement, "examples": "; ".join(result.examples)}
             del row["value"], row["problem"]
             rows.append(row)
         return rows
 
     def plain(self) -> list[dict[str, Any]]:
         """As plain data, in the order in which they were evaluated."""
-        return [vars(one) | {"examples": list(one.examples)} for one in self.results]
+        return [vars(result) | {"examples": list(result.examples)} for result in self.results]
 
     @classmethod
     def of(cls, plain: Sequence[Mapping[str, Any]]) -> Quality:
         """The verdict that :meth:`plain` made."""
-        return cls(tuple(Result(**{**one, "examples": tuple(one["examples"])}) for one in plain))
+        return cls(tuple(Result(**{**result, "examples": tuple(result["examples"])}) for result in plain))
 
 
 def _listed(results: Sequence[Result]) -> str:
-    return "; ".join(f"{one.statement}: {one.observed}, expected {one.expected}" for one in results)
+    return "; ".join(
+        f"{result.statement}: {result.observed}, expected {result.expected}" for result in results
+    )
 
 
 # -- rows --------------------------------------------------------------------------------------------
@@ -170,7 +172,8 @@ def validate(
     """
     key, sensitive = list(_key(product, data_set)), product.sensitive
     of_rows = {
-        day: [one for one in suite if not one.of_schema and not one.of_size] for day, suite in suites.items()
+        day: [expectation for expectation in suite if not expectation.of_schema and not expectation.of_size]
+        for day, suite in suites.items()
     }
     small = {day: suite for day, suite in of_rows.items() if sizes[day] <= maximum_rows}
     found = _in_tasks(rows, nothing, files, small, key, sensitive)
@@ -181,12 +184,20 @@ def validate(
     # The table has one schema, which all days share.
     of_schema: dict[str, Result] = {}
     for whole in suites.values():
-        new = [one for one in whole if one.of_schema and one.words not in of_schema]
+        new = [
+            expectation
+            for expectation in whole
+            if expectation.of_schema and expectation.words not in of_schema
+        ]
         if new:
             results = evaluate(new, nothing, key, sensitive)
             of_schema |= {one.words: result for one, result in zip(new, results, strict=True)}
     return {
-        day: [*(of_schema[one.words] for one in suite if one.of_schema), *of_size[day], *found[day]]
+        day: [
+            *(of_schema[expectation.words] for expectation in suite if expectation.of_schema),
+            *of_size[day],
+            *found[day],
+        ]
         for day, suite in suites.items()
     }
 
@@ -200,7 +211,9 @@ def _by_size(
     """
     import pandas as pd
 
-    of_size = {day: [one for one in suite if one.of_size] for day, suite in suites.items()}
+    of_size = {
+        day: [expectation for expectation in suite if expectation.of_size] for day, suite in suites.items()
+    }
     columns: dict[str, list[float | None]] = {"rows": [float(sizes[day]) for day in suites]}
     for nth in range(max(map(len, of_size.values()))):
         bounds = [_bounds(suite[nth]) if nth < len(suite) else (None, None) for suite in of_size.values()]
@@ -471,7 +484,7 @@ def evaluate(
         position: _configured(one.type, one.kwargs, position) for position, one in enumerate(suite)
     }
     # Which rows fail takes a search of its own for each expectation: only for those that have any.
-    strict = [one for one in expectations.values() if _counts_rows(one)]
+    strict = [expectation for expectation in expectations.values() if _counts_rows(expectation)]
     holding = {position for position, one in _run(rows, strict, key, "BOOLEAN_ONLY").items() if one.success}
     rest = [one for position, one in expectations.items() if position not in holding]
     found = _run(rows, rest, key, "SUMMARY")
@@ -518,7 +531,7 @@ def _run(rows: Any, expectations: Sequence[Any], key: Sequence[str], detail: str
             "unexpected_index_column_names": list(key),
         },
     )
-    return {one.expectation_config.meta["position"]: one for one in outcome.results}
+    return {result.expectation_config.meta["position"]: result for result in outcome.results}
 
 
 def _is_pandas(rows: Any) -> bool:

@@ -90,9 +90,9 @@ def build(
         unusable: the day's quarantine, if there is one.
     """
     shown = [history[-1] for history in histories if history and history[-1].day == day]
-    verdict = min((one.verdict for one in shown), key=_ORDER.index)
-    errors = sum(len(one.quality.errors) for one in shown if one.quality)
-    warnings = sum(len(one.quality.warnings) for one in shown if one.quality)
+    verdict = min((data_set.verdict for data_set in shown), key=_ORDER.index)
+    errors = sum(len(data_set.quality.errors) for data_set in shown if data_set.quality)
+    warnings = sum(len(data_set.quality.warnings) for data_set in shown if data_set.quality)
     figures = {
         "errors": errors,
         "warnings": warnings,
@@ -115,14 +115,16 @@ def _json(
         "verdict": verdict,
         "data_sets": [
             {
-                "asset": one.asset,
-                "outcome": one.outcome,
-                "reason": one.reason,
-                "counts": dict(one.counts),
-                "accepted": {"by": one.accepted[0], "reason": one.accepted[1]} if one.accepted else None,
-                "expectations": one.quality.plain() if one.quality else [],
+                "asset": data_set.asset,
+                "outcome": data_set.outcome,
+                "reason": data_set.reason,
+                "counts": dict(data_set.counts),
+                "accepted": {"by": data_set.accepted[0], "reason": data_set.accepted[1]}
+                if data_set.accepted
+                else None,
+                "expectations": data_set.quality.plain() if data_set.quality else [],
             }
-            for one in shown
+            for data_set in shown
         ],
         "quarantine": {
             "records": unusable.count if unusable else 0,
@@ -143,18 +145,18 @@ def _page(
 ) -> str:
     by_asset = {history[-1].asset: history for history in histories if history}
     sections = []
-    for one in shown:
-        lines = _lines(one, by_asset[one.asset])
+    for data_set in shown:
+        lines = _lines(data_set, by_asset[data_set.asset])
         passed = [line for line in lines if line.result.passed]
         sections.append(
             {
-                "day": one,
+                "day": data_set,
                 "failed": [line for line in lines if not line.result.passed],
                 "passed": [
                     (dimension, list(group))
                     for dimension, group in groupby(passed, key=lambda line: line.result.dimension)
                 ],
-                "strip": Markup(_strip(by_asset[one.asset], day)),  # noqa: S704 - drawn and escaped by plots
+                "strip": Markup(_strip(by_asset[data_set.asset], day)),  # noqa: S704 - drawn and escaped by plots
             }
         )
     return template("validation_report.html").render(
@@ -162,8 +164,12 @@ def _page(
         day=day,
         verdict=verdict,
         headline=_HEADLINES[verdict],
-        reasons=[(one.title, one.reason) for one in shown if one.reason and one.outcome != "blocked"],
-        accepted=[(one.title, *one.accepted) for one in shown if one.accepted],
+        reasons=[
+            (data_set.title, data_set.reason)
+            for data_set in shown
+            if data_set.reason and data_set.outcome != "blocked"
+        ],
+        accepted=[(data_set.title, *data_set.accepted) for data_set in shown if data_set.accepted],
         figures=figures,
         counts=shown[0].counts,
         sections=sections,
@@ -179,17 +185,17 @@ def _lines(today: DataSetDay, history: Sequence[DataSetDay]) -> list[_Line]:
         return []
     days = [today.day - timedelta(days=n) for n in range(len(_span(history, today.day)) - 1, -1, -1)]
     known = {
-        one.day: {result.expectation: result for result in one.quality.results}
-        for one in history
-        if one.quality
+        earlier.day: {result.expectation: result for result in earlier.quality.results}
+        for earlier in history
+        if earlier.quality
     }
     lines = []
     for result in today.quality.ordered:
         past = [known.get(day, {}).get(result.expectation) for day in days]
         label = f"{result.expectation}: {days[0]} to {days[-1]}"
         plot = plots.sparkline(
-            [one.value if one else None for one in past],
-            [one is not None and not one.passed for one in past],
+            [earlier.value if earlier else None for earlier in past],
+            [earlier is not None and not earlier.passed for earlier in past],
             label,
         )
         lines.append(_Line(result, Markup(plot)))  # noqa: S704 - drawn and escaped by plots
@@ -202,8 +208,8 @@ def _span(history: Sequence[DataSetDay], day: date) -> list[date]:
 
 
 def _strip(history: Sequence[DataSetDay], day: date) -> str:
-    known = {one.day: one for one in history}
+    known = {earlier.day: earlier for earlier in history}
     days = _span(history, day)
-    kinds = [known[one].verdict if one in known else "unknown" for one in days]
+    kinds = [known[earlier].verdict if earlier in known else "unknown" for earlier in days]
     labels = [f"{one} {_HEADLINES.get(kind, 'not attempted')}" for one, kind in zip(days, kinds, strict=True)]
     return plots.strip(kinds, labels)
