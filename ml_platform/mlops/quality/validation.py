@@ -496,6 +496,7 @@ def evaluate(
 
 def _configured(type_: str, kwargs: Mapping[str, Any], position: int) -> Any:
     """The library's own expectation; its result is found by ``position``."""
+    _library()
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     return ExpectationConfiguration(
@@ -505,6 +506,7 @@ def _configured(type_: str, kwargs: Mapping[str, Any], position: int) -> Any:
 
 def _counts_rows(expectation: Any) -> bool:
     """Whether it holds just if no row fails it."""
+    _library()
     from great_expectations.expectations import expectation as library
 
     of_rows = (
@@ -543,10 +545,20 @@ def prepare() -> None:
 
     Not as a daemon: an import that the end of the process cuts off can abort it.
     """
-    threading.Thread(target=_library, name="import great_expectations").start()
+    global _importing
+    if _importing is None:
+        _importing = threading.Thread(target=_library, name="import great_expectations")
+        _importing.start()
+
+
+#: The thread that imports the library. Nothing else may import a part of it meanwhile: it would find the
+#: registry of expectations half filled.
+_importing: threading.Thread | None = None
 
 
 def _library() -> Any:
+    if _importing is not None and _importing is not threading.current_thread():
+        _importing.join()
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
 
@@ -556,11 +568,12 @@ def _library() -> Any:
 @functools.cache
 def _batch_definition(engine: str) -> Any:
     """The library's way to a data frame; one a process."""
+    library = _library()
     from great_expectations.execution_engine import pandas_execution_engine
 
     # A hash of all rows, which nobody reads and which takes a quarter of the time.
     pandas_execution_engine.HASH_THRESHOLD = 0
-    context = _library().get_context(mode="ephemeral")
+    context = library.get_context(mode="ephemeral")
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context.variables.progress_bars = {"globally": False}
     source: Any = (
