@@ -202,9 +202,9 @@ def forget_registry() -> None:
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Models
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Runs
 
-    from ml_platform.machine_learning.registry import _prepared_client
+    from ml_platform.machine_learning.mlflow_store import prepared_client
 
     for stores in (Models, Runs):
         for engine in stores._engine_map.values():
             engine.dispose()
-    _prepared_client.cache_clear()
+    prepared_client.cache_clear()

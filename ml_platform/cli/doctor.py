@@ -31,8 +31,9 @@ from ml_platform.engine.maintenance import small_tables_of_all
 from ml_platform.engine.step import PermanentError, StepRequest
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.resources import LocalStepRunner
+from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import ModelHistory
-from ml_platform.machine_learning.registry import Registry, RegistryError
+from ml_platform.machine_learning.registry import Registry
 from ml_platform.online_store.store import OnlineStoreError
 from ml_platform.settings import Settings
 from ml_platform.storage.contract_versions import CONTRACTS, ContractVersions

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ml_platform.contract.assets import DATA_QUALITY, StepName
 from ml_platform.contract.faults import EndsTheRunError
-from ml_platform.mlops.quality.validation import Quality
+from ml_platform.mlops.quality.results import Quality
 from ml_platform.storage.ledger import DayRecord, Outcome
 
 #: Outcomes with which a run of just that day ends as a failure, with what to do about it.

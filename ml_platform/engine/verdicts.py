@@ -23,7 +23,7 @@ from ml_platform.mlops.quality import anomalies, expectations, validation
 from ml_platform.mlops.quality.anomalies import DayFacts, Fact
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.profiles import Profile
-from ml_platform.mlops.quality.validation import Quality, Result
+from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.storage.ledger import DayRecord, Outcome
 from ml_platform.storage.tables import column
 

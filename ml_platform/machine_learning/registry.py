@@ -10,61 +10,59 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from importlib import import_module
-from importlib.metadata import version as installed_version
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
 
-from ml_platform.contract import estimators
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning import metrics
+from ml_platform.machine_learning.mlflow_store import (
+    damaged,
+    has_file,
+    mlflow_module,
+    prepared_client,
+    sqlite_file,
+)
+from ml_platform.machine_learning.model_card import (
+    DataUsed,
+    dataset_of,
+    days_and_rows,
+    holdout_metrics,
+    log_model,
+    params_of,
+    plots,
+)
+from ml_platform.machine_learning.model_files import (
+    FINGERPRINT,
+    MODEL_FILE,
+    THRESHOLD,
+    RegistryError,
+    trusted,
+)
 from ml_platform.machine_learning.promotion import CHAMPION
-from ml_platform.machine_learning.training import Floats, Integers, TrainedModel, probabilities
+from ml_platform.machine_learning.training import TrainedModel, probabilities
 from ml_platform.settings import Settings
-from ml_platform.storage import locks
 
 #: Where `ml-platform ui` opens MLflow, unless it is told otherwise.
 LOCAL_UI = "http://127.0.0.1:5000"
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
+
 
 # dagster-mlflow resumes the run of the experiment that carries this tag, so only its own run may.
 _PARENT_TAG = "dagster_run_id"
+
+
 _CHILD_TAG = "dagster.run_id"
-_MODEL_FILE = "model.skops"
-_FINGERPRINT, _THRESHOLD = "fingerprint", "threshold"
+
+
 #: What MLflow's stores, and Databricks', say of what isn't there.
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-
-
-class RegistryError(Exception):
-    """A model can't be kept or loaded; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class DataUsed:
-    """The rows a model was trained on, and where they are.
-
-    The days are those asked for; ``rows`` of the ``rows_available`` labelled ones were taken.
-    """
-
-    delta_version: str
-    first_day: date
-    last_day: date
-    rows: int
-    rows_available: int
-    table_path: str
 
 
 @dataclass(frozen=True)
@@ -159,9 +157,9 @@ class Registry:
             found = self._find_in_catalog(client, product, fingerprint)
         else:
             tagged = client.search_model_versions(
-                f"name = '{self.name(product)}' and tags.{_FINGERPRINT} = '{fingerprint}'"
+                f"name = '{self.name(product)}' and tags.{FINGERPRINT} = '{fingerprint}'"
             )
-            found = [version for version in tagged if _run_tag(client, version, _FINGERPRINT) == fingerprint]
+            found = [version for version in tagged if _run_tag(client, version, FINGERPRINT) == fingerprint]
         return max(map(_registered, found), key=lambda model: int(model.version), default=None)
 
     def absent(self, product: Product, versions: Mapping[str, str]) -> dict[str, str]:
@@ -176,7 +174,7 @@ class Registry:
         Raises:
             RegistryError: the database is damaged.
         """
-        database = _sqlite_file(self._registry_uri)
+        database = sqlite_file(self._registry_uri)
         if database is None or self._schema:
             return {}
         if not database.exists():
@@ -191,27 +189,27 @@ class Registry:
             with contextlib.closing(
                 sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=60)
             ) as connection:
-                rows = connection.execute(query, [_FINGERPRINT, self.name(product)]).fetchall()
+                rows = connection.execute(query, [FINGERPRINT, self.name(product)]).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 return dict.fromkeys(versions, f"{database} has no models")
             raise  # it is locked, or the disk is at fault: that passes
         except sqlite3.DatabaseError as error:
-            raise RegistryError(_damaged(database, error)) from error
+            raise RegistryError(damaged(database, error)) from error
         stored = {str(version): (place, fingerprint) for version, place, fingerprint in rows}
         lost = {}
         for version, fingerprint in versions.items():
             place, found = stored.get(version, ("", None))
             if found != fingerprint:
                 lost[version] = f"{database} lacks version {version} of {self.name(product)}, or has another"
-            elif not _has_file(place):
-                lost[version] = f"{place}/{_MODEL_FILE} is gone"
+            elif not has_file(place):
+                lost[version] = f"{place}/{MODEL_FILE} is gone"
         return lost
 
     def _find_in_catalog(self, client: Any, product: Product, fingerprint: str) -> list[Any]:
         """The versions with a fingerprint, by their runs: Unity Catalog can't search versions by tag."""
         runs = client.search_runs(
-            [self._experiment(client, product.name)], f"tags.{_FINGERPRINT} = '{fingerprint}'"
+            [self._experiment(client, product.name)], f"tags.{FINGERPRINT} = '{fingerprint}'"
         )
         named = [
             client.get_model_version(version.name, version.version)
@@ -219,7 +217,7 @@ class Registry:
             for version in client.search_model_versions(f"run_id = '{run.info.run_id}'")
             if version.name == self.name(product)
         ]
-        return [version for version in named if version.tags.get(_FINGERPRINT) == fingerprint]
+        return [version for version in named if version.tags.get(FINGERPRINT) == fingerprint]
 
     def log(
         self,
@@ -243,7 +241,7 @@ class Registry:
             tags: ``partition``, ``dagster_run_id``, ``code_version`` and whatever else names the origin.
         """
         client = self._client()
-        mlflow = _mlflow()
+        mlflow = mlflow_module()
         # Logging a model works with the process's tracking store only; dagster-mlflow sets it as well.
         mlflow.set_tracking_uri(self._tracking_uri)
         mlflow.set_registry_uri(self._registry_uri)
@@ -252,8 +250,8 @@ class Registry:
             "partition": f"{as_of:%Y-%m}",
             "as_of": str(as_of),
             "trained_through": str(trained.last_day),
-            _FINGERPRINT: fingerprint,
-            _THRESHOLD: repr(trained.threshold),
+            FINGERPRINT: fingerprint,
+            THRESHOLD: repr(trained.threshold),
             **tags,
         }
         with mlflow.start_run(
@@ -263,11 +261,11 @@ class Registry:
             parent_run_id=parent_run_id,
             tags={_CHILD_TAG if name == _PARENT_TAG else name: value for name, value in facts.items()},
         ) as run:
-            mlflow.log_params(_params(product, trained, data))
+            mlflow.log_params(params_of(product, trained, data))
             mlflow.log_input(
-                _dataset(product, data, fingerprint), context="training", tags=_days_and_rows(data)
+                dataset_of(product, data, fingerprint), context="training", tags=days_and_rows(data)
             )
-            model = _log_model(trained, facts)
+            model = log_model(trained, facts)
             figures: dict[str, float] = {
                 "training_rows": trained.rows,
                 "training_positives": trained.positives,
@@ -275,8 +273,8 @@ class Registry:
             if holdout is not None:
                 probability = probabilities(trained.pipeline, product, holdout)
                 label = holdout[product.label].to_numpy(dtype=np.int64)
-                figures |= _holdout_metrics(product, trained.threshold, label, probability)
-                for name, figure in _plots(trained.threshold, label, probability).items():
+                figures |= holdout_metrics(product, trained.threshold, label, probability)
+                for name, figure in plots(trained.threshold, label, probability).items():
                     mlflow.log_figure(figure, f"plots/{name}.png")
             mlflow.log_metrics(figures, model_id=model.model_id)
             version = self._register(client, product, model, run.info.run_id, facts)
@@ -307,16 +305,16 @@ class Registry:
                 f"the registry has no version {version} of {name}, which was to be the model with the "
                 f"training fingerprint {fingerprint}: {help_}"
             ) from error
-        if not {_FINGERPRINT, _THRESHOLD} <= found.tags.keys():
+        if not {FINGERPRINT, THRESHOLD} <= found.tags.keys():
             raise RegistryError(
                 f"version {version} of {name} wasn't registered by this platform: it has no tags "
-                f"{_FINGERPRINT} and {_THRESHOLD}, and was to be the model with the training fingerprint "
+                f"{FINGERPRINT} and {THRESHOLD}, and was to be the model with the training fingerprint "
                 f"{fingerprint}: {help_}"
             )
-        if found.tags[_FINGERPRINT] != fingerprint:
+        if found.tags[FINGERPRINT] != fingerprint:
             raise RegistryError(
                 f"version {version} of {name} is another model: expected is the one with the training "
-                f"fingerprint {fingerprint}, and the registry has {found.tags[_FINGERPRINT]} there: {help_}"
+                f"fingerprint {fingerprint}, and the registry has {found.tags[FINGERPRINT]} there: {help_}"
             )
         return found
 
@@ -337,9 +335,9 @@ class Registry:
         )
         return LoadedModel(
             pipeline=_read_pipeline(
-                self._tracking_uri, self._registry_uri, f"{place}/{_MODEL_FILE}", fingerprint
+                self._tracking_uri, self._registry_uri, f"{place}/{MODEL_FILE}", fingerprint
             ),
-            threshold=float(found.tags[_THRESHOLD]),
+            threshold=float(found.tags[THRESHOLD]),
             fingerprint=fingerprint,
         )
 
@@ -373,7 +371,7 @@ class Registry:
     def _client(self) -> Any:
         if self._credentials:
             os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = self._credentials
-        return _prepared_client(self._tracking_uri, self._registry_uri)
+        return prepared_client(self._tracking_uri, self._registry_uri)
 
     def _experiment(self, client: Any, name: str) -> str:
         """The id of a product's experiment, which is created if need be."""
@@ -382,7 +380,7 @@ class Registry:
         called = self.experiment_name(name)
         found = client.get_experiment_by_name(called)
         if found is None:
-            database = _sqlite_file(self._tracking_uri)
+            database = sqlite_file(self._tracking_uri)
             artifacts = database and (database.parent / "artifacts" / name).as_uri()
             try:
                 return str(client.create_experiment(called, artifact_location=artifacts))
@@ -417,8 +415,8 @@ def _registered(version: Any) -> RegisteredModel:
         version=str(version.version),
         run_id=version.run_id,
         model_uri=f"models:/{version.name}/{version.version}",
-        fingerprint=version.tags[_FINGERPRINT],
-        threshold=float(version.tags[_THRESHOLD]),
+        fingerprint=version.tags[FINGERPRINT],
+        threshold=float(version.tags[THRESHOLD]),
     )
 
 
@@ -435,131 +433,6 @@ def _run_tag(client: Any, version: Any, name: str) -> str | None:
     return found
 
 
-# -- the store -------------------------------------------------------------------------------------
-
-
-def _mlflow() -> Any:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    return import_module("mlflow")
-
-
-@lru_cache(maxsize=16)
-def _prepared_client(tracking_uri: str, registry_uri: str) -> Any:
-    """A client of stores that exist and have this MLflow's tables."""
-    mlflow = _mlflow()
-    for uri in {tracking_uri, registry_uri}:
-        database = _sqlite_file(uri)
-        if database is not None:
-            _prepare_sqlite(uri, database)
-    return mlflow.MlflowClient(tracking_uri, registry_uri)
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite store; None for any other store."""
-    from sqlalchemy.engine import make_url
-
-    if not uri.startswith("sqlite:"):
-        return None
-    name = make_url(uri).database
-    return Path(name).absolute() if name and name != ":memory:" else None
-
-
-def _damaged(database: Path, error: BaseException) -> str:
-    """What a person is to do about a database of MLflow that can't be read."""
-    return (
-        f"MLflow's database {database} is damaged ({error}): restore it from a backup, or let ml-platform "
-        "doctor --repair move it aside and train the models again"
-    )
-
-
-def _has_file(location: str | None) -> bool:
-    """Whether a model's file is there; of one that isn't in a local folder it is taken for granted."""
-    parts = urlsplit(location or "")
-    if parts.scheme not in ("", "file"):
-        return True
-    try:
-        return (Path(unquote(parts.path)) / _MODEL_FILE).stat().st_size > 0
-    except OSError:
-        return False
-
-
-def _prepare_sqlite(uri: str, database: Path) -> None:
-    """Create or upgrade the tables, by one process at a time: MLflow's migrations have no lock.
-
-    A migration that is stopped half-way leaves tables with which no later one can go on. So it works on a
-    file beside, which takes the database's name when it is whole.
-
-    Raises:
-        RegistryError: the database is damaged.
-    """
-    database.parent.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    with locks.held(Path(f"{database}.lock"), f"MLflow's store {database}"):
-        try:
-            half_made = database.exists() and _is_half_made(database)
-            if database.exists() and not half_made and _is_current(database):
-                return
-            _make_beside(database, None if half_made or not database.exists() else database)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise  # it is locked, or the disk is full: that passes
-            raise RegistryError(_damaged(database, error)) from error
-
-
-def _is_half_made(database: Path) -> bool:
-    """Whether a first creation was stopped: nothing can have been written yet."""
-    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if any(name.startswith("_alembic_tmp_") for name in tables) or "alembic_version" not in tables:
-            return not any(
-                connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()  # noqa: S608 - fixed names
-                for name in ("runs", "registered_models", "logged_models")
-                if name in tables
-            )
-    return False
-
-
-def _is_current(database: Path) -> bool:
-    """Whether a database has the tables of this MLflow."""
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection:
-        revisions = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
-    return revisions == [_get_latest_schema_revision()]
-
-
-def _make_beside(database: Path, before: Path | None) -> None:
-    """Make or upgrade the tables in a file beside, then give it the database's name.
-
-    Args:
-        before: what is to be upgraded; a new database without it.
-    """
-    from mlflow.db import upgrade
-
-    beside = database.with_name(f"{database.name}.new")
-    for path in (beside, *_with_logs(beside)):
-        path.unlink(missing_ok=True)  # of a process that was killed
-    if before is not None:
-        with contextlib.closing(sqlite3.connect(before, timeout=60)) as source:
-            source.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            source.execute("BEGIN IMMEDIATE")  # nobody writes what the copy would lack
-            with contextlib.closing(sqlite3.connect(beside)) as copy:
-                source.backup(copy)
-    upgrade.callback(f"sqlite:///{beside}")  # the command `mlflow db upgrade`
-    with contextlib.closing(sqlite3.connect(beside, timeout=60)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for path in _with_logs(database):
-        path.unlink(missing_ok=True)  # they belong to the file that is replaced
-    beside.replace(database)
-
-
-def _with_logs(database: Path) -> tuple[Path, Path]:
-    """SQLite's write-ahead log of a database, and the log's index."""
-    return database.with_name(f"{database.name}-wal"), database.with_name(f"{database.name}-shm")
-
-
 # -- the pipeline's file ---------------------------------------------------------------------------
 
 
@@ -568,162 +441,9 @@ def _read_pipeline(tracking_uri: str, registry_uri: str, file_uri: str, fingerpr
     """The pipeline in a file; ``fingerprint`` tells it from a model that had the same address before."""
     import skops.io
 
-    mlflow = _mlflow()
+    mlflow = mlflow_module()
     with TemporaryDirectory(prefix="ml-platform-") as folder:
         file = mlflow.artifacts.download_artifacts(
             artifact_uri=file_uri, dst_path=folder, tracking_uri=tracking_uri, registry_uri=registry_uri
         )
-        return skops.io.load(file, trusted=_trusted(skops.io.get_untrusted_types(file=file), file_uri))
-
-
-def _trusted(types: list[str], origin: str) -> list[str]:
-    """Of the types that skops doesn't know, those that a scikit-learn pipeline may hold: all, or it fails.
-
-    MLflow's own loader would trust whatever types the model's own files name.
-    """
-    wrong = [name for name in types if name != "numpy.dtype" and not _is_accepted(name)]
-    if wrong:
-        raise RegistryError(
-            f"{origin} holds {', '.join(wrong)}; accepted are only classes of scikit-learn and numpy, and of "
-            "modules that ML_PLATFORM_ESTIMATOR_MODULES names"
-        )
-    return types
-
-
-def _is_accepted(name: str) -> bool:
-    """Whether a class is scikit-learn's own, or of a module that whoever runs the platform has named."""
-    module, _, attribute = name.rpartition(".")
-    if not estimators.is_allowed(module):
-        return False
-    try:
-        found = getattr(import_module(module), attribute, None)
-    except ImportError:
-        return False
-    # What these modules have imported from elsewhere doesn't count.
-    return isinstance(found, type) and estimators.is_allowed(found.__module__)
-
-
-# -- what a run shows ------------------------------------------------------------------------------
-
-
-def _log_model(trained: TrainedModel, facts: Mapping[str, str]) -> Any:
-    import skops.io
-    from mlflow import sklearn
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, Schema, TensorSpec
-
-    inputs = [
-        ColSpec("double" if dtype.kind == "f" else "string", name, required=False)
-        for name, dtype in trained.example.dtypes.items()
-    ]
-    # One column per class; the second is the probability of 1.
-    outputs = [TensorSpec(np.dtype("float64"), (-1, 2))]
-    unknown = skops.io.get_untrusted_types(data=skops.io.dumps(trained.pipeline))
-    return sklearn.log_model(
-        trained.pipeline,
-        name="model",
-        serialization_format=sklearn.SERIALIZATION_FORMAT_SKOPS,
-        skops_trusted_types=_trusted(unknown, "the pipeline"),
-        pyfunc_predict_fn="predict_proba",
-        signature=ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs)),
-        input_example=trained.example,
-        pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
-        tags=dict(facts),
-    )
-
-
-def _params(product: Product, trained: TrainedModel, data: DataUsed) -> dict[str, Any]:
-    model = product.model
-    estimator = trained.pipeline.named_steps["estimator"].get_params(deep=False)
-    return {
-        "estimator": model.estimator.class_,
-        **{f"estimator.{name}": value for name, value in estimator.items()},
-        "numeric_features": ", ".join(model.features.numeric),
-        "categorical_features": ", ".join(model.features.categorical),
-        "first_day": data.first_day,
-        "last_day": data.last_day,
-        "training_days": trained.days,
-        "decision_threshold": trained.threshold,
-        "decision_threshold_rule": "tuned" if model.decision_threshold == "tuned" else "fixed",
-    }
-
-
-def _dataset(product: Product, data: DataUsed, fingerprint: str) -> Any:
-    from mlflow.data.delta_dataset_source import DeltaDatasetSource
-    from mlflow.data.meta_dataset import MetaDataset
-
-    # The version is a string, since MLflow drops the integer 0.
-    place = {"path": data.table_path}
-    if data.table_path.startswith("`"):  # a name in a catalog, which MLflow wants without quotes
-        place = {"delta_table_name": data.table_path.replace("`", "")}
-    source = DeltaDatasetSource(**place, delta_table_version=data.delta_version)
-    return MetaDataset(source, name=f"{product.name}/mrds", digest=fingerprint[:32])
-
-
-def _days_and_rows(data: DataUsed) -> dict[str, str]:
-    return {
-        "delta_version": data.delta_version,
-        "first_day": str(data.first_day),
-        "last_day": str(data.last_day),
-        "rows": str(data.rows),
-        "rows_available": str(data.rows_available),
-    }
-
-
-def _holdout_metrics(
-    product: Product, threshold: float, label: Integers, probability: Floats
-) -> dict[str, float]:
-    decision = probability >= threshold
-    metric = product.evaluation.metric
-    figures = metrics.summary(label, probability, decision)
-    figures[metric] = metrics.score(metric, label, probability, decision)
-    return {f"holdout_{name}": value for name, value in figures.items() if value is not None}
-
-
-def _plots(threshold: float, label: Integers, probability: Floats) -> dict[str, Any]:
-    """Matplotlib figures, drawn without pyplot: it costs a second, and keeps every figure it made."""
-    return {
-        "confusion_matrix": _confusion_matrix(threshold, label, probability),
-        "calibration": _calibration(label, probability),
-    }
-
-
-def _confusion_matrix(threshold: float, label: Integers, probability: Floats) -> Any:
-    from matplotlib.figure import Figure
-
-    counts = np.bincount(2 * label + (probability >= threshold), minlength=4).reshape(2, 2)
-    figure = Figure(figsize=(4.5, 4), dpi=90, layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(counts, cmap="Blues")
-    for (row, column), count in np.ndenumerate(counts):
-        dark = count > counts.max() / 2
-        axes.text(column, row, f"{count:,}", ha="center", va="center", color="white" if dark else "black")
-    axes.set(
-        title=f"Held-out entities, decided at {threshold:.3f}",
-        xlabel="predicted",
-        ylabel="actual",
-        xticks=[0, 1],
-        yticks=[0, 1],
-    )
-    return figure
-
-
-def _calibration(label: Integers, probability: Floats) -> Any:
-    """Share of positives against mean probability, in ten bins of equally many rows."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5, 4), dpi=90, layout="constrained")
-    axes = figure.subplots()
-    order = np.argsort(probability, kind="stable")
-    bins = [rows for rows in np.array_split(order, 10) if len(rows)]
-    axes.plot([0, 1], [0, 1], "--", color="grey", label="perfect")
-    axes.plot([probability[b].mean() for b in bins], [label[b].mean() for b in bins], "o-", label="model")
-    axes.set(
-        title="Calibration on held-out entities",
-        xlabel="mean probability",
-        ylabel="share of positives",
-        xlim=(0, 1),
-        ylim=(0, 1),
-    )
-    axes.legend(loc="upper left")
-    return figure
+        return skops.io.load(file, trusted=trusted(skops.io.get_untrusted_types(file=file), file_uri))

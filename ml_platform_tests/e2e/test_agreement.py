@@ -33,7 +33,7 @@ from ml_platform.engine.verdicts import Verdict
 from ml_platform.machine_learning import performance, scoring
 from ml_platform.machine_learning.model_history import ModelHistory, champion
 from ml_platform.machine_learning.registry import Registry
-from ml_platform.mlops.quality.validation import Result
+from ml_platform.mlops.quality.results import Result
 from ml_platform.online_store.store import OnlineStore
 from ml_platform.storage.fingerprints import EMPTY, content_hash_of
 from ml_platform.storage.ledger import DayRecord, Outcome

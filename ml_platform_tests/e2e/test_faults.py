@@ -20,7 +20,7 @@ from ml_platform.contract.days import DayRange
 from ml_platform.contract.loading import load_product
 from ml_platform.contract.product import Product
 from ml_platform.engine.step import quality_of
-from ml_platform.mlops.quality.validation import Result
+from ml_platform.mlops.quality.results import Result
 from ml_platform.samples import customers
 from ml_platform.settings import PACKAGE
 from ml_platform.storage.ledger import DayRecord, Outcome

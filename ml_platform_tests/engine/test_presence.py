@@ -15,8 +15,8 @@ import pytest
 from ml_platform.engine import local
 from ml_platform.engine.step import PermanentError, StepRequest
 from ml_platform.machine_learning.model_columns import ModelColumns
+from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import ModelHistory
-from ml_platform.machine_learning.registry import RegistryError
 from ml_platform.online_store.store import OnlineStore
 from ml_platform.storage.contract_versions import CONTRACTS, ContractVersions
 from ml_platform.storage.locations import DamagedTableError

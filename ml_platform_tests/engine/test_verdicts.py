@@ -13,6 +13,7 @@ from deltalake import write_deltalake
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.step import quality_of
 from ml_platform.mlops.quality import expectations, validation
+from ml_platform.mlops.quality.results import Result
 from ml_platform.storage.day_files import DayFiles
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
 
@@ -314,7 +315,7 @@ def test_many_days_at_once_are_judged_like_each_alone(platform: Platform, tmp_pa
     write_deltalake(tmp_path / "ards", table.toArrow(), partition_by=["event_day"])
     written = (DayFiles(str(tmp_path / "ards")), 0)
 
-    def judged(*days_: date, files: tuple[DayFiles, int] | None) -> dict[date, list[validation.Result]]:
+    def judged(*days_: date, files: tuple[DayFiles, int] | None) -> dict[date, list[Result]]:
         suites, sizes = dict.fromkeys(days_, suite), dict.fromkeys(days_, 40)
         return validation.validate(
             product, "ards", lambda: table, table.limit(0), suites, sizes, maximum_rows=1000, files=files

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from ml_platform.cli.console import instance_of
-from ml_platform.machine_learning.registry import Registry, RegistryError, _prepared_client
+from ml_platform.machine_learning.mlflow_store import prepared_client
+from ml_platform.machine_learning.model_files import RegistryError
+from ml_platform.machine_learning.registry import Registry
 from ml_platform_tests.conftest import settings_in
 
 #: Makes MLflow's database, and is killed in the middle of a migration.
@@ -57,7 +59,7 @@ def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
 
 
 def is_usable(database: Path) -> bool:
-    _prepared_client.cache_clear()
+    prepared_client.cache_clear()
     registry = Registry(f"sqlite:///{database}")
     registry.prepare("shop")
     registry.prepare("shop")

@@ -12,8 +12,11 @@ import pytest
 import skops.io
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+from ml_platform.machine_learning import model_files
 from ml_platform.machine_learning import registry as module
-from ml_platform.machine_learning.registry import DataUsed, Registry, RegistryError
+from ml_platform.machine_learning.model_card import DataUsed
+from ml_platform.machine_learning.model_files import RegistryError
+from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.training import probabilities, train
 from ml_platform_tests.e2e.test_no_secret_shown import mlflow_server
 from ml_platform_tests.machine_learning.test_training import FLIGHTS, contract, labelled_rows
@@ -214,7 +217,7 @@ def test_a_run_that_raises_ends_failed_and_registers_nothing(registry, client, t
     def broken(*_):
         raise RuntimeError("no plots today")
 
-    monkeypatch.setattr(module, "_plots", broken)
+    monkeypatch.setattr(module, "plots", broken)
     with pytest.raises(RuntimeError, match="no plots today"):
         log(registry, trained, fingerprint="broken")
     assert registry.find(FLIGHTS, "broken") is None
@@ -233,7 +236,7 @@ def test_a_link_opens_the_run(registry, client, logged):
 def test_a_link_to_a_run_on_databricks_opens_it_in_the_workspace(client, logged, monkeypatch):
     monkeypatch.setenv("DATABRICKS_HOST", "https://workspace.example.com/")
     monkeypatch.setenv("DATABRICKS_TOKEN", "t")
-    monkeypatch.setattr(module, "_prepared_client", lambda *_: client)
+    monkeypatch.setattr(module, "prepared_client", lambda *_: client)
     experiment = client.get_run(logged.run_id).info.experiment_id
     expected = f"https://workspace.example.com/ml/experiments/{experiment}/runs/{logged.run_id}"
     assert Registry("databricks").run_url(None, logged.run_id) == expected
@@ -304,7 +307,7 @@ def test_a_file_with_foreign_types_is_not_loaded(registry, client, trained):
     ],
 )
 def test_only_scikit_learns_own_classes_are_trusted(name, accepted):
-    assert module._is_accepted(name) == accepted
+    assert model_files._is_accepted(name) == accepted
 
 
 def test_a_version_from_elsewhere_is_named(registry, client, logged):

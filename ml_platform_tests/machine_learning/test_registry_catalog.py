@@ -49,8 +49,8 @@ class CatalogRules:
 
 @pytest.fixture
 def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    prepared = module._prepared_client
-    monkeypatch.setattr(module, "_prepared_client", lambda *uris: CatalogRules(prepared(*uris)))
+    prepared = module.prepared_client
+    monkeypatch.setattr(module, "prepared_client", lambda *uris: CatalogRules(prepared(*uris)))
     return Registry(f"sqlite:///{tmp_path}/mlflow.db", schema="main.ml", experiments="/Shared/ml_platform/")
 
 
@@ -62,7 +62,7 @@ def test_a_model_of_a_catalog_is_registered_found_loaded_and_promoted(catalog: R
     assert first.model_uri == f"models:/{NAME}/1"
     assert catalog.find(FLIGHTS, "one") == first
     assert catalog.find(FLIGHTS, "two") == second
-    assert catalog.load(FLIGHTS, second.version).fingerprint == "two"
+    assert catalog.load(FLIGHTS, second.version, "two").fingerprint == "two"
 
     client = catalog._client()
     catalog.set_champion(FLIGHTS, second.version)

@@ -11,7 +11,7 @@ from ml_platform.contract.product import Product
 from ml_platform.mlops.quality import anomalies, expectations, validation
 from ml_platform.mlops.quality.anomalies import DayFacts, Fact
 from ml_platform.mlops.quality.profiles import ColumnProfile, Profile
-from ml_platform.mlops.quality.validation import Quality, Result
+from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform_tests.small_platform import SHOP, shop
 
 DAY = date(2024, 3, 15)

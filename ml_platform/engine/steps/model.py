@@ -25,11 +25,12 @@ from ml_platform.engine.deciding import Decider, UnseenRows, training_rows
 from ml_platform.engine.run_partitions import FAILED, Done, Step
 from ml_platform.engine.step import Check, DayResult, Inputs, Written, result_of
 from ml_platform.engine.training_plan import TrainingPlan
-from ml_platform.machine_learning import holdout, model_history, registry, training, training_data
+from ml_platform.machine_learning import holdout, model_history, training, training_data
+from ml_platform.machine_learning.model_card import DataUsed
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_history import COLUMNS, ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import Comparison, Decision
-from ml_platform.machine_learning.registry import Registry
+from ml_platform.machine_learning.registry import RegisteredModel, Registry
 from ml_platform.storage.ledger import DayRecord
 
 
@@ -185,7 +186,7 @@ class Model(Step):
         fingerprint: str,
         mode: Holdout,
         rows: UnseenRows,
-    ) -> registry.RegisteredModel:
+    ) -> RegisteredModel:
         context, product = self.context, self.context.product
         frame = slice_.collect()
         trained = training.train(product, frame)
@@ -199,7 +200,7 @@ class Model(Step):
             as_of=plan.as_of,
             fingerprint=fingerprint,
             holdout=unseen if len(unseen) else None,
-            data=registry.DataUsed(
+            data=DataUsed(
                 delta_version=str(context.tables.version(product.name, MRDS)),
                 first_day=plan.days.first,
                 last_day=plan.days.last,
@@ -257,9 +258,7 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
     return {f"holdout_{name}": values[name] for name in sorted(names) if values[name] is not None}
 
 
-def _metadata(
-    model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: registry.Registry
-) -> dict[str, Any]:
+def _metadata(model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: Registry) -> dict[str, Any]:
     missing: Sequence[str] = left_out(plan.records)
     metadata = {
         "as_of": str(model.as_of),

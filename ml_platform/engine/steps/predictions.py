@@ -15,6 +15,7 @@ from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT
 from ml_platform.machine_learning import scoring
 from ml_platform.machine_learning.model_columns import ModelColumns
+from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import (
     MODELS,
     ModelHistory,
@@ -24,7 +25,7 @@ from ml_platform.machine_learning.model_history import (
     scored_otherwise,
 )
 from ml_platform.machine_learning.promotion import serving
-from ml_platform.machine_learning.registry import Registry, RegistryError
+from ml_platform.machine_learning.registry import Registry
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord, Outcome
 

@@ -16,15 +16,14 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from ml_platform.contract.monitoring import MASK, DataSet, Severity
+from ml_platform.contract.monitoring import MASK, DataSet
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.mlops.quality.anomalies import Fact
-from ml_platform.mlops.quality.expectations import Dimension, Expectation, number
+from ml_platform.mlops.quality.expectations import Expectation, number
 from ml_platform.spark.tasks import spare_next_task
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.tables import column, on_days
@@ -33,117 +32,17 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from pyspark.sql import DataFrame
+from ml_platform.mlops.quality.results import EXAMPLES, Quality, Result
 
-EXAMPLES = 20
-DIMENSIONS: tuple[Dimension, ...] = (
-    "schema",
-    "completeness",
-    "validity",
-    "uniqueness",
-    "volume",
-    "timeliness",
-)
 #: Tasks over which a range of days is spread; more days than that share tasks.
 _TASKS = 8
+
+
 #: Rows of whole days that a task evaluates in one call; a larger day is one by itself.
 _ROWS_AT_ONCE = 200_000
+
+
 _RESULTS = "day date, results string"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one expectation on a day.
-
-    ``value`` is the figure behind ``observed`` that people plot: failing rows, or an observed number.
-    ``examples`` name up to 20 failing rows by key and value, sensitive ones masked.
-    """
-
-    expectation: str
-    dimension: Dimension
-    severity: Severity
-    passed: bool
-    observed: str
-    expected: str
-    failing_rows: int = 0
-    examples: tuple[str, ...] = ()
-    value: float | None = None
-    problem: str = ""
-
-    @property
-    def statement(self) -> str:
-        """What holds, or what is wrong. Verdicts of old lack the words for the latter."""
-        return self.expectation if self.passed else self.problem or f"not fulfilled: {self.expectation}"
-
-    @property
-    def is_error(self) -> bool:
-        return not self.passed and self.severity == "error"
-
-
-@dataclass(frozen=True)
-class Quality:
-    """The verdict over a day, from the results of all its expectations."""
-
-    results: tuple[Result, ...]
-
-    @property
-    def ordered(self) -> list[Result]:
-        """The results by dimension; before all others the failed ones, errors first."""
-        return sorted(
-            self.results,
-            key=lambda one: (
-                one.passed,
-                not one.passed and one.severity == "warning",
-                DIMENSIONS.index(one.dimension),
-            ),
-        )
-
-    @property
-    def errors(self) -> list[Result]:
-        return [result for result in self.ordered if result.is_error]
-
-    @property
-    def warnings(self) -> list[Result]:
-        return [result for result in self.ordered if not result.passed and result.severity == "warning"]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the day may be used; warnings don't stop it."""
-        return not self.errors
-
-    @property
-    def summary(self) -> str:
-        failed = [*self.errors, *self.warnings]
-        return _listed(failed) if failed else f"all {len(self.results)} expectations hold"
-
-    @property
-    def reason(self) -> str:
-        """Why the day is blocked, if it is."""
-        return _listed(self.errors)
-
-    @property
-    def table(self) -> list[dict[str, Any]]:
-        """One plain row per expectation, in order, for people to read."""
-        rows = []
-        for result in self.ordered:
-            row = vars(result) | {"expectation": result.statement, "examples": "; ".join(result.examples)}
-            del row["value"], row["problem"]
-            rows.append(row)
-        return rows
-
-    def plain(self) -> list[dict[str, Any]]:
-        """As plain data, in the order in which they were evaluated."""
-        return [vars(result) | {"examples": list(result.examples)} for result in self.results]
-
-    @classmethod
-    def of(cls, plain: Sequence[Mapping[str, Any]]) -> Quality:
-        """The verdict that :meth:`plain` made."""
-        return cls(tuple(Result(**{**result, "examples": tuple(result["examples"])}) for result in plain))
-
-
-def _listed(results: Sequence[Result]) -> str:
-    return "; ".join(
-        f"{result.statement}: {result.observed}, expected {result.expected}" for result in results
-    )
 
 
 # -- rows --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ml_platform.contract.product import Product
 from ml_platform.mlops.html import plots
 from ml_platform.mlops.html.pages import template
 from ml_platform.mlops.quality.quarantine import LISTED, Unusable
-from ml_platform.mlops.quality.validation import Quality, Result
+from ml_platform.mlops.quality.results import Quality, Result
 
 HTML, JSON, QUARANTINE_CSV = "report.html", "report.json", "quarantine.csv"
 

@@ -1,0 +1,164 @@
+"""What a model's run in MLflow shows: the model itself, its parameters, its data, metrics and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import numpy as np
+
+from ml_platform.contract.product import Product
+from ml_platform.machine_learning import metrics
+from ml_platform.machine_learning.model_files import trusted
+from ml_platform.machine_learning.training import Floats, Integers, TrainedModel
+
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
+
+
+@dataclass(frozen=True)
+class DataUsed:
+    """The rows a model was trained on, and where they are.
+
+    The days are those asked for; ``rows`` of the ``rows_available`` labelled ones were taken.
+    """
+
+    delta_version: str
+    first_day: date
+    last_day: date
+    rows: int
+    rows_available: int
+    table_path: str
+
+
+# -- what a run shows ------------------------------------------------------------------------------
+
+
+def log_model(trained: TrainedModel, facts: Mapping[str, str]) -> Any:
+    """Log a pipeline to the present run, as a file that loads without pickle."""
+    import skops.io
+    from mlflow import sklearn
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+
+    inputs = [
+        ColSpec("double" if dtype.kind == "f" else "string", name, required=False)
+        for name, dtype in trained.example.dtypes.items()
+    ]
+    # One column per class; the second is the probability of 1.
+    outputs = [TensorSpec(np.dtype("float64"), (-1, 2))]
+    unknown = skops.io.get_untrusted_types(data=skops.io.dumps(trained.pipeline))
+    return sklearn.log_model(
+        trained.pipeline,
+        name="model",
+        serialization_format=sklearn.SERIALIZATION_FORMAT_SKOPS,
+        skops_trusted_types=trusted(unknown, "the pipeline"),
+        pyfunc_predict_fn="predict_proba",
+        signature=ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs)),
+        input_example=trained.example,
+        pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
+        tags=dict(facts),
+    )
+
+
+def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[str, Any]:
+    """The parameters of a run."""
+    model = product.model
+    estimator = trained.pipeline.named_steps["estimator"].get_params(deep=False)
+    return {
+        "estimator": model.estimator.class_,
+        **{f"estimator.{name}": value for name, value in estimator.items()},
+        "numeric_features": ", ".join(model.features.numeric),
+        "categorical_features": ", ".join(model.features.categorical),
+        "first_day": data.first_day,
+        "last_day": data.last_day,
+        "training_days": trained.days,
+        "decision_threshold": trained.threshold,
+        "decision_threshold_rule": "tuned" if model.decision_threshold == "tuned" else "fixed",
+    }
+
+
+def dataset_of(product: Product, data: DataUsed, fingerprint: str) -> Any:
+    """The data of a run, as MLflow names it."""
+    from mlflow.data.delta_dataset_source import DeltaDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    # The version is a string, since MLflow drops the integer 0.
+    place = {"path": data.table_path}
+    if data.table_path.startswith("`"):  # a name in a catalog, which MLflow wants without quotes
+        place = {"delta_table_name": data.table_path.replace("`", "")}
+    source = DeltaDatasetSource(**place, delta_table_version=data.delta_version)
+    return MetaDataset(source, name=f"{product.name}/mrds", digest=fingerprint[:32])
+
+
+def days_and_rows(data: DataUsed) -> dict[str, str]:
+    """What the data was, as tags."""
+    return {
+        "delta_version": data.delta_version,
+        "first_day": str(data.first_day),
+        "last_day": str(data.last_day),
+        "rows": str(data.rows),
+        "rows_available": str(data.rows_available),
+    }
+
+
+def holdout_metrics(
+    product: Product, threshold: float, label: Integers, probability: Floats
+) -> dict[str, float]:
+    """The metrics on the held-out rows."""
+    decision = probability >= threshold
+    metric = product.evaluation.metric
+    figures = metrics.summary(label, probability, decision)
+    figures[metric] = metrics.score(metric, label, probability, decision)
+    return {f"holdout_{name}": value for name, value in figures.items() if value is not None}
+
+
+def plots(threshold: float, label: Integers, probability: Floats) -> dict[str, Any]:
+    """Matplotlib figures, drawn without pyplot: it costs a second, and keeps every figure it made."""
+    return {
+        "confusion_matrix": _confusion_matrix(threshold, label, probability),
+        "calibration": _calibration(label, probability),
+    }
+
+
+def _confusion_matrix(threshold: float, label: Integers, probability: Floats) -> Any:
+    from matplotlib.figure import Figure
+
+    counts = np.bincount(2 * label + (probability >= threshold), minlength=4).reshape(2, 2)
+    figure = Figure(figsize=(4.5, 4), dpi=90, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues")
+    for (row, column), count in np.ndenumerate(counts):
+        dark = count > counts.max() / 2
+        axes.text(column, row, f"{count:,}", ha="center", va="center", color="white" if dark else "black")
+    axes.set(
+        title=f"Held-out entities, decided at {threshold:.3f}",
+        xlabel="predicted",
+        ylabel="actual",
+        xticks=[0, 1],
+        yticks=[0, 1],
+    )
+    return figure
+
+
+def _calibration(label: Integers, probability: Floats) -> Any:
+    """Share of positives against mean probability, in ten bins of equally many rows."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4), dpi=90, layout="constrained")
+    axes = figure.subplots()
+    order = np.argsort(probability, kind="stable")
+    bins = [rows for rows in np.array_split(order, 10) if len(rows)]
+    axes.plot([0, 1], [0, 1], "--", color="grey", label="perfect")
+    axes.plot([probability[b].mean() for b in bins], [label[b].mean() for b in bins], "o-", label="model")
+    axes.set(
+        title="Calibration on held-out entities",
+        xlabel="mean probability",
+        ylabel="share of positives",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
+    axes.legend(loc="upper left")
+    return figure
