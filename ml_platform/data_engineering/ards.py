@@ -15,6 +15,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import ards_in_tasks
@@ -37,16 +38,6 @@ QUARANTINE = "quarantine"
 
 #: Says which of some days have other files than when they were looked at.
 Changed = Callable[[Sequence[date]], Iterable[date]]
-
-_SPARK_TYPES = {
-    "string": "string",
-    "integer": "int",
-    "long": "bigint",
-    "double": "double",
-    "boolean": "boolean",
-    "date": "date",
-    "timestamp": "timestamp",
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +80,7 @@ def spark_type(product: Product, name: str) -> str:
     """The Spark SQL type of a column of the ARDS."""
     if name in (EVENT_DAY, LABEL_KNOWN_ON):
         return "date"
-    return _SPARK_TYPES[product.source.columns[name].type]
+    return COLUMN_TYPES[product.source.columns[name].type].sql
 
 
 def write(

@@ -18,17 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.source import Column, Source
 
-ARROW_TYPES: dict[str, pa.DataType] = {
-    "string": pa.string(),
-    "integer": pa.int32(),
-    "long": pa.int64(),
-    "double": pa.float64(),
-    "boolean": pa.bool_(),
-    "date": pa.date32(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-}
+ARROW_TYPES: dict[str, pa.DataType] = {name: names.arrow_type for name, names in COLUMN_TYPES.items()}
 
 ISO = "iso"
 #: How many of the unit are a second.

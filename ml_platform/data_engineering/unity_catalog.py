@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from ml_platform.contract.column_types import sql_type
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.monitoring import DataSet
 from ml_platform.contract.product import Product
@@ -28,8 +29,6 @@ _COMMENTS = {
     "ards": "Analytics-ready data set: the typed, de-duplicated rows of the deliveries, one row per key.",
     "mrds": "Model-ready data set: one row per entity and event day; training and scoring both read it.",
 }
-#: Contract types that Spark SQL knows by another name.
-_TYPES = {"integer": "int", "long": "bigint"}
 _OWN_COLUMNS = {
     EVENT_DAY: "The business day the row belongs to",
     LABEL_KNOWN_ON: "The day the row's label arrived; null while it has none",
@@ -101,9 +100,7 @@ def columns(product: Product, data_set: DataSet) -> dict[str, str]:
     if data_set == "ards":
         return {name: ards.spark_type(product, name) for name in ards.columns(product)}
     names = dict.fromkeys(mrds.columns(product))
-    return {
-        name: own.get(name) or _TYPES.get(product.mrds_type(name), product.mrds_type(name)) for name in names
-    }
+    return {name: own.get(name) or sql_type(product.mrds_type(name)) for name in names}
 
 
 def _comment(product: Product, data_set: DataSet, column: str) -> str:
