@@ -213,7 +213,7 @@ def _report_on_failure(
         context.log.error(f"the validation report could not be made: {error}")
         return
     (day,) = made.days
-    if day.outcome != "written":
+    if day.outcome in ("missing", "not_due"):
         return  # nothing was delivered, so there is nothing to report
     result.days[0].metadata |= {name: day.metadata[name] for name in ("report",) if name in day.metadata}
     context.log_event(

@@ -140,6 +140,10 @@ def test_a_window_without_any_due_day_is_no_failure(tmp_path: Path) -> None:
     closed = days("2024-01-01", "2024-01-06")
     for step in ("ards", "mrds", "predictions"):
         platform.run(step, closed)
+    delivered = DayRecord(
+        asset="mrds", day=D("2024-01-07"), outcome="written", inputs="i", contract="c", code_version="1"
+    )
+    platform.ledger.record([delivered])
     (performance,) = platform.run("model_performance", "2024-01-07").days
     assert (performance.outcome, performance.failure) == ("no_model", None)
 

@@ -413,20 +413,28 @@ def test_a_report_is_one_page_that_shows_what_is_wrong_and_masks_what_is_sensiti
     [
         ("x;y\n1;2\n", "refused", "a.csv"),
         (HEADER, "empty", "no usable rows"),
-        (None, "missing", "no rows have been delivered"),
     ],
 )
 def test_a_day_that_could_not_be_read_has_a_report_too(
-    platform: Platform, text: str | None, verdict: str, told: str
+    platform: Platform, text: str, verdict: str, told: str
 ) -> None:
-    if text is not None:
-        platform.deliver(DAY, "a.csv", text)
+    platform.deliver(DAY, "a.csv", text)
     platform.run("ards", DAY)
     (made,) = platform.run("validation_report", DAY).days
     assert (made.outcome, made.metadata["verdict"]) == ("written", verdict)
     page = Path(made.metadata["report"].removeprefix("file://")).read_text()
     assert told in page
     assert "There was nothing to judge." in page
+
+
+def test_a_day_without_a_delivery_has_no_report_and_no_evaluation(platform: Platform) -> None:
+    for step in ("ards", "mrds"):
+        platform.run(step, DAY)
+    for step in ("validation_report", "model_performance"):
+        (found,) = platform.run(step, DAY).days
+        assert found.outcome == "missing"
+        assert "no rows have been delivered" in found.reason
+        assert "report" not in found.metadata
 
 
 def test_a_report_is_made_again_only_when_a_verdict_changes(platform: Platform) -> None:
