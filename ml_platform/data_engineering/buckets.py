@@ -9,7 +9,6 @@ This is the one place that says what fits in a task.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +38,6 @@ VALUE_BYTES = 8
 
 Numbers = NDArray[np.uint64]
 
-_PREFIX = "_buckets-"
 _SEED = "bucket"
 _ROWS_AT_ONCE = 1 << 16
 
@@ -113,13 +111,9 @@ class BucketFiles:
     @classmethod
     @contextmanager
     def beside(cls, table: DayFiles, count: int) -> Iterator[BucketFiles]:
-        """A folder in that of a table, where its own files are not looked for; it is gone in the end."""
-        folder = Path(table.folder, f"{_PREFIX}{uuid.uuid4()}")
-        folder.mkdir(parents=True)
-        try:
+        """A folder of this kind where the files of a table are; it is gone in the end."""
+        with table.scratch() as folder:
             yield cls(str(folder), count)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def scatter(self, tables: Iterable[tuple[pa.Table, Numbers]]) -> Scattered:
         """Write records as files, each with a batch for each bucket.
@@ -164,17 +158,6 @@ def shares(pieces_: Sequence[Scattered], at_most: int) -> list[Share]:
         parts = 1 if size <= at_most else -(-2 * size // at_most)
         found += [Share(bucket, part, parts) for part in range(parts) if size]
     return found
-
-
-def sweep(table: DayFiles, older_than: float) -> None:
-    """Delete what runs have left behind in a table's folder that were killed.
-
-    Args:
-        older_than: seconds since 1970; folders that were changed later stay.
-    """
-    for folder in Path(table.folder).glob(f"{_PREFIX}*"):
-        if folder.stat().st_mtime < older_than:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:

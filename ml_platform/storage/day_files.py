@@ -8,12 +8,15 @@ deleted by maintenance.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
+
+
+_SCRATCH = "_scratch-"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,24 @@ class DayFiles:
         pq.write_table(rows.drop_columns([EVENT_DAY]), path, compression="snappy")
         facts = path.stat()
         return [DayFile(name, facts.st_size, len(rows), int(facts.st_mtime * 1000))]
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder in the table's, for files on the way that no version of the table has; gone in the end."""
+        # Neither Delta nor Spark looks for a table's files in folders with such a name.
+        folder = Path(self.folder, f"{_SCRATCH}{uuid.uuid4()}")
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self, keep: timedelta) -> None:
+        """Delete such folders that are older than ``keep``: a run that was killed has left them behind."""
+        oldest = time.time() - keep.total_seconds()
+        for folder in Path(self.folder).glob(f"{_SCRATCH}*"):
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def sizes(self, version: int) -> Counter[date]:
         """Rows of each day that has any, at one version of the table."""

@@ -455,6 +455,8 @@ class Tables:
             if detail["properties"].get(_RETENTION) != age:
                 spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('{_RETENTION}' = '{age}')")
             spark.sql(f"VACUUM {name}")
+            if (files := self.day_files(product, table)) is not None:
+                files.sweep(keep)
         return Maintained(
             joined=joined[-1]["metrics"]["numFilesRemoved"],
             deleted=self._deleted_by_vacuum(spark, name),

@@ -2,13 +2,139 @@
 
 from __future__ import annotations
 
+import gzip
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from ml_platform.data_engineering import buckets
+from ml_platform.contract.product import Product
+from ml_platform.data_engineering import ards, ards_in_tasks, buckets, landing
+from ml_platform.data_engineering.day_statistics import Counted, Counting
+from ml_platform.data_engineering.landing import Delivery
+from ml_platform.data_engineering.resolution import Account
+from ml_platform.mlops.quality import profiles
+from ml_platform.spark import tasks
+from ml_platform.storage.day_files import DayFiles
 from ml_platform_tests.small_platform import D, Platform, carry_by, shop
+from ml_platform_tests.tasks_here import TasksHere
 
 DAY = D("2024-01-02")
 HEADER = "visit,day,customer,spend,pages,channel\n"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What tasks have made of a delivery."""
+
+    account: Account
+    counted: Counted
+    rows: str
+    quarantine: str
+    files: int
+
+
+def made(delivery: Delivery, product: Product, home: Path) -> Made:
+    folders = {name: DayFiles(str(home / name)) for name in ("rows", "quarantine")}
+    counting = Counting(
+        product.label, ards.columns(product), statistics=profiles.ProfileStatistics(product, "ards")
+    )
+    here: Any = TasksHere()
+    done = ards_in_tasks.write(here, product, [delivery], *folders.values(), counting)[delivery.day]
+    assert done.refusal is None
+    found = {}
+    for name, files in (("rows", done.rows), ("quarantine", done.quarantine)):
+        tables = [pq.read_table(home / name / file.path, partitioning=None) for file in files]
+        found[name] = sorted(map(repr, (row for table in tables for row in table.to_pylist())))
+    assert not list((home / "rows").glob("_*")), "files on the way are gone"
+    counted = counting.of_parts(done.parts)
+    figures = profiles.profile(product, "ards", counted.rows, counted.statistics).plain()
+    plain = replace(counted, statistics=figures)
+    return Made(done.account, plain, str(found["rows"]), str(found["quarantine"]), len(done.rows))
+
+
+def delivery_of(root: Path, product: Product, *, rows: int, keys: int, seed: int) -> Delivery:
+    """Rows, corrections and labels of a day, in plain, quoted and packed files, some of them unusable."""
+    draw = np.random.default_rng(seed)
+    folder = root / product.name / str(DAY)
+    folder.mkdir(parents=True)
+
+    def lines(count: int, quote: str = "") -> str:
+        found = []
+        for _ in range(count):
+            visit = "x" if draw.random() < 0.02 else draw.integers(0, keys)
+            customer = f"{quote}c{draw.integers(0, 9)}{quote}"
+            found.append(f"{visit},{DAY},{customer},{draw.normal():.4f},{draw.integers(1, 9)},web\n")
+        return "".join(found)
+
+    def labels(count: int) -> str:
+        return "".join(
+            f"{draw.integers(0, keys + keys // 5)},{DAY},{draw.choice(['', '0', '1'])}\n"
+            for _ in range(count)
+        )
+
+    (folder / "2024-01-03T0600_a.csv").write_text(HEADER + lines(rows))
+    (folder / "2024-01-03T0700_b.csv").write_text(HEADER + lines(rows // 3, '"'))
+    (folder / "2024-01-04T0600_labels.csv").write_text("visit,day,bought\n" + labels(rows))
+    (folder / "2024-01-05T0600_c.csv.gz").write_bytes(gzip.compress((HEADER + lines(rows // 3)).encode()))
+    (folder / "2024-01-06T0600_labels.csv").write_text("visit,day,bought\n" + labels(rows))
+    return landing.scan(product, root, [DAY])[DAY]
+
+
+@pytest.mark.parametrize(("rows", "keys"), [(300, 200), (400, 3)])
+def test_a_day_is_the_same_in_however_many_buckets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, keys: int
+) -> None:
+    monkeypatch.setattr(tasks, "spare_next_task", lambda: None)
+    product = shop()
+    delivery = delivery_of(tmp_path / "landing", product, rows=rows, keys=keys, seed=rows)
+    whole = made(delivery, product, tmp_path / "whole")
+    assert whole.files == 1
+    assert whole.account.quarantined > 10
+    assert whole.account.labels_not_yet > 10
+    counts = []
+    # Buckets, bytes that a task holds, and bytes of a piece: also buckets that are divided once more, a day
+    # that is larger than it seems, and bounds of a byte.
+    for number, (bucket, held, piece) in enumerate(
+        [(10_000, 1 << 30, 1000), (10_000, 9000, 1 << 20), (1 << 30, 20_000, 500), (1, 1 << 30, 1)]
+    ):
+        monkeypatch.setattr(buckets, "BUCKET_BYTES", bucket)
+        monkeypatch.setattr(buckets, "HELD_BYTES", held)
+        monkeypatch.setattr(buckets, "PIECE_BYTES", piece)
+        found = made(delivery, product, tmp_path / str(number))
+        assert replace(found, files=1) == whole
+        counts.append(found.files)
+    assert counts[3] > 1
+    assert keys < 10 or (counts[1] > counts[0] > 1 and counts[2] > 1)
+
+
+def test_a_key_with_more_labels_without_a_row_than_a_task_holds_refuses_its_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "spare_next_task", lambda: None)
+    product = shop()
+    folder = tmp_path / "landing" / "shop" / str(DAY)
+    folder.mkdir(parents=True)
+    (folder / "2024-01-03T0600_a.csv").write_text(HEADER + f"1,{DAY},ann,1,1,web\n")
+    (folder / "2024-01-04T0600_labels.csv").write_text("visit,day,bought\n" + f"7,{DAY},1\n" * 3000)
+    delivery = landing.scan(product, tmp_path / "landing", [DAY])[DAY]
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", 1000)
+    monkeypatch.setattr(buckets, "HELD_BYTES", 50_000)
+    places = [DayFiles(str(tmp_path / name)) for name in ("rows", "quarantine")]
+    here: Any = TasksHere()
+    done = ards_in_tasks.write(here, product, [delivery], *places, Counting("bought", ards.columns(product)))
+    refusal = done[DAY].refusal
+    assert refusal is not None
+    assert "labels of one key that has no row" in refusal.reason
+    # With a row they are labels like any others, of which the last one counts.
+    (folder / "2024-01-03T0600_a.csv").write_text(HEADER + f"7,{DAY},ann,1,1,web\n" * 3000)
+    delivery = landing.scan(product, tmp_path / "landing", [DAY])[DAY]
+    found = made(delivery, product, tmp_path / "again")
+    assert found.counted.rows == 1
+    assert found.account.delivered == 6000
 
 
 @pytest.mark.parametrize("sensitive", [False, True])

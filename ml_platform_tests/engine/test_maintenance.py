@@ -22,11 +22,11 @@ def files(platform: Platform, table: str, day: str) -> list[Path]:
     return sorted((folder(platform, table) / f"event_day={day}").glob("*.parquet"))
 
 
-def leave_behind(platform: Platform, table: str, name: str, *, age_days: float) -> Path:
-    """A file that no version of a table names, like that of a run that was killed."""
+def leave_behind(platform: Platform, table: str, name: str, *, age_days: float, within: str = "") -> Path:
+    """A file, or a folder with one, that no version of a table names, like that of a run that was killed."""
     path = folder(platform, table) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"half a file")
+    (path / within).parent.mkdir(parents=True, exist_ok=True)
+    (path / within).write_bytes(b"half a file")
     then = time.time() - age_days * 86_400
     os.utime(path, (then, then))
     return path
@@ -45,7 +45,9 @@ def test_small_files_are_joined_and_old_ones_of_no_version_deleted(platform: Pla
     old = [
         leave_behind(platform, "ards", "event_day=2024-01-03/part-00000-killed.snappy.parquet", age_days=40),
         leave_behind(platform, "days", "part-00000-killed.snappy.parquet", age_days=40),
+        leave_behind(platform, "ards", "_scratch-killed", age_days=40, within="part.arrow"),
     ]
+    at_work = leave_behind(platform, "ards", "_scratch-now", age_days=2, within="part.arrow")
     young = leave_behind(platform, "ards", "event_day=2024-01-03/part-00001-now.snappy.parquet", age_days=2)
     table = platform.tables.read(platform.spark, "shop", "ards").where(on_days([day]))
     assert len(table.inputFiles()) == 3
@@ -60,6 +62,7 @@ def test_small_files_are_joined_and_old_ones_of_no_version_deleted(platform: Pla
     assert not any(path.exists() for path in old)
     # What a run may still be writing stays, and so do the files of yesterday's version.
     assert young.exists()
+    assert at_work.exists()
     assert len(files(platform, "ards", "2024-01-02")) == 5
     for name, rows_before in before.items():
         assert platform.rows(name).equals(rows_before)

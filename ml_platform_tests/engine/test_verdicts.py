@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -315,16 +316,24 @@ def test_many_days_at_once_are_judged_like_each_alone(platform: Platform, tmp_pa
     write_deltalake(tmp_path / "ards", table.toArrow(), partition_by=["event_day"])
     written = (DayFiles(str(tmp_path / "ards")), 0)
 
-    def judged(*days_: date, files: tuple[DayFiles, int] | None) -> dict[date, list[Result]]:
+    def judged(
+        *days_: date, files: tuple[DayFiles, int] | None, at_most: int = 1000
+    ) -> dict[date, list[Result]]:
         suites, sizes = dict.fromkeys(days_, suite), dict.fromkeys(days_, 40)
         return validation.validate(
-            product, "ards", lambda: table, table.limit(0), suites, sizes, maximum_rows=1000, files=files
+            product, "ards", lambda: table, table.limit(0), suites, sizes, maximum_rows=at_most, files=files
         )
 
     together = judged(*chosen, files=None)
     assert judged(*chosen, files=written) == together
     for day in chosen:
         assert together[day] == judged(day, files=None)[day] == judged(day, files=written)[day]
+    # So are days that are too large for that: with unique customers, and with others.
+    for day in (chosen[0], chosen[2]):
+        large = judged(day, files=written, at_most=39)[day]
+        assert [replace(one, examples=()) for one in large] == [
+            replace(one, examples=()) for one in together[day]
+        ]
     beyond = "spend column values to be between"
     failed = [
         [one.severity for one in together[day] if not one.passed and one.expectation.startswith(beyond)]

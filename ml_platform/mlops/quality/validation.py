@@ -36,7 +36,7 @@ from ml_platform.mlops.quality.results import EXAMPLES, Quality, Result
 
 #: Tasks over which a range of days is spread; more days than that share tasks.
 _TASKS = 8
-
+_UNIQUE = ("expect_compound_columns_to_be_unique", "expect_column_values_to_be_unique")
 
 #: Rows of whole days that a task evaluates in one call; a larger day is one by itself.
 _ROWS_AT_ONCE = 200_000
@@ -78,7 +78,7 @@ def validate(
     found = _in_tasks(rows, nothing, files, small, key, sensitive)
     for day, suite in of_rows.items():
         if day not in found:
-            found[day] = _by_spark(rows().where(on_days([day])), suite, key, sensitive)
+            found[day] = _of_large_day(rows().where(on_days([day])), suite, key, sensitive)
     of_size = _by_size(suites, sizes)
     # The table has one schema, which all days share.
     of_schema: dict[str, Result] = {}
@@ -354,6 +354,32 @@ def _is_bounded(one: Expectation) -> bool:
 def _is_of_single_rows(expectation: Any) -> bool:
     """Whether it holds for rows if it holds for more rows that include them."""
     return _counts_rows(expectation) and "z_score" not in expectation.expectation_type
+
+
+def _of_large_day(
+    rows: DataFrame, suite: Sequence[Expectation], key: Sequence[str], sensitive: frozenset[str]
+) -> list[Result]:
+    """One result per expectation of a day that is too large to be held in memory.
+
+    The library looks for what isn't unique by sorting all rows, which takes longer than all else that is
+    expected of them. So it is asked only where the values have fewer hashes than there are rows.
+    """
+    holding = {position for position, one in enumerate(suite) if _is_surely_unique(rows, one)}
+    rest = [one for position, one in enumerate(suite) if position not in holding]
+    others = iter(_by_spark(rows, rest, key, sensitive) if rest else ())
+    return [_holds(one) if position in holding else next(others) for position, one in enumerate(suite)]
+
+
+def _is_surely_unique(rows: DataFrame, one: Expectation) -> bool:
+    """Whether an expectation says that values are unique, and they surely are."""
+    from pyspark.sql import functions as F
+
+    names = one.kwargs.get("column_list") or [one.kwargs.get("column")]
+    if one.type not in _UNIQUE or one.kwargs.get("mostly", 1) != 1 or not set(names) <= set(rows.columns):
+        return False
+    hashes = rows.select(F.xxhash64(*[column(name) for name in names]).alias("hash"))
+    found = hashes.agg(F.count_distinct("hash").alias("different"), F.count("hash").alias("rows")).first()
+    return found is not None and found["different"] == found["rows"]
 
 
 def _by_spark(
