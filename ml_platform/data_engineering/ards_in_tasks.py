@@ -227,8 +227,8 @@ class _InBuckets:
 
 
 _TOO_MANY = (
-    "the labels of one key that has no row are more than a task can hold at once; take out what repeats in "
-    "the files of labels"
+    "the files of labels have more records of one key than a task can hold at once; take out what repeats "
+    "in them"
 )
 
 

@@ -84,22 +84,22 @@ def delivery_of(root: Path, product: Product, *, rows: int, keys: int, seed: int
     return landing.scan(product, root, [DAY])[DAY]
 
 
-@pytest.mark.parametrize(("rows", "keys"), [(300, 200), (400, 3)])
+@pytest.mark.parametrize(("rows", "keys", "most"), [(150, 100, 5000), (200, 3, 60_000)])
 def test_a_day_is_the_same_in_however_many_buckets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, keys: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, keys: int, most: int
 ) -> None:
     monkeypatch.setattr(tasks, "spare_next_task", lambda: None)
     product = shop()
     delivery = delivery_of(tmp_path / "landing", product, rows=rows, keys=keys, seed=rows)
     whole = made(delivery, product, tmp_path / "whole")
     assert whole.files == 1
-    assert whole.account.quarantined > 10
-    assert whole.account.labels_not_yet > 10
+    assert whole.account.quarantined > 3
+    assert whole.account.labels_not_yet > 3
     counts = []
     # Buckets, bytes that a task holds, and bytes of a piece: also buckets that are divided once more, a day
-    # that is larger than it seems, and bounds of a byte.
+    # that is larger than it seems, and many small buckets.
     for number, (bucket, held, piece) in enumerate(
-        [(10_000, 1 << 30, 1000), (10_000, 9000, 1 << 20), (1 << 30, 20_000, 500), (1, 1 << 30, 1)]
+        [(10_000, 1 << 30, 1000), (10_000, most, 1 << 20), (1 << 30, 2 * most, 500), (500, 1 << 30, 300)]
     ):
         monkeypatch.setattr(buckets, "BUCKET_BYTES", bucket)
         monkeypatch.setattr(buckets, "HELD_BYTES", held)
@@ -111,7 +111,7 @@ def test_a_day_is_the_same_in_however_many_buckets(
     assert keys < 10 or (counts[1] > counts[0] > 1 and counts[2] > 1)
 
 
-def test_a_key_with_more_labels_without_a_row_than_a_task_holds_refuses_its_day(
+def test_a_key_with_more_labels_than_a_task_holds_refuses_its_day_and_one_with_more_rows_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks, "spare_next_task", lambda: None)
@@ -128,13 +128,14 @@ def test_a_key_with_more_labels_without_a_row_than_a_task_holds_refuses_its_day(
     done = ards_in_tasks.write(here, product, [delivery], *places, Counting("bought", ards.columns(product)))
     refusal = done[DAY].refusal
     assert refusal is not None
-    assert "labels of one key that has no row" in refusal.reason
-    # With a row they are labels like any others, of which the last one counts.
-    (folder / "2024-01-03T0600_a.csv").write_text(HEADER + f"7,{DAY},ann,1,1,web\n" * 3000)
+    assert "more records of one key than a task can hold" in refusal.reason
+    # Rows of one key take the room of one.
+    (folder / "2024-01-03T0600_a.csv").write_text(HEADER + f"7,{DAY},ann,1,1,web\n" * 9000)
+    (folder / "2024-01-04T0600_labels.csv").write_text("visit,day,bought\n" + f"7,{DAY},1\n" * 30)
     delivery = landing.scan(product, tmp_path / "landing", [DAY])[DAY]
     found = made(delivery, product, tmp_path / "again")
     assert found.counted.rows == 1
-    assert found.account.delivered == 6000
+    assert found.account.delivered == 9030
 
 
 @pytest.mark.parametrize("sensitive", [False, True])
