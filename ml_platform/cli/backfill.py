@@ -58,6 +58,7 @@ class Backfill:
     select: Sequence[str] = field(default_factory=names)
     force: bool = False
     rescore: bool = False
+    allow_bad_days: bool = False
     started: Callable[[str], None] = lambda _: None
     progress: Callable[[str], None] = lambda _: None
     reports: list[RunReport] = field(default_factory=list)
@@ -287,7 +288,7 @@ class Backfill:
         tags = {
             **range_tags(first, last),
             PRODUCT_TAG: self.product.name,
-            **({BACKFILL_TAG: str(self._days)} if self._days and len(self._days) > 1 else {}),
+            **({BACKFILL_TAG: str(self._days)} if self._is_of_many() else {}),
             run_processes.PROCESS_TAG: run_processes.mark_of(run_id),
         }
         result = self._job.execute_in_process(
@@ -308,6 +309,10 @@ class Backfill:
             raise BackfillError(message)
         self._failures.append(message)
         self.progress(f"{message}; the other assets go on")
+
+    def _is_of_many(self) -> bool:
+        """Whether what becomes of a day is an outcome among others, and fails no run."""
+        return self._days is not None and (len(self._days) > 1 or self.allow_bad_days)
 
     def _spares_the_rest(self, failure: dg.DagsterEvent) -> bool:
         """Whether all else can be done although a step has failed."""

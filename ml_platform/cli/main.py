@@ -218,6 +218,7 @@ def backfill(
             select=selected,
             force=force,
             rescore=rescore,
+            allow_bad_days=allow_bad_days,
             started=lambda what: say(f"run: {what}"),
             progress=say,
         )

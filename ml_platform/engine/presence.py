@@ -181,8 +181,8 @@ def restore_models(context: StepContext, history: ModelHistory) -> list[date]:
     """
     known = history.by_fingerprint()
     restored = []
-    for as_of, record in sorted(context.ledger.latest(MODEL).items()):
-        if record.outcome != "written" or record.fingerprint is None or record.fingerprint in known:
+    for as_of, record in sorted(context.ledger.latest(MODEL, outcomes=["written"]).items()):
+        if record.fingerprint is None or record.fingerprint in known:
             continue
         model = _model_of(record)
         if model is not None:

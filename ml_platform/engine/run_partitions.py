@@ -252,7 +252,9 @@ def run(steps: Sequence[Step], days: Sequence[date], *, force: bool = False) -> 
     metadata = first.summary(days, done)
     for step, more in further.items():
         metadata |= step.summary(settled, more)
-    return StepResult(days=first.results({day: known[day] for day in days}, todo), metadata=metadata)
+    return StepResult(
+        days=first.results({day: known[day] for day in days if day in known}, todo), metadata=metadata
+    )
 
 
 def bring_up_to_date(step: Step, days: Sequence[date], *, force: bool = False) -> Done:
@@ -431,7 +433,7 @@ _OUTDATED = "outdated"
 def _is_next(before: str | None, now: str | None) -> bool:
     """Whether exactly one commit lies between two versions of a table."""
     if before is None or now is None:
-        return False
+        return now is not None and now.endswith("/0")
     table, _, number = before.rpartition("/")
     return now == f"{table}/{int(number) + 1}"
 

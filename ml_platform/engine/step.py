@@ -74,7 +74,13 @@ class DayResult(BaseModel):
 
     @property
     def failure(self) -> str | None:
-        """Why a run of only this partition has failed, or None."""
+        """Why a run of only this partition has failed, or None.
+
+        A day whose rows have just been taken out, since its delivery is gone, is as it should be: the assets
+        that are made from it must follow.
+        """
+        if "withdrawn_rows" in self.metadata and not self.up_to_date:
+            return None
         advice = self.advice or FAILING_OUTCOMES.get(self.outcome)
         return f"{self.day} is {self.outcome}: {self.reason}. Now: {advice}." if advice else None
 

@@ -8,7 +8,7 @@ written again. How a verdict is reached is :mod:`ml_platform.mlops.quality.valid
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, cast
 
@@ -140,6 +140,12 @@ class Verdict(Step):
 
     def summary(self, days: Sequence[date], done: Done) -> dict[str, Any]:
         return {"days_judged_again": len(done.written)} if done.written else {}
+
+    def record(self, day: date, inputs: Inputs, written: Written) -> DayRecord:
+        if inputs.failed:  # what its content was made from stays known
+            before = self.context.ledger.latest(self.asset, {day}, details=False).get(day)
+            inputs = replace(inputs, fingerprint=before.inputs if before else "")
+        return super().record(day, inputs, written)
 
     def progress(self, position: int, total: int, last: date) -> str:
         return f"{self.asset}: {position} of {total} days judged again"

@@ -10,6 +10,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 
+from ml_platform.contract.assets import PERFORMANCE_ABOVE_THRESHOLD
 from ml_platform.contract.product import Product
 from ml_platform.engine.step import Check, DayResult, StepResult, result_of
 from ml_platform.storage.ledger import DayRecord
@@ -118,7 +119,8 @@ def _evaluations(
 
 
 def _unchecked(name: str, day: DayResult) -> Check:
-    if day.outcome == "not_due":
+    not_evaluated = name == PERFORMANCE_ABOVE_THRESHOLD and day.outcome in ("missing", "no_model")
+    if not_evaluated or day.outcome == "not_due":
         return Check(name=name, passed=True, description=day.reason)
     severity = "WARN" if day.outcome in _NOT_TO_BLAME else "ERROR"
     return Check(name=name, passed=False, severity=severity, description=f"{day.outcome}: {day.reason}")

@@ -62,7 +62,9 @@ def mapping(product: Product, window: Window) -> dg.TimeWindowPartitionMapping |
 
     A step reads windows of days, and knows them itself. Drawn is less: the days of a month for a month, and
     the same day for a day. How far a backfill from the UI reaches follows from what is drawn: with windows
-    drawn as windows it would go on for months beyond the days that were asked for.
+    drawn as windows it would go on for months beyond the days that were asked for. The price: in a backfill
+    of separate days, as of those that are missing or failed, a month may be trained beside the days before it
+    that are done again; then a later run trains it once more.
     """
     match window:
         case "days_learned_from" | "month_of_day" | "month_and_the_one_before":

@@ -55,8 +55,10 @@ class Ards(Step):
         return found
 
     def is_outdated(self, work: Mapping[date, Inputs]) -> bool:
-        deliveries = {day: inputs.found for day, inputs in work.items() if inputs.found is not None}
-        return bool(self._changed(deliveries))
+        # A day that had no delivery, or one that could not be read, may have another by now.
+        if any(inputs.found is None for inputs in work.values()):
+            return True
+        return bool(self._changed({day: inputs.found for day, inputs in work.items()}))
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         validation.prepare()

@@ -45,9 +45,11 @@ class Model(Step):
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         plans = training_plan.plans(self.context, days)
+        trained = self.context.ledger.latest(MODEL, set(days), outcomes=["written"], details=False)
         found = {}
         for as_of, plan in plans.items():
-            if reason := training_plan.not_yet(self.context, as_of):
+            # A model that there is stays one, although a delivery before it has been withdrawn.
+            if as_of not in trained and (reason := training_plan.not_yet(self.context, as_of)):
                 found[as_of] = Inputs(plan.inputs, "not_due", reason)
             else:
                 found[as_of] = Inputs(plan.inputs, found=plan)
@@ -233,6 +235,8 @@ class Model(Step):
 def _result(record: DayRecord, decision: Decision | None, *, up_to_date: bool) -> DayResult:
     as_of = record.day
     result = result_of(record, day=month_of(as_of), up_to_date=up_to_date)
+    if record.outcome == "not_due":
+        result.advice = "deliver the days before it, then materialize the month again"
     if record.outcome == "refused" and not record.failed:
         result.advice = "deliver labelled rows of the days before, then materialize the month again"
     if decision is None or record.fingerprint is None:

@@ -83,7 +83,10 @@ class ModelPerformance(Step):
         for day, window in windows.items():
             own = known.get(day)
             if own is None or own.outcome in WITHOUT_ROWS:
-                found[day] = Inputs("", own.outcome, own.reason) if own else Inputs("", "missing", _NOTHING)
+                if own is None:
+                    found[day] = Inputs("", "missing", _NOTHING)
+                else:
+                    found[day] = Inputs("", own.outcome, own.reason, gone=True)
                 continue
             champion = serving(decisions, day)
             plan = performance.evaluated(

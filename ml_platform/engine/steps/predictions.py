@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+from ml_platform.contract.assets import CATALOGUE, MODEL
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.inputs import from_same_day
@@ -40,6 +41,7 @@ class _Day:
         obstacle: the outcome that the day has if it hasn't been scored before.
         scored: the record of the predictions that there are.
         is_kept: whether these stay as they are.
+        decided: the stamps of the tables that say which model serves.
     """
 
     rows: str
@@ -47,6 +49,7 @@ class _Day:
     obstacle: Inputs | None
     scored: DayRecord | None
     is_kept: bool
+    decided: tuple[Any, ...]
 
 
 class Predictions(Step):
@@ -62,6 +65,7 @@ class Predictions(Step):
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         ledger, product = self.context.ledger, self.context.product
+        decided = self._decided()
         decisions = presence.require_decisions(self.context)
         models = ModelHistory(self.context.tables, product).by_fingerprint()
         found = from_same_day(self.context, MRDS, days, fingerprint=FEATURES_FINGERPRINT)
@@ -85,15 +89,23 @@ class Predictions(Step):
                 continue
             model, obstacle, rows = serve.get(day), obstacles.get(day), inputs.fingerprint
             is_kept = day in scored and not self.context.request.rescore
-            of_day = _Day(rows, model, obstacle, scored.get(day), is_kept)
+            of_day = _Day(rows, model, obstacle, scored.get(day), is_kept, decided)
             if obstacle is None:
                 assert model is not None, "without a model there is an obstacle"
                 found[day] = Inputs(f"{rows}/{model.fingerprint}", found=of_day)
             elif day in scored:
                 found[day] = Inputs(f"{rows}/kept", found=of_day)
             else:
-                found[day] = obstacle
+                found[day] = replace(obstacle, found=of_day)
         return found
+
+    def _decided(self) -> tuple[Any, ...]:
+        tables, name = self.context.tables, self.context.product.name
+        return tuple(tables.control.stamp(name, table) for table in CATALOGUE[MODEL].small_tables)
+
+    def is_outdated(self, work: Mapping[date, Inputs]) -> bool:
+        now = self._decided()
+        return any(inputs.found is not None and inputs.found.decided != now for inputs in work.values())
 
     def _obstacles(self, rows: Mapping[date, str], serve: Mapping[date, ModelRecord]) -> dict[date, Inputs]:
         """The days that can't be scored now, each with its outcome, if it hasn't been scored before."""

@@ -42,7 +42,7 @@ class ValidationReport(Step):
                 found[day] = Inputs("", "missing", reason)
                 continue
             if known["ards"][day].outcome in WITHOUT_ROWS:
-                found[day] = Inputs("", known["ards"][day].outcome, known["ards"][day].reason)
+                found[day] = Inputs("", known["ards"][day].outcome, known["ards"][day].reason, gone=True)
                 continue
             shown = [
                 [asset, str(past), *_judgement(record)]
@@ -63,7 +63,15 @@ class ValidationReport(Step):
         )
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
-        product, days = self.context.product, list(work)
+        return self._publish(list(work))
+
+    def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
+        """Replace the pages of days that were withdrawn, which show values of their rows."""
+        self._publish(days)
+        return {day: Written("missing") for day in days}
+
+    def _publish(self, days: Sequence[date]) -> dict[date, Written]:
+        product = self.context.product
         known = self._known(days)
         by_day = {
             asset: {one: _shown(asset, one, record) for one, record in known[asset].items()}
