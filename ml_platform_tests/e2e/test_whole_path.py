@@ -40,7 +40,8 @@ CASES = int(os.environ.get("ML_PLATFORM_TEST_CASES", "30"))
 FIRST_SEED = int(os.environ.get("ML_PLATFORM_TEST_FIRST_CASE", "0"))
 
 DAILY = ("ards", "mrds", "online_features", "predictions", "model_performance", "validation_report")
-OUTCOMES = {"written", "empty", "missing", "refused", "blocked", "held_back", "no_model"}
+#: A model whose as-of date lies beyond what has been delivered is not due yet.
+OUTCOMES = {"written", "empty", "missing", "refused", "blocked", "held_back", "no_model", "not_due"}
 
 
 @pytest.mark.slow
