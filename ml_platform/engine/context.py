@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_platform.contract.faults import Isolation, ends_the_run, in_words
 from ml_platform.contract.product import Product
@@ -31,6 +31,8 @@ class StepContext:
     request: StepRequest
     session: Callable[[], SparkSession]
     log: Callable[[str], None]
+    #: What the registry gave for a model's fingerprint and version, or the error; asked for once a run.
+    loaded_models: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @cached_property
     def spark(self) -> SparkSession:

@@ -192,15 +192,17 @@ class Predictions(Step):
         }
 
     def _load(self, models: Iterable[ModelRecord]) -> dict[str, scoring.ServingModel | RegistryError]:
-        """Each model, or why the registry has it no more; each is asked for once, since it takes requests."""
-        registry = Registry.of(self.context.settings)
+        """Each model, or why the registry has it no more; asked for once a run, since it takes requests."""
+        registry, known = Registry.of(self.context.settings), self.context.loaded_models
         loaded: dict[str, scoring.ServingModel | RegistryError] = {}
         for model in models:
-            if model.fingerprint not in loaded:
+            key = (model.fingerprint, model.version)
+            if key not in known:
                 try:
-                    loaded[model.fingerprint] = serving_models.load(registry, self.context.product, model)
+                    known[key] = serving_models.load(registry, self.context.product, model)
                 except RegistryError as error:
-                    loaded[model.fingerprint] = error
+                    known[key] = error
+            loaded[model.fingerprint] = known[key]
         return loaded
 
     def remarks(self, records: Mapping[date, DayRecord]) -> dict[date, dict[str, Any]]:
