@@ -111,12 +111,14 @@ def plans(context: StepContext, as_ofs: Iterable[date]) -> dict[date, TrainingPl
     return {as_of: _plan(context.product, as_of, known, contracts) for as_of in as_ofs}
 
 
-def not_yet(context: StepContext, as_of: date) -> str | None:
+def not_yet(product: Product, as_of: date, newest: date | None) -> str | None:
     """Why a model can't be trained as of a date yet: a delivery that is due before it may still come.
 
     The clock is the newest delivered day: what was due before it and isn't there is overdue.
+
+    Args:
+        newest: what :func:`newest_delivered` gives.
     """
-    product, newest = context.product, _newest_delivered(context)
     if newest is None:
         return "no day has been delivered yet"
     last = as_of - timedelta(days=1)
@@ -126,7 +128,8 @@ def not_yet(context: StepContext, as_of: date) -> str | None:
     return f"the newest delivered day is {newest}, and {due[0]} is due before {as_of}"
 
 
-def _newest_delivered(context: StepContext) -> date | None:
+def newest_delivered(context: StepContext) -> date | None:
+    """The newest day that has had a delivery; None before the first."""
     records = context.ledger.latest(ARDS, details=False)
     return max((day for day, record in records.items() if record.outcome not in WITHOUT_ROWS), default=None)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +445,22 @@ def test_a_day_without_a_delivery_has_no_report_and_no_evaluation(platform: Plat
         assert found.outcome == "missing"
         assert "no rows have been delivered" in found.reason
         assert "report" not in found.metadata
+    platform.run("validation_report", DAY, force=True)
+    assert list(platform.settings.home.rglob("report.html")) == []
+
+
+def test_the_page_of_a_withdrawn_day_shows_nothing_of_it_any_more(platform: Platform) -> None:
+    platform.deliver(DAY, "secret-name.csv", "x;y\n1;2\n")
+    platform.deliver(DAY + timedelta(days=1), "a.csv", "x;y\n")  # else the folder may not be mounted
+    platform.run("ards", DAY)
+    (made,) = platform.run("validation_report", DAY).days
+    page = Path(made.metadata["report"].removeprefix("file://"))
+    assert "secret-name.csv" in page.read_text()
+    shutil.rmtree(platform.folder(DAY))
+    platform.run("ards", DAY)
+    (gone,) = platform.run("validation_report", DAY).days
+    assert gone.outcome == "missing"
+    assert "secret-name.csv" not in page.read_text()
 
 
 def test_a_report_is_made_again_only_when_a_verdict_changes(platform: Platform) -> None:

@@ -46,10 +46,11 @@ class Model(Step):
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         plans = training_plan.plans(self.context, days)
         trained = self.context.ledger.latest(MODEL, set(days), outcomes=["written"], details=False)
+        product, newest = self.context.product, training_plan.newest_delivered(self.context)
         found = {}
         for as_of, plan in plans.items():
             # A model that there is stays one, although a delivery before it has been withdrawn.
-            if as_of not in trained and (reason := training_plan.not_yet(self.context, as_of)):
+            if as_of not in trained and (reason := training_plan.not_yet(product, as_of, newest)):
                 found[as_of] = Inputs(plan.inputs, "not_due", reason)
             else:
                 found[as_of] = Inputs(plan.inputs, found=plan)

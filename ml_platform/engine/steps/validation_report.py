@@ -67,7 +67,9 @@ class ValidationReport(Step):
 
     def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
         """Replace the pages of days that were withdrawn, which show values of their rows."""
-        self._publish(days)
+        published = self.context.ledger.latest(self.asset, set(days), outcomes=["written"], details=False)
+        if published:
+            self._publish(sorted(published))
         return {day: Written("missing") for day in days}
 
     def _publish(self, days: Sequence[date]) -> dict[date, Written]:

@@ -15,7 +15,7 @@ from datetime import date, datetime, timedelta
 from itertools import groupby
 from typing import Any, Literal
 
-from ml_platform.contract.assets import ARDS, PERFORMANCE_ABOVE_THRESHOLD
+from ml_platform.contract.assets import ARDS, PERFORMANCE_ABOVE_THRESHOLD, daily
 from ml_platform.contract.monitoring import Severity
 from ml_platform.contract.product import Product
 from ml_platform.storage.ledger import DayRecord
@@ -379,7 +379,7 @@ def _of_record(asset: str, day: date, record: DayRecord) -> Iterator[Finding]:
             what=check["description"],
             **common,
         )
-    if record.outcome == "missing" and asset != ARDS:
+    if record.outcome == "missing" and asset != ARDS and asset in daily():
         return  # it is said once, of the deliveries
     if record.outcome in _OUTCOMES and not failed:
         yield Finding(
