@@ -19,8 +19,9 @@ import dagster as dg
 from ml_platform.build import build_definitions
 from ml_platform.cli.interruption import interruption
 from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, names, nothing_made_from, stages
-from ml_platform.contract.days import DayRange, last_day_of, month_of, months_between, whole_months_between
+from ml_platform.contract.days import DayRange, last_day_of, month_of, months_between
 from ml_platform.contract.product import Product
+from ml_platform.contract.windows import partitions_between
 from ml_platform.engine import local
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepRequest
@@ -238,13 +239,7 @@ class Backfill:
         return tuple(asset for asset in assets if asset in self.select)
 
     def _partitions(self, stage: Sequence[str], days: DayRange) -> list[date]:
-        """What a stage is to do: the days, the months that are over, or of the model all from its first."""
-        asset = CATALOGUE[stage[0]]
-        if asset.period == "day":
-            return list(days)
-        if not asset.with_current_month:
-            return whole_months_between(days.first, days.last)
-        return [month for month in months_between(days.first, days.last) if month >= self.product.first_month]
+        return partitions_between(self.product, CATALOGUE[stage[0]], days)
 
     def _stage(
         self,

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from ml_platform.contract.assets import CATALOGUE, MODEL
-from ml_platform.contract.days import DayRange, months_between, whole_months_between
+from ml_platform.contract.assets import CATALOGUE
+from ml_platform.contract.days import DayRange
 from ml_platform.contract.product import Product
+from ml_platform.contract.windows import partitions_between
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger, Outcome
 from ml_platform.storage.tables import Tables
@@ -45,20 +46,11 @@ def outcomes(product: Product, settings: Settings, assets: Sequence[str], days: 
     ledger = Ledger(Tables.of(settings), product.name)
     found = {}
     for asset in assets:
-        if asset == MODEL:
-            asked = [month for month in months_between(*_ends(days)) if month >= product.first_month]
-        elif CATALOGUE[asset].period == "month":
-            asked = whole_months_between(*_ends(days))
-        else:
-            asked = list(days)
+        asked = partitions_between(product, CATALOGUE[asset], days)
         known = ledger.latest(asset, set(asked), details=False)
         if asked:
             found[asset] = {day: known[day].outcome if day in known else "not made" for day in asked}
     return Outcomes(found)
-
-
-def _ends(days: DayRange) -> tuple[date, date]:
-    return days.first, days.last
 
 
 def _counted(outcomes: Mapping[date, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 
 from ml_platform.contract.assets import REPORT_DAYS, Asset, Window
-from ml_platform.contract.days import DayRange, add_months, last_day_of
+from ml_platform.contract.days import DayRange, add_months, last_day_of, months_between, whole_months_between
 from ml_platform.contract.product import Product
 
 #: What holds days beside a partition's own, and can be worked out without a look at what was made.
@@ -21,6 +21,18 @@ def days_evaluated(product: Product, day: date) -> DayRange:
 def reads_window(asset: Asset) -> bool:
     """Whether a partition is made of other days than its own as well."""
     return any(reads.over in _WINDOWS for reads in asset.reads)
+
+
+def partitions_between(product: Product, asset: Asset, days: DayRange) -> list[date]:
+    """The partitions of an asset that a range of days is about: the days, or months by their first days.
+
+    Of months these are the ones that are over, or for the model all from its first.
+    """
+    if asset.period == "day":
+        return list(days)
+    if not asset.with_current_month:
+        return whole_months_between(days.first, days.last)
+    return [month for month in months_between(days.first, days.last) if month >= product.first_month]
 
 
 def days_read(product: Product, over: Window, partition: date) -> DayRange:

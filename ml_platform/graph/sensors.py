@@ -147,7 +147,7 @@ def _retrain_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             },
             argument=tuple(newest),
         )
-        decided = tuple(tables.control.stamp(product.name, name) for name in model_history.TABLES)
+        decided = model_history.stamp(tables, product)
         attempts = ledger_views.of_version(
             ledger, "attempts", lambda: model_history.attempts(tables, product), argument=decided
         )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from ml_platform.contract.assets import CATALOGUE, MODEL
 from ml_platform.contract.faults import ends_the_run, in_words
 from ml_platform.contract.learning import Holdout
 from ml_platform.contract.product import Product
@@ -30,7 +31,7 @@ from ml_platform.storage.tables import Tables
 Kind = Literal["monthly", "retrain"]
 
 #: The tables of a :class:`ModelHistory`.
-TABLES = ("models", "comparisons", "decisions", "rollbacks")
+TABLES = CATALOGUE[MODEL].small_tables
 
 #: Where the ledger's record of a model has the columns that it needs, beside its metadata.
 COLUMNS = "columns"
@@ -251,6 +252,11 @@ class ModelHistory:
         ]:
             self._decisions.overwrite([_encode(decision) for decision in decisions])
         return decisions
+
+
+def stamp(tables: Tables, product: Product) -> tuple[str | None, ...]:
+    """Changes with everything that is recorded of a product's models. It takes milliseconds."""
+    return tuple(tables.control.stamp(product.name, name) for name in TABLES)
 
 
 def attempts(tables: Tables, product: Product) -> list[Attempt]:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from ml_platform.contract.assets import CATALOGUE, MODEL
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import FAILED, Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT
-from ml_platform.machine_learning import scoring
+from ml_platform.machine_learning import model_history, scoring
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import (
@@ -65,7 +64,7 @@ class Predictions(Step):
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         ledger, product = self.context.ledger, self.context.product
-        decided = self._decided()
+        decided = model_history.stamp(self.context.tables, product)
         decisions = presence.require_decisions(self.context)
         models = ModelHistory(self.context.tables, product).by_fingerprint()
         found = from_same_day(self.context, MRDS, days, fingerprint=FEATURES_FINGERPRINT)
@@ -99,12 +98,8 @@ class Predictions(Step):
                 found[day] = replace(obstacle, found=of_day)
         return found
 
-    def _decided(self) -> tuple[Any, ...]:
-        tables, name = self.context.tables, self.context.product.name
-        return tuple(tables.control.stamp(name, table) for table in CATALOGUE[MODEL].small_tables)
-
     def is_outdated(self, work: Mapping[date, Inputs]) -> bool:
-        now = self._decided()
+        now = model_history.stamp(self.context.tables, self.context.product)
         return any(inputs.found is not None and inputs.found.decided != now for inputs in work.values())
 
     def _obstacles(self, rows: Mapping[date, str], serve: Mapping[date, ModelRecord]) -> dict[date, Inputs]:
