@@ -19,6 +19,10 @@ from ml_platform.contract.secrets import Secret, SecretAddress, holds_credential
 
 PACKAGE = Path(__file__).parent
 
+#: Where `ml-platform ui` has Dagster and the reports, unless it is given other ports.
+LOCAL_DAGSTER = "http://127.0.0.1:3000"
+LOCAL_REPORTS = "http://127.0.0.1:3001"
+
 
 #: Names of Spark's settings that hold a secret, beyond those that Spark itself redacts.
 SECRET_NAMES = re.compile(r"(?i)secret|passw|token|credential|access[.]?key|account[.]?key|[.]key\b|[.]sas\b")
@@ -92,7 +96,7 @@ class Settings(BaseSettings):
     online_token: Secret | None = Field(
         default=None, description="what callers of `ml-platform online serve` must send as a bearer token"
     )
-    dagster_ui_url: str = "http://127.0.0.1:3000"
+    dagster_ui_url: str = LOCAL_DAGSTER
     alert_urls: Secret | None = Field(
         default=None, description="where alerts go: addresses of apprise, separated by spaces"
     )
@@ -101,6 +105,10 @@ class Settings(BaseSettings):
     )
     report_targets: Annotated[tuple[SecretAddress, ...], NoDecode] = Field(
         default=(), description="where reports go, separated by spaces; a folder of the home without any"
+    )
+    reports_url: str | None = Field(
+        default=None,
+        description="where people read the reports of the first target, if not at its own address",
     )
     blob_account_url: str | None = Field(
         default=None, description="the storage account of azblob:// targets, https://….blob.core.windows.net"
@@ -183,7 +191,9 @@ class Settings(BaseSettings):
                 )
         return references
 
-    @field_validator("tables", "control_tables", "blob_account_url", "dagster_ui_url", "mlflow_ui_url")
+    @field_validator(
+        "tables", "control_tables", "blob_account_url", "reports_url", "dagster_ui_url", "mlflow_ui_url"
+    )
     @classmethod
     def _without_credentials(cls, address: str | None) -> str | None:
         if address is not None and holds_credentials(address):

@@ -440,8 +440,9 @@ def _print_findings(product: str, findings: Sequence[Finding], elsewhere: Sequen
 def ui(
     port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's UI.")] = 5000,
+    reports_port: Annotated[int, typer.Option(help="Port of the reports.")] = 3001,
 ) -> None:
-    """Open Dagster's and MLflow's UIs on this machine, until interrupted.
+    """Open Dagster, MLflow and the reports on this machine, until interrupted.
 
     Example: `ml-platform ui --port 3000`
     """
@@ -451,6 +452,7 @@ def ui(
     try:
         require_free(port, "--port")
         require_free(mlflow_port, "--mlflow-port")
+        require_free(reports_port, "--reports-port")
     except ServerError as error:
         fail(str(error))
     settings = Settings()
@@ -461,13 +463,13 @@ def ui(
     with instance_of(settings):
         pass  # makes its folder and configuration
     console.print(
-        f"Dagster is opening on http://{HOST}:{port}, MLflow on http://{HOST}:{mlflow_port}; "
-        "stop both with Ctrl-C",
+        f"Dagster is opening on http://{HOST}:{port}, MLflow on http://{HOST}:{mlflow_port}, reports on "
+        f"http://{HOST}:{reports_port}; stop all with Ctrl-C",
         soft_wrap=True,
     )
     interruption.expect()
     try:
-        serve(settings, port, mlflow_port)
+        serve(settings, port, mlflow_port, reports_port)
     except ServerError as error:
         fail(str(error))
 

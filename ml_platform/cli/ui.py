@@ -1,4 +1,4 @@
-"""Dagster's and MLflow's servers for a person at this machine, started and stopped together."""
+"""The servers of Dagster, MLflow and the reports for a person here, started and stopped together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ml_platform.settings import PACKAGE, Settings
+from ml_platform.engine.report_targets import report_base
+from ml_platform.settings import LOCAL_REPORTS, PACKAGE, Settings
 
 HOST = "127.0.0.1"
 _PATIENCE = 15.0
@@ -26,16 +27,21 @@ class ServerError(Exception):
     """A server couldn't start, or ended by itself; the message says which, and what to do."""
 
 
-def serve(settings: Settings, port: int, mlflow_port: int) -> None:
-    """Run both servers on loopback until this process is interrupted, or its terminal is closed.
+def serve(settings: Settings, port: int, mlflow_port: int, reports_port: int) -> None:
+    """Run the servers on loopback until this process is interrupted, or its terminal is closed.
 
     Each server is the head of a process group, so that none of the processes it started outlives it.
 
     Raises:
-        ServerError: a server ended by itself; the other is stopped then.
+        ServerError: a server ended by itself; the others are stopped then.
     """
+    links = {} if "dagster_ui_url" in settings.model_fields_set else {"DAGSTER_UI_URL": port}
+    links |= {} if settings.reports_url else {"REPORTS_URL": reports_port}
+    if report_base(settings) != LOCAL_REPORTS:
+        links.pop("REPORTS_URL", None)  # the reports are read where they lie
     environment = os.environ | {
         "ML_PLATFORM_MLFLOW_UI_URL": f"http://{HOST}:{mlflow_port}",
+        **{f"ML_PLATFORM_{name}": f"http://{HOST}:{number}" for name, number in links.items()},
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Not as options: every user of the machine can read a command line.
         "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,
@@ -54,6 +60,7 @@ def serve(settings: Settings, port: int, mlflow_port: int) -> None:
             # Of several workers a busy machine kills those that don't answer within five seconds.
             *("--host", HOST, "--port", str(mlflow_port), "--workers", "1"),
         ],
+        ["python", "-m", "ml_platform.cli.report_server", str(reports_port)],
     ]
     folder = Path(sys.executable).parent
     servers: list[subprocess.Popen[bytes]] = []
@@ -61,12 +68,14 @@ def serve(settings: Settings, port: int, mlflow_port: int) -> None:
         signal.signal(number, _interrupt)
     try:
         for command in commands:
-            words = [str(folder / command[0]), *command[1:]]
+            program = sys.executable if command[0] == "python" else str(folder / command[0])
+            words = [program, *command[1:]]
             servers.append(subprocess.Popen(words, env=environment, start_new_session=True))  # noqa: S603
         while True:
             for command, server in zip(commands, servers, strict=True):
                 if server.poll() is not None:
-                    raise ServerError(f"{command[0]} has ended by itself; its last words stand above")
+                    name = "the server of reports" if command[0] == "python" else command[0]
+                    raise ServerError(f"{name} has ended by itself; its last words stand above")
             time.sleep(0.5)
     except KeyboardInterrupt:
         pass

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ml_platform.engine.step import PermanentError
-from ml_platform.settings import Settings
+from ml_platform.settings import LOCAL_REPORTS, Settings
 from ml_platform.storage.reports import BlobTarget, DatabricksTarget, FolderTarget, ReportStore, ReportTarget
+
+#: Metadata with the path of a report's page in a folder.
+REPORT_FILE = "report_file"
 
 
 def report_store(settings: Settings) -> ReportStore:
@@ -32,6 +36,52 @@ def report_store(settings: Settings) -> ReportStore:
         return ReportStore([FolderTarget("folder", settings.reports_path)])
     addresses = [target.get_secret_value() for target in settings.report_targets]
     return ReportStore([_target(settings, address) for address in addresses])
+
+
+def report_base(settings: Settings) -> str | None:
+    """The address below which people find the reports of the first target; None where it can't be told.
+
+    A folder's pages are served by `ml-platform ui`: browsers follow no link to a file from another page.
+    """
+    if settings.reports_url:
+        return settings.reports_url.rstrip("/")
+    address = settings.report_targets[0].get_secret_value() if settings.report_targets else ""
+    if address.startswith("azblob://"):
+        parts = urlsplit(address)
+        container = "/".join(part for part in (parts.netloc, parts.path.strip("/")) if part)
+        return f"{(settings.blob_account_url or '').rstrip('/')}/{container}"
+    if address.startswith("/Volumes/"):
+        host = os.environ.get("DATABRICKS_HOST", "").rstrip("/")
+        host = host if "://" in host or not host else f"https://{host}"
+        return f"{host}/explore/data/volumes{address.removeprefix('/Volumes').rstrip('/')}" if host else None
+    return None if address.startswith("dbfs:/") else LOCAL_REPORTS
+
+
+def report_links(settings: Settings, path: str, written: Mapping[str, str]) -> dict[str, str]:
+    """A report's addresses as metadata: ``report`` is the one to follow, the others are the targets' own.
+
+    Args:
+        path: of the report below a target, like ``customers/validation_report/2022-01-03``.
+        written: the address of its page on each target, by the target's name.
+    """
+    (name, first), *others = written.items()
+    base = report_base(settings)
+    page = f"{base}/{path}/{first.rpartition('/')[2]}" if base else first
+    links = {"report": page}
+    if page != first:
+        if first.startswith("file://"):
+            links[REPORT_FILE] = unquote(urlsplit(first).path)
+        else:
+            links[f"report on {name}"] = first
+    return links | {f"report on {target}": link for target, link in others}
+
+
+def served_folder(settings: Settings) -> Path | None:
+    """The folder whose reports can be read on this machine: that of the first target that is one."""
+    for target in report_store(settings).targets:
+        if isinstance(target, FolderTarget):
+            return target.root
+    return None
 
 
 def _target(settings: Settings, address: str) -> ReportTarget:

@@ -12,6 +12,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 
 from ml_platform.contract.assets import PERFORMANCE_ABOVE_THRESHOLD
 from ml_platform.contract.product import Product
+from ml_platform.engine.report_targets import REPORT_FILE
 from ml_platform.engine.step import Check, DayResult, StepResult, result_of
 from ml_platform.storage.ledger import DayRecord
 
@@ -128,11 +129,20 @@ def _unchecked(name: str, day: DayResult) -> Check:
 
 def dagster_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     """Plain values as Dagster shows them best: addresses as links, markdown and lists of rows as tables."""
-    return {name: _value(value) for name, value in values.items() if value is not None}
+    return {
+        name: dg.MetadataValue.path(value) if _is_file(name, value) else _value(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _is_file(name: str, value: Any) -> bool:
+    """Whether a value is shown to be copied: browsers follow no link to a file from Dagster's pages."""
+    return isinstance(value, str) and (name == REPORT_FILE or value.startswith("file:///"))
 
 
 def _value(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("http://", "https://", "file://")):
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
         return dg.MetadataValue.url(value)
     if isinstance(value, str) and value.startswith("| "):
         return dg.MetadataValue.md(value)

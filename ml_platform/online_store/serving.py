@@ -32,6 +32,7 @@ MAXIMUM_BYTES = 1_000_000
 BODY_SECONDS = 10.0
 #: What a service on loopback may be called.
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_OTHER_NAME = "this service answers on loopback only; start it with --name for another name"
 
 #: What a value of a type must be besides of its class.
 _BOUNDS: dict[ColumnType, Any] = {
@@ -75,7 +76,7 @@ def build_app(
     if token:
         app.add_middleware(_Guard, token=token)
     if names is not None:
-        app.add_middleware(_KnownHost, names=names)
+        app.add_middleware(KnownHost, names=names)
     app.add_exception_handler(OnlineStoreError, _unavailable)
     app.add_exception_handler(RequestValidationError, _unprocessable)
 
@@ -173,23 +174,23 @@ def _values(key: BaseModel) -> tuple[Any, ...]:
 # -- who may ask, how much, and what if the store is away --------------------------------------------
 
 
-class _KnownHost:
+class KnownHost:
     """Answers only who addresses the service by one of its names.
 
     Otherwise a page of any site, whose name is made to lead to this machine, could read from a browser here.
     """
 
-    def __init__(self, app: Any, names: Collection[str]) -> None:
+    def __init__(self, app: Any, names: Collection[str], detail: str = _OTHER_NAME) -> None:
         self.app = app
         self.names = {name.casefold() for name in names}
+        self.detail = detail
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             sent = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
             name = sent[1:].partition("]")[0] if sent.startswith("[") else sent.partition(":")[0]
             if name.casefold() not in self.names:
-                detail = "this service answers on loopback only; start it with --name for another name"
-                await JSONResponse({"detail": detail}, 421)(scope, receive, send)
+                await JSONResponse({"detail": self.detail}, 421)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

@@ -126,7 +126,7 @@ def test_no_secret_is_on_a_command_line_of_the_servers(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     store = f"postgresql://ann:{QUOTED}@127.0.0.1:9/mlflow"
     chosen = settings.model_copy(update={"mlflow_tracking_uri": SecretAddress(store)})
-    ui.serve(chosen, 3000, 5000)
+    ui.serve(chosen, 3000, 5000, 3001)
     ((words, environment),) = started
     assert not leaks(" ".join(words))
     assert environment["MLFLOW_BACKEND_STORE_URI"] == store

@@ -124,7 +124,7 @@ def test_what_changed_has_drifted_and_nothing_else(history: Platform) -> None:
     assert (learned["verdict"], learned["score"]) == ("insufficient", None)
     assert check.metadata["columns"].startswith("| column | against |")
     assert march.failure is None
-    page = Path(march.metadata["report"].removeprefix("file://"))
+    page = Path(march.metadata["report_file"])
     assert "Drifted" in page.read_text()
     assert sorted(path.name for path in page.parent.glob("evidently*")) == [
         "evidently_1.html",

@@ -398,7 +398,8 @@ def test_a_report_is_one_page_that_shows_what_is_wrong_and_masks_what_is_sensiti
     strict.run("ards", DAY)
     (made,) = strict.run("validation_report", DAY).days
     folder = strict.settings.reports_path / "shop" / "validation_report" / str(DAY)
-    assert made.metadata["report"] == (folder / "report.html").as_uri()
+    assert made.metadata["report_file"] == str(folder / "report.html")
+    assert made.metadata["report"].startswith("http://127.0.0.1:3001/shop/validation_report/2024-")
     assert made.metadata["verdict"] == "blocked"
     page = (folder / "report.html").read_text()
     assert "<script" not in page
@@ -432,7 +433,7 @@ def test_a_day_that_could_not_be_read_has_a_report_too(
     platform.run("ards", DAY)
     (made,) = platform.run("validation_report", DAY).days
     assert (made.outcome, made.metadata["verdict"]) == ("written", verdict)
-    page = Path(made.metadata["report"].removeprefix("file://")).read_text()
+    page = Path(made.metadata["report_file"]).read_text()
     assert told in page
     assert "There was nothing to judge." in page
 
@@ -454,7 +455,7 @@ def test_the_page_of_a_withdrawn_day_shows_nothing_of_it_any_more(platform: Plat
     platform.deliver(DAY + timedelta(days=1), "a.csv", "x;y\n")  # else the folder may not be mounted
     platform.run("ards", DAY)
     (made,) = platform.run("validation_report", DAY).days
-    page = Path(made.metadata["report"].removeprefix("file://"))
+    page = Path(made.metadata["report_file"])
     assert "secret-name.csv" in page.read_text()
     shutil.rmtree(platform.folder(DAY))
     platform.run("ards", DAY)

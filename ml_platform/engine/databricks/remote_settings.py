@@ -28,6 +28,8 @@ _PLACES = (
 _SECRETS = ("online_store_url", "blob_credential")
 _MANNER = (
     "mlflow_ui_url",
+    "dagster_ui_url",
+    "reports_url",
     "estimator_modules",
     "validation_rows_in_memory",
     "chunk_days",

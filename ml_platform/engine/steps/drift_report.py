@@ -20,7 +20,7 @@ from ml_platform.contract.product import Product
 from ml_platform.engine import presence
 from ml_platform.engine.context import left_out
 from ml_platform.engine.drift_windows import DriftPlan, Windows
-from ml_platform.engine.report_targets import report_store
+from ml_platform.engine.report_targets import report_links, report_store
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
@@ -132,8 +132,8 @@ class DriftReport(Step):
             found = windows.measure(inputs.found)
             files = drift_report.build(product, found)
             path = f"{product.name}/{self.asset}/{month}"
-            links = store.publish_many({path: files})
-            written[month] = _written(product, found, files, links[path])
+            links = report_links(self.context.settings, path, store.publish(path, files))
+            written[month] = _written(product, found, files, links)
             self.context.log(f"drift_report: {month:%Y-%m} ({position} of {len(work)} months)")
         return written
 
@@ -154,9 +154,7 @@ def _written(
         description=drift_report.summary(product, month),
         metadata=_figures(month) | {"columns": drift_report.table(month)},
     )
-    first, *others = links.items()
-    metadata: dict[str, Any] = {"verdict": "drifted" if exceeding else "no drift", "report": first[1]}
-    metadata |= {f"report on {target}": link for target, link in others}
+    metadata: dict[str, Any] = {"verdict": "drifted" if exceeding else "no drift", **links}
     metadata |= {"rows": month.rows, "drifted": len(month.drifted), "measured": month.measured}
     metadata |= _figures(month) | {"columns": drift_report.table(month)}
     if month.left_out:

@@ -15,7 +15,7 @@ from ml_platform.contract.assets import REPORT_DAYS, VALIDATION_REPORT, validate
 from ml_platform.contract.days import days_between
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.engine import presence
-from ml_platform.engine.report_targets import report_store
+from ml_platform.engine.report_targets import report_links, report_store
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written, quality_of
 from ml_platform.mlops.quality import quarantine, validation_report
@@ -95,10 +95,14 @@ class ValidationReport(Step):
             day: Written(
                 "written",
                 fingerprint=_fingerprint(page),
-                metadata=_metadata(page, links[f"{product.name}/{self.asset}/{day}"]),
+                metadata=_metadata(page, self._links(day, links)),
             )
             for day, page in pages.items()
         }
+
+    def _links(self, day: date, written: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        path = f"{self.context.product.name}/{self.asset}/{day}"
+        return report_links(self.context.settings, path, written[path])
 
     def _known(self, days: Sequence[date]) -> dict[str, dict[date, DayRecord]]:
         if not days:
@@ -147,8 +151,5 @@ def _fingerprint(page: validation_report.Page) -> str:
     return fingerprint_of(content)
 
 
-def _metadata(page: validation_report.Page, links: dict[str, str]) -> dict[str, Any]:
-    first, *others = links.items()
-    metadata: dict[str, Any] = {"verdict": page.verdict, "report": first[1]}
-    metadata |= {f"report on {target}": link for target, link in others}
-    return metadata | page.figures
+def _metadata(page: validation_report.Page, links: Mapping[str, str]) -> dict[str, Any]:
+    return {"verdict": page.verdict, **links, **page.figures}
