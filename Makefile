@@ -19,7 +19,7 @@ demo: setup  ## land a year of real flights and run the whole graph over it
 	$(BIN)/ml-platform backfill flights --from $(FROM) --to $(TO)
 	$(BIN)/ml-platform summary flights
 
-ui: setup  ## open Dagster on http://127.0.0.1:3000, reports on :3001, MLflow on :5000
+ui: setup  ## open today's page on http://127.0.0.1:3001, Dagster on :3000, MLflow on :5000
 	$(BIN)/ml-platform ui
 
 test: setup  ## run all tests but the slow ones

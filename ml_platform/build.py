@@ -12,7 +12,7 @@ import dagster as dg
 
 from ml_platform.contract.loading import load_products
 from ml_platform.contract.product import Product
-from ml_platform.graph import alerts, assets, jobs, resources, schedules, sensors
+from ml_platform.graph import alerts, assets, jobs, resources, schedules, sensors, today
 from ml_platform.settings import Settings
 
 
@@ -38,6 +38,7 @@ def build_definitions(
             warnings.simplefilter("ignore", category)
         graphs = [_graph(product, settings) for product in products.values()]
     shared = dg.Definitions(
+        sensors=[today.today_sensor(products, settings)],
         resources={
             "step_runner": resources.ChosenStepRunner(settings),
             "mlflow": resources.mlflow_runs(settings),

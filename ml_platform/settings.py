@@ -19,9 +19,10 @@ from ml_platform.contract.secrets import Secret, SecretAddress, holds_credential
 
 PACKAGE = Path(__file__).parent
 
-#: Where `ml-platform ui` has Dagster and the reports, unless it is given other ports.
+#: Where `ml-platform ui` has Dagster, the reports and MLflow, unless it is given other ports.
 LOCAL_DAGSTER = "http://127.0.0.1:3000"
 LOCAL_REPORTS = "http://127.0.0.1:3001"
+LOCAL_MLFLOW = "http://127.0.0.1:5000"
 
 
 #: Names of Spark's settings that hold a secret, beyond those that Spark itself redacts.

@@ -252,8 +252,8 @@ def train(
 
     Example: `ml-platform train flights --as-of 2013-08-15`
     """
-    from ml_platform.cli import overview
     from ml_platform.cli.backfill import Backfill, BackfillError
+    from ml_platform.overview import history as overview
 
     settings, product = product_named(name)
     began = time.monotonic()
@@ -275,7 +275,7 @@ def train(
 
 def _say_other_scores(product: Product, settings: Settings, days: DayRange | None = None) -> None:
     """Name what was scored by other models than those that serve, and what scores it again."""
-    from ml_platform.cli import overview
+    from ml_platform.overview import history as overview
 
     found = [
         other for other in overview.other_scores(product, settings) if days is None or {*other.days} & {*days}
@@ -296,7 +296,7 @@ def summary(name: ProductName) -> None:
 
     Example: `ml-platform summary flights`
     """
-    from ml_platform.cli import overview
+    from ml_platform.overview import history as overview
 
     settings, product = product_named(name)
     metric = product.evaluation.metric
@@ -331,7 +331,7 @@ def summary(name: ProductName) -> None:
     reports = ", ".join(target.shown for target in settings.report_targets) or settings.reports_path
     console.print(f"Reports    {reports}", highlight=False, soft_wrap=True)
     _say_other_scores(product, settings)
-    console.print("Open the UI with [bold]make ui[/bold], then http://127.0.0.1:3000")
+    console.print("Open the UI with [bold]make ui[/bold], then http://127.0.0.1:3001")
 
 
 @app.command()
@@ -340,7 +340,7 @@ def history(name: ProductName) -> None:
 
     Example: `ml-platform history flights`
     """
-    from ml_platform.cli import overview
+    from ml_platform.overview import history as overview
 
     settings, product = product_named(name)
     table = Table(title=f"Models of {name}", title_justify="left")
@@ -437,10 +437,35 @@ def _print_findings(product: str, findings: Sequence[Finding], elsewhere: Sequen
 
 
 @app.command()
+def today(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PRODUCT]", help="The name of a product; all without it.")
+    ] = None,
+) -> None:
+    """Write the page of today with the reports: is all done, what is wrong and why, the champion, drift.
+
+    Example: `ml-platform today flights`
+    """
+    from ml_platform.graph.today import Pages, publish
+
+    settings = Settings()
+    products, broken = load_products(settings.product_folders)
+    if name is not None:
+        product_named(name)
+    with instance_of(settings) as instance:
+        problems = {path.name: str(error) for path, error in broken.items()}
+        written = publish(
+            Pages(products, settings, instance, problems=problems), None if name is None else [name]
+        )
+    for address in written.values():
+        console.print(address, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Port of Dagster's UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's UI.")] = 5000,
-    reports_port: Annotated[int, typer.Option(help="Port of the reports.")] = 3001,
+    reports_port: Annotated[int, typer.Option(help="Port of the reports and the page of today.")] = 3001,
 ) -> None:
     """Open Dagster, MLflow and the reports on this machine, until interrupted.
 
@@ -463,8 +488,8 @@ def ui(
     with instance_of(settings):
         pass  # makes its folder and configuration
     console.print(
-        f"Dagster is opening on http://{HOST}:{port}, MLflow on http://{HOST}:{mlflow_port}, reports on "
-        f"http://{HOST}:{reports_port}; stop all with Ctrl-C",
+        f"Today's page is opening on http://{HOST}:{reports_port}, Dagster on http://{HOST}:{port}, "
+        f"MLflow on http://{HOST}:{mlflow_port}; stop all with Ctrl-C",
         soft_wrap=True,
     )
     interruption.expect()
@@ -599,7 +624,7 @@ def _progress(unit: str) -> Iterator[Callable[[int], None]]:
 
 def _consequences(product: Product) -> list[str]:
     """What a contract does to a history; a history that can't be read now doesn't make it invalid."""
-    from ml_platform.cli import overview
+    from ml_platform.overview import history as overview
 
     try:
         return overview.consequences(product, Settings())
@@ -629,7 +654,7 @@ def _in_words(product: Product) -> list[str]:
 
 
 def _say_waiting(product: Product, settings: Settings) -> None:
-    from ml_platform.cli import overview
+    from ml_platform.overview import history as overview
 
     if why := overview.waiting(product, settings):
         console.print(f"[yellow]{escape(why)}[/yellow]", highlight=False, soft_wrap=True)

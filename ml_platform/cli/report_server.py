@@ -9,17 +9,23 @@ import html
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from ml_platform.cli.console import instance_of
+from ml_platform.contract.loading import load_products
 from ml_platform.engine.report_targets import served_folder
+from ml_platform.graph.today import Pages
+from ml_platform.mlops.links import TODAY, TODAY_PAGE
 from ml_platform.online_store.serving import LOOPBACK_NAMES, KnownHost
 from ml_platform.settings import Settings
 
+HOST = "127.0.0.1"
 #: What a report's path is made of: a product or an asset, a partition, a file.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PARTITION = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -39,12 +45,42 @@ _PAGES_WITH_SCRIPTS = (
 )
 
 
-def build_app(folder: Path | None) -> Any:
+class Today(Protocol):
+    """The pages of today."""
+
+    def of_all(self) -> str: ...
+
+    def of_product(self, name: str) -> str: ...
+
+
+def build_app(folder: Path | None, today: Today) -> Any:
     """The application.
 
     Args:
         folder: where the reports lie; None if they are read elsewhere.
+        today: makes the pages of today, when they are asked for.
     """
+    one_at_a_time = Lock()
+
+    def of_all(_: Request) -> Response:
+        with one_at_a_time:
+            return _own(today.of_all())
+
+    def of_product(request: Request) -> Response:
+        try:
+            with one_at_a_time:
+                return _own(today.of_product(request.path_params["product"]))
+        except KeyError:
+            return _not_found("There is no such product.")
+
+    def to_today(request: Request) -> Response:
+        name = request.path_params["product"]
+        if not _NAME.fullmatch(name):
+            return _not_found("There is no such product.")
+        return RedirectResponse(f"/{name}/{TODAY}/{TODAY_PAGE}")
+
+    def to_all(_: Request) -> Response:
+        return RedirectResponse(f"/{TODAY}/{TODAY_PAGE}")
 
     def report(request: Request) -> Response:
         page = folder and file_of(folder, *(request.path_params[name] for name in _PARTS))
@@ -66,10 +102,15 @@ def build_app(folder: Path | None) -> Any:
         return _page(f"{' / '.join(names)}: {len(found):,} reports", f"<ul>{links}</ul>")
 
     routes = [
+        Route("/", to_all),
+        Route(f"/{TODAY}/{TODAY_PAGE}", of_all),
+        Route(f"/{{product}}/{TODAY}/{TODAY_PAGE}", of_product),
+        Route("/{product}/", to_today),
         Route("/{product}/{asset}/{partition}/{file}", report),
         Route("/{product}/{asset}/", reports),
     ]
     app = Starlette(routes=routes, exception_handlers={404: lambda *_: _not_found("There is no such page.")})
+    app.router.redirect_slashes = False  # what isn't found is that, whatever its end
     app.add_middleware(_Headers)
     app.add_middleware(KnownHost, names=LOOPBACK_NAMES, detail="reports are read on loopback only")
     return app
@@ -130,6 +171,10 @@ class _Headers:
         await self.app(scope, receive, with_headers)
 
 
+def _own(page: str) -> Response:
+    return HTMLResponse(page, headers={"Content-Security-Policy": _OWN_PAGES})
+
+
 def _not_found(said: str) -> Response:
     page = _page("Not found", f'<p>{html.escape(said)}</p><p><a href="/">Today</a></p>')
     page.status_code = 404
@@ -152,7 +197,11 @@ def main(port: int) -> None:
     import uvicorn
 
     settings = Settings()
-    uvicorn.run(build_app(served_folder(settings)), host="127.0.0.1", port=port, log_level="warning")
+    products, broken = load_products(settings.product_folders)
+    with instance_of(settings) as instance:
+        problems = {path.name: str(error) for path, error in broken.items()}
+        pages = Pages(products, settings, instance, problems=problems)
+        uvicorn.run(build_app(served_folder(settings), pages), host=HOST, port=port, log_level="warning")
 
 
 if __name__ == "__main__":

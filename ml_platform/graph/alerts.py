@@ -18,16 +18,26 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from ml_platform.contract.assets import MAINTENANCE, names
+from ml_platform.contract.assets import MAINTENANCE, VALIDATION_REPORT, names, validated
 from ml_platform.contract.days import month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.data_engineering.files import FileRules
+from ml_platform.engine.report_targets import report_base
 from ml_platform.graph import deliveries, ledger_views
 from ml_platform.graph.run_history import FinishedRun, RunHistory
 from ml_platform.graph.schedules import OVERDUE_ON, model_is_due
 from ml_platform.mlops.alerts import channels, messages
-from ml_platform.mlops.alerts.messages import ChannelState, Entry, Finding, Links
+from ml_platform.mlops.alerts.messages import ChannelState, Entry, Finding
+from ml_platform.mlops.links import Links
+from ml_platform.mlops.remedies import (
+    DELIVERY_OVERDUE,
+    GONE,
+    LABELS_OVERDUE,
+    MODEL_OVERDUE,
+    RUN_FAILED,
+    UNMADE,
+)
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
@@ -62,6 +72,7 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
         for source, error in situation.failures.items():
             context.log.warning(f"the {source} can't be looked at: {type(error).__name__}")
         current = situation.recent(now)
+        links = links_of(settings)
         outgoing: dict[str, channels.Outgoing] = {}
         words: dict[str, str] = {}
         for channel in wanted:
@@ -79,9 +90,10 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
                 states[channel.name] = replace(refused, failures=state.failures, retry_at=state.retry_at)
                 words[channel.name] = f"is tried again after {state.retry_at}"
                 continue
+            with_reports = tuple(situation.with_reports(news.wrong, links))
             outgoing[channel.name] = channels.Outgoing(
                 channel,
-                messages.message(product, situation.with_reports(news), Links(settings.dagster_ui_url)),
+                messages.message(product, replace(news, wrong=with_reports), links),
             )
             words[channel.name] = f"sent: {len(news.wrong)} wrong, {len(news.well)} resolved"
             states[channel.name] = state.sent(known, unknown)
@@ -97,11 +109,17 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
     return sensor
 
 
+def links_of(settings: Settings) -> Links:
+    """Where a deployment's pages are."""
+    return Links(settings.dagster_ui_url, report_base(settings))
+
+
 @dataclass
 class Situation:
     """What is wrong with a product, by key why what was reported is well, and what couldn't be looked at."""
 
     ledger: Ledger
+    product: str
     wrong: list[Finding] = field(default_factory=list)
     well: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Exception] = field(default_factory=dict)
@@ -111,25 +129,29 @@ class Situation:
         oldest = (now - timedelta(days=messages.FINDING_DAYS)).timestamp() * 1e9
         return [finding for finding in self.wrong if not 0 < finding.recorded_at < oldest]
 
-    def with_reports(self, news: messages.News) -> messages.News:
-        """The news with the addresses of the validation reports, of those findings that are listed."""
-        days = {
-            date.fromisoformat(finding.partition): finding
-            for finding in messages.listed(news.wrong)
-            if finding.asset in ("ards", "mrds") and finding.recorded_at and not finding.report
-        }
-        records = self.ledger.latest("validation_report", set(days)) if days else {}
-        reports = {
-            str(day): str(record.details.get("metadata", {}).get("report", ""))
-            for day, record in records.items()
-        }
-        found = [
-            replace(finding, report=reports.get(finding.partition, ""))
-            if finding.asset in ("ards", "mrds") and not finding.report
-            else finding
-            for finding in news.wrong
-        ]
-        return replace(news, wrong=tuple(found))
+    def with_reports(self, found: Sequence[Finding], links: Links) -> list[Finding]:
+        """Findings with the causes that the validation reports name, and the addresses of these."""
+        wanted = [finding for finding in found if finding.asset in validated() and finding.recorded_at]
+        days = {date.fromisoformat(finding.partition) for finding in messages.listed(wanted)}
+        records = self.ledger.latest(VALIDATION_REPORT, days) if days else {}
+        return [self._with_report(finding, records, links) for finding in found]
+
+    def _with_report(self, finding: Finding, records: Mapping[date, DayRecord], links: Links) -> Finding:
+        if finding.report:  # it is of the asset's own report
+            address = links.report(self.product, finding.asset, finding.partition)
+            return replace(finding, report=address or finding.report)
+        if finding.asset not in validated() or not finding.recorded_at:
+            return finding
+        record = records.get(date.fromisoformat(finding.partition))
+        if record is None or record.outcome != "written":
+            return finding
+        known = record.details.get("metadata", {})
+        address = links.report(self.product, VALIDATION_REPORT, finding.partition)
+        return replace(
+            finding,
+            report=address or str(known.get("report", "")),
+            causes=str(known.get("causes", "")) if finding.kind == "check" else "",
+        )
 
 
 def look(
@@ -148,7 +170,7 @@ def look(
     for state in states:
         reported |= {**state.unsent, **state.reported}
     ledger = Ledger(Tables.of(settings), product.name)
-    situation = Situation(ledger)
+    situation = Situation(ledger, product.name)
     sources: dict[str, Callable[[], tuple[list[Finding], Mapping[str, str]]]] = {
         "ledger": lambda: _recorded(ledger, reported),
         "runs": lambda: _runs(
@@ -163,8 +185,9 @@ def look(
             situation.failures[source] = error
             situation.wrong.append(_unreadable(source, error, now))
             continue
-        situation.wrong += wrong
-        situation.well |= well
+        known = {finding.key for finding in situation.wrong}
+        situation.wrong += [finding for finding in wrong if finding.key not in known]
+        situation.well |= {key: why for key, why in well.items() if key not in known}
         situation.well[_unreadable_key(source)] = "it can be looked at again"
     return situation
 
@@ -190,7 +213,7 @@ def _unreadable(source: str, error: Exception, now: datetime) -> Finding:
         severity="error",
         subject=f"{source} can't be looked at",
         what=f"{type(error).__name__}; until it can, nothing is reported of the {source}",
-        since=f"{now:%Y-%m-%d %H:%M}",
+        since=f"{now:%Y-%m-%d %H:%M %Z}",
     )
 
 
@@ -250,9 +273,9 @@ def _runs(
                 asset=", ".join(assets),
                 partition=run.first if run.first == run.last else f"{run.first} to {run.last}",
                 severity="error",
-                subject="run failed",
+                subject=RUN_FAILED,
                 what=reason,
-                since=f"{datetime.fromtimestamp(run.created, tz=now.tzinfo):%Y-%m-%d %H:%M}",
+                since=f"{datetime.fromtimestamp(run.created, tz=now.tzinfo):%Y-%m-%d %H:%M %Z}",
                 run_id=run.run_id,
             )
         )
@@ -319,7 +342,7 @@ def _expected(
             ledger, "model_is_due", lambda: model_is_due(product, settings, today), argument=today
         )
         what = f"the model of {month:%Y-%m} has not been trained: {reason}"
-        yield _late("model", month, "model overdue", what, str(today.replace(day=OVERDUE_ON))), due
+        yield _late("model", month, MODEL_OVERDUE, what, str(today.replace(day=OVERDUE_ON))), due
 
 
 def _rows(
@@ -327,11 +350,13 @@ def _rows(
 ) -> Iterator[tuple[Finding, bool]]:
     due = _morning(product, product.rows_expected_on(day))
     late = stamp is None and now > due
-    what = f"rows were expected by {due:%Y-%m-%d %H:%M}"
+    what = f"rows were expected by {due:%Y-%m-%d %H:%M %Z}"
     if late:
         absences = landing.absences(product, settings.landing_path, [day], FileRules.of(settings))
-        what = f"{absences[day]}; they were expected by {due:%Y-%m-%d %H:%M}"
-    yield _late("landing", day, "delivery overdue", what, f"{due:%Y-%m-%d %H:%M}"), late
+        what = f"{absences[day]}; they were expected by {due:%Y-%m-%d %H:%M %Z}"
+    finding = _late("landing", day, DELIVERY_OVERDUE, what, f"{due:%Y-%m-%d %H:%M %Z}")
+    # A run that has looked for the delivery says the same of the day.
+    yield replace(finding, key=messages.missing_key(day)), late
 
 
 def _labels(
@@ -342,22 +367,20 @@ def _labels(
     due = _morning(product, product.labels_expected_on(day))
     share = record.counts.get("labelled", 0) / record.counts["rows"]
     minimum = product.validation.minimum_labelled_share
-    what = (
-        f"{share:.1%} of the rows have labels; at least {minimum:.1%} were expected by {due:%Y-%m-%d %H:%M}"
-    )
+    since = f"{due:%Y-%m-%d %H:%M %Z}"
+    what = f"{share:.1%} of the rows have labels; at least {minimum:.1%} were expected by {since}"
     late = share < minimum and now > due
-    yield _late("ards", day, "labels overdue", what, f"{due:%Y-%m-%d %H:%M}"), late
+    yield _late("ards", day, LABELS_OVERDUE, what, since), late
 
 
-_UNMADE, _GONE = "materialization overdue", "deliveries gone"
-_OF_FILES = frozenset({_UNMADE, _GONE})
+_OF_FILES = frozenset({UNMADE, GONE})
 
 
 def _unmade(
     product: Product, settings: Settings, ledger: Ledger, now: datetime, reported: Mapping[str, Entry]
 ) -> Iterator[tuple[Finding, bool]]:
     """The days that were last made from other files than those that lie there, and whether for too long."""
-    told = [entry.partition for entry in reported.values() if entry.subject == _UNMADE]
+    told = [entry.partition for entry in reported.values() if entry.subject == UNMADE]
     pending = deliveries.pending(
         product,
         settings,
@@ -371,10 +394,12 @@ def _unmade(
     def late(day: date, what: str, partition: str = "") -> tuple[Finding, bool]:
         landed = datetime.fromtimestamp(_changed_at(place, day), tz=now.tzinfo)
         due = landed + patience
-        what = f"{what} at {landed:%Y-%m-%d %H:%M} and {'have' if partition else 'has'} not been materialized"
-        finding = _late("ards", day, _UNMADE, what, f"{due:%Y-%m-%d %H:%M}")
+        what = (
+            f"{what} at {landed:%Y-%m-%d %H:%M %Z} and {'have' if partition else 'has'} not been materialized"
+        )
+        finding = _late("ards", day, UNMADE, what, f"{due:%Y-%m-%d %H:%M %Z}")
         if partition:
-            finding = replace(finding, partition=partition, key=f"overdue/ards/{_UNMADE}")
+            finding = replace(finding, partition=partition, key=f"overdue/ards/{UNMADE}")
         return finding, now > due
 
     unseen = [day for day, state in pending.states.items() if state.stamp == deliveries.UNSEEN]
@@ -387,8 +412,8 @@ def _unmade(
         elif state.stamp != deliveries.UNSEEN:
             yield late(day, "the day's files were changed" if state.made_from else "the day was delivered")
     if pending.warning:
-        gone = _late("landing", pending.newest or product.start, _GONE, pending.warning, "")
-        yield replace(gone, key=f"overdue/landing/{_GONE}", partition=""), True
+        gone = _late("landing", pending.newest or product.start, GONE, pending.warning, "")
+        yield replace(gone, key=f"overdue/landing/{GONE}", partition=""), True
 
 
 def _changed_at(place: Path, day: date) -> float:

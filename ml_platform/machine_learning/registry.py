@@ -48,11 +48,7 @@ from ml_platform.machine_learning.model_files import (
 )
 from ml_platform.machine_learning.promotion import CHAMPION
 from ml_platform.machine_learning.training import TrainedModel, probabilities
-from ml_platform.settings import Settings
-
-#: Where `ml-platform ui` opens MLflow, unless it is told otherwise.
-LOCAL_UI = "http://127.0.0.1:5000"
-
+from ml_platform.settings import LOCAL_MLFLOW, Settings
 
 # dagster-mlflow resumes the run of the experiment that carries this tag, so only its own run may.
 _PARENT_TAG = "dagster_run_id"
@@ -366,7 +362,7 @@ class Registry:
             from mlflow.utils.databricks_utils import get_databricks_host_creds
 
             return f"{get_databricks_host_creds(self._tracking_uri).host.rstrip('/')}/ml/{place}"
-        return f"{(ui_url or LOCAL_UI).rstrip('/')}/#/{place}"
+        return f"{(ui_url or LOCAL_MLFLOW).rstrip('/')}/#/{place}"
 
     def _client(self) -> Any:
         if self._credentials:

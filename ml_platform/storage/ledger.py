@@ -31,6 +31,8 @@ SETTLED: frozenset[Outcome] = frozenset({"written", "empty"})
 USABLE: frozenset[Outcome] = SETTLED | {"not_due"}
 
 DAYS = "days"
+#: What :meth:`Ledger.outcomes` calls a day that a person has accepted.
+ACCEPTED = "accepted"
 #: In the details of a record without rows: how many rows the day had when it was withdrawn.
 WITHDRAWN = "withdrawn"
 #: What the details of a record hold where a check or an expectation has failed, as JSON.
@@ -199,6 +201,24 @@ class Ledger:
                 return {}
             where = where & pc.field("day").isin(pa.array(sorted(set(days)), pa.date32()))
         return self._newest(where, details)
+
+    def outcomes(self) -> dict[str, dict[date, str]]:
+        """The newest outcome of each day, by asset; ``accepted`` of a day that a person has accepted.
+
+        Ten years of a product take a few tens of milliseconds: nothing but outcomes is read.
+        """
+        chosen = ("asset", "day", "outcome", "accepted_by", "recorded_at", COMMIT)
+        table = self._table.scan(without=[name for name in _SCHEMA.names if name not in chosen])
+        order = pc.sort_indices(
+            pa.table({"commit": pc.fill_null(table[COMMIT], -1), "at": table["recorded_at"]}),
+            sort_keys=[("commit", "ascending"), ("at", "ascending")],
+        )
+        ordered = table.select(["asset", "day", "outcome", "accepted_by"]).take(order)
+        found: dict[str, dict[date, str]] = {}
+        columns = (ordered[name].to_pylist() for name in ("asset", "day", "outcome", "accepted_by"))
+        for asset, day, outcome, accepted_by in zip(*columns, strict=True):
+            found.setdefault(asset, {})[day] = ACCEPTED if accepted_by else outcome
+        return found
 
     def withdrawals(self, asset: str) -> dict[date, DayRecord]:
         """By day, the newest record that tells of rows that were withdrawn, whatever came after it."""

@@ -16,6 +16,16 @@ SECRET = "the password of everything"
 DAY = "shop/validation_report/2024-01-03"
 
 
+class Stub:
+    """Pages of one product."""
+
+    def of_all(self) -> str:
+        return "<h1>all</h1>"
+
+    def of_product(self, name: str) -> str:
+        return {"shop": "<h1>shop</h1>"}[name]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     place = tmp_path / "reports"
@@ -37,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(folder: Path) -> TestClient:
-    return TestClient(build_app(folder), base_url="http://127.0.0.1:3001", follow_redirects=False)
+    return TestClient(build_app(folder, Stub()), base_url="http://127.0.0.1:3001", follow_redirects=False)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +93,21 @@ def test_whatever_is_no_report_is_not_found(client: TestClient, path: str) -> No
     assert answer.status_code == 404
     assert SECRET not in answer.text
     assert "root:" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "leads_to"), [("/", "/_today/index.html"), ("/shop/", "/shop/_today/index.html")]
+)
+def test_whoever_comes_without_a_page_is_led_to_today(client: TestClient, path: str, leads_to: str) -> None:
+    assert client.get(path).headers["location"] == leads_to
+    page = client.get(leads_to)
+    assert page.status_code == 200
+    assert "<h1>" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_a_product_that_is_unknown_has_no_page(client: TestClient) -> None:
+    assert client.get("/other/_today/index.html").status_code == 404
 
 
 def test_only_reports_are_listed(client: TestClient) -> None:

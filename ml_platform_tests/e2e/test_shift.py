@@ -10,11 +10,11 @@ import dagster as dg
 import pytest
 from pyspark.sql import SparkSession
 
-from ml_platform.cli import overview
 from ml_platform.cli.backfill import Backfill
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.loading import load_product
 from ml_platform.machine_learning import performance
+from ml_platform.overview import history as overview
 from ml_platform.samples import customers
 from ml_platform.settings import PACKAGE
 from ml_platform.storage.tables import Tables

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_platform.cli import overview
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
 from ml_platform.machine_learning.model_history import ModelHistory
+from ml_platform.overview import history as overview
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop, visits
 

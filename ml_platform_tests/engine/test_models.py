@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from ml_platform.cli import overview
 from ml_platform.cli.backfill import roll_back
 from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.model_history import ModelHistory
+from ml_platform.overview import history as overview
 from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in

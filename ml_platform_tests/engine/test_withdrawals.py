@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
-from ml_platform.cli import overview
 from ml_platform.data_engineering import landing
 from ml_platform.online_store.store import OnlineStore
+from ml_platform.overview import history as overview
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import (
     CARRIERS,

@@ -113,9 +113,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def deliver_all(desk: Desk) -> None:
+def deliver_all(desk: Desk, last: str = "2024-01-09") -> None:
     """Rows and labels of the last week are there: nothing is overdue."""
-    for day in days("2024-01-03", "2024-01-09"):
+    for day in days("2024-01-03", last):
         folder = desk.settings.landing_path / "shop" / str(day)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "visits.csv").write_text("visit,day\n")
@@ -138,9 +138,9 @@ def test_mail_and_webhook_get_one_message_of_all_that_is_wrong(
     assert message["title"] == "[shop] 2 errors, 1 warning"
     assert message["type"] == "failure"
     for told in (
-        "ards 2024-01-05, refused: a.csv: missing columns: pages",
+        "Fri 2024-01-05, ards refused: a.csv: missing columns: pages",
         "run: http://127.0.0.1:3000/runs/run-7",
-        "ards 2024-01-06, data_quality: customer is never null: 3 of 100 rows, expected no nulls",
+        "Sat 2024-01-06, ards data quality: customer is never null: 3 of 100 rows, expected no nulls",
     ):
         assert told in message["message"]
     ((subject, body),) = mail.received
@@ -309,7 +309,7 @@ def test_a_source_that_cannot_be_read_is_told_and_hides_no_other(
     desk.tick()
     desk.tick()
     assert len(web.received) == 2
-    assert "alerts, ledger can't be looked at" in web.received[-1]["message"]
+    assert "- ledger can't be looked at" in web.received[-1]["message"]
     assert "resolved" not in web.received[-1]["title"]
     for path, content in good.items():
         path.write_bytes(content)
@@ -408,7 +408,7 @@ def test_a_failed_run_is_told_until_one_over_the_same_days_succeeds(
     assert not broken.run(["mrds"], "2024-01-03", "2024-01-05").success
     desk.tick()
     (message,) = web.received
-    assert "mrds 2024-01-03 to 2024-01-05, run failed: shop__mrds: RuntimeError" in message["message"]
+    assert "2024-01-03 to 2024-01-05, mrds run failed: shop__mrds: RuntimeError" in message["message"]
     assert "hunter3" not in json.dumps(message)
     desk.tick()
     assert len(web.received) == 1
@@ -445,9 +445,9 @@ def test_what_is_overdue_is_told_and_that_it_has_come(
     desk.now += timedelta(minutes=2)
     desk.tick()
     told = web.received[-1]["message"]
-    assert "landing 2024-01-09, delivery overdue: no rows have been delivered" in told
+    assert "Tue 2024-01-09, delivery overdue: no rows have been delivered" in told
     assert "since 2024-01-10 10:00" in told
-    assert "ards 2024-01-08, labels overdue: 10.0% of the rows have labels" in told
+    assert "Mon 2024-01-08, ards labels overdue: 10.0% of the rows have labels" in told
 
     yesterday.write_text("visit,day\n")
     desk.record("2024-01-08", counts={"rows": 100, "labelled": 90})
@@ -496,6 +496,20 @@ def test_a_correction_that_nobody_picks_up_is_overdue(home: Path, instance: dg.D
     assert overdue_in(desk, 3.1) == {}, "it is as it was last made"
 
 
+def test_a_day_that_a_run_has_found_undelivered_is_reported_once(
+    home: Path, instance: dg.DagsterInstance, web: WebReceiver
+) -> None:
+    desk = Desk(home, instance, web.url)
+    deliver_all(desk, last="2024-01-08")
+    assert desk.tick() == "json-1: sent: 1 wrong, 0 resolved"
+    assert "Tue 2024-01-09, delivery overdue" in web.received[-1]["message"]
+    desk.record("2024-01-09", "missing", reason="no files", counts={})
+    assert [one.key for one in findings(desk.product, desk.settings, instance, lambda zone: desk.now)] == [
+        "ards/2024-01-09/missing"
+    ]
+    assert desk.tick() == "json-1: nothing new"
+
+
 def test_a_delivery_after_missing_that_nobody_picks_up_is_overdue_and_resolved_when_it_is_made(
     home: Path, instance: dg.DagsterInstance, web: WebReceiver
 ) -> None:
@@ -507,11 +521,13 @@ def test_a_delivery_after_missing_that_nobody_picks_up_is_overdue_and_resolved_w
     desk.settle()
     desk.now = datetime.now(tz=UTC) + timedelta(hours=4)
     desk.tick()
-    assert "ards 2024-01-05, missing: no rows" in web.received[-1]["message"]
+    assert "Fri 2024-01-05, ards not delivered: no rows" in web.received[-1]["message"]
     (home / "later.csv").rename(folder / "visits.csv")
     (folder / "visits.csv").write_text("visit,day,customer,spend,pages,channel\n1,2024-01-05,a,1,1,web\n")
     desk.tick()
-    assert "ards 2024-01-05, materialization overdue: the day was delivered" in web.received[-1]["message"]
+    assert (
+        "Fri 2024-01-05, ards materialization overdue: the day was delivered" in web.received[-1]["message"]
+    )
     desk.record("2024-01-05")
     desk.settle()
     desk.tick()
@@ -539,7 +555,7 @@ def test_an_old_day_that_was_never_made_again_stays_told_while_it_lasts(
         desk.tick()
         desk.now += timedelta(minutes=1)
     (message,) = web.received
-    assert "ards 2024-02-01, materialization overdue" in message["message"]
+    assert "Thu 2024-02-01, ards materialization overdue" in message["message"]
 
 
 def test_deliveries_that_were_never_made_are_one_finding(home: Path, instance: dg.DagsterInstance) -> None:
@@ -570,7 +586,7 @@ def test_a_failed_maintenance_is_told_until_one_succeeds(
         job.execute_in_process(instance=instance, raise_on_error=False)
         desk.tick()
     first, second = web.received
-    assert "maintenance, run failed: shop_tables: OSError" in first["message"]
+    assert "maintenance run failed: shop_tables: OSError" in first["message"]
     assert second["title"] == "[shop] 1 resolved"
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_platform.cli import overview
 from ml_platform.contract.learning import LEAST_DAYS_FORWARD
 from ml_platform.contract.loading import ContractError
 from ml_platform.machine_learning import holdout, training_data
 from ml_platform.machine_learning.model_history import ModelHistory, attempts, decisions_due
 from ml_platform.machine_learning.promotion import compare, serving
+from ml_platform.overview import history as overview
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
 

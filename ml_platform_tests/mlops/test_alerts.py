@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from ml_platform.mlops.alerts import messages
-from ml_platform.mlops.alerts.messages import ChannelState, Finding, Links, News
+from ml_platform.mlops.alerts.messages import ChannelState, Finding, News
+from ml_platform.mlops.links import Links
+from ml_platform.mlops.remedies import held_back_by, remedies
 from ml_platform.storage.ledger import DayRecord, Outcome
 from ml_platform_tests.small_platform import D, days, shop
 
-LINKS = Links("http://dagster.example:3000/")
+LINKS = Links("http://dagster.example:3000/", "http://reports.example")
 
 
 def record(
@@ -219,28 +221,94 @@ def test_a_cursor_of_an_earlier_version_repeats_no_news() -> None:
 # -- words -------------------------------------------------------------------------------------------
 
 
-def test_a_message_says_what_where_since_when_and_where_to_look() -> None:
-    wrong = finding("a", what="customer is never null: 3 of 100 rows", run_id="abc", report="file:///r.html")
+def test_a_message_says_the_cause_what_it_holds_back_one_command_and_where_to_look() -> None:
+    at = datetime(2024, 1, 4, 23, 30, tzinfo=UTC)
+    wrong = finding(
+        "a",
+        what="too many records are unusable: 3 of 100",
+        causes="missing required value in spend: 3; unparseable value in pages: 1",
+        run_id="abc",
+        report="http://reports.example/shop/validation_report/2024-01-03/report.html",
+        recorded_at=int(at.timestamp() * 1e9),
+    )
     overdue = finding(
-        "b", asset="landing", subject="delivery overdue", what="no rows", since="2024-01-04 10:00"
+        "b", asset="landing", subject="delivery overdue", what="no rows", since="2024-01-04 10:00 CET"
     )
     well = finding("c", "warning", partition="2024-01-01", what="accepted by ann: fine", since="2024-01-01")
-    told = messages.message(shop(), News((wrong, overdue), (well,)), LINKS)
+    product = shop(timezone="Europe/Berlin")
+    told = messages.message(product, News((wrong, overdue), (well,)), LINKS)
     assert told.title == "[shop] 2 errors, 1 resolved"
     assert told.severity == "error"
+    again = "ml-platform backfill shop --from 2024-01-03 --to 2024-01-03"
+    asset = "http://dagster.example:3000/assets/shop/ards"
     assert told.body.splitlines() == [
         "Errors:",
-        "- ards 2024-01-03, data_quality: customer is never null: 3 of 100 rows",
-        "  run: http://dagster.example:3000/runs/abc; report: file:///r.html",
-        "- landing 2024-01-03, delivery overdue: no rows",
-        "  since 2024-01-04 10:00",
+        "- Wed 2024-01-03, ards data quality: missing required value in spend: 3",
+        "  unparseable value in pages: 1",
+        "  holds back: mrds, online_features, predictions of the day",
+        f"  now: correct the delivery in landing/shop/2024-01-03, then: {again}",
+        "  found 2024-01-05 00:30 CET",
+        "  report: http://reports.example/shop/validation_report/2024-01-03/report.html",
+        f"  day: {asset}?view=partitions&partition=2024-01-03",
+        f"  check: {asset}?view=checks&checkDetail=data_quality",
+        "  run: http://dagster.example:3000/runs/abc",
+        "- Wed 2024-01-03, delivery overdue: no rows",
+        "  holds back: ards, mrds, online_features, predictions of the day",
+        f"  now: put the day's files into landing/shop/2024-01-03, then: {again}",
+        "  since 2024-01-04 10:00 CET",
         "",
         "Resolved:",
-        "- ards 2024-01-01, data_quality: accepted by ann: fine",
+        "- ards 2024-01-01, data quality: accepted by ann: fine",
         "  was wrong since 2024-01-01",
         "",
-        "All of shop: http://dagster.example:3000/asset-groups?asset-selection=key%3A%22shop%2F*%22",
+        "Today: http://reports.example/shop/_today/index.html",
+        "All of shop: http://dagster.example:3000/asset-groups~key%3A%22shop%2F*%22/",
     ]
+
+
+def test_a_warning_holds_nothing_back_and_asks_for_no_command() -> None:
+    warned = messages.fact(shop(), finding("a", "warning"), LINKS)
+    assert (warned.holds_back, warned.remedies) == ("", ())
+
+
+@pytest.mark.parametrize(
+    ("asset", "subject", "partition", "command"),
+    [
+        ("ards", "refused", "2024-02-03", "backfill shop --from 2024-02-03 --to 2024-02-03"),
+        ("drift_report", "no_drift", "2024-02-01", "train shop"),
+        (
+            "model",
+            "model overdue",
+            "2024-02-01",
+            "backfill shop --from 2024-02-01 --to 2024-02-01 --select model",
+        ),
+        (
+            "ards, mrds",
+            "run failed",
+            "2024-02-01 to 2024-02-29",
+            "backfill shop --from 2024-02-01 --to 2024-02-29",
+        ),
+        ("drift_report", "run failed", "2024-02-01", "backfill shop --from 2024-02-01 --to 2024-02-29"),
+        ("model_performance", "performance_above_threshold", "2024-02-03", "train shop"),
+    ],
+)
+def test_each_finding_has_the_command_that_fixes_it(
+    asset: str, subject: str, partition: str, command: str
+) -> None:
+    (remedy, *_) = remedies("shop", asset, subject, partition)
+    assert remedy.command == f"ml-platform {command}"
+
+
+def test_a_blocked_day_can_be_accepted_and_made_by_one_command() -> None:
+    corrected, accepted = remedies("shop", "ards", "blocked", "2024-02-03")
+    again = "ml-platform backfill shop --from 2024-02-03 --to 2024-02-03"
+    assert corrected.command == again
+    assert accepted.command == f'ml-platform accept shop 2024-02-03 --reason "…" && {again}'
+
+
+def test_what_is_made_of_a_day_is_held_back_by_it() -> None:
+    assert held_back_by("mrds") == ["online_features", "predictions"]
+    assert held_back_by("predictions") == []
 
 
 def test_a_backfill_of_the_past_is_one_digest() -> None:
@@ -253,7 +321,7 @@ def test_a_backfill_of_the_past_is_one_digest() -> None:
     assert "365 days from 2023-01-01 to 2023-12-31; the newest of them:" in told.body
     assert told.body.count("nulls on") == messages.LISTED
     assert "nulls on 2023-12-31" in told.body
-    assert len(told.body) < 2000
+    assert len(told.body) < 3000
 
 
 @pytest.mark.parametrize(("severity", "kept"), [("warning", ["a", "b"]), ("error", ["a"])])

@@ -14,12 +14,15 @@ from ml_platform.contract.product import Product
 from ml_platform.mlops.drift import drift_report, measures
 from ml_platform.mlops.drift.drift_report import MonthDrift
 from ml_platform.mlops.drift.measures import Column, ColumnDrift, Summary, Window
+from ml_platform.mlops.links import Around, Links
 from ml_platform_tests.small_platform import D, shop
 
 N = 5000
 SPEND = Column("spend", "numeric", "feature")
 CHANNEL = Column("channel", "categorical", "feature")
 LABEL = Column("bought", "categorical", "label")
+
+AROUND = Around(Links("http://dagster.example:3000"))
 
 
 def draw(seed: int = 0) -> np.random.Generator:
@@ -244,7 +247,7 @@ def month(**options: Any) -> MonthDrift:
 
 
 def test_the_report_opens_offline_and_escapes_what_it_shows() -> None:
-    files = drift_report.build(shop(), month())
+    files = drift_report.build(shop(), month(), AROUND)
     assert list(files) == ["report.html", "report.json", "evidently_1.html"]
     page = files["report.html"].decode()
     assert "<script" not in page
@@ -305,4 +308,4 @@ def test_a_month_exceeds_what_the_contract_allows() -> None:
 def test_a_month_without_a_reference_has_nothing_to_compare() -> None:
     first = MonthDrift(D("2024-01-01"), None, N, [], [])
     assert drift_report.summary(shop(), first) == "nothing to compare with yet"
-    assert b"Nothing to judge" in drift_report.build(shop(), first)["report.html"]
+    assert b"Nothing to judge" in drift_report.build(shop(), first, AROUND)["report.html"]

@@ -27,6 +27,7 @@ from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.mlops.drift import drift_report
 from ml_platform.mlops.drift.drift_report import MonthDrift
+from ml_platform.mlops.links import Around, Links
 from ml_platform.storage.ledger import DayRecord
 
 
@@ -128,9 +129,16 @@ class DriftReport(Step):
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         product, store = self.context.product, report_store(self.context.settings)
         windows, written = Windows(self.context), {}
+        published = {*self.context.ledger.latest(self.asset, outcomes=["written"], details=False), *work}
         for position, (month, inputs) in enumerate(work.items(), start=1):
             found = windows.measure(inputs.found)
-            files = drift_report.build(product, found)
+            before, after = add_months(month, -1), add_months(month, 1)
+            around = Around(
+                Links(self.context.settings.dagster_ui_url),
+                before if before in published else None,
+                after if after in published else None,
+            )
+            files = drift_report.build(product, found, around)
             path = f"{product.name}/{self.asset}/{month}"
             links = report_links(self.context.settings, path, store.publish(path, files))
             written[month] = _written(product, found, files, links)

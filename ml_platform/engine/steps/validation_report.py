@@ -6,6 +6,7 @@ every day that was attempted: a blocked or refused day is when it is read.
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
@@ -18,9 +19,13 @@ from ml_platform.engine import presence
 from ml_platform.engine.report_targets import report_links, report_store
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written, quality_of
+from ml_platform.mlops.links import Around, Links
 from ml_platform.mlops.quality import quarantine, validation_report
 from ml_platform.mlops.quality.validation_report import DataSetDay
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
+
+#: Causes that are shown beside a link to the page; all stand on it.
+CAUSES = 5
 
 
 class ValidationReport(Step):
@@ -73,7 +78,12 @@ class ValidationReport(Step):
         return {day: Written("missing") for day in days}
 
     def _publish(self, days: Sequence[date]) -> dict[date, Written]:
+        """Publish the pages of some days, and again those before them, which link to them."""
         product = self.context.product
+        around = self._around(days)
+        made = days
+        days = sorted({*days, *(days_around.before for days_around in around.values() if days_around.before)})
+        around |= self._around([day for day in days if day not in around], also=made)
         known = self._known(days)
         by_day = {
             asset: {one: _shown(asset, one, record) for one, record in known[asset].items()}
@@ -87,6 +97,7 @@ class ValidationReport(Step):
                 day,
                 [_known_days(by_day[asset], day) for asset in validated()],
                 unusable.get(day),
+                around[day],
             )
         links = report_store(self.context.settings).publish_many(
             {f"{product.name}/{self.asset}/{day}": page.files for day, page in pages.items()}
@@ -98,7 +109,27 @@ class ValidationReport(Step):
                 metadata=_metadata(page, self._links(day, links)),
             )
             for day, page in pages.items()
+            if day in set(made)
         }
+
+    def _around(self, days: Sequence[date], also: Sequence[date] = ()) -> dict[date, Around]:
+        """The neighbours of days, of those that have a page or are about to get one."""
+        if not days:
+            return {}
+        far = timedelta(days=REPORT_DAYS)
+        first, last = min(days) - far, max(days) + far
+        there = self.context.ledger.latest(
+            self.asset, days_between(first, last), outcomes=["written"], details=False
+        )
+        known = sorted({*there, *days, *also})
+        links = Links(self.context.settings.dagster_ui_url)
+        found = {}
+        for day in days:
+            place = bisect.bisect_left(known, day)
+            before = known[place - 1] if place else None
+            after = known[place + 1] if place + 1 < len(known) else None
+            found[day] = Around(links, before, after)
+        return found
 
     def _links(self, day: date, written: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         path = f"{self.context.product.name}/{self.asset}/{day}"
@@ -152,4 +183,7 @@ def _fingerprint(page: validation_report.Page) -> str:
 
 
 def _metadata(page: validation_report.Page, links: Mapping[str, str]) -> dict[str, Any]:
-    return {"verdict": page.verdict, **links, **page.figures}
+    metadata: dict[str, Any] = {"verdict": page.verdict}
+    if page.causes:
+        metadata["causes"] = "; ".join(page.causes[:CAUSES])
+    return metadata | {**links, **page.figures}

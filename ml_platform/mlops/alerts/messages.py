@@ -14,10 +14,21 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from itertools import groupby
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
-from ml_platform.contract.assets import ARDS, PERFORMANCE_ABOVE_THRESHOLD, daily
+from ml_platform.contract.assets import (
+    ARDS,
+    CATALOGUE,
+    CHECKS,
+    DATA_QUALITY,
+    LANDING,
+    PERFORMANCE_ABOVE_THRESHOLD,
+    daily,
+)
 from ml_platform.contract.monitoring import Severity
 from ml_platform.contract.product import Product
+from ml_platform.mlops.links import Links
+from ml_platform.mlops.remedies import DELIVERY_OVERDUE, Remedy, held_back_by, in_words, remedies
 from ml_platform.storage.ledger import DayRecord
 
 Kind = Literal["check", "outcome", "run", "overdue", "source"]
@@ -33,7 +44,11 @@ _OUTCOMES: dict[str, Severity] = {
 #: Checks over a window: that they fail again on the next day is no news.
 CONTINUING = frozenset({PERFORMANCE_ABOVE_THRESHOLD})
 #: Single findings of one asset and check that a message lists; more are counted.
-LISTED = 5
+LISTED = 3
+#: Characters of a cause, and causes of a finding, that people are shown; the report has all.
+_CHARACTERS, _CAUSES = 600, 5
+#: What stops the assets below from being made.
+_BLOCKING = frozenset({"missing", "refused", "blocked", DATA_QUALITY, DELIVERY_OVERDUE})
 #: A finding whose day was recorded longer ago is no longer reported on, and leaves the cursor.
 FINDING_DAYS = 90
 #: Minutes until a channel that took no message is tried again, doubled with each failure, and at most.
@@ -59,6 +74,8 @@ class Finding:
     since: str = ""
     run_id: str = ""
     report: str = ""
+    causes: str = ""
+    """What the day's report names as the causes, where it says more than ``what``."""
     recorded_at: int = 0
     """When the ledger recorded it, in nanoseconds; 0 for what isn't in the ledger."""
 
@@ -174,7 +191,11 @@ class ChannelState:
         return ChannelState(kept, {**waiting, **fresh}, self.failures + 1, retry)
 
     def _of(self, sources: Collection[str]) -> dict[str, Entry]:
-        return {key: entry for key, entry in self.reported.items() if source_of(key) in sources}
+        return {
+            key: entry
+            for key, entry in self.reported.items()
+            if source_of(key) in sources or ("clock" in sources and entry.subject == DELIVERY_OVERDUE)
+        }
 
     def _entries(self, now: Sequence[Finding]) -> dict[str, Entry]:
         known = {**self.unsent, **self.reported}
@@ -337,6 +358,11 @@ def of_records(records: Mapping[str, Mapping[date, DayRecord]]) -> list[Finding]
     return recorded.wrong()
 
 
+def missing_key(day: date) -> str:
+    """The key of a day that wasn't delivered, whether the clock says so or a run has found out."""
+    return f"{ARDS}/{day}/missing"
+
+
 def day_of(key: str) -> date | None:
     """The day in the key of a finding of the ledger; None for one that goes on over days."""
     parts = key.split("/")
@@ -416,7 +442,9 @@ def message(product: Product, news: News, links: Links) -> Message:
     lines: list[str] = []
     for heading, findings in (("Errors", errors), ("Warnings", warnings), ("Resolved", news.well)):
         if findings:
-            lines += [f"{heading}:", *_listed(findings, links, well=heading == "Resolved"), ""]
+            lines += [f"{heading}:", *_listed(product, findings, links, well=heading == "Resolved"), ""]
+    if page := links.todays(product.name):
+        lines.append(f"Today: {page}")
     lines.append(f"All of {product.name}: {links.product(product.name)}")
     return Message(
         title=f"[{product.name}] {', '.join(part for part in counts if part)}",
@@ -431,11 +459,13 @@ def _counted(count: int, noun: str) -> str:
 
 def listed(findings: Sequence[Finding]) -> Iterator[Finding]:
     """The findings that a message names one by one."""
-    for _, _, group in _grouped(findings):
+    for _, _, group in grouped(findings):
         yield from group[-LISTED:]
 
 
-def _grouped(findings: Sequence[Finding]) -> Iterator[tuple[str, str, list[Finding]]]:
+def grouped(findings: Sequence[Finding]) -> Iterator[tuple[str, str, list[Finding]]]:
+    """The findings by asset and subject, each group by partition ascending."""
+
     def order(finding: Finding) -> tuple[str, str]:
         return finding.asset, finding.subject
 
@@ -443,41 +473,106 @@ def _grouped(findings: Sequence[Finding]) -> Iterator[tuple[str, str, list[Findi
         yield asset, subject, sorted(group, key=lambda finding: finding.partition)
 
 
-def _listed(findings: Sequence[Finding], links: Links, *, well: bool) -> Iterator[str]:
+def _listed(product: Product, findings: Sequence[Finding], links: Links, *, well: bool) -> Iterator[str]:
     """The findings by asset and subject; of many days the newest ones, and how many there are."""
-    for asset, subject, several in _grouped(findings):
+    for asset, subject, several in grouped(findings):
         if len(several) > LISTED:
             yield (
-                f"- {asset}, {subject}: {len(several)} days from {several[0].partition} to "
+                f"- {asset}, {in_words(subject)}: {len(several)} days from {several[0].partition} to "
                 f"{several[-1].partition}; the newest of them:"
             )
             several = several[-LISTED:]
         for finding in several:
-            yield from _told(finding, links, well=well)
+            yield from _resolved(finding) if well else _told(fact(product, finding, links))
 
 
-def _told(one: Finding, links: Links, *, well: bool) -> Iterator[str]:
-    place = " ".join(part for part in (one.asset, one.partition) if part)
-    yield f"- {place}, {one.subject}: {one.what[:600]}"
-    facts = []
-    if one.since and (one.since != one.partition or well):
-        facts.append(f"{'was wrong ' if well else ''}since {one.since}")
-    if one.run_id and not well:
-        facts.append(f"run: {links.run(one.run_id)}")
-    if one.report and not well:
-        facts.append(f"report: {one.report}")
-    if facts:
-        yield f"  {'; '.join(facts)}"
+def _resolved(finding: Finding) -> Iterator[str]:
+    place = " ".join(part for part in (finding.asset, finding.partition) if part)
+    yield f"- {place}, {in_words(finding.subject)}: {finding.what[:_CHARACTERS]}"
+    if finding.since:
+        yield f"  was wrong since {finding.since}"
+
+
+def _told(told: Fact) -> Iterator[str]:
+    yield f"- {told.title}: {told.causes[0]}"
+    yield from (f"  {cause}" for cause in told.causes[1:])
+    if told.holds_back:
+        yield f"  holds back: {told.holds_back}"
+    for remedy in told.remedies[:1]:
+        yield f"  now: {_lower(remedy.words)}: {remedy.command}"
+    if told.since:
+        yield f"  {told.since}"
+    yield from (f"  {name}: {address}" for name, address in told.links)
+
+
+# -- a finding as people see it ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Links:
-    """Addresses of Dagster's UI."""
+class Fact:
+    """A finding in words: what and when, the causes, what it holds back, the way out, and where to look."""
 
-    ui: str
+    title: str
+    causes: tuple[str, ...]
+    holds_back: str
+    remedies: tuple[Remedy, ...]
+    since: str
+    links: tuple[tuple[str, str], ...]
+    severity: Severity
 
-    def run(self, run_id: str) -> str:
-        return f"{self.ui.rstrip('/')}/runs/{run_id}"
 
-    def product(self, name: str) -> str:
-        return f"{self.ui.rstrip('/')}/asset-groups?asset-selection=key%3A%22{name}%2F*%22"
+def fact(product: Product, finding: Finding, links: Links, *, last: str = "") -> Fact:
+    """A finding in words.
+
+    Args:
+        last: the last partition of several that share the finding, which is the first one's.
+    """
+    name, asset, partition = product.name, finding.asset, finding.partition
+    blocks = finding.severity == "error" and finding.subject in _BLOCKING
+    held = held_back_by(asset) if blocks and asset in (*CATALOGUE, LANDING) else []
+    addresses = [("report", finding.report)] if finding.report else []
+    if asset in CATALOGUE and _day_of(partition):
+        addresses.append(("day", links.partition(name, asset, last or partition)))
+    if finding.kind == "check" and finding.subject in CHECKS:
+        addresses.append(("check", links.check(name, asset, finding.subject)))
+    if finding.run_id:
+        addresses.append(("run", links.run(finding.run_id)))
+    causes = finding.causes.split("; ") if finding.causes else [finding.what]
+    return Fact(
+        title=", ".join(part for part in (_when(partition, last), _subject(finding)) if part),
+        causes=tuple(cause[:_CHARACTERS] for cause in causes[:_CAUSES]),
+        holds_back=f"{', '.join(held)} of the day" if held else "",
+        remedies=tuple(
+            remedies(name, asset, finding.subject, partition, severity=finding.severity, last=last)
+        ),
+        since=_since(product, finding),
+        links=tuple(addresses),
+        severity=finding.severity,
+    )
+
+
+def _subject(finding: Finding) -> str:
+    words = in_words(finding.subject)
+    # What is overdue names what it is of.
+    alone = finding.kind == "source" or finding.asset == LANDING or words.startswith(finding.asset)
+    return words if alone else f"{finding.asset} {words}"
+
+
+def _when(partition: str, last: str) -> str:
+    day = _day_of(partition)
+    if day is None:
+        return partition
+    return f"{day:%a} {day}" if last in ("", partition) else f"{partition} to {last}"
+
+
+def _since(product: Product, finding: Finding) -> str:
+    """Since when, with the time zone; of what the ledger knows, when it was found."""
+    parts = [f"since {finding.since}"] if finding.since and finding.since != finding.partition else []
+    if finding.recorded_at:
+        at = datetime.fromtimestamp(finding.recorded_at / 1e9, tz=ZoneInfo(product.timezone))
+        parts.append(f"found {at:%Y-%m-%d %H:%M %Z}")
+    return ", ".join(parts)
+
+
+def _lower(words: str) -> str:
+    return words[:1].lower() + words[1:]

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 
+from ml_platform.contract.assets import DRIFT_REPORT, NO_DRIFT
 from ml_platform.contract.product import Product
 from ml_platform.mlops.drift.measures import ColumnDrift, Comparison
 from ml_platform.mlops.html.pages import template
+from ml_platform.mlops.links import TODAY, TODAY_PAGE, Around
+from ml_platform.mlops.remedies import remedies
 
 HTML, JSON = "report.html", "report.json"
 
@@ -97,14 +100,25 @@ def why(one: ColumnDrift) -> list[str]:
     return told
 
 
-def build(product: Product, month: MonthDrift) -> dict[str, bytes]:
+def causes(month: MonthDrift) -> list[str]:
+    """The drifted columns with what is known of each, those that drifted most first."""
+    found = []
+    for column in ordered(month):
+        if column.verdict == "drifted":
+            known = "; ".join(why(column))
+            against = f"{column.column} against {column.reference}: {_score(column)} of {column.threshold:g}"
+            found.append(f"{against}; {known}" if known else against)
+    return found
+
+
+def build(product: Product, month: MonthDrift, around: Around) -> dict[str, bytes]:
     """The files of the report, the overview first."""
     pages = {
         f"evidently_{position}.html": (comparison, comparison.html)
         for position, comparison in enumerate(month.comparisons, start=1)
         if comparison.html is not None
     }
-    files = {HTML: _page(product, month, {name: one for name, (one, _) in pages.items()}).encode()}
+    files = {HTML: _page(product, month, {name: one for name, (one, _) in pages.items()}, around).encode()}
     files[JSON] = _json(product, month)
     return files | {name: html for name, (_, html) in pages.items()}
 
@@ -130,8 +144,15 @@ def _json(product: Product, month: MonthDrift) -> bytes:
     return json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()
 
 
-def _page(product: Product, month: MonthDrift, pages: Mapping[str, Comparison]) -> str:
+def _page(product: Product, month: MonthDrift, pages: Mapping[str, Comparison], around: Around) -> str:
     return template("drift_report.html").render(
+        around=around,
+        today=f"../../{TODAY}/{TODAY_PAGE}",
+        partition=around.links.partition(product.name, DRIFT_REPORT, str(month.month)),
+        causes=causes(month),
+        remedies=remedies(product.name, DRIFT_REPORT, NO_DRIFT, str(month.month))
+        if exceeds(product, month)
+        else [],
         product=product,
         month=month,
         exceeding=exceeds(product, month),

@@ -24,6 +24,8 @@ _WEEKS_NEEDED = 2
 #: Days without deliveries that may lie before a day whose labels are looked for; the longest known breaks
 #: of public holidays last less than two weeks.
 _DAYS_WITHOUT_DELIVERIES = 14
+#: How the facts of the quarantine begin; what they come from are its reasons.
+FEW_UNUSABLE = "few records are unusable"
 #: From median absolute deviation to standard deviation, for normally distributed figures.
 _MAD_TO_SIGMA = 1.4826
 #: A spread may be that many times as small or as great as usual, and a column have that share of its values.
@@ -153,7 +155,7 @@ def _shares(product: Product, counts: Mapping[str, int]) -> Iterator[Fact]:
             product,
             f"quarantined_share_{severity}",
             "quarantined_share",
-            f"few records are unusable ({severity} level)",
+            f"{FEW_UNUSABLE} ({severity} level)",
             f"too many records are unusable ({severity} level)",
             quarantined,
             delivered,

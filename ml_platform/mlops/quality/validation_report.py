@@ -16,11 +16,16 @@ from markupsafe import Markup
 from ml_platform.contract.product import Product
 from ml_platform.mlops.html import plots
 from ml_platform.mlops.html.pages import template
+from ml_platform.mlops.links import TODAY, TODAY_PAGE, Around
+from ml_platform.mlops.quality.anomalies import FEW_UNUSABLE
 from ml_platform.mlops.quality.quarantine import LISTED, Unusable
 from ml_platform.mlops.quality.results import Quality, Result
+from ml_platform.mlops.remedies import held_back_by, remedies
 
 HTML, JSON, QUARANTINE_CSV = "report.html", "report.json", "quarantine.csv"
 
+#: Reasons of the quarantine that a page begins with; all stand below.
+_REASONS = 5
 _TITLES = {"ards": "Analytics-ready data set", "mrds": "Model-ready data set"}
 #: Verdicts from bad to good; the worst of a day's data sets is the day's.
 _ORDER = ("refused", "blocked", "missing", "empty", "held_back", "accepted", "warnings", "passed", "not_due")
@@ -69,6 +74,7 @@ class Page:
     verdict: str
     files: dict[str, bytes]
     figures: dict[str, int] = field(default_factory=dict)
+    causes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,11 @@ class _Line:
 
 
 def build(
-    product: Product, day: date, histories: Sequence[Sequence[DataSetDay]], unusable: Unusable | None
+    product: Product,
+    day: date,
+    histories: Sequence[Sequence[DataSetDay]],
+    unusable: Unusable | None,
+    around: Around,
 ) -> Page:
     """The report of ``day``.
 
@@ -99,11 +109,41 @@ def build(
         "quarantined": unusable.count if unusable else 0,
     }
     files: dict[str, bytes] = {}
-    files[HTML] = _page(product, day, verdict, shown, histories, unusable, figures).encode()
+    found = causes(shown, unusable)
+    files[HTML] = _page(product, day, verdict, shown, histories, unusable, figures, found, around).encode()
     files[JSON] = _json(product, day, verdict, shown, unusable)
     if unusable:
         files[QUARANTINE_CSV] = unusable.as_csv()
-    return Page(verdict, files, figures)
+    return Page(verdict, files, figures, tuple(found))
+
+
+def causes(shown: Sequence[DataSetDay], unusable: Unusable | None) -> list[str]:
+    """What is wrong with a day, errors first: what its records lack, rather than how many do.
+
+    Args:
+        shown: the day's data sets.
+    """
+    results = [
+        result
+        for data_set in shown
+        for result in (data_set.quality.ordered if data_set.quality else [])
+        if not result.passed
+    ]
+    found = [
+        data_set.reason
+        for data_set in shown
+        if data_set.reason and data_set.outcome not in ("blocked", "held_back")
+    ]
+    for result in sorted(results, key=lambda one: not one.is_error):
+        if unusable and result.expectation.startswith(FEW_UNUSABLE):
+            counted = unusable.reasons.most_common(_REASONS)
+            # What would accept the records is advice, and stands below.
+            found += [f"{reason.partition(' (`')[0]}: {count:,}" for reason, count in counted]
+            others = len(unusable.reasons) - _REASONS
+            found += [f"and {others:,} more reason{'s'[: others > 1]}"] if others > 0 else []
+        else:
+            found.append(f"{result.statement}: {result.observed}, expected {result.expected}")
+    return list(dict.fromkeys(found))
 
 
 def _json(
@@ -142,6 +182,8 @@ def _page(
     histories: Sequence[Sequence[DataSetDay]],
     unusable: Unusable | None,
     figures: Mapping[str, int],
+    found: Sequence[str],
+    around: Around,
 ) -> str:
     by_asset = {history[-1].asset: history for history in histories if history}
     sections = []
@@ -164,10 +206,21 @@ def _page(
         day=day,
         verdict=verdict,
         headline=_HEADLINES[verdict],
+        causes=found,
+        remedies=[
+            remedy
+            for data_set in shown
+            if data_set.verdict == verdict
+            for remedy in remedies(product.name, data_set.asset, data_set.outcome, str(day))
+        ],
+        held_back=held_back_by(shown[0].asset) if verdict in ("blocked", "refused") else [],
+        around=around,
+        today=f"../../{TODAY}/{TODAY_PAGE}",
+        partition=around.links.partition(product.name, shown[0].asset, str(day)),
         reasons=[
             (data_set.title, data_set.reason)
             for data_set in shown
-            if data_set.reason and data_set.outcome != "blocked"
+            if data_set.outcome == verdict == "held_back"
         ],
         accepted=[(data_set.title, *data_set.accepted) for data_set in shown if data_set.accepted],
         figures=figures,
