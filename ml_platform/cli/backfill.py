@@ -27,6 +27,7 @@ from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepRequest
 from ml_platform.graph import run_processes
 from ml_platform.graph.assets import asset_key
+from ml_platform.graph.bad_days import MAX_RETRIES_TAG, shows_bad_days
 from ml_platform.graph.events import BACKFILL_TAG
 from ml_platform.graph.jobs import PRODUCT_TAG
 from ml_platform.graph.partitions import range_tags
@@ -36,7 +37,7 @@ from ml_platform.settings import Settings
 
 @dataclass(frozen=True)
 class RunReport:
-    """One Dagster run of a backfill."""
+    """One Dagster run of a backfill; ``success`` says that all was done that could be."""
 
     assets: tuple[str, ...]
     first: date
@@ -285,6 +286,8 @@ class Backfill:
             PRODUCT_TAG: self.product.name,
             **({BACKFILL_TAG: str(self._days)} if self._is_of_many() else {}),
             run_processes.PROCESS_TAG: run_processes.mark_of(run_id),
+            # The command's own affair: a daemon that sees the run must not start it once more.
+            MAX_RETRIES_TAG: "0",
         }
         result = self._job.execute_in_process(
             asset_selection=[asset_key(self.product, asset) for asset in assets],
@@ -294,10 +297,13 @@ class Backfill:
             run_config=self._run_config(assets, as_of, rescore),
             raise_on_error=False,
         )
-        failures = [event for event in result.all_events if event.is_step_failure]
+        failed = [event for event in result.all_events if event.is_step_failure]
+        # What the run says of bad days, the ledger knows; the backfill goes on.
+        failures = [event for event in failed if not shows_bad_days(event)]
         errors = [f"{event.step_key}: {_why(event)}" for event in failures]
-        self.reports.append(RunReport(assets, first, last, result.run_id, result.success, "; ".join(errors)))
-        if result.success:
+        success = result.success or (bool(failed) and not failures)
+        self.reports.append(RunReport(assets, first, last, result.run_id, success, "; ".join(errors)))
+        if success:
             return
         message = f"{', '.join(assets)} over {asked}: {'; '.join(errors) or 'the run failed'}"
         if not failures or not all(self._spares_the_rest(event) for event in failures):

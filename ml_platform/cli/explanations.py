@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ml_platform.settings import Settings
+from ml_platform.spark import output
 
 #: Free bytes below which a disk counts as full: a database or a table's file needs some room at least.
 _ROOM = 16 << 20
@@ -51,7 +52,8 @@ def explain(error: BaseException, settings: Settings) -> str | None:
             "ML_PLATFORM_CHUNK_DAYS if it happens again"
         )
     if _is_of_spark(chain) and any(sign in said for sign in _JVM_SAYS):
-        return f"Spark's JVM was killed, {_BY_WHOM}: {_AGAIN}"
+        log = settings.home / "logs" / output.NAME
+        return f"Spark's JVM was killed, {_BY_WHOM}, or says in {log} what ended it: {_AGAIN}"
     for cause in chain:
         if _is_of_sqlite(cause) and any(sign in str(cause) for sign in _DAMAGED):
             return (

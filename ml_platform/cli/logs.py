@@ -14,6 +14,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from ml_platform.settings import Settings
+from ml_platform.spark import output
 
 NAME = "ml-platform.log"
 #: A file is as long as an editor opens at once; as many are kept as tell of some weeks of bad days.
@@ -22,12 +23,16 @@ _FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 
 
 def log_to_file(settings: Settings) -> Path:
-    """Have all that this process logs go to the file, and none of it to the terminal; returns its path."""
+    """Have all that this process logs go to the file, and none of it to the terminal; returns its path.
+
+    What Spark's JVM prints goes to a file beside it.
+    """
     path = _writable(settings.home / "logs") / NAME
     handler = RotatingFileHandler(path, maxBytes=_MAXIMUM_BYTES, backupCount=_KEPT, delay=True)
     handler.setFormatter(logging.Formatter(_FORMAT))
     root = logging.getLogger()
     root.addHandler(handler)
+    output.write_to(path.with_name(output.NAME))
     # A log that can't be written must not fill the terminal instead.
     logging.raiseExceptions = False
     return path

@@ -25,6 +25,7 @@ from rich.table import Table
 from ml_platform.cli import alerts, databricks, online
 from ml_platform.cli.console import ProductName, console, fail, instance_of, print_wide, product_named
 from ml_platform.cli.explanations import explain
+from ml_platform.cli.heartbeat import Heartbeat, tasks_of_spark
 from ml_platform.cli.interruption import interruption
 from ml_platform.contract.assets import CATALOGUE, MODEL, names
 from ml_platform.contract.days import DayRange
@@ -210,7 +211,7 @@ def backfill(
             soft_wrap=True,
         )
 
-    with instance_of(settings) as instance:
+    with instance_of(settings) as instance, Heartbeat(say, detail=tasks_of_spark) as beat:
         work = Backfill(
             product,
             settings,
@@ -219,8 +220,8 @@ def backfill(
             force=force,
             rescore=rescore,
             allow_bad_days=allow_bad_days,
-            started=lambda what: say(f"run: {what}"),
-            progress=say,
+            started=lambda what: beat.say(f"run: {what}"),
+            progress=beat.say,
         )
         try:
             reports = work.run_with_retraining(days) if with_retraining else work.run(days)
@@ -228,10 +229,12 @@ def backfill(
             fail(str(error))
     _say_other_scores(product, settings, days)
     found = outcomes(product, settings, selected, days)
-    done = "nothing to do" if not reports else f"{len(reports)} run{'s'[: len(reports) > 1]}"
+    runs = f"{len(reports)} run{'s'[: len(reports) > 1]}"
     if not found.bad:
-        say(f"{name} over {days}: {found}; up to date, {done}")
+        say(f"{name} over {days}: {found}; up to date, {runs if reports else 'nothing to do'}")
         return
+    # Bad days that are still as they were are no reason to do nothing.
+    done = runs if reports else "nothing has changed"
     say(f"{name} over {days}: {found}; {len(found.bad)} can't be used, {done}: ml-platform summary {name}")
     if not allow_bad_days:
         raise typer.Exit(1)
@@ -261,8 +264,14 @@ def train(
     def say(message: str) -> None:
         console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}", highlight=False)
 
-    with instance_of(settings) as instance:
-        work = Backfill(product, settings, instance, started=lambda what: say(f"run: {what}"), progress=say)
+    with instance_of(settings) as instance, Heartbeat(say, detail=tasks_of_spark) as beat:
+        work = Backfill(
+            product,
+            settings,
+            instance,
+            started=lambda what: beat.say(f"run: {what}"),
+            progress=beat.say,
+        )
         try:
             trained = work.train(as_of.date() if as_of else None)
         except (BackfillError, LookupError) as error:

@@ -11,11 +11,9 @@ from ml_platform.contract.days import DayRange
 from ml_platform.contract.product import Product
 from ml_platform.contract.windows import partitions_between
 from ml_platform.settings import Settings
-from ml_platform.storage.ledger import Ledger, Outcome
+from ml_platform.storage.ledger import BAD, Ledger
 from ml_platform.storage.tables import Tables
 
-#: Outcomes that somebody has to do something about.
-BAD: tuple[Outcome, ...] = ("refused", "blocked", "missing", "held_back")
 #: Days of an outcome that are named one by one; of more the first, and how many there are.
 _NAMED = 3
 

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from ml_platform.engine.report_targets import report_base
-from ml_platform.settings import LOCAL_REPORTS, PACKAGE, Settings
+from ml_platform.settings import LOCAL_REPORTS, Settings
 
 HOST = "127.0.0.1"
 _PATIENCE = 15.0
 
 #: Of `dagster dev`, which names another tool, and of MLflow's web server: nothing of ours.
 _IGNORED_WARNINGS = "ignore::FutureWarning:click.core,ignore::UserWarning:mlflow.server.fastapi_app"
+
+#: What people call the servers that are modules.
+_NAMES = {"ml_platform.graph.webserver": "dagster", "ml_platform.cli.report_server": "the server of reports"}
 
 
 class ServerError(Exception):
@@ -35,6 +38,8 @@ def serve(settings: Settings, port: int, mlflow_port: int, reports_port: int) ->
     Raises:
         ServerError: a server ended by itself; the others are stopped then.
     """
+    from ml_platform.graph import timeline
+
     links = {} if "dagster_ui_url" in settings.model_fields_set else {"DAGSTER_UI_URL": port}
     links |= {} if settings.reports_url else {"REPORTS_URL": reports_port}
     if report_base(settings) != LOCAL_REPORTS:
@@ -50,11 +55,11 @@ def serve(settings: Settings, port: int, mlflow_port: int, reports_port: int) ->
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _IGNORED_WARNINGS])),
     }
-    workspace = PACKAGE.parent / "workspace.yaml"  # of a checkout; an installed package has none
-    modules = ["-m", "ml_platform.definitions", "-m", "ml_platform.graph.contract_errors"]
-    locations = ["-w", str(workspace)] if workspace.exists() else modules
+    # Of a checkout; an installed package has none.
+    modules = ["-m", timeline.MODULE, "-m", "ml_platform.graph.contract_errors"]
+    locations = ["-w", str(timeline.WORKSPACE)] if timeline.WORKSPACE.exists() else modules
     commands = [
-        ["dagster", "dev", "-h", HOST, "-p", str(port), *locations],
+        ["python", "-m", "ml_platform.graph.webserver", "dev", "-h", HOST, "-p", str(port), *locations],
         [
             *("mlflow", "server"),
             # Of several workers a busy machine kills those that don't answer within five seconds.
@@ -74,7 +79,7 @@ def serve(settings: Settings, port: int, mlflow_port: int, reports_port: int) ->
         while True:
             for command, server in zip(commands, servers, strict=True):
                 if server.poll() is not None:
-                    name = "the server of reports" if command[0] == "python" else command[0]
+                    name = _NAMES.get(command[2], command[0])
                     raise ServerError(f"{name} has ended by itself; its last words stand above")
             time.sleep(0.5)
     except KeyboardInterrupt:

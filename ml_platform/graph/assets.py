@@ -13,10 +13,21 @@ from typing import Any
 
 import dagster as dg
 
-from ml_platform.contract.assets import CATALOGUE, CHECKS, LANDING, MODEL, VALIDATION_REPORT, Asset, Option
+from ml_platform.contract.assets import (
+    CATALOGUE,
+    CHECKS,
+    DATA_QUALITY,
+    LANDING,
+    MODEL,
+    VALIDATION_REPORT,
+    Asset,
+    Option,
+    names,
+)
 from ml_platform.contract.product import Product
 from ml_platform.engine.step import StepRequest, StepResult
-from ml_platform.graph import partitions, run_processes
+from ml_platform.graph import partitions, run_processes, timeline
+from ml_platform.graph.bad_days import plan_again
 from ml_platform.graph.events import dagster_metadata, failure_of, report
 from ml_platform.graph.resources import MlflowRuns, StepRunner
 from ml_platform.graph.retries import retrying
@@ -106,7 +117,13 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
             result = _run(context, request, product)
             if asset.is_validated and failure_of(context, result):
                 _report_on_failure(context, request, product, result)
-            yield from report(context, result, metadata)
+            if result.metadata:
+                # Of the run as a whole: on each of its partitions it would be plotted as a fact of a day.
+                facts = ", ".join(
+                    f"{fact.replace('_', ' ')}: {value}" for fact, value in result.metadata.items()
+                )
+                context.log.info(f"{name}: {facts}")
+            yield from report(context, product, asset, result, metadata)
 
     materialize.__name__ = name
     return _made(
@@ -125,7 +142,15 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
         ]
         + [dg.AssetDep(asset_key(product, earlier)) for earlier in asset.after],
         check_specs=[
-            dg.AssetCheckSpec(check, asset=key, partitions_def=partitions_def, description=CHECKS[check])
+            dg.AssetCheckSpec(
+                check,
+                asset=key,
+                partitions_def=partitions_def,
+                description=CHECKS[check],
+                # Its days' evaluations are logged one by one, so that no run stops at them: the steps hold
+                # back what is made of a blocked day themselves.
+                blocking=check == DATA_QUALITY,
+            )
             for check in asset.checks
         ],
         kinds=set(asset.kinds),
@@ -133,6 +158,8 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
         code_version=asset.version,
         freshness_policy=_freshness(product) if asset.period == "day" else None,
         metadata=metadata or None,
+        # The last asset of the catalogue is the last of its run too, as far as it can be (bad_days).
+        op_tags={"dagster/priority": str(-names().index(name))},
         required_resource_keys={"step_runner", "mlflow"} if name == MODEL else {"step_runner"},
     )
 
@@ -194,6 +221,7 @@ def _schema_of(config: type[dg.Config]) -> Any:
 
 def _run(context: dg.AssetExecutionContext, request: StepRequest, product: Product) -> StepResult:
     run_processes.mark(context.instance, context.run_id)
+    timeline.show(context.instance, context.run_id)
     runner: StepRunner = context.resources.step_runner
     with retrying(context):
         return runner.run(request, product, context.op_execution_context)
@@ -223,6 +251,8 @@ def _report_on_failure(
             metadata=dagster_metadata(day.metadata),
         )
     )
+    # The report is there, and the day isn't done.
+    plan_again(context, asset_key(product, VALIDATION_REPORT), [day.day])
 
 
 def _as_of(text: str | None) -> date | None:

@@ -10,11 +10,12 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 
-from ml_platform.contract.assets import PERFORMANCE_ABOVE_THRESHOLD
+from ml_platform.contract.assets import PERFORMANCE_ABOVE_THRESHOLD, Asset
 from ml_platform.contract.product import Product
 from ml_platform.engine.report_targets import REPORT_FILE
 from ml_platform.engine.step import Check, DayResult, StepResult, result_of
-from ml_platform.storage.ledger import DayRecord
+from ml_platform.graph import bad_days
+from ml_platform.storage.ledger import NOT_DONE, DayRecord
 
 #: The tag of the runs of a backfill over several days by the command; its value are the days.
 BACKFILL_TAG = "ml_platform/backfill"
@@ -25,24 +26,37 @@ _NOT_TO_BLAME = frozenset({"held_back", "no_model"})
 
 
 def report(
-    context: dg.AssetExecutionContext, result: StepResult, metadata: Mapping[str, Any]
+    context: dg.AssetExecutionContext,
+    product: Product,
+    asset: Asset,
+    result: StepResult,
+    metadata: Mapping[str, Any],
 ) -> Iterator[dg.MaterializeResult[None] | dg.Output[None]]:
     """Yield the materialization, each day with its own metadata and settled checks.
 
     Raises:
-        dagster.Failure: the run is of one partition, and that one can't be used (:func:`failure_of`).
+        dagster.Failure: the run is of one partition, and that one can't be used (:func:`failure_of`); or it
+            is the run's last step, and some days can't be used (:mod:`.bad_days`).
     """
     checks = [spec.name for spec in context.assets_def.check_specs]
     if failure := failure_of(context, result):
         _settle(context, result, checks)
         raise dg.Failure(failure, metadata=dagster_metadata(result.days[0].metadata), allow_retries=False)
 
+    bad = bad_days.RunDays(context, product, asset, result.days)
     for day in result.days:
-        # The day's own facts stand first; what holds for the whole run comes after them.
-        facts = dagster_metadata({**day.metadata, **result.metadata})
-        context.add_asset_metadata(facts, partition_key=day.day.isoformat())
-    yield dg.MaterializeResult(metadata=dagster_metadata(metadata))
+        context.add_asset_metadata(dagster_metadata(day.metadata), partition_key=day.day.isoformat())
+    withheld = bad.withheld()
+    if withheld:
+        bad_days.materialize_apart(
+            context, [day.day for day in result.days], withheld, dagster_metadata(metadata)
+        )
+    else:
+        yield dg.MaterializeResult(metadata=dagster_metadata(metadata))
+    bad.plan_again()
     _settle(context, result, checks)
+    if failed := bad.failure(withheld):
+        raise failed
     for name in checks:
         # The checks are settled by the events above, one a day; their outputs carry nothing.
         yield dg.Output(None, output_name=f"{'__'.join(context.asset_key.path)}_{name}")
@@ -59,10 +73,15 @@ def failure_of(context: dg.AssetExecutionContext, result: StepResult) -> str | N
 
 
 def report_verdict(instance: dg.DagsterInstance, product: Product, record: DayRecord) -> None:
-    """Show the verdict that the ledger has of a day now, outside of any run."""
+    """Show the verdict that the ledger has of a day now, outside of any run; a day that is good is done."""
     day = result_of(record)
-    key = dg.AssetKey([product.name, record.asset])
-    for evaluation in _evaluations(key, day, [check.name for check in day.checks], None):
+    key, partition = dg.AssetKey([product.name, record.asset]), day.day.isoformat()
+    if record.outcome not in NOT_DONE:
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(key, partition=partition, metadata=dagster_metadata(day.metadata))
+        )
+    target = _newest_materializations(instance, key, [partition]).get(partition)
+    for evaluation in _evaluations(key, day, [check.name for check in day.checks], target):
         instance.report_runless_asset_event(evaluation)
 
 
@@ -74,18 +93,19 @@ def _settle(context: dg.AssetExecutionContext, result: StepResult, checks: Seque
     """
     if not checks:
         return
-    targets = _newest_materializations(context, [day.day.isoformat() for day in result.days])
+    partitions = [day.day.isoformat() for day in result.days]
+    targets = _newest_materializations(context.instance, context.asset_key, partitions)
     for day in result.days:
         for evaluation in _evaluations(context.asset_key, day, checks, targets.get(day.day.isoformat())):
             context.log_event(evaluation)
 
 
 def _newest_materializations(
-    context: dg.AssetExecutionContext, partitions: Sequence[str]
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partitions: Sequence[str]
 ) -> dict[str, AssetCheckEvaluationTargetMaterializationData]:
     newest: dict[str, AssetCheckEvaluationTargetMaterializationData] = {}
-    records = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=list(partitions)),
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset_key, asset_partitions=list(partitions)),
         limit=len(partitions),
     ).records
     for record in records:

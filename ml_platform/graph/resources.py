@@ -18,6 +18,7 @@ from ml_platform.engine import local
 from ml_platform.engine.passing_errors import is_passing
 from ml_platform.engine.step import PermanentError, StepRequest, StepResult
 from ml_platform.settings import Settings
+from ml_platform.spark import output
 from ml_platform.spark.session import (
     Length,
     check_downloaded,
@@ -81,7 +82,7 @@ class LocalStepRunner:
             write_microseconds(active)
             return active
         prepare_environment()
-        with secrets_apart(spark_conf(self._settings, length=length)) as configuration:
+        with output.apart(), secrets_apart(spark_conf(self._settings, length=length)) as configuration:
             session: SparkSession = LazyPySparkResource(spark_config=configuration).spark_session
         check_downloaded(self._settings, session)
         return session

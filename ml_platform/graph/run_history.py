@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 
+from ml_platform.graph import bad_days
 from ml_platform.graph.partitions import RANGE_TAGS
 
 #: Runs that ended within so many days are known.
@@ -24,6 +25,8 @@ RUN_DAYS = 7
 _OVERLAP = timedelta(minutes=10)
 #: Runs that are read at once; all are read.
 PAGE = 500
+#: Why a run has failed that has done all it could.
+_BAD_DAYS = "some days can't be used"
 _FINISHED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS]
 
 
@@ -73,6 +76,10 @@ class RunHistory:
             self._reasons = {key: reason for key, reason in self._reasons.items() if key in self._runs}
             return sorted(self._runs.values(), key=lambda run: run.created, reverse=True)
 
+    def has_done_its_work(self, instance: dg.DagsterInstance, run: FinishedRun) -> bool:
+        """Whether a run has succeeded, or failed only to show bad days, which the ledger knows."""
+        return run.succeeded or self.why_failed(instance, run) == _BAD_DAYS
+
     def why_failed(self, instance: dg.DagsterInstance, run: FinishedRun) -> str | None:
         """Why a run has failed; None if it has been deleted since."""
         if not instance.has_run(run.run_id):
@@ -116,10 +123,14 @@ def _ended_since(instance: dg.DagsterInstance, since: datetime) -> Iterator[Fini
 
 def _why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
     """Which step failed, and the reason if it is one of ours: other messages may hold anything."""
+    is_only_of_bad_days = False
     logs = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     for entry in logs:
         event = entry.dagster_event
         if event is None:
+            continue
+        if bad_days.shows_bad_days(event):
+            is_only_of_bad_days = True
             continue
         data = event.step_failure_data
         if data.user_failure_data is not None and data.user_failure_data.description:
@@ -128,4 +139,4 @@ def _why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
         while error is not None and error.cause is not None:
             error = error.cause
         return f"{event.step_key}: {error.cls_name if error else 'failed'}"
-    return "the run ended before a step did"
+    return _BAD_DAYS if is_only_of_bad_days else "the run ended before a step did"

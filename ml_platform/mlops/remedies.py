@@ -64,6 +64,8 @@ def remedies(
             ]
         case "held_back":
             return [Remedy("Correct or accept what holds it back, then", again)]
+        case "no_model":
+            return [Remedy("Nothing, before the first model; once a model serves these days", again)]
         case "performance_above_threshold":
             return [
                 Remedy(

@@ -29,6 +29,10 @@ WITHOUT_ROWS: frozenset[Outcome] = frozenset({"missing", "not_due"})
 SETTLED: frozenset[Outcome] = frozenset({"written", "empty"})
 #: Outcomes of days that windows count: those for which no delivery is due are empty, and complete.
 USABLE: frozenset[Outcome] = SETTLED | {"not_due"}
+#: Outcomes that somebody has to do something about.
+BAD: tuple[Outcome, ...] = ("refused", "blocked", "missing", "held_back")
+#: Outcomes of which nobody may think that the day is done: the bad ones, and a day that no model has scored.
+NOT_DONE: tuple[Outcome, ...] = (*BAD, "no_model")
 
 DAYS = "days"
 #: What :meth:`Ledger.outcomes` calls a day that a person has accepted.

@@ -226,6 +226,6 @@ def test_a_backfill_ends_with_a_line_that_adds_up_and_with_1_if_a_day_cannot_be_
     assert (
         "ards: 2 written, 1 blocked (2024-01-03), 1 missing (2024-01-04), 1 not due; "
         "mrds: 2 written, 1 held back (2024-01-03), 1 missing (2024-01-04), 1 not due; "
-        "2 can't be used, nothing to do: ml-platform summary shop"
+        "2 can't be used, nothing has changed: ml-platform summary shop"
     ) in output
     assert run(*command, "2024-01-05", "--allow-bad-days")[0] == 0

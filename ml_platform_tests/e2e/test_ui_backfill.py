@@ -16,8 +16,10 @@ from dagster._core.definitions.selector import (
     PartitionsByAssetSelector,
     PartitionsSelector,
 )
+from dagster._core.execution.asset_backfill import AssetBackfillStatus, PartitionedAssetBackfillStatus
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -26,6 +28,7 @@ from dagster._daemon.backfill import execute_backfill_iteration
 from pyspark.sql import SparkSession
 
 from ml_platform.contract.assets import DRIFT_REPORT, MODEL, StepName, daily
+from ml_platform.graph import bad_days
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop
 
@@ -52,6 +55,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def closed(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> Platform:
     """A finished history whose code location is loaded from the environment, as in production."""
+    monkeypatch.setattr(bad_days, "PAUSE_SECONDS", 0.0)  # no daemon looks on
     content = SHOP | {"end": LAST}
     contracts = tmp_path / "contracts"
     contracts.mkdir()
@@ -137,6 +141,45 @@ def asked(instance: dg.DagsterInstance) -> list[tuple[set[str], str, str]]:
     ]
 
 
+def failed_partitions(workspace: WorkspaceProcessContext, asset: str) -> set[str]:
+    """The red ones of an asset's page."""
+    key = dg.AssetKey(["shop", asset])
+    definition = workspace.create_request_context().asset_graph.get(key).partitions_def
+    assert definition is not None
+    found = get_and_update_asset_status_cache_value(workspace.instance, key, definition)
+    assert found is not None
+    return {*found.deserialize_failed_partition_subsets(definition).get_partition_keys()}
+
+
+def counted(workspace: WorkspaceProcessContext, backfill: str) -> dict[str, tuple[int, int]]:
+    """What the backfill's page counts of each asset: materialized and failed."""
+    graph = workspace.create_request_context().asset_graph
+    found = workspace.instance.get_backfill(backfill)
+    assert found is not None
+    statuses = found.get_asset_backfill_data(graph).get_backfill_status_per_asset_key(graph)
+    counts = {}
+    for of_asset in statuses:
+        assert isinstance(of_asset, PartitionedAssetBackfillStatus)
+        by_status = of_asset.partitions_counts_by_status
+        counts[of_asset.asset_key.path[-1]] = (
+            by_status[AssetBackfillStatus.MATERIALIZED],
+            by_status[AssetBackfillStatus.FAILED],
+        )
+    return counts
+
+
+def errors_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+    """Why the steps of a run have failed, as the run's page says."""
+    found = []
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        event = entry.dagster_event
+        assert event is not None
+        told = event.step_failure_data.user_failure_data
+        assert told is not None
+        found.append(told.description or "")
+    return found
+
+
 def cancel(workspace: WorkspaceProcessContext, backfill: str) -> None:
     """What the button does."""
     found = workspace.instance.get_backfill(backfill)
@@ -170,21 +213,44 @@ def test_one_backfill_over_days_and_months_takes_few_runs_and_continues_where_it
 
     second = launch(workspace)
     finish(workspace, second)
-    assert status(workspace, second) == BulkActionStatus.COMPLETED_SUCCESS
+    # Some days can't be used, so it has failed, and all else is done.
+    assert status(workspace, second) == BulkActionStatus.COMPLETED_FAILED
     assert asked(instance)[2:] == [
         ({MODEL}, *MONTHS[MODEL]),
         ({"predictions", "model_performance"}, FIRST, LAST),
         ({DRIFT_REPORT}, *MONTHS[DRIFT_REPORT]),
     ]
     assert instance.get_runs_count() == 5
-    assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+    assert [run.status.value for run in reversed(list(instance.get_runs()))] == [
+        "FAILURE",  # the cancelled backfill's
+        "FAILURE",
+        "SUCCESS",
+        "FAILURE",
+        "SUCCESS",
+    ]
 
-    # Nothing that the first one had made was made again, and every partition is materialized.
+    # Nothing that the first one had made was made again, and every partition has been materialized.
     for asset in ("ards", "mrds", "online_features", "validation_report"):
         assert {record.run_id for record in closed.ledger.latest(asset).values()} == {run_of_data}
+    bad = {str(missing), str(refused), str(blocked)}
+    # An evaluation ends with the day whose labels have come, the day before.
+    unscored = {
+        "predictions": {str(day) for day in days("2024-01-01", "2024-01-31")},
+        "model_performance": {str(day) for day in days("2024-01-01", "2024-02-01")},
+    }
     for asset in ASSETS:
         made = instance.get_materialized_partitions(dg.AssetKey(["shop", asset]))
         assert len(made) == {MODEL: 3, DRIFT_REPORT: 3}.get(asset, 120)
+        expected = set() if asset in MONTHS else bad | unscored.get(asset, set())
+        assert failed_partitions(workspace, asset) == expected, asset
+    counts = counted(workspace, second)
+    assert counts["ards"] == (120, 0)
+    assert counts["validation_report"] == (117, 3)
+    assert counts["model_performance"] == (120 - 3 - 32, 3 + 32)
+    assert counts[MODEL] == counts[DRIFT_REPORT] == (3, 0)
+    errors = [told for run in instance.get_runs() for told in errors_of(instance, run)]
+    assert any(f"{blocked} blocked (ards): " in told and f"accept shop {blocked}" in told for told in errors)
+    assert any("2024-01-01 to 2024-01-31 no model (predictions)" in told for told in errors)
 
     outcomes = {asset: closed.ledger.latest(asset) for asset in daily()}
     expected = {

@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from ml_platform.build import build_definitions
 from ml_platform.contract.assets import CHALLENGER_BEATS_CHAMPION, DATA_QUALITY, PERFORMANCE_ABOVE_THRESHOLD
@@ -31,6 +32,7 @@ CHECKS = {
 class FakeRunner:
     """Does nothing, and reports every day as written but for the outcomes it was given."""
 
+    #: By day, or by "asset day" for one asset alone.
     outcomes: Mapping[str, tuple[Outcome, str]] = field(default_factory=dict)
     requests: list[StepRequest] = field(default_factory=list)
 
@@ -43,7 +45,8 @@ class FakeRunner:
         )
 
     def _result(self, step: str, day: date) -> DayResult:
-        outcome, reason = self.outcomes.get(str(day), ("written", ""))
+        of_all = self.outcomes.get(str(day), ("written", ""))
+        outcome, reason = self.outcomes.get(f"{step} {day}", of_all)
         metadata: dict[str, Any] = {"outcome": outcome}
         if outcome != "written":
             return DayResult(day=day, outcome=outcome, reason=reason, metadata=metadata | {"reason": reason})
@@ -141,6 +144,18 @@ class Graph:
             }
             for record in records
         }
+
+    def partitions(self, asset: str) -> dict[str, list[str]]:
+        """What the page of an asset's partitions shows: which are materialized, and which have failed."""
+        key = self.key(asset)
+        definition = self.repository.asset_graph.get(key).partitions_def
+        assert definition is not None
+        status = get_and_update_asset_status_cache_value(self.instance, key, definition)
+        assert status is not None
+        failed = {*status.deserialize_failed_partition_subsets(definition).get_partition_keys()}
+        made = {*status.deserialize_materialized_partition_subsets(definition).get_partition_keys()}
+        found = {"MATERIALIZED": sorted(made - failed), "FAILED": sorted(failed)}
+        return {name: keys for name, keys in found.items() if keys}
 
     def verdicts(self, asset: str) -> dict[str, tuple[str, str | None, str]]:
         """Status, description and severity of the newest evaluation of each partition that has one."""

@@ -53,7 +53,8 @@ def test_a_range_gives_every_day_its_own_metadata(graph: Graph) -> None:
         "2024-03-02": ("written", 20),
         "2024-03-03": ("written", 30),
     }
-    assert all(one["days_done"] == 3 for one in found.values())
+    # What the run did as a whole is no fact of a day.
+    assert not any("days_done" in one for one in found.values())
     columns = [column.name for column in found["2024-03-02"]["dagster/column_schema"].columns]
     assert columns[-2:] == ["event_day", "label_known_on"]
 
@@ -68,12 +69,11 @@ def test_a_range_settles_one_check_a_day(graph: Graph) -> None:
         assert len(history) == 3
 
 
-def test_a_bad_day_leaves_its_range_successful_and_its_own_check_failed(
+def test_a_bad_day_fails_its_own_check_and_leaves_the_rest_of_its_range_done(
     graph_of: Callable[..., Graph],
 ) -> None:
     graph = graph_of(runner=FakeRunner(outcomes=BAD))
-    result = graph.run(["ards", "mrds"], "2024-03-01", "2024-03-03")
-    assert result.success
+    graph.run(["ards", "mrds"], "2024-03-01", "2024-03-03")
     assert graph.verdicts("ards") == {
         "2024-03-01": ("SUCCEEDED", "good", "ERROR"),
         "2024-03-02": ("FAILED", "refused: a.csv: missing columns: pages", "ERROR"),
@@ -89,7 +89,7 @@ def test_a_bad_day_leaves_its_range_successful_and_its_own_check_failed(
 @pytest.mark.parametrize("outcome", ["held_back", "no_model"])
 def test_a_day_that_is_not_to_blame_is_a_warning(graph_of: Callable[..., Graph], outcome: Outcome) -> None:
     graph = graph_of(runner=FakeRunner(outcomes={"2024-03-02": (outcome, "because of another")}))
-    assert graph.run(["mrds"], "2024-03-01", "2024-03-02").success
+    graph.run(["mrds"], "2024-03-01", "2024-03-02")
     assert graph.verdicts("mrds")["2024-03-02"] == ("FAILED", f"{outcome}: because of another", "WARN")
 
 
@@ -114,7 +114,7 @@ def test_a_bad_day_that_is_alone_in_a_run_of_a_backfill_is_an_outcome(
     runner = FakeRunner(outcomes=BAD)
     graph = graph_of(runner=runner)
     result = graph.run(["ards", "mrds", "validation_report"], "2024-03-02", tags={tag: "all"})
-    assert result.success
+    assert failure_of(result).startswith("1 day can't be used; all that can be done is done.")
     assert [one.step for one in runner.requests] == ["ards", "mrds", "validation_report"]
     assert graph.materialized("ards")["2024-03-02"]["outcome"] == "refused"
     assert graph.verdicts("ards")["2024-03-02"][0] == "FAILED"
@@ -173,13 +173,16 @@ def test_only_what_may_pass_is_tried_again(
     assert [one.step for one in runner.requests].count("ards") == attempts
 
 
-def test_a_single_day_without_a_model_does_not_fail(graph_of: Callable[..., Graph]) -> None:
+def test_a_single_day_without_a_model_is_recorded_and_not_green(graph_of: Callable[..., Graph]) -> None:
     outcomes: dict[str, tuple[Outcome, str]] = {
         "2024-01-02": ("no_model", "no model had been promoted by this day")
     }
     graph = graph_of(runner=FakeRunner(outcomes=outcomes))
-    assert graph.run(["predictions"], "2024-01-02").success
+    result = graph.run(["predictions", "model_performance"], "2024-01-02")
+    assert "2024-01-02 no model (predictions): no model had been promoted by this day" in failure_of(result)
     assert graph.materialized("predictions")["2024-01-02"]["outcome"] == "no_model"
+    assert graph.partitions("predictions") == {"FAILED": ["2024-01-02"]}
+    assert graph.verdicts("model_performance")["2024-01-02"][0] == "SUCCEEDED", "it says nothing of the model"
 
 
 def test_a_verdict_counts_for_the_newest_materialization_of_its_day(tmp_path: Path) -> None:
