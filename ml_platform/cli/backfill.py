@@ -32,6 +32,8 @@ from ml_platform.graph.events import BACKFILL_TAG
 from ml_platform.graph.jobs import PRODUCT_TAG
 from ml_platform.graph.partitions import range_tags
 from ml_platform.graph.resources import ChosenStepRunner, LocalStepRunner
+from ml_platform.machine_learning.promotion import Decision
+from ml_platform.machine_learning.rollback import Rollback
 from ml_platform.settings import Settings
 
 
@@ -356,15 +358,20 @@ def _why(event: dg.DagsterEvent) -> str:
     return error.message.strip() if error else ""
 
 
-def roll_back(product: Product, settings: Settings, *, reason: str, by: str) -> tuple[Any, Any]:
-    """Take the newest promotion back and decide again; returns it and the champion there is now.
+def roll_back(
+    product: Product, settings: Settings, *, reason: str, by: str, to: date | None = None
+) -> tuple[Rollback, Decision | None]:
+    """Take the newest promotion back, or all after the model as of ``to``, and decide again.
+
+    Returns:
+        What was taken back, and the champion there is now.
 
     Raises:
-        LookupError: no promotion stands.
+        LookupError: no promotion stands, or ``to`` names no model that has served before.
     """
     from ml_platform.engine.deciding import take_back
 
     request = StepRequest(step=MODEL, product=product.name, days=(), run_id="rollback")
     runner = LocalStepRunner(settings)
     context = local.context_for(request, product, settings, runner.session, lambda _: None)
-    return take_back(context, reason=reason, by=by)
+    return take_back(context, reason=reason, by=by, to=to)

@@ -35,6 +35,7 @@ from ml_platform.settings import Settings
 
 if TYPE_CHECKING:
     from ml_platform.cli.doctor import Finding
+    from ml_platform.machine_learning.promotion import Decision
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -512,22 +513,75 @@ def ui(
 def rollback(
     name: ProductName,
     reason: Annotated[str, typer.Option(help="Why; it is kept in the history.")],
+    to: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=_DAY,
+            help="As-of date of the model that is to serve again; the one before the champion without it.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would serve, and change nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask; for scripts.")] = False,
 ) -> None:
-    """Take the newest promotion back: the champion before it serves again.
+    """Take the newest promotion back: the champion before it serves again, or the model that `--to` names.
 
-    Predictions that exist stay; score days again with the predictions' `rescore` option.
+    It shows which model would serve on which days, and asks. Predictions that exist stay; they are scored
+    again by `ml-platform backfill … --rescore`.
 
-    Example: `ml-platform rollback flights --reason "scores too many late flights"`
+    Example: `ml-platform rollback flights --reason "scores too many late flights" --dry-run`
     """
     from ml_platform.cli.backfill import roll_back
+    from ml_platform.machine_learning.model_history import ModelHistory, name_models
+    from ml_platform.machine_learning.rollback import plan
+    from ml_platform.storage.tables import Tables
 
     settings, product = product_named(name)
+    if not reason.strip():
+        fail("a rollback needs a reason, which is kept in the history")
+    history = ModelHistory(Tables.of(settings), product)
+    wanted = to.date() if to else None
     try:
-        taken, now = roll_back(product, settings, reason=reason, by=getpass.getuser())
+        planned = plan(history.decisions(), wanted)
     except LookupError as error:
-        fail(str(error))
-    after = f"the model as of {now.as_of} serves again" if now else "no model serves any more"
-    console.print(f"The promotion as of {taken.as_of} is taken back; {after}.")
+        fail(f"{name}: {error}")
+    records = history.by_fingerprint()
+
+    def model(decision: Decision | None) -> str:
+        return name_models([decision.fingerprint], records) if decision else "no model"
+
+    for change in planned.changes:
+        days = f"{change.first} to {change.last or 'now'}"
+        console.print(
+            f"{days}: {model(change.now)} serves; then {model(change.then)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for decision in planned.passed_over:
+        console.print(
+            f"{model(decision)} was not promoted, and stays so", highlight=False, style="dim", soft_wrap=True
+        )
+    if dry_run:
+        console.print("Nothing has been changed.")
+        return
+    if not yes:
+        typer.confirm(f"Take back {len(planned.taken_back)} of {name}?", abort=True)
+    if plan(history.decisions(), wanted) != planned:
+        fail(f"the models of {name} have been decided anew meanwhile; look at it once more")
+    try:
+        taken, now = roll_back(product, settings, reason=reason, by=getpass.getuser(), to=wanted)
+    except LookupError as error:
+        fail(f"{name}: {error}")
+    for decision in taken.taken_back:
+        console.print(f"The promotion as of {decision.as_of} is taken back.")
+    if now is None:
+        console.print("No model serves any more.")
+    elif taken.champion is not None and now.fingerprint == taken.champion.fingerprint:
+        console.print(f"The model as of {now.as_of} serves again.")
+    else:
+        console.print(f"The model as of {now.as_of} serves: it has been promoted meanwhile.")
+    _say_other_scores(product, settings)
 
 
 @app.command()

@@ -19,10 +19,11 @@ from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.training_plan import content_of, readable_contracts, training_days
-from ml_platform.machine_learning import holdout, promotion, training, training_data
+from ml_platform.machine_learning import holdout, promotion, rollback, training, training_data
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion, newest_morning
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.machine_learning.registry import Registry
+from ml_platform.machine_learning.rollback import Rollback
 from ml_platform.storage.ledger import DayRecord
 
 
@@ -264,17 +265,23 @@ def _date(value: Any) -> date:
     return pd.Timestamp(value).date()
 
 
-def take_back(context: StepContext, *, reason: str, by: str) -> tuple[Decision, Decision | None]:
-    """Take the newest promotion back and decide again; returns it, and the champion there is now.
+def take_back(
+    context: StepContext, *, reason: str, by: str, to: date | None = None
+) -> tuple[Rollback, Decision | None]:
+    """Take the newest promotion back, or all after a model, and decide again.
+
+    Args:
+        to: the as-of date of the model that is to serve again; the one before the champion without it.
+
+    Returns:
+        What was taken back, and the champion that there is now.
 
     Raises:
-        LookupError: no promotion stands.
+        LookupError: no promotion stands, or ``to`` names no model that has served before.
     """
     evolution.align(context)
     decider = Decider(context)
     presence.restore_models(context, decider.history)
-    newest = champion(decider.history.decisions())
-    if newest is None:
-        raise LookupError(f"{context.product.name} has no promotion that could be taken back")
-    decider.history.take_back(newest, reason=reason, by=by)
-    return newest, champion(decider.decide())
+    planned = rollback.plan(decider.history.decisions(), to)
+    decider.history.take_back(*planned.taken_back, *planned.passed_over, reason=reason, by=by)
+    return planned, champion(decider.decide())

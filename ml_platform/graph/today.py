@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -33,7 +34,9 @@ def look_at(
 ) -> Today:
     """How a product is now."""
     now = clock(ZoneInfo(product.timezone))
-    situation, links = look(product, settings, instance, now), links_of(settings)
+    situation = look(product, settings, instance, now)
+    # From the page of a product reports are two folders up, wherever the pages lie.
+    links = replace(links_of(settings), reports="../..")
     return today(product, settings, situation.with_reports(situation.wrong, links), links, now)
 
 

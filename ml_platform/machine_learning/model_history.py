@@ -161,8 +161,9 @@ class ModelHistory:
         """The promotion that serves an event day."""
         return serving(self.decisions(), day)
 
-    def take_back(self, decision: Decision, *, reason: str, by: str) -> None:
-        """Record that a promotion is taken back; :meth:`decide` makes it count."""
+    def take_back(self, *decisions: Decision, reason: str, by: str) -> None:
+        """Record that promotions are taken back, all at once; :meth:`decide` makes it count."""
+        now = time.time_ns()
         self._rollbacks.append(
             [
                 {
@@ -170,8 +171,9 @@ class ModelHistory:
                     "fingerprint": decision.fingerprint,
                     "reason": reason,
                     "by": by,
-                    "recorded_at": time.time_ns(),
+                    "recorded_at": now,
                 }
+                for decision in decisions
             ]
         )
 

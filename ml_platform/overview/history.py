@@ -14,7 +14,7 @@ from ml_platform.contract.days import month_of
 from ml_platform.contract.product import Product
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.engine import withdrawals
-from ml_platform.machine_learning import performance, retraining
+from ml_platform.machine_learning import performance, retraining, rollback
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_history import (
     ModelHistory,
@@ -155,7 +155,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
         if record.outcome == "written":
             scored.update(dict.fromkeys(scored_by(record), 1))
     counting = {model.as_of: model for model in history.models()}
-    promoted = [decision.decided_on for decision in decisions.values() if decision.promoted]
+    served = {one.decision.as_of: one for one in rollback.days_served(list(decisions.values()))}
     rollbacks = {row["as_of"]: row for row in history.rollbacks()}
     evaluations = performance.evaluations(tables, product)
     lost = withdrawals.no_longer_reproducible(tables, product).models
@@ -171,7 +171,6 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
         if decision is None:
             continue
         comparison = decision.comparison
-        later = [day for day in promoted if day > decision.decided_on]
         cause = "the month's model"
         if model.kind == "retrain":
             row = evaluations.get(model.as_of - timedelta(days=1))
@@ -183,8 +182,8 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
                 )
         reason = decision.reason
         if decision.taken_back:
-            rollback = rollbacks[model.as_of]
-            reason = f"taken back by {rollback['by']}: {rollback['reason']}"
+            row = rollbacks[model.as_of]
+            reason = f"taken back by {row['by']}: {row['reason']}"
         if withdrawn := lost.get(model.fingerprint):
             reason += f"; no longer reproducible: {_days(withdrawn)} had been learned from, withdrawn since"
         lines.append(
@@ -205,8 +204,8 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
                 reason=reason,
                 cause=cause,
                 waiting=decision.waiting,
-                serves_from=decision.decided_on if decision.promoted else None,
-                serves_to=min(later) - timedelta(days=1) if decision.promoted and later else None,
+                serves_from=served[model.as_of].first if model.as_of in served else None,
+                serves_to=served[model.as_of].last if model.as_of in served else None,
                 days_scored=scored[model.fingerprint],
             )
         )

@@ -348,10 +348,10 @@ def test_a_promotion_can_be_taken_back(copy: Platform) -> None:
     decisions = ModelHistory(copy.tables, copy.product).decisions()
     champion = [one for one in decisions if one.promoted][-1]
     taken, now = roll_back(copy.product, copy.settings, reason="a customer complained", by="ann")
-    assert taken.fingerprint == champion.fingerprint
+    assert [one.fingerprint for one in taken.taken_back] == [champion.fingerprint]
     after = ModelHistory(copy.tables, copy.product)
     assert [one.taken_back for one in after.decisions() if one.fingerprint == champion.fingerprint] == [True]
-    (rollback,) = after.rollbacks()
+    rollback, *_ = after.rollbacks()
     assert (rollback["reason"], rollback["by"]) == ("a customer complained", "ann")
     if now is None:
         assert after.serving(D("2024-03-20")) is None
@@ -371,7 +371,8 @@ def correct_labels(platform: Platform, day: date, known_on: date) -> None:
 
 
 def test_a_promotion_that_was_taken_back_stays_so_when_its_month_is_trained_again(copy: Platform) -> None:
-    taken, _ = roll_back(copy.product, copy.settings, reason="no", by="ann")
+    rolled_back, _ = roll_back(copy.product, copy.settings, reason="no", by="ann")
+    taken = rolled_back.taken_back[0]
     correct_labels(copy, taken.as_of - timedelta(days=5), known_on=taken.as_of - timedelta(days=2))
     copy.run("model", taken.as_of)
     history = ModelHistory(copy.tables, copy.product)
