@@ -118,7 +118,7 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
             if asset.is_validated and failure_of(context, result):
                 _report_on_failure(context, request, product, result)
             if result.metadata:
-                # Of the run as a whole: on each of its partitions it would be plotted as a fact of a day.
+                # The run as a whole; its figures are not those of a day.
                 facts = ", ".join(
                     f"{fact.replace('_', ' ')}: {value}" for fact, value in result.metadata.items()
                 )

@@ -129,8 +129,8 @@ class RunDays:
             return []
         instance = self._context.instance
         backfill = instance.get_backfill(backfill_id)
-        if backfill is None:
-            return []
+        if backfill is None or not backfill.is_asset_backfill:
+            return []  # of a job's backfill only the runs count
         keys = [key for key in backfill.asset_selection or () if key.path[0] == self._product.name]
         if _downstream(self._asset) & {key.path[-1] for key in keys}:
             return []
@@ -325,9 +325,9 @@ def _read(instance: dg.DagsterInstance, run_id: str, product: Product) -> _Log:
 def _logs_of_backfill(
     context: dg.AssetExecutionContext, product: Product, backfill_id: str
 ) -> Iterator[_Log]:
-    """Of the other runs of a backfill."""
+    """Of the runs of a backfill that are over; one that is at work shows its bad days itself."""
     for run in context.instance.get_runs(dg.RunsFilter(tags={BACKFILL_ID_TAG: backfill_id})):
-        if run.run_id != context.run_id:
+        if run.is_finished and run.run_id != context.run_id:
             yield _read(context.instance, run.run_id, product)
 
 

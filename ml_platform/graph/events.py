@@ -44,8 +44,11 @@ def report(
         raise dg.Failure(failure, metadata=dagster_metadata(result.days[0].metadata), allow_retries=False)
 
     bad = bad_days.RunDays(context, product, asset, result.days)
+    # A figure of the run as a whole would be plotted as one of each day; a link to it belongs to each.
+    shared = {name: value for name, value in result.metadata.items() if not isinstance(value, (int, float))}
     for day in result.days:
-        context.add_asset_metadata(dagster_metadata(day.metadata), partition_key=day.day.isoformat())
+        facts = dagster_metadata({**day.metadata, **shared})
+        context.add_asset_metadata(facts, partition_key=day.day.isoformat())
     withheld = bad.withheld()
     if withheld:
         bad_days.materialize_apart(

@@ -87,7 +87,7 @@ def test_an_unknown_error_is_a_sentence_and_its_traceback_is_in_the_log(
     def fail(*_: object) -> None:
         raise LookupError("of a kind that nobody has thought of")
 
-    monkeypatch.setattr("ml_platform.cli.overview.models", fail)
+    monkeypatch.setattr("ml_platform.overview.history.models", fail)
     assert main.run() == 1
     said = capfd.readouterr().err
     log = tmp_path / "logs" / logs.NAME

@@ -41,7 +41,7 @@ class FakeRunner:
         context.log.info(f"{request.step}: {len(request.days)}")
         return StepResult(
             days=[self._result(request.step, day) for day in request.days],
-            metadata={"days_done": len(request.days)},
+            metadata={"days_done": len(request.days), "page": "https://compute.test/runs/1"},
         )
 
     def _result(self, step: str, day: date) -> DayResult:

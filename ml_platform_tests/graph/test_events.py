@@ -53,8 +53,9 @@ def test_a_range_gives_every_day_its_own_metadata(graph: Graph) -> None:
         "2024-03-02": ("written", 20),
         "2024-03-03": ("written", 30),
     }
-    # What the run did as a whole is no fact of a day.
+    # What the run did as a whole is no fact of a day; the link to it is.
     assert not any("days_done" in one for one in found.values())
+    assert {one["page"] for one in found.values()} == {"https://compute.test/runs/1"}
     columns = [column.name for column in found["2024-03-02"]["dagster/column_schema"].columns]
     assert columns[-2:] == ["event_day", "label_known_on"]
 

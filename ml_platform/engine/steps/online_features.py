@@ -72,7 +72,7 @@ class OnlineFeatures(Step):
                 records[day].reason,
                 fingerprint=records[day].details.get("metadata", {}).get(FEATURES_FINGERPRINT),
                 counts={"rows": records[day].counts["rows"]},
-                metadata=metadata,
+                metadata=_of_last(days, day, metadata),
             )
             for day in days
         }
@@ -83,7 +83,7 @@ class OnlineFeatures(Step):
         if not context.tables.exists(context.product.name, mrds.MRDS):
             return super().withdraw(days)
         metadata = self._publish(days, 0)
-        return {day: Written("missing", metadata=metadata) for day in days}
+        return {day: Written("missing", metadata=_of_last(days, day, metadata)) for day in days}
 
     def _publish(self, days: Sequence[date], rows: int) -> dict[str, Any]:
         """Bring the store up to date with some days of the MRDS, and say what that did."""
@@ -120,3 +120,8 @@ class OnlineFeatures(Step):
             "rows_per_second": round(done.rows_per_second),
             "rows_compared": done.compared,
         }
+
+
+def _of_last(days: Sequence[date], day: date, figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a publication of several days, on the last of them: on each they would count again."""
+    return figures if day == max(days) else {}
