@@ -4,7 +4,7 @@ What is computed of a bucket is the same whether a day has one or a thousand. Wh
 each scatters a piece of the day into a file that has a batch for each bucket, and then each gathers a bucket
 from all the files, in the order of the pieces. Where only Spark may, it groups the records by bucket.
 
-This is the one place that says what fits in a task.
+This is the one place that says what fits in a task, and what in the process that runs them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import Column
+from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
+from ml_platform.spark.tasks import each_in_a_task
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import hashes_of
 from ml_platform.storage.tables import column
@@ -35,6 +37,9 @@ HELD_BYTES = 96 << 20
 PIECE_BYTES = 16 << 20
 #: Bytes that a value of a table stands for in a file of CSV.
 VALUE_BYTES = 8
+#: Bytes of rows up to which the process that plans and commits reads them itself, a piece at a time, rather
+#: than have tasks read them: about as much as it reads in the second or two that a job of Spark takes.
+PROCESS_BYTES = 400 << 20
 
 Numbers = NDArray[np.uint64]
 
@@ -50,6 +55,11 @@ def number_of(csv_bytes: int) -> int:
 def csv_bytes(rows: int, columns: int) -> int:
     """About how many bytes of CSV some rows of a table would be."""
     return rows * columns * VALUE_BYTES
+
+
+def fits_process(rows: int, columns: int) -> bool:
+    """Whether this process rather than Spark's tasks reads so many rows of a table."""
+    return csv_bytes(rows, columns) <= PROCESS_BYTES
 
 
 def assigned(keys: Sequence[pa.Array | pa.ChunkedArray], rows: int) -> Numbers:
@@ -148,6 +158,30 @@ class BucketFiles:
                 part = numbers // np.uint64(self.count) % np.uint64(share.parts)
                 batch = batch.filter(pa.array(part == np.uint64(share.part)))
             yield batch
+
+
+def scatter_day(
+    spark: SparkSession,
+    files: BucketFiles,
+    source: DayFiles,
+    version: int,
+    day: date,
+    names: Sequence[str],
+    keys: Sequence[str],
+) -> list[Scattered]:
+    """Have tasks bring the rows of a day of a table into buckets by some of their columns.
+
+    Args:
+        names: the columns to read, with the ``keys``.
+    """
+    row_groups, piece_bytes = source.row_groups(version, day), PIECE_BYTES
+
+    def scatter(number: int) -> Scattered:
+        batches = source.read_row_group(version, day, row_groups[number], names)
+        tables = pieces(batches, piece_bytes)
+        return files.scatter((rows, assigned([rows[key] for key in keys], len(rows))) for rows in tables)
+
+    return each_in_a_task(spark, len(row_groups), scatter, Scattered)
 
 
 def shares(pieces_: Sequence[Scattered], at_most: int) -> list[Share]:

@@ -20,7 +20,7 @@ from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.ards import ARDS
-from ml_platform.data_engineering.buckets import BucketFiles, Scattered
+from ml_platform.data_engineering.buckets import BucketFiles
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting, Statistics
 from ml_platform.spark.tasks import each_in_a_task, in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFile, DayFiles, held
@@ -153,18 +153,9 @@ class _InTasks:
         """A day that no task can hold: its rows are brought together by entity, bucket by bucket."""
         product, source, version, write = self.product, self.source, self.version, self._writer()
         names, keys = aggregation.columns(product), _keys(product)
-        at_most, piece_bytes = buckets.HELD_BYTES, buckets.PIECE_BYTES
-        row_groups = source.row_groups(version, day)
+        at_most = buckets.HELD_BYTES
         with BucketFiles.beside(self.place, count) as files:
-
-            def scatter(number: int) -> Scattered:
-                batches = source.read_row_group(version, day, row_groups[number], names)
-                tables = buckets.pieces(batches, piece_bytes)
-                return files.scatter(
-                    (rows, buckets.assigned([rows[key] for key in keys], len(rows))) for rows in tables
-                )
-
-            scattered = each_in_a_task(self.spark, len(row_groups), scatter, Scattered)
+            scattered = buckets.scatter_day(self.spark, files, source, version, day, names, keys)
             shares = buckets.shares(scattered, at_most)
             paths = [path for piece in scattered for path in piece.files]
 

@@ -9,41 +9,45 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from ml_platform.contract.assets import ARDS, MRDS, PREDICTIONS
 from ml_platform.contract.column_types import NUMERIC_TYPES
 from ml_platform.contract.days import add_months
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
+from ml_platform.data_engineering import aggregation
+from ml_platform.data_engineering.day_rows import Kernel, day_rows, subschema
+from ml_platform.data_engineering.resolution import rows_schema
 from ml_platform.engine.context import StepContext
-from ml_platform.machine_learning import training
+from ml_platform.machine_learning import scoring, training
 from ml_platform.machine_learning.model_history import ModelRecord
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.training_data import (
-    can_hash_in_memory,
-    entity_hash,
-    entity_hashes_of,
     is_held_out,
-    is_held_out_of,
+    sampled,
+    share_of,
 )
 from ml_platform.mlops.drift import measures
 from ml_platform.mlops.drift.drift_report import MonthDrift
 from ml_platform.mlops.drift.measures import PREDICTION, Column, Comparison, Summary, Window
-from ml_platform.storage.tables import column
 
-#: What a sample is drawn by: a hash of the entity and this, in so many steps.
-_PURPOSE, _STEPS = "drift", 1_000_000
-#: Values of a window, rows times columns, up to which this process reads them, without Spark.
-_VALUES_HELD = 5_000_000
+#: What a sample is drawn by: a hash of the entity and this.
+_PURPOSE = "drift"
 _PROBABILITY = "probability"
+_SUMMARIES = pa.schema(
+    [
+        ("column", pa.string()),
+        ("rows", pa.int64()),
+        ("nulls", pa.int64()),
+        ("minimum", pa.float64()),
+        ("maximum", pa.float64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,9 @@ class Windows:
         scored = [day for day in days if day in plan.rows[PREDICTIONS]]
         if not scored:
             return window
-        size = _size(plan, PREDICTIONS, scored)
-        scores = self._sample(PREDICTIONS, plan, scored, [_PROBABILITY], size=size)
+        share = self._share(_size(plan, PREDICTIONS, scored))
+        schema = scoring.schema(self.context.product)
+        scores = self._read(PREDICTIONS, scored, schema, [_PROBABILITY], share)
         return _with_predictions(window, scores[_PROBABILITY])
 
     def _training_window(self, name: str, plan: DriftPlan, model: ModelRecord) -> Window:
@@ -131,102 +136,72 @@ class Windows:
         # On rows that it has learned from a flexible model is surer than on any others; where entities are
         # few there are no others.
         held_out = model.compared_by == "entities"
-        size = _size(plan, ARDS, plan.training)
-        names = product.model.features.all
-        rows = self._sample(MRDS, plan, plan.training, names, size=size, held_out=held_out)
+        share = self._share(_size(plan, ARDS, plan.training))
+        names, schema = product.model.features.all, aggregation.schema(product)
+        rows = self._read(MRDS, plan.training, schema, names, share, held_out=held_out)
         scores = pd.Series(training.probabilities(pipeline, product, rows))
         return _with_predictions(self._ards(name, plan, plan.training), scores)
 
     def _ards(self, name: str, plan: DriftPlan, days: Sequence[date]) -> Window:
         """The days' ARDS: exact counts and ranges of all rows, values of at most the contract's maximum."""
-        columns = [
-            measured for measured in measured_columns(self.context.product) if measured.role != "prediction"
-        ]
-        names = [compared.name for compared in columns]
-        size = _size(plan, ARDS, days)
-        share = self._share(size)
-        label = self.context.product.label
-        early = sorted(plan.unlabelled.intersection(days))
-        read = [*names, EVENT_DAY] if early else names
-        held = self._held(ARDS, days, read, size, with_entity=share < _STEPS)
-        if held is not None:
-            if early:
-                unknown = pc.is_in(held[EVENT_DAY], pa.array(early, pa.date32()))
-                labels = pc.if_else(unknown, pa.scalar(None, held[label].type), held[label])
-                held = held.set_column(held.column_names.index(label), label, labels)
-            frame = held.select(names).to_pandas()
-            sample = frame if share == _STEPS else self._drawn(held, share).select(names).to_pandas()
-            summaries = {compared.name: _summary_of(frame[compared.name], compared) for compared in columns}
-        else:
-            rows = self._opened(ARDS, days)
-            if early:
-                rows = rows.withColumn(label, F.when(~F.col(EVENT_DAY).isin(early), column(label)))
-            sample = self._drawn_by_spark(rows, share, names)
-            facts = rows.agg(F.count(F.lit(1)).alias("rows"), *_aggregates(columns)).collect()[0].asDict()
-            summaries = {compared.name: _summary(compared, facts) for compared in columns}
+        product = self.context.product
+        columns = [compared for compared in measured_columns(product) if compared.role != "prediction"]
+        names, share = [compared.name for compared in columns], self._share(_size(plan, ARDS, days))
+        schema = subschema(rows_schema(product), [*names, *product.entity, EVENT_DAY])
+        known = _without_labels(product, sorted(plan.unlabelled.intersection(days)))
+        rows = day_rows(lambda: self.context.spark, self.context.tables, product.name, ARDS, days, schema)
+        parts = rows.map(lambda piece: _summarized(known(piece), columns), _SUMMARIES)
+        sample = rows.map(
+            lambda piece: sampled(product, known(piece), _PURPOSE, share).select(names),
+            subschema(schema, names),
+        ).to_pandas()
+        summaries = _summaries(parts, columns)
         return Window(name, {compared.name: sample[compared.name] for compared in columns}, summaries)
 
-    # -- reading -------------------------------------------------------------------------------------
-
-    def _sample(
+    def _read(
         self,
         table: str,
-        plan: DriftPlan,
         days: Sequence[date],
+        schema: pa.Schema,
         names: Sequence[str],
+        share: int,
         *,
-        size: int,
         held_out: bool = False,
     ) -> pd.DataFrame:
-        """Some days' rows, at most about the contract's maximum.
+        """Columns of a table's rows on some days, of some millionths of the entities.
 
         Args:
-            size: the rows that tell how large a share that is.
             held_out: take only entities that no model learns from.
         """
-        product, share = self.context.product, self._share(size)
-        values = _size(plan, ARDS, days)
-        held = self._held(table, days, names, values, with_entity=held_out or share < _STEPS)
-        if held is not None:
+        product = self.context.product
+        given = subschema(schema, [*names, *product.entity])
+
+        def choose(piece: pa.Table) -> pa.Table:
             if held_out:
-                held = held.filter(pa.array(is_held_out_of(product, held)))
-            found: pd.DataFrame = self._drawn(held, share).select(list(names)).to_pandas()
-            return found
-        rows = self._opened(table, days)
-        return self._drawn_by_spark(rows.where(is_held_out(product)) if held_out else rows, share, names)
+                piece = piece.filter(pa.array(is_held_out(product, piece)))
+            return sampled(product, piece, _PURPOSE, share).select(names)
+
+        rows = day_rows(lambda: self.context.spark, self.context.tables, product.name, table, days, given)
+        found: pd.DataFrame = rows.map(choose, subschema(schema, names)).to_pandas()
+        return found
 
     def _share(self, size: int) -> int:
-        """The share of the entities that are compared, in steps: by hash, the same ones on every run."""
-        maximum = self.context.product.drift.maximum_rows
-        return int(_STEPS * maximum / size) if size > maximum else _STEPS
+        """The millionths of the entities that are compared: by hash, the same ones on every run."""
+        return share_of(self.context.product.drift.maximum_rows, size)
 
-    def _drawn(self, held: pa.Table, share: int) -> pa.Table:
-        if share == _STEPS:
-            return held
-        hashes = entity_hashes_of(self.context.product, held, _PURPOSE, _STEPS)
-        return held.filter(pa.array(hashes < share))
 
-    def _drawn_by_spark(self, rows: DataFrame, share: int, names: Sequence[str]) -> pd.DataFrame:
-        if share < _STEPS:
-            rows = rows.where(entity_hash(self.context.product, _PURPOSE, _STEPS) < share)
-        return cast("pd.DataFrame", rows.select(*[column(name) for name in names]).toArrow().to_pandas())
+def _without_labels(product: Product, days: Sequence[date]) -> Kernel:
+    """Rows of the ARDS, those of some days without their labels."""
 
-    def _held(
-        self, table: str, days: Sequence[date], names: Sequence[str], rows: int, *, with_entity: bool
-    ) -> pa.Table | None:
-        """Columns of some days' rows, if this process can read and hold them."""
-        product, tables = self.context.product, self.context.tables
-        files = tables.day_files(product.name, table)
-        needed = list(dict.fromkeys((*names, *product.entity) if with_entity else names))
-        if files is None or rows * len(needed) > _VALUES_HELD:
-            return None
-        if with_entity and not can_hash_in_memory(product):
-            return None
-        return files.read_all(tables.version(product.name, table), days, needed)
+    def hide(rows: pa.Table) -> pa.Table:
+        if not days:
+            return rows
+        label = rows[product.label]
+        unknown = pc.is_in(rows[EVENT_DAY], pa.array(days, pa.date32()))
+        hidden = pc.if_else(unknown, pa.scalar(None, label.type), label)
+        return rows.set_column(rows.column_names.index(product.label), product.label, hidden)
 
-    def _opened(self, table: str, days: Sequence[date]) -> DataFrame:
-        context = self.context
-        return context.tables.read_days(context.spark, context.product.name, table, days)
+    return hide
 
 
 def _size(plan: DriftPlan, asset: str, days: Sequence[date]) -> int:
@@ -256,38 +231,44 @@ def measured_columns(product: Product) -> list[Column]:
     ]
 
 
-def _aggregates(columns: Sequence[Column]) -> list[Any]:
-    found = []
-    for compared in columns:
-        value = column(compared.name)
-        if compared.kind == "numeric":
-            number = value.cast("double")
-            value = F.when(~F.isnan(number) & (F.abs(number) != F.lit(float("inf"))), number)
-            found += [
-                F.min(value).alias(f"minimum {compared.name}"),
-                F.max(value).alias(f"maximum {compared.name}"),
-            ]
-        found.append(F.count(value).alias(f"values {compared.name}"))
-    return found
+def _summarized(rows: pa.Table, columns: Sequence[Column]) -> pa.Table:
+    """The figures of some rows' columns, which add up."""
+    found = {compared: _summary_of(rows[compared.name].to_pandas(), compared) for compared in columns}
+    facts = [
+        {
+            "column": compared.name,
+            "rows": part.rows,
+            "nulls": part.nulls,
+            "minimum": part.minimum,
+            "maximum": part.maximum,
+        }
+        for compared, part in found.items()
+    ]
+    return pa.Table.from_pylist(facts, schema=_SUMMARIES)
 
 
-def _summary(one: Column, facts: Mapping[str, Any]) -> Summary:
-    rows, values = facts["rows"], facts[f"values {one.name}"]
-    if one.role == "label":
-        rows = values  # a label that hasn't come is no null
-    return Summary(rows, rows - values, facts.get(f"minimum {one.name}"), facts.get(f"maximum {one.name}"))
+def _summaries(parts: pa.Table, columns: Sequence[Column]) -> dict[str, Summary]:
+    """The figures of each column, of those of all parts of the rows."""
+    added = parts.group_by("column").aggregate(
+        [("rows", "sum"), ("nulls", "sum"), ("minimum", "min"), ("maximum", "max")]
+    )
+    found = {
+        row["column"]: Summary(row["rows_sum"], row["nulls_sum"], row["minimum_min"], row["maximum_max"])
+        for row in added.to_pylist()
+    }
+    return {compared.name: found.get(compared.name, Summary(0, 0, None, None)) for compared in columns}
 
 
-def _summary_of(values: pd.Series, one: Column) -> Summary:
-    """What :func:`_summary` says, of values that are held in memory."""
+def _summary_of(values: pd.Series, compared: Column) -> Summary:
+    """How many values a column has; a label that hasn't come is no missing one."""
     known = values.dropna()
     bounds: tuple[float | None, float | None] = (None, None)
-    if one.kind == "numeric":
+    if compared.kind == "numeric":
         known = known.astype("float64")
         known = known[np.isfinite(known)]
         if len(known):
             bounds = (float(known.min()), float(known.max()))
-    rows = len(known) if one.role == "label" else len(values)
+    rows = len(known) if compared.role == "label" else len(values)
     return Summary(rows, rows - len(known), *bounds)
 
 

@@ -18,36 +18,36 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import TypeAdapter
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import GroupedData, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.learning import Holdout
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.contract.windows import days_evaluated
+from ml_platform.data_engineering import aggregation
+from ml_platform.data_engineering.day_rows import Kernel, RowsInFolder, applied, day_rows, subschema
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.machine_learning import metrics, training
+from ml_platform.machine_learning import metrics, scoring, training
 from ml_platform.machine_learning.retraining import JudgedOn
 from ml_platform.machine_learning.scoring import PREDICTIONS, PROBABILITY_DECIMALS
 from ml_platform.machine_learning.training_data import (
-    CLUSTER,
-    CLUSTERS,
     HELD_OUT,
-    can_hash_in_memory,
-    cluster,
-    entity_hash,
-    entity_hashes_of,
+    SAMPLE_STEPS,
+    clusters,
     is_held_out,
-    is_held_out_of,
+    sampled,
+    share_of,
 )
-from ml_platform.spark.tasks import in_tasks
+from ml_platform.spark.tasks import in_tasks, spare_next_task
 from ml_platform.storage.tables import Tables, column
 
 #: Days evaluated by one task; each task reads its days' windows once.
 _DAYS_A_TASK = 16
 _DECIMALS = 9
-_SAMPLE_STEPS = 1_000_000
+_BLOCK = "_block"
 #: Days that labels may take so that a new model's own rows are enough to judge it before the next month's.
 #: Beyond it a champion is judged on rows that it has never learned from, until it has scored enough.
 SOON_ENOUGH = 7
@@ -118,7 +118,8 @@ def evaluate(
 ) -> dict[date, Evaluation]:
     """Evaluate each of ``days``, in one Spark job.
 
-    Where the tables lie in a folder and no window is sampled, its tasks read their days' windows themselves.
+    Where the tables lie in a folder its tasks read their days' windows themselves; otherwise Spark brings
+    them to the tasks. What is computed of them is the same.
 
     Args:
         scored: the event days that may be counted, with their numbers of predictions.
@@ -126,29 +127,121 @@ def evaluate(
     """
     empty = {day: _empty(product, day, champions.get(day)) for day in days}
     windows = {day: days_evaluated(product, day) for day in days}
-    needed = sorted(day for day in scored if any(day in days_ for days_ in windows.values()))
+    needed = sorted(day for day in scored if any(day in window for window in windows.values()))
     if not needed:
         return empty
-    largest = max(sum(n for day, n in scored.items() if day in days_) for days_ in windows.values())
-    sampled = largest > product.evaluation.maximum_rows
+    largest = max(sum(n for day, n in scored.items() if day in window) for window in windows.values())
+    blocks = _Blocks(product, windows, dict(champions), share_of(product.evaluation.maximum_rows, largest))
+    by_block = _in_files(spark, tables, blocks, needed)
+    if by_block is None:
+        by_block = _by_spark(spark, tables, blocks, needed)
+    return empty | by_block
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What is computed of the windows of days that follow one another. It travels to the tasks.
+
+    Args:
+        share: the millionths of the entities that are counted.
+    """
+
+    product: Product
+    windows: Mapping[date, DayRange]
+    champions: Champions
+    share: int
+
+    @property
+    def predictions(self) -> pa.Schema:
+        """The columns that are read of the predictions."""
+        return subschema(scoring.schema(self.product), [*self.product.identity, *_SCORED])
+
+    @property
+    def labels(self) -> pa.Schema:
+        """The columns that are read of the MRDS."""
+        names = [*self.product.identity, self.product.label, LABEL_KNOWN_ON]
+        return subschema(aggregation.schema(self.product), names)
+
+    def bounds(self, block: Sequence[date]) -> tuple[date, date]:
+        """The first and the last day that the windows of some days in order reach."""
+        return self.windows[block[0]].first, self.windows[block[-1]].last
+
+    def thinned(self, rows: pa.Table) -> pa.Table:
+        """Some rows of either table, of the entities that are counted."""
+        return sampled(self.product, rows, "sample", self.share)
+
+    def evaluate(self, block: Sequence[date], predictions: pa.Table, labels: pa.Table) -> list[Evaluation]:
+        """The evaluations of some days, of the rows that their windows reach; none without predictions."""
+        if not len(predictions):
+            return []
+        labels = labels.rename_columns({self.product.label: "_label"})
+        rows = predictions.join(labels, self.product.identity, join_type="left outer")
+        rows = rows.append_column("_cluster", pa.array(clusters(self.product, rows)))
+        is_sample = self.share < SAMPLE_STEPS
+        return _evaluate_days(self.product, rows.to_pandas(), block, self.champions, is_sample)
+
+
+def _in_files(
+    spark: SparkSession, tables: Tables, blocks: _Blocks, needed: Sequence[date]
+) -> dict[date, Evaluation] | None:
+    """Evaluate what tasks read of files; None where they can't."""
+    product = blocks.product
     predictions, labels = (tables.day_files(product.name, table) for table in (PREDICTIONS, MRDS))
-    if sampled or predictions is None or labels is None or not can_hash_in_memory(product):
-        rows = _rows(spark, product, tables, needed, largest)
-        return empty | _by_spark(spark, product, rows, windows, champions, sampled)
+    if predictions is None or labels is None:
+        return None
     versions = [tables.version(product.name, table) for table in (PREDICTIONS, MRDS)]
 
     def evaluate_block(block: Sequence[date]) -> Iterator[tuple[date, Evaluation]]:
-        first, last = windows[block[0]].first, windows[block[-1]].last
+        first, last = blocks.bounds(block)
         inside = [day for day in needed if first <= day <= last]
-        scored_rows = predictions.read_all(versions[0], inside, [*identity, *_SCORED])
-        labelled = labels.read_all(versions[1], inside, [*identity, product.label, LABEL_KNOWN_ON])
-        frame = _joined(product, scored_rows, labelled)
-        if len(frame):
-            for evaluated in _evaluate_days(product, frame, block, champions, sampled):
-                yield evaluated.event_day, evaluated
+        scored_rows = RowsInFolder(predictions, versions[0], inside, blocks.predictions)
+        labelled = RowsInFolder(labels, versions[1], inside, blocks.labels)
+        read = [rows.map(blocks.thinned, rows.schema) for rows in (scored_rows, labelled)]
+        for evaluated in blocks.evaluate(block, *read):
+            yield evaluated.event_day, evaluated
 
-    identity = product.identity
-    return empty | in_tasks(spark, sorted(days), evaluate_block, Evaluation, days_a_task=_DAYS_A_TASK)
+    return in_tasks(spark, sorted(blocks.windows), evaluate_block, Evaluation, days_a_task=_DAYS_A_TASK)
+
+
+def _by_spark(
+    spark: SparkSession, tables: Tables, blocks: _Blocks, needed: Sequence[date]
+) -> dict[date, Evaluation]:
+    """Evaluate what Spark brings to the tasks."""
+    batches = _batches(sorted(blocks.windows), _DAYS_A_TASK)
+    bounds = spark.createDataFrame(
+        [(n, *blocks.bounds(block)) for n, block in enumerate(batches)], "_block int, _first date, _last date"
+    )
+
+    def by_block(table: str, schema: pa.Schema) -> GroupedData:
+        def thin(pieces: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for part in applied(blocks.thinned, pieces, schema, schema):
+                yield from part.to_batches()
+            spare_next_task()
+
+        rows = tables.read_days(spark, blocks.product.name, table, needed)
+        rows = rows.select(*[column(name) for name in schema.names])
+        if blocks.share < SAMPLE_STEPS:
+            rows = rows.mapInArrow(thin, from_arrow_schema(schema))
+        reached = rows[EVENT_DAY].between(F.col("_first"), F.col("_last"))
+        return rows.join(F.broadcast(bounds), reached).drop("_first", "_last").groupBy(_BLOCK)
+
+    predictions, labels = blocks.predictions, blocks.labels
+
+    def evaluate_block(scored_rows: pa.Table, labelled: pa.Table) -> pa.Table:
+        found: list[Evaluation] = []
+        if len(scored_rows):
+            block = batches[scored_rows[_BLOCK][0].as_py()]
+            left = scored_rows.select(predictions.names).cast(predictions)
+            found = blocks.evaluate(block, left, labelled.select(labels.names).cast(labels))
+        spare_next_task()
+        return pa.table(
+            {"result": pa.array([_PLAIN.dump_json(part).decode() for part in found], pa.string())}
+        )
+
+    grouped = by_block(PREDICTIONS, predictions).cogroup(by_block(MRDS, labels))
+    rows = grouped.applyInArrow(evaluate_block, "result string").collect()
+    evaluations = [_PLAIN.validate_json(row["result"]) for row in rows]
+    return {evaluation.event_day: evaluation for evaluation in evaluations}
 
 
 def has_evidence(product: Product, rows: int, positives: int) -> bool:
@@ -211,13 +304,10 @@ def judge_on_unseen(
     at_once = sum(labelled[day] for day in together) <= maximum
     for part in found:
         days = tuple(sorted(together if at_once else chosen[part.event_day]))
-        share = min(1.0, maximum / sizes[part.event_day]) if sizes[part.event_day] else 1.0
+        share = share_of(maximum, sizes[part.event_day])
         if days not in scored:
             scored.clear()  # at most one window's rows are held
-            in_memory = sum(labelled[day] for day in days) <= maximum
-            scored[days] = _score_unseen(
-                session, product, tables, pipeline, model, days, share, in_memory=in_memory
-            )
+            scored[days] = _score_unseen(session, product, tables, pipeline, model, days, share)
         rows = scored[days]
         inside = np.isin(rows.event_day, [day.toordinal() for day in chosen[part.event_day]])
         known = inside & (rows.known_on <= part.event_day.toordinal() + 1)
@@ -242,9 +332,9 @@ def _unseen_days(
     inside = days_evaluated(product, day)
     first = model.first_day if model.compared_by == "entities" else model.last_day + timedelta(days=1)
     return {
-        one: rows if one > model.last_day else rows / HELD_OUT
-        for one, rows in labelled.items()
-        if rows and one in inside and one >= first
+        candidate: rows if candidate > model.last_day else rows / HELD_OUT
+        for candidate, rows in labelled.items()
+        if rows and candidate in inside and candidate >= first
     }
 
 
@@ -265,11 +355,13 @@ def _score_unseen(
     pipeline: Any,
     model: Learned,
     days: Sequence[date],
-    share: float,
-    *,
-    in_memory: bool,
+    share: int,
 ) -> _Scored:
-    frame = _unseen_rows(session, product, tables, model.last_day, days, share, in_memory=in_memory)
+    """The labelled rows of ``days`` that a model has not learned from, of some millionths of the entities."""
+    names = [*product.identity, *product.model.features.all, product.label, LABEL_KNOWN_ON]
+    schema = subschema(aggregation.schema(product), names)
+    rows = day_rows(session, tables, product.name, MRDS, days, schema)
+    frame: pd.DataFrame = rows.map(_unseen(product, model.last_day, share), schema).to_pandas()
     probability = training.probabilities(pipeline, product, frame).round(PROBABILITY_DECIMALS)
     return _Scored(
         _ordinals(frame[EVENT_DAY]),
@@ -279,33 +371,15 @@ def _score_unseen(
     )
 
 
-def _unseen_rows(
-    session: Callable[[], SparkSession],
-    product: Product,
-    tables: Tables,
-    learned_to: date,
-    days: Sequence[date],
-    share: float,
-    *,
-    in_memory: bool,
-) -> pd.DataFrame:
-    """The labelled rows of ``days`` that a model has not learned from; below one, a share of the entities."""
-    features = product.model.features.all
-    names = list(dict.fromkeys((*product.identity, *features, product.label, LABEL_KNOWN_ON)))
-    files = tables.day_files(product.name, MRDS) if can_hash_in_memory(product) else None
-    if files is not None and in_memory:
-        version = tables.version(product.name, MRDS)
-        rows = files.read_all(version, days, names, pc.field(product.label).is_valid())
+def _unseen(product: Product, learned_to: date, share: int) -> Kernel:
+    """Of rows of the MRDS the labelled ones that a model has not learned from."""
+
+    def choose(rows: pa.Table) -> pa.Table:
+        rows = sampled(product, rows.filter(rows[product.label].is_valid()), "sample", share)
         later = pc.greater(rows[EVENT_DAY], pa.scalar(learned_to, pa.date32())).to_numpy()
-        frame: pd.DataFrame = rows.filter(pa.array(is_held_out_of(product, rows) | later)).to_pandas()
-        return frame
-    chosen = tables.read_days(session(), product.name, MRDS, days)
-    chosen = chosen.where(column(product.label).isNotNull())
-    chosen = chosen.where(is_held_out(product) | (F.col(EVENT_DAY) > F.lit(learned_to)))
-    if share < 1:
-        chosen = chosen.where(entity_hash(product, "sample", _SAMPLE_STEPS) < int(_SAMPLE_STEPS * share))
-    found: pd.DataFrame = chosen.select(*[column(name) for name in names]).toPandas()
-    return found
+        return rows.filter(pa.array(is_held_out(product, rows) | later))
+
+    return choose
 
 
 def _empty(product: Product, day: date, champion: Champion | None) -> Evaluation:
@@ -314,64 +388,6 @@ def _empty(product: Product, day: date, champion: Champion | None) -> Evaluation
         product.evaluation.metric,
         champion_as_of=champion.as_of if champion else None,
         champion_fingerprint=champion.fingerprint if champion else None,
-    )
-
-
-def _by_spark(
-    spark: SparkSession,
-    product: Product,
-    rows: DataFrame,
-    windows: Mapping[date, DayRange],
-    champions: Champions,
-    sampled: bool,
-) -> dict[date, Evaluation]:
-    """Evaluate rows that Spark has read and joined, in one job; a day without any is left out."""
-    blocks = _batches(sorted(windows), _DAYS_A_TASK)
-    bounds = spark.createDataFrame(
-        [(n, windows[block[0]].first, windows[block[-1]].last) for n, block in enumerate(blocks)],
-        "_block int, _first date, _last date",
-    )
-    exploded = rows.join(F.broadcast(bounds), rows[EVENT_DAY].between(F.col("_first"), F.col("_last")))
-
-    def evaluate_block(frame: pd.DataFrame) -> pd.DataFrame:
-        block = blocks[int(frame["_block"].iloc[0])]
-        found = _evaluate_days(product, frame, block, champions, sampled)
-        return pd.DataFrame({"result": [_PLAIN.dump_json(part).decode() for part in found]})
-
-    results = exploded.groupBy("_block").applyInPandas(evaluate_block, "result string").collect()
-    evaluations = [_PLAIN.validate_json(row["result"]) for row in results]
-    return {evaluation.event_day: evaluation for evaluation in evaluations}
-
-
-def _joined(product: Product, predictions: pa.Table, labels: pa.Table) -> pd.DataFrame:
-    """What :func:`_rows` has, of rows that are held in memory."""
-    labels = labels.rename_columns({product.label: "_label"})
-    rows = predictions.join(labels, product.identity, join_type="left outer")
-    clusters = entity_hashes_of(product, rows, CLUSTER, CLUSTERS)
-    frame: pd.DataFrame = rows.append_column("_cluster", pa.array(clusters)).to_pandas()
-    return frame
-
-
-def _rows(
-    spark: SparkSession, product: Product, tables: Tables, days: Sequence[date], largest: int
-) -> DataFrame:
-    """Predictions beside the labels of their rows; above the contract's bound, a sample by entity."""
-    identity = product.identity
-    predictions = tables.read_days(spark, product.name, PREDICTIONS, days)
-    maximum = product.evaluation.maximum_rows
-    if largest > maximum:
-        predictions = predictions.where(
-            entity_hash(product, "sample", _SAMPLE_STEPS) < int(_SAMPLE_STEPS * maximum / largest)
-        )
-    labels = tables.read_days(spark, product.name, MRDS, days).select(
-        *[column(name) for name in identity], column(product.label).alias("_label"), column(LABEL_KNOWN_ON)
-    )
-    return predictions.join(labels, identity, "left").select(
-        EVENT_DAY,
-        *_SCORED,
-        "_label",
-        LABEL_KNOWN_ON,
-        cluster(product).alias("_cluster"),
     )
 
 

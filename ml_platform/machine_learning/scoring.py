@@ -1,33 +1,37 @@
 """Predictions: each row of the MRDS scored with the model that served its day.
 
-Scoring is distributed; the rows never pass through the driver. Small days are read, scored and written by
-tasks alone, where the tables lie in a folder; others are read and written by Spark. Which model serves
-which day is decided in :mod:`.promotion` and comes in as an argument.
+Scoring is distributed; the rows never pass through the driver. Where the tables lie in a folder tasks read,
+score and write whole days, or parts of large ones; elsewhere Spark reads and writes. Which model serves which
+day is decided in :mod:`.promotion` and comes in as an argument.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
+from ml_platform.data_engineering import aggregation, buckets
+from ml_platform.data_engineering.buckets import BucketFiles
 from ml_platform.data_engineering.conversion import ARROW_TYPES
-from ml_platform.data_engineering.day_statistics import Counted, Counting
+from ml_platform.data_engineering.day_rows import applied, subschema
+from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
 from ml_platform.machine_learning.training import probabilities
-from ml_platform.spark.tasks import in_tasks, spare_next_task
+from ml_platform.spark.tasks import each_in_a_task, in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.storage.locations import quoted
+from ml_platform.storage.fingerprints import hashes_of
 from ml_platform.storage.tables import Tables, column
 
 PREDICTIONS = "predictions"
@@ -35,10 +39,9 @@ PREDICTIONS = "predictions"
 #: Matrix products may differ in the last bit with the size of a batch; stored probabilities don't.
 PROBABILITY_DECIMALS = 6
 
-#: Values of a day, rows times columns, up to which a task holds it in memory.
-_SMALL_VALUES = 20_000_000
 #: Rows that are scored at once: what a pipeline makes of its features may be far wider than they are.
 _ROWS_AT_ONCE = 10_000
+_BUCKET = "_bucket"
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,6 @@ class ScoredDay:
         return {"rows": self.counted.rows, "positives": self.counted.positives}
 
 
-@dataclass(frozen=True)
-class _ScoredFiles:
-    """The files of a day that a task has scored, and what they hold."""
-
-    counted: Counted = field(default_factory=Counted)
-    files: list[DayFile] = field(default_factory=list)
-
-
 def schema(product: Product) -> pa.Schema:
     """The schema of the predictions."""
     entity = [name for name in product.entity if name != EVENT_DAY]
@@ -104,8 +99,7 @@ def write(
     run_id: str,
     keep: Sequence[date] = (),
 ) -> dict[date, ScoredDay]:
-    """Score and write the days of ``serving``, each with its model: in one commit, or in one of the small
-    days and one of the others.
+    """Score and write the days of ``serving``, each with its model, in one commit.
 
     Args:
         serving: the model of each day.
@@ -115,24 +109,24 @@ def write(
     # A version number is a label: the same model may be registered under another one elsewhere.
     content = [name for name in schema(product).names if name != "model_version"]
     counting = Counting("decision", content)
-    done = _in_tasks(spark, product, tables, serving, [day for day in days if day not in keep], counting)
-    others = [day for day in days if day not in done]
-    counted = {day: one.counted for day, one in done.items()}
-    models = {day: {serving[day].fingerprint: one.counted.rows} for day, one in done.items()}
-    versions: dict[date, int] = {}
-    if others:
-        version = _by_spark(spark, product, tables, {day: serving[day] for day in others}, keep, run_id)
-        versions |= dict.fromkeys(others, version)
-        written = tables.read_days(spark, product.name, PREDICTIONS, others)
-        counted |= counting.of_frame(written, schema(product))
-        models |= _models_of(written)
-    if done:
-        files = {day: one.files for day, one in done.items()}
-        version = tables.replace_days_by(
-            product.name, PREDICTIONS, schema(product), files, list(done), run_id=run_id
-        )
-        versions |= dict.fromkeys(done, version)
-    return {day: ScoredDay(counted.get(day, Counted()), versions[day], models.get(day, {})) for day in days}
+    kept = frozenset(keep) if tables.exists(product.name, PREDICTIONS) else frozenset()
+    source, place = (tables.day_files(product.name, table) for table in (MRDS, PREDICTIONS))
+    if source is None or place is None:
+        version = _by_spark(spark, product, tables, serving, kept, run_id)
+        written = tables.read_days(spark, product.name, PREDICTIONS, days)
+        counted = counting.of_frame(written, schema(product))
+        models = _models_of(written)
+        return {day: ScoredDay(counted.get(day, Counted()), version, models.get(day, {})) for day in days}
+    versions = (tables.version(product.name, MRDS), tables.version(product.name, PREDICTIONS) if kept else -1)
+    done = _InTasks(product, dict(serving), source, place, versions, kept, counting).score(spark, days)
+    files = {day: scored.files for day, scored in done.items()}
+    version = tables.replace_days_by(product.name, PREDICTIONS, schema(product), files, days, run_id=run_id)
+    return {
+        day: ScoredDay(counting.of_parts(done[day].parts), version, done[day].models)
+        if day in done
+        else ScoredDay(Counted(), version, {})
+        for day in days
+    }
 
 
 def _models_of(predictions: DataFrame) -> dict[date, dict[str, int]]:
@@ -154,43 +148,142 @@ def remove(
     tables.replace_days(spark, product.name, PREDICTIONS, nothing, days, run_id=run_id)
 
 
-def _in_tasks(
-    spark: SparkSession,
-    product: Product,
-    tables: Tables,
-    serving: Mapping[date, ServingModel],
-    days: Sequence[date],
-    counting: Counting,
-) -> dict[date, _ScoredFiles]:
-    """Score the small ones of ``days`` in tasks that write their files; nothing is committed yet."""
-    source, place = (tables.day_files(product.name, table) for table in (MRDS, PREDICTIONS))
-    if source is None or place is None:
-        return {}
-    version = tables.version(product.name, MRDS)
-    sizes = source.sizes(version)
-    names = [name for name in dict.fromkeys(feature_columns(product)) if name != EVENT_DAY]
-    small = [day for day in days if sizes[day] * len(names) <= _SMALL_VALUES]
-    return {day: _ScoredFiles() for day in small} | in_tasks(
-        spark, small, _Scoring(product, dict(serving), source, version, names, place, counting), _ScoredFiles
-    )
+# -- where tasks write files ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Scoring:
-    """What tasks do with small days. It travels to them."""
+class _Scored:
+    """The files of a day, or of a part of it, and what they hold; ``models`` as in :class:`ScoredDay`.
+
+    ``is_too_large``: the day was taken for smaller than it is, and nothing was done.
+    """
+
+    parts: list[CountedPart] = field(default_factory=list)
+    files: list[DayFile] = field(default_factory=list)
+    models: dict[str, int] = field(default_factory=dict)
+    is_too_large: bool = False
+
+    def __add__(self, other: _Scored) -> _Scored:
+        models = Counter(self.models) + Counter(other.models)
+        return _Scored(self.parts + other.parts, self.files + other.files, dict(models))
+
+
+@dataclass(frozen=True)
+class _InTasks:
+    """Days of the MRDS, scored in tasks that write files; nothing is committed yet. It travels to them.
+
+    Args:
+        versions: of the MRDS and the predictions; that of predictions only where some are kept.
+        kept: days whose present predictions stay.
+        at_most: bytes of rows that a task holds.
+    """
 
     product: Product
-    models: Mapping[date, ServingModel]
-    source: DayFiles
-    version: int
-    names: Sequence[str]
-    place: DayFiles
+    serving: Mapping[date, ServingModel]
+    mrds: DayFiles
+    predictions: DayFiles
+    versions: tuple[int, int]
+    kept: frozenset[date]
     counting: Counting
+    at_most: int = field(default_factory=lambda: buckets.HELD_BYTES)
 
-    def __call__(self, days: Sequence[date]) -> Iterator[tuple[date, _ScoredFiles]]:
-        for day, rows in self.source.read(self.version, days, self.names):
-            scored = predictions(self.product, day, rows, self.models[day])
-            yield day, _ScoredFiles(self.counting.of_rows(scored), self.place.write(day, scored))
+    @property
+    def _features(self) -> list[str]:
+        return list(dict.fromkeys(feature_columns(self.product)))
+
+    def score(self, spark: SparkSession, days: Sequence[date]) -> dict[date, _Scored]:
+        """One result a day with rows."""
+        sizes = self.mrds.sizes(self.versions[0])
+        counts = {day: buckets.number_of(buckets.csv_bytes(sizes[day], len(self._features))) for day in days}
+        done = in_tasks(spark, [day for day in days if counts[day] == 1], self._whole, _Scored)
+        for day in days:
+            if counts[day] > 1 or (day in done and done[day].is_too_large):
+                in_parts = self._in_buckets if day in self.kept else self._in_row_groups
+                done[day] = in_parts(spark, day, counts[day])
+        return done
+
+    def _whole(self, days: Sequence[date]) -> Iterator[tuple[date, _Scored]]:
+        """Days of one bucket, each in one task, as far as they are as small as they seem."""
+        # A day that has lost all its rows may still have predictions that stay.
+        empty = {day for day in days if day in self.kept}
+        for day, rows, is_all in self.mrds.read_at_most(self.versions[0], days, self._features, self.at_most):
+            empty.discard(day)
+            present, fits = self._present(day)
+            if is_all and fits:
+                yield day, self._written(day, rows, present, is_whole=True)
+            else:
+                yield day, _Scored(is_too_large=True)
+        for day in sorted(empty):
+            present, fits = self._present(day)
+            yield day, self._written(day, self._no_rows(), present) if fits else _Scored(is_too_large=True)
+
+    def _present(self, day: date) -> tuple[pa.Table | None, bool]:
+        """The predictions of a day that stay, and whether a task can hold them."""
+        if day not in self.kept:
+            return None, True
+        names = schema(self.product).names
+        found = self.predictions.read_at_most(self.versions[1], [day], names, self.at_most)
+        return next(((rows, is_all) for _, rows, is_all in found), (None, True))
+
+    def _in_row_groups(self, spark: SparkSession, day: date, _: int) -> _Scored:
+        """A day that no task can hold, a part of its files in each task: rows are scored one by one."""
+        version, names, row_groups = (
+            self.versions[0],
+            self._features,
+            self.mrds.row_groups(self.versions[0], day),
+        )
+
+        def score_group(number: int) -> _Scored:
+            batches = self.mrds.read_row_group(version, day, row_groups[number], names)
+            pieces = buckets.pieces(batches, buckets.PIECE_BYTES)
+            return sum((self._written(day, rows, None) for rows in pieces), _Scored())
+
+        return sum(each_in_a_task(spark, len(row_groups), score_group, _Scored), _Scored())
+
+    def _in_buckets(self, spark: SparkSession, day: date, count: int) -> _Scored:
+        """Such a day some of whose predictions stay: these and its rows are brought together by entity."""
+        keys = [name for name in self.product.entity if name != EVENT_DAY]
+        with BucketFiles.beside(self.predictions, count) as files:
+            rows, present = (
+                buckets.scatter_day(spark, files, table, version, day, names, keys)
+                for table, version, names in (
+                    (self.mrds, self.versions[0], self._features),
+                    (self.predictions, self.versions[1], schema(self.product).names),
+                )
+            )
+            shares = buckets.shares([*rows, *present], self.at_most)
+            of_rows, of_present = (
+                [path for piece in pieces for path in piece.files] for pieces in (rows, present)
+            )
+
+            def score_bucket(number: int) -> _Scored:
+                new, old = (
+                    list(files.gather(paths, shares[number], keys)) for paths in (of_rows, of_present)
+                )
+                return self._written(
+                    day,
+                    pa.Table.from_batches(new) if new else self._no_rows(),
+                    pa.Table.from_batches(old) if old else None,
+                )
+
+            return sum(each_in_a_task(spark, len(shares), score_bucket, _Scored), _Scored())
+
+    def _no_rows(self) -> pa.Table:
+        return subschema(aggregation.schema(self.product), self._features).empty_table()
+
+    def _written(
+        self, day: date, rows: pa.Table, present: pa.Table | None, *, is_whole: bool = False
+    ) -> _Scored:
+        scored = score(self.product, day, rows, self.serving[day], present)
+        models = pc.value_counts(scored["model_fingerprint"]).to_pylist()
+        return _Scored(
+            [self.counting.of_part(scored, is_whole=is_whole)],
+            self.predictions.write(day, scored),
+            {model["values"]: model["counts"] for model in models},
+        )
+
+
+# -- where only Spark writes ------------------------------------------------------------------------
 
 
 def _by_spark(
@@ -198,39 +291,76 @@ def _by_spark(
     product: Product,
     tables: Tables,
     serving: Mapping[date, ServingModel],
-    keep: Collection[date],
+    kept: Collection[date],
     run_id: str,
 ) -> int:
     """Score and write days in one commit; returns the version it made."""
-    days, kept = sorted(serving), [day for day in serving if day in keep]
-    scored = score(product, tables.read_days(spark, product.name, MRDS, days), serving)
+    models, made = dict(serving), schema(product)
+    given = subschema(aggregation.schema(product), feature_columns(product))
+    days, new = sorted(serving), [day for day in serving if day not in kept]
+
+    def rows_of(table: str, chosen: Sequence[date], columns: pa.Schema) -> DataFrame:
+        rows = tables.read_days(spark, product.name, table, chosen)
+        return rows.select(*[column(name) for name in columns.names])
+
+    def score_piece(piece: pa.Table) -> pa.Table:
+        parts = [made.empty_table()]
+        for day in pc.unique(piece[EVENT_DAY]).to_pylist():
+            of_day = piece.filter(pc.equal(piece[EVENT_DAY], pa.scalar(day, pa.date32())))
+            parts.append(score(product, day, of_day, models[day]))
+        return pa.concat_tables(parts)
+
+    def score_new(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for part in applied(score_piece, batches, given, made):
+            yield from part.to_batches()
+        spare_next_task()
+
+    def score_rest(rows: pa.Table, present: pa.Table) -> pa.Table:
+        rows, present = rows.drop_columns(_BUCKET).cast(given), present.drop_columns(_BUCKET).cast(made)
+        day = (rows if len(rows) else present)[EVENT_DAY][0].as_py()
+        scored = score(product, day, rows, models[day], present)
+        spare_next_task()
+        return scored
+
+    scored = rows_of(MRDS, new, given).mapInArrow(score_new, from_arrow_schema(made))
     if kept:
-        present = tables.read_days(spark, product.name, PREDICTIONS, kept)
-        same = [
-            F.col(f"scored.{quoted(name)}").eqNullSafe(F.col(f"present.{quoted(name)}"))
-            for name in product.identity
-        ]
-        new = scored.alias("scored").join(present.alias("present"), same, "left_anti")
-        scored = present.select(*[column(name) for name in scored.columns]).unionByName(new)
+        rest = rows_of(MRDS, sorted(kept), given)
+        largest = max((row["count"] for row in rest.groupBy(EVENT_DAY).count().collect()), default=0)
+        keys = [name for name in product.entity if name != EVENT_DAY]
+        bucket = buckets.in_spark(keys, buckets.number_of(buckets.csv_bytes(largest, len(given))))
+        both = [rest, rows_of(PREDICTIONS, sorted(kept), made)]
+        by_rows, by_present = (rows.withColumn(_BUCKET, bucket).groupBy(EVENT_DAY, _BUCKET) for rows in both)
+        scored = scored.unionByName(
+            by_rows.cogroup(by_present).applyInArrow(score_rest, from_arrow_schema(made))
+        )
     if len(days) > 1:
         scored = scored.repartition(EVENT_DAY)
     return tables.replace_days(spark, product.name, PREDICTIONS, scored, days, run_id=run_id)
 
 
-def score(product: Product, mrds: DataFrame, serving: Mapping[date, ServingModel]) -> DataFrame:
-    """Predictions for rows of the MRDS, in :func:`schema`."""
-    models = dict(serving)
+# -- what is computed -------------------------------------------------------------------------------
 
-    def score_all(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            rows = pa.Table.from_batches([batch])
-            for day in pc.unique(rows[EVENT_DAY]).to_pylist():
-                of_day = rows.filter(pc.equal(rows[EVENT_DAY], pa.scalar(day)))
-                yield from predictions(product, day, of_day, models[day]).to_batches()
-        spare_next_task()
 
-    rows = mrds.select(*[column(name) for name in dict.fromkeys(feature_columns(product))])
-    return rows.mapInArrow(score_all, from_arrow_schema(schema(product)))
+def score(
+    product: Product, day: date, rows: pa.Table, model: ServingModel, present: pa.Table | None = None
+) -> pa.Table:
+    """Predictions of a day's rows of the MRDS, or of a bucket of them, in :func:`schema`.
+
+    Args:
+        present: predictions of the same entities that stay; only rows without one are scored.
+    """
+    if present is None or not len(present):
+        return predictions(product, day, rows, model)
+    known, asked = (_row_keys(product, table) for table in (present, rows))
+    scored = predictions(product, day, rows.filter(pa.array(~asked.isin(known))), model)
+    return pa.concat_tables([present.cast(scored.schema), scored])
+
+
+def _row_keys(product: Product, rows: pa.Table) -> pd.MultiIndex:
+    """What tells rows apart: 128 bits of hashes of their keys, in which a missing value counts too."""
+    values = [rows[name] for name in product.identity]
+    hashes = hashes_of(("a", "b"), [*values, *(value.is_null() for value in values)])
+    return pd.MultiIndex.from_arrays([*hashes])
 
 
 def predictions(product: Product, day: date, rows: pa.Table, model: ServingModel) -> pa.Table:

@@ -10,31 +10,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import SparkSession
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
+from ml_platform.data_engineering import aggregation
+from ml_platform.data_engineering.day_rows import DayRows, day_rows, subschema
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.storage.day_files import DayFiles
-from ml_platform.storage.fingerprints import content_hash_of, hashes_of, sums_of
-from ml_platform.storage.tables import Tables, column
+from ml_platform.storage.fingerprints import ContentSums, hashes_of
+from ml_platform.storage.tables import Tables
 
 HELD_OUT = 10  # one entity in ten
 CLUSTERS = 1000
-_SAMPLE_STEPS = 1_000_000
+#: A sample takes so many millionths of the entities.
+SAMPLE_STEPS = 1_000_000
 #: A row takes a hundred bytes and more on the way.
 _HASHED_AT_ONCE = 1 << 16
-#: Where entities are many, a few days of them are enough to see it.
-_DAYS_COUNTED_AT_ONCE = 7
-_HELD_OUT, CLUSTER = "held out", "cluster"
+_HELD_OUT, _CLUSTER = "held out", "cluster"
+_CLUSTER_COLUMN = pa.field("_cluster", pa.int32())
+_SUMS = pa.schema([("rows", pa.int64()), ("totals", pa.list_(pa.string()))])
 
 
 @dataclass(frozen=True)
@@ -50,46 +51,67 @@ class Slice:
     collect: Callable[[], pd.DataFrame]
 
 
-def entity_hash(product: Product, purpose: str, parts: int) -> Column:
-    """A number from 0 to ``parts`` - 1 that depends on the entity and the purpose alone."""
-    entity = [column(name).cast("string") for name in product.entity]
-    return F.pmod(F.xxhash64(F.lit(f"{product.name}/{purpose}"), *entity), F.lit(parts))
+def entity_hashes(product: Product, rows: pa.Table, purpose: str, parts: int) -> NDArray[np.int64]:
+    """A number from 0 to ``parts`` - 1 for each row, which depends on its entity and the purpose alone.
 
+    It is what Spark's ``pmod(xxhash64(purpose, *cast(entity as string)), parts)`` gives.
 
-def is_held_out(product: Product) -> Column:
-    """Whether the row's entity is among the tenth that no model learns from."""
-    return entity_hash(product, _HELD_OUT, HELD_OUT) == 0
-
-
-def cluster(product: Product) -> Column:
-    """The cluster of the row's entity, 0 to 999: what a bootstrap draws."""
-    return entity_hash(product, CLUSTER, CLUSTERS).cast("int")
-
-
-#: The types of an entity that are the same text to Arrow and to Spark.
-_PLAIN_TEXT = ("string", "integer", "long", "date", "boolean")
-
-
-def can_hash_in_memory(product: Product) -> bool:
-    """Whether :func:`entity_hashes_of` works for the product's entity."""
-    return all(product.mrds_type(name) in _PLAIN_TEXT for name in product.entity)
-
-
-def entity_hashes_of(product: Product, rows: pa.Table, purpose: str, parts: int) -> NDArray[np.int64]:
-    """What :func:`entity_hash` gives for rows that are held in memory."""
+    Args:
+        rows: with the columns of the entity.
+    """
     numbers = np.empty(len(rows), dtype="int64")
     for start in range(0, len(rows), _HASHED_AT_ONCE):
         part = rows.slice(start, _HASHED_AT_ONCE)
-        entity = [part[name].cast(pa.string()) for name in product.entity]
+        entity = [_text(part[name].combine_chunks()) for name in product.entity]
         (hashes,) = hashes_of([f"{product.name}/{purpose}"], entity)
         numbers[start : start + len(part)] = np.mod(hashes, parts)
     return numbers
 
 
-def is_held_out_of(product: Product, rows: pa.Table) -> NDArray[np.bool_]:
-    """What :func:`is_held_out` gives for rows that are held in memory."""
-    held_out: NDArray[np.bool_] = entity_hashes_of(product, rows, _HELD_OUT, HELD_OUT) == 0
+def is_held_out(product: Product, rows: pa.Table) -> NDArray[np.bool_]:
+    """Whether each row's entity is among the tenth that no model learns from."""
+    held_out: NDArray[np.bool_] = entity_hashes(product, rows, _HELD_OUT, HELD_OUT) == 0
     return held_out
+
+
+def clusters(product: Product, rows: pa.Table) -> NDArray[np.int32]:
+    """The cluster of each row's entity, 0 to 999: what a bootstrap draws."""
+    return entity_hashes(product, rows, _CLUSTER, CLUSTERS).astype("int32")
+
+
+def sampled(product: Product, rows: pa.Table, purpose: str, share: int) -> pa.Table:
+    """The rows of so many millionths of the entities, the same ones on every run."""
+    if share >= SAMPLE_STEPS:
+        return rows
+    return rows.filter(pa.array(entity_hashes(product, rows, purpose, SAMPLE_STEPS) < share))
+
+
+def share_of(maximum: int, rows: int | float) -> int:
+    """The millionths of the entities that have about ``maximum`` of so many rows."""
+    return int(SAMPLE_STEPS * maximum / rows) if rows > maximum else SAMPLE_STEPS
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of rows of the MRDS those with a label that was known as of a date.
+
+    Args:
+        held_out: those of the entities held out, of the others, or, with None, of all.
+    """
+
+    product: Product
+    as_of: date
+    held_out: bool | None
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        known = pc.and_(
+            rows[self.product.label].is_valid(),
+            pc.fill_null(pc.less_equal(rows[LABEL_KNOWN_ON], pa.scalar(self.as_of, pa.date32())), False),
+        )
+        rows = rows.filter(known)
+        if self.held_out is None:
+            return rows
+        return rows.filter(pa.array(is_held_out(self.product, rows) == self.held_out))
 
 
 def labelled(
@@ -104,62 +126,46 @@ def labelled(
 ) -> Slice:
     """The labelled rows of ``days`` as of a date, of the entities held out, of the others, or of all.
 
-    Above ``maximum_rows``, a sample by hash of the entity: the same rows on every run. Below, and where
-    the tables lie in a folder, they are read in this process, without Spark.
+    Above ``maximum_rows``, a sample by hash of the entity: the same rows on every run.
 
     Args:
-        session: gives the Spark session if one is needed.
+        session: gives the Spark session if there are too many rows for this process to read.
         held_out: None for all entities.
     """
+    names = columns(product)
+    given = subschema(aggregation.schema(product), [*names, LABEL_KNOWN_ON])
+    made = subschema(given, names).append(_CLUSTER_COLUMN)
     chosen = [day for day in days if day < as_of]
-    files = tables.day_files(product.name, MRDS) if can_hash_in_memory(product) else None
-    if files is not None:
-        version = tables.version(product.name, MRDS)
-        sizes = files.sizes(version)
-        if sum(sizes[day] for day in chosen) <= maximum_rows:
-            return _in_memory(product, files, version, chosen, as_of, held_out=held_out)
-    mrds = tables.read_days(session(), product.name, MRDS, chosen)
-    return _in_spark(product, mrds, as_of, held_out=held_out, maximum_rows=maximum_rows)
+    rows = day_rows(session, tables, product.name, MRDS, chosen, given)
+    known = Known(product, as_of, held_out)
+
+    def taken(share: int) -> pa.Table:
+        def take(piece: pa.Table) -> pa.Table:
+            part = sampled(product, known(piece), "sample", share)
+            return part.select(names).append_column(_CLUSTER_COLUMN, pa.array(clusters(product, part)))
+
+        return rows.map(take, made)
+
+    if rows.count is not None and rows.count <= maximum_rows:
+        whole = taken(SAMPLE_STEPS)
+        content = ContentSums.of(whole, names)
+        return Slice(content.rows, content.rows, content.fingerprint(names), whole.to_pandas)
+    content = _sums(rows, known, names)
+    share, number = share_of(maximum_rows, content.rows), content.rows
+    if share < SAMPLE_STEPS:
+        number = _sums(rows, lambda piece: sampled(product, known(piece), "sample", share), ()).rows
+    return Slice(content.rows, number, content.fingerprint(names), lambda: taken(share).to_pandas())
 
 
-def _in_memory(
-    product: Product,
-    files: DayFiles,
-    version: int,
-    days: Sequence[date],
-    as_of: date,
-    *,
-    held_out: bool | None,
-) -> Slice:
-    names = _columns(product)
-    known = pc.field(product.label).is_valid() & (pc.field(LABEL_KNOWN_ON) <= pa.scalar(as_of, pa.date32()))
-    rows = files.read_all(version, days, names, known)
-    if held_out is not None:
-        rows = rows.filter(pa.array(is_held_out_of(product, rows) == held_out))
-    clusters = entity_hashes_of(product, rows, CLUSTER, CLUSTERS).astype("int32")
-    return Slice(
-        available=len(rows),
-        taken=len(rows),
-        fingerprint=content_hash_of(rows, names),
-        collect=lambda: rows.append_column("_cluster", pa.array(clusters)).to_pandas(),
-    )
+def _sums(rows: DayRows, chosen: Callable[[pa.Table], pa.Table], names: Sequence[str]) -> ContentSums:
+    """The number of the chosen rows, and the sums of their content in some columns."""
 
+    def add(piece: pa.Table) -> pa.Table:
+        sums = ContentSums.of(chosen(piece), names) if names else ContentSums(len(chosen(piece)))
+        return pa.table({"rows": [sums.rows], "totals": [[str(total) for total in sums.totals]]}, _SUMS)
 
-def _in_spark(
-    product: Product, mrds: DataFrame, as_of: date, *, held_out: bool | None, maximum_rows: int
-) -> Slice:
-    names = _columns(product)
-    known = mrds.where(column(product.label).isNotNull() & (F.col(LABEL_KNOWN_ON) <= F.lit(as_of)))
-    if held_out is not None:
-        known = known.where(is_held_out(product) == F.lit(held_out))
-    rows = known.select(*[column(name) for name in names], cluster(product).alias("_cluster"))
-    content = sums_of(rows, names)
-    available = taken = content.rows
-    if available > maximum_rows:
-        share = int(_SAMPLE_STEPS * maximum_rows / available)
-        rows = rows.where(entity_hash(product, "sample", _SAMPLE_STEPS) < share)
-        taken = int(_first(rows.agg(F.count(F.lit(1)).alias("n")))["n"])
-    return Slice(available, taken, content.fingerprint(names), lambda: rows.toArrow().to_pandas())
+    parts = rows.map(add, _SUMS).to_pylist()
+    return sum((ContentSums(part["rows"], tuple(map(int, part["totals"]))) for part in parts), ContentSums())
 
 
 def count_entities(
@@ -169,24 +175,47 @@ def count_entities(
     names = [name for name in product.entity if name != EVENT_DAY]
     if not names:  # each day is an entity
         return min(len(days), at_most)
-    files = tables.day_files(product.name, MRDS)
-    if files is None:
-        mrds = tables.read_days(session(), product.name, MRDS, days)
-        return int(mrds.select(*[column(name) for name in names]).distinct().limit(at_most).count())
-    version, known = tables.version(product.name, MRDS), pa.table({})
-    for start in range(0, len(days), _DAYS_COUNTED_AT_ONCE):
-        rows = files.read_all(version, days[start : start + _DAYS_COUNTED_AT_ONCE], names)
-        known = pa.concat_tables([known, rows] if len(known) else [rows]).group_by(names).aggregate([])
-        if len(known) >= at_most:
-            return at_most
-    return len(known)
+    schema = subschema(aggregation.schema(product), names)
+
+    def different(rows: pa.Table) -> pa.Table:
+        return rows.group_by(names).aggregate([]).slice(0, at_most)
+
+    rows = day_rows(session, tables, product.name, MRDS, days, schema)
+    return min(len(different(rows.map(different, schema))), at_most)
 
 
-def _columns(product: Product) -> list[str]:
+def columns(product: Product) -> list[str]:
+    """What a model is made and judged from, but for when a label was known."""
     return list(dict.fromkeys((*product.entity, EVENT_DAY, *product.features, product.label)))
 
 
-def _first(frame: DataFrame) -> Any:
-    row = frame.first()
-    assert row is not None, "an aggregate without keys has one row"
-    return row
+# -- what Spark writes for a value ------------------------------------------------------------------------
+
+
+def _text(values: pa.Array) -> pa.Array:
+    """Values as Spark casts them to strings: hashes of entities are those of its texts."""
+    if pa.types.is_floating(values.type):
+        different = values.dictionary_encode()
+        texts = [_text_of_double(value) for value in different.dictionary.to_pylist()]
+        return pa.array(texts, pa.string()).take(different.indices)
+    if pa.types.is_timestamp(values.type):
+        texts = pc.strftime(values.cast(pa.timestamp("us")), format="%Y-%m-%d %H:%M:%S")
+        return pc.utf8_rtrim(pc.utf8_rtrim(texts, "0"), ".")
+    return values.cast(pa.string())
+
+
+def _text_of_double(value: float) -> str:
+    """A double as Java writes it: its shortest digits, plain from 0.001 to below 10 million."""
+    if value != value or value in (float("inf"), float("-inf")):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    sign, numbers, exponent = Decimal(repr(value)).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    minus, digits = "-" * sign, "".join(map(str, numbers))
+    if value == 0:
+        return f"{minus}0.0"
+    point = len(digits) + exponent
+    if not -3 < point <= 7:
+        return f"{minus}{digits[0]}.{digits[1:] or 0}E{point - 1}"
+    whole = digits[:point].ljust(max(point, 0), "0") if point > 0 else "0"
+    rest = digits[point:] if point > 0 else "0" * -point + digits
+    return f"{minus}{whole}.{rest or 0}"

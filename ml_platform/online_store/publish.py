@@ -7,28 +7,32 @@ Decides which rows go there, and when a publication is tried again; how a databa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tenacity
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
+from ml_platform.data_engineering import aggregation, buckets
+from ml_platform.data_engineering.day_rows import Kernel, RowsInFolder, subschema
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
 from ml_platform.online_store.store import Merged, OnlineStore, OnlineStoreError, Publication
-from ml_platform.spark.tasks import arrow_batches
-from ml_platform.storage.day_files import DayFiles
+from ml_platform.spark.tasks import arrow_batches, spare_next_task
 from ml_platform.storage.tables import Tables, column
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-#: The driver holds one partition of rows at a time.
-ROWS_OF_A_PARTITION = 250_000
+#: Rows that are handed to the store at once.
+ROWS_AT_ONCE = 250_000
+#: Earlier rows of entities that a day no longer has come from all of history: nobody has counted them.
+_EARLIER_BUCKETS = 32
+_BUCKET = "_bucket"
 ATTEMPTS = 5
 WAIT = tenacity.wait_exponential_jitter(initial=1, max=30)
 
@@ -105,13 +109,14 @@ def _publish(
         return found
 
     earlier = [day for day in usable_days if day < max(days) and day not in set(days)]
-    files = tables.day_files(product.name, MRDS) if _fits_in_memory(product, rows) else None
+    files = tables.day_files(product.name, MRDS)
+    schema, count = _schema(product), buckets.number_of(buckets.csv_bytes(rows, len(_schema(product))))
     with store.publication(product, version=version, days=days) as publication:
-        if files is not None:
-            batches = _newest_in_memory(product, files, version, days)
+        if files is not None and count == 1:
+            found = RowsInFolder(files, version, days, schema).map(_having_entity(product), schema)
+            batches = iter(newest(product, found).to_batches(max_chunksize=ROWS_AT_ONCE))
         else:
-            partitions = 1 + rows // ROWS_OF_A_PARTITION
-            batches = arrow_batches(_newest(product, read(days), days=len(days), partitions=partitions))
+            batches = arrow_batches(_by_spark(product, read(days), count))
         staged = publication.stage(batches)
         _fall_back(session, product, publication, lambda: read(earlier))
         merged = publication.merge()
@@ -119,29 +124,37 @@ def _publish(
     return Published(merged, compared, staged / max(time.monotonic() - began, 1e-9))
 
 
-def _fits_in_memory(product: Product, rows: int) -> bool:
-    """Whether the rows are few, and Arrow tells entities apart as Spark does, which takes 0.0 for -0.0."""
-    types = {product.mrds_type(name) for name in product.entity}
-    return rows <= ROWS_OF_A_PARTITION and "double" not in types
+def newest(product: Product, rows: pa.Table) -> pa.Table:
+    """Each entity's row of the newest day, of entities whose rows are all among these.
+
+    Args:
+        rows: in the columns of :func:`_schema`, at most one an entity and day; none without an entity.
+    """
+    if pc.count_distinct(rows[EVENT_DAY]).as_py() <= 1:
+        return rows
+    rows = rows.sort_by(EVENT_DAY)
+    # Spark takes 0.0 for -0.0, and a database too.
+    keys = {
+        name: pc.add(rows[name], 0.0) if pa.types.is_floating(rows[name].type) else rows[name]
+        for name in product.entity
+    }
+    places = pa.table({**keys, "_place": pa.array(np.arange(len(rows)))})
+    return rows.take(places.group_by(list(product.entity)).aggregate([("_place", "max")])["_place_max"])
 
 
-def _newest_in_memory(
-    product: Product, files: DayFiles, version: int, days: Sequence[date]
-) -> Iterator[pa.RecordBatch]:
-    """What :func:`_newest` gives, of rows that this process reads."""
-    import numpy as np
-    import pyarrow as pa
+def _schema(product: Product) -> pa.Schema:
+    return subschema(aggregation.schema(product), feature_columns(product))
 
-    entity = list(product.entity)
-    rows = files.read_all(version, days, list(dict.fromkeys(feature_columns(product))))
-    for name in entity:
-        rows = rows.filter(rows[name].is_valid())
-    if len(days) > 1:
-        rows = rows.sort_by(EVENT_DAY)
-        places = pa.table({**{name: rows[name] for name in entity}, "_place": pa.array(np.arange(len(rows)))})
-        newest = places.group_by(entity).aggregate([("_place", "max")])["_place_max"]
-        rows = rows.take(newest)
-    return iter(rows.to_batches(max_chunksize=ROWS_OF_A_PARTITION))
+
+def _having_entity(product: Product) -> Kernel:
+    """The rows that say of which entity they are."""
+
+    def choose(rows: pa.Table) -> pa.Table:
+        for name in product.entity:
+            rows = rows.filter(rows[name].is_valid())
+        return rows
+
+    return choose
 
 
 def _fall_back(
@@ -158,19 +171,18 @@ def _fall_back(
         gone = session().createDataFrame(rows, earlier.select(*[column(name) for name in names]).schema)
         gone = gone.withColumnRenamed(EVENT_DAY, before)
         rest = earlier.join(gone, list(product.entity)).where(F.col(EVENT_DAY) < F.col(before))
-        partitions = 1 + len(rows) // ROWS_OF_A_PARTITION
-        publication.stage_earlier(arrow_batches(_newest(product, rest, days=2, partitions=partitions)))
+        publication.stage_earlier(arrow_batches(_by_spark(product, rest, _EARLIER_BUCKETS)))
 
 
-def _newest(product: Product, rows: DataFrame, *, days: int, partitions: int) -> DataFrame:
-    """Each entity's newest row of ``rows``, which are of so many days, in so many partitions."""
-    names = list(dict.fromkeys(feature_columns(product)))
-    entity = [column(name) for name in product.entity]
-    rows = rows.select(*[column(name) for name in names])
-    if partitions > 1 or days > 1:
-        rows = rows.repartition(partitions, *entity)
-    if days == 1:
-        return rows
-    values = F.struct(F.col(EVENT_DAY), *[column(name) for name in names if name != EVENT_DAY])
-    newest = rows.groupBy(*entity).agg(F.max(values).alias("_newest"))
-    return newest.select(*[F.col("_newest").getField(name).alias(name) for name in names])
+def _by_spark(product: Product, rows: DataFrame, count: int) -> DataFrame:
+    """Each entity's newest row of ``rows``, in so many buckets of entities that Spark brings together."""
+    schema = _schema(product)
+
+    def newest_of_bucket(bucket: pa.Table) -> pa.Table:
+        found = newest(product, bucket.drop_columns(_BUCKET).cast(schema))
+        spare_next_task()
+        return found
+
+    rows = rows.select(*[column(name) for name in schema.names])
+    bucketed = rows.withColumn(_BUCKET, buckets.in_spark(list(product.entity), count)).groupBy(_BUCKET)
+    return bucketed.applyInArrow(newest_of_bucket, from_arrow_schema(schema))

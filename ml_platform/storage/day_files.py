@@ -146,6 +146,12 @@ class DayFiles:
             use_threads=False,
         )
 
+    def read_in_batches(
+        self, version: int, days: Sequence[date], columns: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of all the days, at one version of the table, a batch at a time."""
+        yield from self._dataset(version, days).to_batches(columns=list(columns))
+
     def read_all(
         self, version: int, days: Sequence[date], columns: Sequence[str], where: pc.Expression | None = None
     ) -> pa.Table:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_platform.engine import drift_windows
+from ml_platform.data_engineering import buckets
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, shop, visits
 
@@ -155,7 +155,7 @@ def test_windows_read_by_spark_are_those_held_in_memory(
     held = history.run("drift_report", MONTHS, force=True)
     assert history.sessions_asked_for == 0
     known = history.fingerprints("drift_report")
-    monkeypatch.setattr(drift_windows, "_VALUES_HELD", 0)
+    monkeypatch.setattr(buckets, "PROCESS_BYTES", 0)
     opened = history.run("drift_report", MONTHS, force=True)
     assert history.sessions_asked_for == 1
     assert history.fingerprints("drift_report") == known
@@ -174,7 +174,7 @@ def test_labels_that_come_early_are_no_drift_and_count_when_all_can_be_known(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, held: bool
 ) -> None:
     if not held:
-        monkeypatch.setattr(drift_windows, "_VALUES_HELD", 0)
+        monkeypatch.setattr(buckets, "PROCESS_BYTES", 0)
     product = shop(source__label_delay_days=20, drift={"minimum_rows": 500, "against": ["month_before"]})
     platform = Platform(settings_in(tmp_path), spark, product)
     january, february = (DELIVERED[month] for month in ("2024-01", "2024-02"))

@@ -11,9 +11,13 @@ import pytest
 from sklearn.metrics import f1_score
 
 from ml_platform.contract.windows import days_evaluated
+from ml_platform.data_engineering import aggregation, buckets
+from ml_platform.data_engineering.day_rows import day_rows
+from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.machine_learning import evaluation, performance, training_data
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.registry import Registry
+from ml_platform.machine_learning.training_data import SAMPLE_STEPS
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, shop, visits
@@ -197,22 +201,24 @@ def test_however_late_labels_come_the_first_model_serves_from_its_first_month(
         assert found[newest]["verdict"] == "passed"
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("share", [SAMPLE_STEPS, SAMPLE_STEPS // 2])
 def test_spark_reads_the_unseen_rows_that_this_process_reads(
-    history: Platform, spark: SparkSession, share: float
+    history: Platform, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, share: int
 ) -> None:
-    tables = Tables.of(history.settings, lambda: spark)
+    tables, product = Tables.of(history.settings, lambda: spark), history.product
     chosen, learned_to = days("2024-03-24", "2024-04-02"), D("2024-03-31")
+    schema = aggregation.schema(product)
 
-    def read(share: float, *, in_memory: bool) -> pd.DataFrame:
-        rows = evaluation._unseen_rows(
-            lambda: spark, history.product, tables, learned_to, chosen, share, in_memory=in_memory
-        )
-        return rows.sort_values(["event_day", "customer"], ignore_index=True)
+    def read(share: int) -> pd.DataFrame:
+        rows = day_rows(lambda: spark, tables, product.name, MRDS, chosen, schema)
+        found = rows.map(evaluation._unseen(product, learned_to, share), schema).to_pandas()
+        return found.sort_values(["event_day", "customer"], ignore_index=True)
 
-    held, opened = read(1.0, in_memory=True), read(share, in_memory=False)
+    held = read(SAMPLE_STEPS)
+    monkeypatch.setattr(buckets, "PROCESS_BYTES", 0)
+    opened = read(share)
     assert set(held["event_day"]) == set(chosen)
-    if share == 1:
+    if share == SAMPLE_STEPS:
         pd.testing.assert_frame_equal(opened, held)
     else:
         customers = set(opened["customer"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -11,8 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from pyspark.sql import functions as F
 
 from ml_platform.contract.product import Product
+from ml_platform.data_engineering import buckets
 from ml_platform.machine_learning import training_data
 from ml_platform.machine_learning.training import feature_frame
 from ml_platform.storage.fingerprints import EMPTY
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 COLUMNS = ("amount", "count", "name", "seen", "bought")
-PLAIN = ["id", "who", "name", "big", "flag", "born"]
+PLAIN = ["id", "who", "name", "big", "flag", "born", "amount", "seen"]
 
 
 def product_of(*entity: str) -> Product:
@@ -39,27 +42,52 @@ def product_of(*entity: str) -> Product:
 
 
 @pytest.mark.parametrize("entity", [*[[name] for name in PLAIN], PLAIN])
-def test_an_entity_has_the_hash_in_memory_that_it_has_in_spark(
-    spark: SparkSession, entity: list[str]
-) -> None:
+def test_an_entity_has_the_hash_that_spark_gives_it(spark: SparkSession, entity: list[str]) -> None:
     product, rows = product_of(*entity), typed_rows(3)
-    assert training_data.can_hash_in_memory(product)
-    by_spark = spark.createDataFrame(rows).select(
-        training_data.entity_hash(product, "held out", 10).alias("hash")
-    )
-    found = training_data.entity_hashes_of(product, rows, "held out", 10)
+    hashes = F.xxhash64(F.lit(f"{product.name}/held out"), *[F.col(name).cast("string") for name in entity])
+    by_spark = spark.createDataFrame(rows).select(F.pmod(hashes, F.lit(10)).alias("hash"))
+    found = training_data.entity_hashes(product, rows, "held out", 10)
     assert found.tolist() == [row["hash"] for row in by_spark.collect()]
     if "id" in entity:
         assert set(found) == set(range(10))
 
 
-@pytest.mark.parametrize("name", ["amount", "seen"])
-def test_what_spark_writes_otherwise_is_left_to_spark(name: str) -> None:
-    assert not training_data.can_hash_in_memory(product_of("id", name))
+def test_doubles_and_times_have_the_text_that_spark_writes(spark: SparkSession) -> None:
+    draw = random.Random(0)
+    doubles = [
+        round(draw.uniform(-1, 1) * 10 ** draw.randint(-12, 15), draw.randint(0, 9)) for _ in range(3000)
+    ]
+    doubles += [
+        0.0,
+        -0.0,
+        1.0,
+        0.001,
+        0.00099,
+        9999999.0,
+        1e7,
+        12345678.9,
+        1e300,
+        5e-5,
+        float("nan"),
+        float("inf"),
+    ]
+    instants = [draw.randint(-62_000_000_000, 250_000_000_000) for _ in doubles]
+    micros = [instant * 1_000_000 + draw.choice([0, 1, 500_000, 120, 999_999]) for instant in instants]
+    rows = pa.table(
+        {
+            "number": pa.array([*doubles, None], pa.float64()),
+            "instant": pa.array([*micros, None], pa.timestamp("us", "UTC")),
+        }
+    )
+    written = spark.createDataFrame(rows).select(*[F.col(name).cast("string") for name in rows.column_names])
+    found = [training_data._text(rows[name].combine_chunks()).to_pylist() for name in rows.column_names]
+    assert [tuple(row) for row in written.collect()] == list(zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_the_rows_are_those_that_spark_reads(spark: SparkSession, tmp_path: Path, held_out: bool) -> None:
+def test_the_rows_are_those_that_spark_reads(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: bool
+) -> None:
     product, tables = product_of("id"), Tables(str(tmp_path))
     days = [DAY + timedelta(days=n) for n in range(4)]
     rows = {day: mrds_of(seed, day) for seed, day in enumerate(days)}
@@ -81,7 +109,9 @@ def test_the_rows_are_those_that_spark_reads(spark: SparkSession, tmp_path: Path
         )
 
     ours = labelled(no_session, held_out, 900)
+    monkeypatch.setattr(buckets, "PROCESS_BYTES", 0)
     by_spark = labelled(lambda: spark, held_out, 899)
+    monkeypatch.undo()
     assert ours.taken == ours.available == by_spark.available == by_spark.taken > 0
     assert ours.fingerprint == by_spark.fingerprint
     left, right = (
@@ -102,10 +132,12 @@ def test_the_rows_are_those_that_spark_reads(spark: SparkSession, tmp_path: Path
 
 
 @pytest.mark.parametrize("case", ["no day before it", "no label known by then", "nobody held out"])
-def test_a_slice_may_be_empty(spark: SparkSession, tmp_path: Path, case: str) -> None:
+def test_a_slice_may_be_empty(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     product, tables = product_of("id"), Tables(str(tmp_path))
     rows = mrds_of(0, DAY)
-    learned = training_data.entity_hashes_of(product, rows, "held out", 10) != 0
+    learned = training_data.entity_hashes(product, rows, "held out", 10) != 0
     rows = rows.filter(pa.array(learned))
     if case == "no label known by then":
         rows = rows.filter(pc.field("label_known_on") > pa.scalar(DAY + timedelta(days=1)))
@@ -119,8 +151,10 @@ def test_a_slice_may_be_empty(spark: SparkSession, tmp_path: Path, case: str) ->
     ours = training_data.labelled(
         lambda: spark, product, tables, [DAY], as_of, held_out=held_out, maximum_rows=len(rows)
     )
-    mrds = tables.read_days(spark, product.name, "mrds", [DAY] if as_of > DAY else [])
-    by_spark = training_data._in_spark(product, mrds, as_of, held_out=held_out, maximum_rows=len(rows))
+    monkeypatch.setattr(buckets, "PROCESS_BYTES", 0)
+    by_spark = training_data.labelled(
+        lambda: spark, product, tables, [DAY], as_of, held_out=held_out, maximum_rows=len(rows)
+    )
     for found in (ours, by_spark):
         assert (found.available, found.taken, found.fingerprint) == (0, 0, EMPTY)
         assert not len(found.collect())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tenacity
 
+from ml_platform.data_engineering import buckets
 from ml_platform.online_store import publish
 from ml_platform.online_store.store import OnlineStore
 from ml_platform.spark.tasks import arrow_batches
@@ -60,7 +61,7 @@ def test_backfilling_an_old_day_keeps_newer_features(platform: Platform) -> None
 
 @pytest.mark.slow
 def test_days_in_any_order_give_the_same_store(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "ROWS_OF_A_PARTITION", 15)
+    monkeypatch.setattr(buckets, "BUCKET_BYTES", 500)
     chosen = days("2024-01-01", "2024-01-05")
     deliver_visits(platform, chosen, rows=40, customers=30)
     for step in ("ards", "mrds"):
@@ -75,7 +76,7 @@ def test_a_range_publishes_each_entity_once_and_reads_rows_back(
     platform: Platform, by_spark: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_spark:
-        monkeypatch.setattr(publish, "ROWS_OF_A_PARTITION", 50)
+        monkeypatch.setattr(buckets, "BUCKET_BYTES", 1500)
     chosen = days("2024-01-01", "2024-01-05")
     deliver_visits(platform, chosen, rows=40, customers=30)
     for step in ("ards", "mrds"):
