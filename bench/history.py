@@ -160,8 +160,8 @@ def _work_data_sets(bench: Bench, what: str, days: int) -> dict[str, Any]:
             for start in range(0, days, settings.chunk_days):
                 part = chosen[start : start + settings.chunk_days]
                 deliveries = list(landing.scan(product, settings.landing_path, part).values())
-                ards.write(spark, product, tables, deliveries, run_id="bench")
-                mrds.write(spark, product, tables, part, run_id="bench")
+                ards.write(lambda: spark, product, tables, deliveries, run_id="bench")
+                mrds.write(lambda: spark, product, tables, part, run_id="bench")
         else:
             for step in ("ards", "mrds"):
                 request = StepRequest(step=step, product=product.name, days=chosen, run_id="bench")

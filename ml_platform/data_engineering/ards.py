@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from pyspark.sql import SparkSession
-
 from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
@@ -29,6 +27,7 @@ from ml_platform.data_engineering.resolution import (
     quarantine_schema,
     rows_schema,
 )
+from ml_platform.spark.tasks import Session
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import EMPTY
 from ml_platform.storage.tables import Tables
@@ -84,7 +83,7 @@ def spark_type(product: Product, name: str) -> str:
 
 
 def write(
-    spark: SparkSession,
+    session: Session,
     product: Product,
     tables: Tables,
     deliveries: Sequence[Delivery],
@@ -110,9 +109,9 @@ def write(
     rows_in, quarantine_in = (tables.day_files(product.name, table) for table in (ARDS, QUARANTINE))
     if rows_in and quarantine_in:
         places = (rows_in, quarantine_in)
-        done = _write_in_tasks(spark, product, tables, deliveries, places, counting, run_id, changed)
+        done = _write_in_tasks(session, product, tables, deliveries, places, counting, run_id, changed)
     else:
-        done = _write_by_spark(spark, product, tables, deliveries, counting, run_id, changed)
+        done = _write_by_spark(session, product, tables, deliveries, counting, run_id, changed)
     return {day: ArdsDay(refusal=why) for day, why in done.refusals.items()} | {
         day: _day(account, counting.of_parts(done.parts[day]), done.version)
         for day, account in done.accounts.items()
@@ -130,7 +129,7 @@ class _Done:
 
 
 def _write_in_tasks(
-    spark: SparkSession,
+    session: Session,
     product: Product,
     tables: Tables,
     deliveries: Sequence[Delivery],
@@ -139,7 +138,7 @@ def _write_in_tasks(
     run_id: str,
     changed: Changed,
 ) -> _Done:
-    written = ards_in_tasks.write(spark, product, deliveries, *places, counting)
+    written = ards_in_tasks.write(session, product, deliveries, *places, counting)
     for day in changed(list(written)):
         del written[day]
     refusals = {day: found.refusal for day, found in written.items() if found.refusal is not None}
@@ -158,7 +157,7 @@ def _write_in_tasks(
 
 
 def _write_by_spark(
-    spark: SparkSession,
+    session: Session,
     product: Product,
     tables: Tables,
     deliveries: Sequence[Delivery],
@@ -166,6 +165,7 @@ def _write_by_spark(
     run_id: str,
     changed: Changed,
 ) -> _Done:
+    spark = session()
     delivered = Delivered(spark, product, deliveries, counting)
     facts = delivered.facts()
     for day in changed(list(facts)):

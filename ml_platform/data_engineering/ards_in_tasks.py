@@ -13,19 +13,18 @@ from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
 
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import buckets, resolution
 from ml_platform.data_engineering.buckets import BucketFiles, Scattered
 from ml_platform.data_engineering.day_statistics import CountedPart, Counting
-from ml_platform.data_engineering.delivery_parts import bucket_count, divided
+from ml_platform.data_engineering.delivery_parts import bucket_count, divided, likely_bytes
 from ml_platform.data_engineering.files import UnreadableFile
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.parsing import DeliveryFile
 from ml_platform.data_engineering.reading import Reading, located
 from ml_platform.data_engineering.resolution import Account, Refusal, quarantine_schema
-from ml_platform.spark.tasks import each_in_a_task, in_tasks
+from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks
 from ml_platform.storage.day_files import DayFile, DayFiles, held
 
 
@@ -45,7 +44,7 @@ class WrittenDay:
 
 
 def write(
-    spark: SparkSession,
+    session: Session,
     product: Product,
     deliveries: Sequence[Delivery],
     rows_in: DayFiles,
@@ -62,10 +61,11 @@ def write(
         for day in days:
             yield day, writer.whole_day(by_day[day], at_most)
 
-    done = in_tasks(spark, whole, write_all, WrittenDay)
+    here = buckets.one_task(whole, sum(likely_bytes(by_day[day]) for day in whole))
+    done = in_tasks(session, whole, write_all, WrittenDay, here=here)
     for day, delivery in by_day.items():
         if day not in done or done[day].is_too_large:
-            done[day] = _InBuckets(spark, writer, delivery).write()
+            done[day] = _InBuckets(session, writer, delivery).write()
     return done
 
 
@@ -134,14 +134,14 @@ class _Bucket:
 class _InBuckets:
     """A day that no task can hold."""
 
-    spark: SparkSession
+    session: Session
     writer: _Writer
     delivery: Delivery
 
     def write(self) -> WrittenDay:
         """Read the day's files into buckets, and write what becomes of each."""
         product, delivery = self.writer.product, self.delivery
-        of_files = divided(self.spark, product, delivery.files, buckets.PIECE_BYTES)
+        of_files = divided(self.session, product, delivery.files, buckets.PIECE_BYTES)
         sources = [part for parts in of_files for part in parts]
         with BucketFiles.beside(self.writer.rows_in, bucket_count(delivery)) as files:
             read = self._scatter(files, sources)
@@ -185,7 +185,7 @@ class _InBuckets:
                 WrittenDay(reading.refusal, reading.account, quarantine=quarantined), scattered
             )
 
-        return each_in_a_task(self.spark, len(sources), scatter, _Scattering)
+        return each_in_a_task(self.session, len(sources), scatter, _Scattering)
 
     def _resolve(self, files: BucketFiles, scattered: Sequence[Scattered]) -> list[_Bucket]:
         """What becomes of the records of each bucket."""
@@ -206,7 +206,7 @@ class _InBuckets:
                 sink.write_table(orphans)
             return _Bucket(written, path)
 
-        return each_in_a_task(self.spark, len(shares), resolve, _Bucket)
+        return each_in_a_task(self.session, len(shares), resolve, _Bucket)
 
     def _locate(self, of_files: Sequence[Sequence[DeliveryFile]], paths: Sequence[str]) -> list[WrittenDay]:
         """The labels without a row of each file in the quarantine; they are in the account already."""
@@ -223,7 +223,7 @@ class _InBuckets:
                 return WrittenDay(refusal=Refusal.of(error.kind, str(error)))
             return WrittenDay(quarantine=quarantined)
 
-        return each_in_a_task(self.spark, len(chosen), locate, WrittenDay)
+        return each_in_a_task(self.session, len(chosen), locate, WrittenDay)
 
 
 _TOO_MANY = (

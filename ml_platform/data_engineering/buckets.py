@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import Column, SparkSession
+from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from ml_platform.spark.tasks import each_in_a_task
+from ml_platform.spark.tasks import DAYS_A_TASK, Session, each_in_a_task
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import hashes_of
 from ml_platform.storage.tables import column
@@ -60,6 +60,14 @@ def csv_bytes(rows: int, columns: int) -> int:
 def fits_process(rows: int, columns: int) -> bool:
     """Whether this process rather than Spark's tasks reads so many rows of a table."""
     return csv_bytes(rows, columns) <= PROCESS_BYTES
+
+
+def one_task(days: Sequence[date], csv_bytes: int) -> bool:
+    """Whether a single task would do some days that have so many bytes of CSV together.
+
+    Then the process that plans and commits does them itself: to start Spark would take longer.
+    """
+    return len(days) <= DAYS_A_TASK and csv_bytes <= BUCKET_BYTES
 
 
 def assigned(keys: Sequence[pa.Array | pa.ChunkedArray], rows: int) -> Numbers:
@@ -161,7 +169,7 @@ class BucketFiles:
 
 
 def scatter_day(
-    spark: SparkSession,
+    session: Session,
     files: BucketFiles,
     source: DayFiles,
     version: int,
@@ -181,7 +189,7 @@ def scatter_day(
         tables = pieces(batches, piece_bytes)
         return files.scatter((rows, assigned([rows[key] for key in keys], len(rows))) for rows in tables)
 
-    return each_in_a_task(spark, len(row_groups), scatter, Scattered)
+    return each_in_a_task(session, len(row_groups), scatter, Scattered)
 
 
 def shares(pieces_: Sequence[Scattered], at_most: int) -> list[Share]:

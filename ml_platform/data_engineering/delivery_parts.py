@@ -11,15 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from pyspark.sql import SparkSession
-
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import QUOTE
 from ml_platform.data_engineering import buckets, files
 from ml_platform.data_engineering.files import FileRules, Part, UnreadableFile
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.parsing import DeliveryFile
-from ml_platform.spark.tasks import each_in_a_task
+from ml_platform.spark.tasks import Session, each_in_a_task
 
 #: Bytes of a file's head among which its first line must end; that of the widest accepted header is shorter.
 _HEAD_BYTES = 1 << 20
@@ -34,13 +32,18 @@ class _Look:
     lines: int = 0
 
 
+def likely_bytes(delivery: Delivery) -> int:
+    """About how many bytes of CSV a delivery's files are, unpacked."""
+    return sum(file.likely_bytes for file in delivery.files)
+
+
 def bucket_count(delivery: Delivery) -> int:
     """How many buckets a delivery has; one that a single task can hold has one."""
-    return buckets.number_of(sum(file.likely_bytes for file in delivery.files))
+    return buckets.number_of(likely_bytes(delivery))
 
 
 def divided(
-    spark: SparkSession, product: Product, files_: Sequence[DeliveryFile], part_bytes: int
+    session: Session, product: Product, files_: Sequence[DeliveryFile], part_bytes: int
 ) -> list[list[DeliveryFile]]:
     """Each file in its parts of about ``part_bytes``, in order; tasks look through the files for quotes."""
     found = [_parts(file, product, part_bytes) for file in files_]
@@ -49,7 +52,7 @@ def divided(
     def look(number: int) -> _Look:
         return _look(several[number])
 
-    looks = iter(each_in_a_task(spark, len(several), look, _Look))
+    looks = iter(each_in_a_task(session, len(several), look, _Look))
     result = []
     for file, parts in zip(files_, found, strict=True):
         if len(parts) == 1:

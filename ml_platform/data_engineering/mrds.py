@@ -22,7 +22,7 @@ from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.data_engineering.buckets import BucketFiles
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting, Statistics
-from ml_platform.spark.tasks import each_in_a_task, in_tasks, spare_next_task
+from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFile, DayFiles, held
 from ml_platform.storage.tables import Tables, column, on_days
 
@@ -59,7 +59,7 @@ def feature_columns(product: Product) -> list[str]:
 
 
 def write(
-    spark: SparkSession,
+    session: Session,
     product: Product,
     tables: Tables,
     days: Sequence[date],
@@ -75,7 +75,7 @@ def write(
     counting = Counting(product.label, columns(product), feature_columns(product), statistics)
     source, place = (tables.day_files(product.name, table) for table in (ARDS, MRDS))
     if source and place:
-        done = _InTasks(spark, product, source, tables.version(product.name, ARDS), place, counting).write(
+        done = _InTasks(session, product, source, tables.version(product.name, ARDS), place, counting).write(
             days
         )
         refusals = {day: found.refusal for day, found in done.items() if found.refusal}
@@ -87,7 +87,7 @@ def write(
             schema = aggregation.schema(product)
             version = tables.replace_days_by(product.name, MRDS, schema, files, written, run_id=run_id)
     else:
-        by_spark = _BySpark(spark, product, tables, counting)
+        by_spark = _BySpark(session(), product, tables, counting)
         version, refusals = by_spark.write(days, run_id)
         counted = by_spark.count([day for day in days if day not in refusals])
     return {
@@ -120,7 +120,7 @@ class _Aggregated:
 class _InTasks:
     """Days of the ARDS, aggregated in tasks that write files; nothing is committed yet."""
 
-    spark: SparkSession
+    session: Session
     product: Product
     source: DayFiles
     version: int
@@ -132,13 +132,15 @@ class _InTasks:
         sizes = self.source.sizes(self.version)
         width = len(aggregation.columns(self.product))
         counts = {day: buckets.number_of(buckets.csv_bytes(sizes[day], width)) for day in days}
-        done = self._whole([day for day in days if counts[day] == 1])
+        small = [day for day in days if counts[day] == 1]
+        here = buckets.one_task(small, buckets.csv_bytes(sum(sizes[day] for day in small), width))
+        done = self._whole(small, here=here)
         for day in days:
             if counts[day] > 1 or (day in done and done[day].is_too_large):
                 done[day] = self._in_buckets(day, counts[day])
         return done
 
-    def _whole(self, days: Sequence[date]) -> dict[date, _Aggregated]:
+    def _whole(self, days: Sequence[date], *, here: bool) -> dict[date, _Aggregated]:
         """Days of one bucket, each in one task, as far as they are as small as they seem."""
         source, version, at_most, write = self.source, self.version, buckets.HELD_BYTES, self._writer()
         names = aggregation.columns(self.product)
@@ -147,7 +149,7 @@ class _InTasks:
             for day, rows, is_all in source.read_at_most(version, chosen, names, at_most):
                 yield day, write(day, rows, is_whole=True) if is_all else _Aggregated(is_too_large=True)
 
-        return in_tasks(self.spark, days, write_all, _Aggregated)
+        return in_tasks(self.session, days, write_all, _Aggregated, here=here)
 
     def _in_buckets(self, day: date, count: int) -> _Aggregated:
         """A day that no task can hold: its rows are brought together by entity, bucket by bucket."""
@@ -155,7 +157,7 @@ class _InTasks:
         names, keys = aggregation.columns(product), _keys(product)
         at_most = buckets.HELD_BYTES
         with BucketFiles.beside(self.place, count) as files:
-            scattered = buckets.scatter_day(self.spark, files, source, version, day, names, keys)
+            scattered = buckets.scatter_day(self.session, files, source, version, day, names, keys)
             shares = buckets.shares(scattered, at_most)
             paths = [path for piece in scattered for path in piece.files]
 
@@ -165,7 +167,7 @@ class _InTasks:
                     return write(day, rows)
                 return _refused(aggregation.too_many_rows(product, *aggregation.largest(product, day, rows)))
 
-            return _together(each_in_a_task(self.spark, len(shares), aggregate, _Aggregated))
+            return _together(each_in_a_task(self.session, len(shares), aggregate, _Aggregated))
 
     def _writer(self) -> Callable[..., _Aggregated]:
         product, place, counting = self.product, self.place, self.counting

@@ -8,7 +8,6 @@ or writes rows, and nothing runs unless the tables lie in a catalog.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from ml_platform.contract.column_types import sql_type
 from ml_platform.contract.hashing import fingerprint_of
@@ -16,11 +15,9 @@ from ml_platform.contract.monitoring import DataSet
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import ards, mrds
+from ml_platform.spark.tasks import Session
 from ml_platform.storage.locations import CatalogRoot, quoted
 from ml_platform.storage.tables import Tables
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 #: The table property that tells which declaration a table has.
 DECLARATION = "ml_platform.declaration"
@@ -35,7 +32,7 @@ _OWN_COLUMNS = {
 }
 
 
-def declare(spark: SparkSession, product: Product, tables: Tables, data_set: DataSet) -> bool:
+def declare(session: Session, product: Product, tables: Tables, data_set: DataSet) -> bool:
     """Declare a data set to its catalog, unless it has this declaration already.
 
     Call it before rows are written: a key can only be declared over columns that were never null.
@@ -46,7 +43,7 @@ def declare(spark: SparkSession, product: Product, tables: Tables, data_set: Dat
     root = tables.root
     if not isinstance(root, CatalogRoot):
         return False
-    wanted = statements(product, root, data_set)
+    spark, wanted = session(), statements(product, root, data_set)
     version = fingerprint_of(wanted)
     name = root.address(product.name, data_set)
     if root.exists(product.name, data_set):

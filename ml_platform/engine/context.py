@@ -34,13 +34,17 @@ class StepContext:
     #: What the registry gave for a model's fingerprint and version, or the error; asked for once a run.
     loaded_models: dict[tuple[str, str], Any] = field(default_factory=dict)
 
+    def open_spark(self) -> SparkSession:
+        """The Spark session, to be passed on to whatever may need one."""
+        return self.spark
+
     @cached_property
     def spark(self) -> SparkSession:
         return self.session()
 
     @cached_property
     def tables(self) -> Tables:
-        return Tables.of(self.settings, lambda: self.spark)
+        return Tables.of(self.settings, self.open_spark)
 
     @cached_property
     def ledger(self) -> Ledger:

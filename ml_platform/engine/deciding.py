@@ -32,7 +32,7 @@ def training_rows(
 ) -> training_data.Slice:
     """The rows that a model learns from: of all entities but those that are held out."""
     return training_data.labelled(
-        lambda: context.spark,
+        context.open_spark,
         context.product,
         context.tables,
         days,
@@ -81,7 +81,7 @@ class UnseenRows:
         if self._compared is not None and self._compared[0] == key:
             return self._compared[1]
         frame = training_data.labelled(
-            lambda: context.spark,
+            context.open_spark,
             product,
             context.tables,
             [candidate for candidate in days if self.can_count(candidate, known)],

@@ -149,7 +149,7 @@ class Windows:
         names, share = [compared.name for compared in columns], self._share(_size(plan, ARDS, days))
         schema = subschema(rows_schema(product), [*names, *product.entity, EVENT_DAY])
         known = _without_labels(product, sorted(plan.unlabelled.intersection(days)))
-        rows = day_rows(lambda: self.context.spark, self.context.tables, product.name, ARDS, days, schema)
+        rows = day_rows(self.context.open_spark, self.context.tables, product.name, ARDS, days, schema)
         parts = rows.map(lambda piece: _summarized(known(piece), columns), _SUMMARIES)
         sample = rows.map(
             lambda piece: sampled(product, known(piece), _PURPOSE, share).select(names),
@@ -181,7 +181,7 @@ class Windows:
                 piece = piece.filter(pa.array(is_held_out(product, piece)))
             return sampled(product, piece, _PURPOSE, share).select(names)
 
-        rows = day_rows(lambda: self.context.spark, self.context.tables, product.name, table, days, given)
+        rows = day_rows(self.context.open_spark, self.context.tables, product.name, table, days, given)
         found: pd.DataFrame = rows.map(choose, subschema(schema, names)).to_pandas()
         return found
 

@@ -28,9 +28,7 @@ def align(context: StepContext) -> None:
         schema = table.schema_of(product)
         if schema is None:
             continue
-        aligned = tables.align(
-            lambda: context.spark, product.name, table.name, schema, keys=table.key(product)
-        )
+        aligned = tables.align(context.open_spark, product.name, table.name, schema, keys=table.key(product))
         if str(aligned):
             context.log(f"{product.name}/{table.name} follows the contract: {aligned}")
 

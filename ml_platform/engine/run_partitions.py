@@ -104,7 +104,7 @@ class Step(ABC):
         version: int | None = None
         for table in self.tables:
             removed = context.tables.remove_days(
-                lambda: context.spark, context.product.name, table, days, run_id=context.request.run_id
+                context.open_spark, context.product.name, table, days, run_id=context.request.run_id
             )
             version = removed if removed is not None else version
         return {day: Written("missing", delta_version=version) for day in days}

@@ -25,7 +25,6 @@ from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.profiles import Profile
 from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.storage.ledger import DayRecord, Outcome
-from ml_platform.storage.tables import column
 
 
 @dataclass(frozen=True)
@@ -233,18 +232,20 @@ class Verdict(Step):
         context, tables = self.context, self.context.tables
         name = context.product.name
         files = tables.day_files(name, self.asset)
-        nothing = tables.without_rows(context.spark, name, self.asset)
         # A column that the contract has lost stays in the table, and is no concern of its days.
         own = set(context.product.data_set_columns(self._data_set))
-        nothing = nothing.select(*[column(one) for one in nothing.columns if one in own])
+        types = {
+            column: type_ for column, type_ in tables.column_types(name, self.asset).items() if column in own
+        }
         return validation.validate(
             context.product,
             self._data_set,
             lambda: tables.read_days(context.spark, name, self.asset, days),
-            nothing,
+            types,
             {day: held[day].suite for day in days},
             {day: contents[day].rows for day in days},
             maximum_rows=context.settings.validation_rows_in_memory,
+            session=context.open_spark,
             files=(files, tables.version(name, self.asset)) if files else None,
         )
 

@@ -27,7 +27,7 @@ from ml_platform.contract.learning import Holdout
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.contract.windows import days_evaluated
-from ml_platform.data_engineering import aggregation
+from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.day_rows import Kernel, RowsInFolder, applied, day_rows, subschema
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.machine_learning import metrics, scoring, training
@@ -41,7 +41,7 @@ from ml_platform.machine_learning.training_data import (
     sampled,
     share_of,
 )
-from ml_platform.spark.tasks import in_tasks, spare_next_task
+from ml_platform.spark.tasks import Session, in_tasks, spare_next_task
 from ml_platform.storage.tables import Tables, column
 
 #: Days evaluated by one task; each task reads its days' windows once.
@@ -109,7 +109,7 @@ def verdict(product: Product, value: float | None, rows: int, positives: int) ->
 
 
 def evaluate(
-    spark: SparkSession,
+    session: Session,
     product: Product,
     tables: Tables,
     days: Sequence[date],
@@ -132,9 +132,9 @@ def evaluate(
         return empty
     largest = max(sum(n for day, n in scored.items() if day in window) for window in windows.values())
     blocks = _Blocks(product, windows, dict(champions), share_of(product.evaluation.maximum_rows, largest))
-    by_block = _in_files(spark, tables, blocks, needed)
+    by_block = _in_files(session, tables, blocks, needed)
     if by_block is None:
-        by_block = _by_spark(spark, tables, blocks, needed)
+        by_block = _by_spark(session(), tables, blocks, needed)
     return empty | by_block
 
 
@@ -182,7 +182,7 @@ class _Blocks:
 
 
 def _in_files(
-    spark: SparkSession, tables: Tables, blocks: _Blocks, needed: Sequence[date]
+    session: Session, tables: Tables, blocks: _Blocks, needed: Sequence[date]
 ) -> dict[date, Evaluation] | None:
     """Evaluate what tasks read of files; None where they can't."""
     product = blocks.product
@@ -200,7 +200,10 @@ def _in_files(
         for evaluated in blocks.evaluate(block, *read):
             yield evaluated.event_day, evaluated
 
-    return in_tasks(spark, sorted(blocks.windows), evaluate_block, Evaluation, days_a_task=_DAYS_A_TASK)
+    rows = sum(predictions.sizes(versions[0])[day] for day in needed)
+    here = len(blocks.windows) <= _DAYS_A_TASK and buckets.fits_process(rows, len(blocks.predictions))
+    days = sorted(blocks.windows)
+    return in_tasks(session, days, evaluate_block, Evaluation, here=here, days_a_task=_DAYS_A_TASK)
 
 
 def _by_spark(

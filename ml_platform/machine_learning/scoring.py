@@ -29,7 +29,7 @@ from ml_platform.data_engineering.day_rows import applied, subschema
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
 from ml_platform.machine_learning.training import probabilities
-from ml_platform.spark.tasks import each_in_a_task, in_tasks, spare_next_task
+from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.fingerprints import hashes_of
 from ml_platform.storage.tables import Tables, column
@@ -91,7 +91,7 @@ def schema(product: Product) -> pa.Schema:
 
 
 def write(
-    spark: SparkSession,
+    session: Session,
     product: Product,
     tables: Tables,
     serving: Mapping[date, ServingModel],
@@ -112,13 +112,14 @@ def write(
     kept = frozenset(keep) if tables.exists(product.name, PREDICTIONS) else frozenset()
     source, place = (tables.day_files(product.name, table) for table in (MRDS, PREDICTIONS))
     if source is None or place is None:
+        spark = session()
         version = _by_spark(spark, product, tables, serving, kept, run_id)
         written = tables.read_days(spark, product.name, PREDICTIONS, days)
         counted = counting.of_frame(written, schema(product))
         models = _models_of(written)
         return {day: ScoredDay(counted.get(day, Counted()), version, models.get(day, {})) for day in days}
     versions = (tables.version(product.name, MRDS), tables.version(product.name, PREDICTIONS) if kept else -1)
-    done = _InTasks(product, dict(serving), source, place, versions, kept, counting).score(spark, days)
+    done = _InTasks(product, dict(serving), source, place, versions, kept, counting).score(session, days)
     files = {day: scored.files for day, scored in done.items()}
     version = tables.replace_days_by(product.name, PREDICTIONS, schema(product), files, days, run_id=run_id)
     return {
@@ -137,13 +138,12 @@ def _models_of(predictions: DataFrame) -> dict[date, dict[str, int]]:
     return found
 
 
-def remove(
-    spark: SparkSession, product: Product, tables: Tables, days: Sequence[date], *, run_id: str
-) -> None:
+def remove(session: Session, product: Product, tables: Tables, days: Sequence[date], *, run_id: str) -> None:
     """Take the rows of some days away."""
     if tables.day_files(product.name, PREDICTIONS) is not None:
         tables.replace_days_by(product.name, PREDICTIONS, schema(product), {}, days, run_id=run_id)
         return
+    spark = session()
     nothing = spark.createDataFrame([], from_arrow_schema(schema(product)))
     tables.replace_days(spark, product.name, PREDICTIONS, nothing, days, run_id=run_id)
 
@@ -191,15 +191,18 @@ class _InTasks:
     def _features(self) -> list[str]:
         return list(dict.fromkeys(feature_columns(self.product)))
 
-    def score(self, spark: SparkSession, days: Sequence[date]) -> dict[date, _Scored]:
+    def score(self, session: Session, days: Sequence[date]) -> dict[date, _Scored]:
         """One result a day with rows."""
         sizes = self.mrds.sizes(self.versions[0])
         counts = {day: buckets.number_of(buckets.csv_bytes(sizes[day], len(self._features))) for day in days}
-        done = in_tasks(spark, [day for day in days if counts[day] == 1], self._whole, _Scored)
+        small = [day for day in days if counts[day] == 1]
+        size = buckets.csv_bytes(sum(sizes[day] for day in small), len(self._features))
+        here = buckets.one_task(small, size)
+        done = in_tasks(session, small, self._whole, _Scored, here=here)
         for day in days:
             if counts[day] > 1 or (day in done and done[day].is_too_large):
                 in_parts = self._in_buckets if day in self.kept else self._in_row_groups
-                done[day] = in_parts(spark, day, counts[day])
+                done[day] = in_parts(session, day, counts[day])
         return done
 
     def _whole(self, days: Sequence[date]) -> Iterator[tuple[date, _Scored]]:
@@ -225,7 +228,7 @@ class _InTasks:
         found = self.predictions.read_at_most(self.versions[1], [day], names, self.at_most)
         return next(((rows, is_all) for _, rows, is_all in found), (None, True))
 
-    def _in_row_groups(self, spark: SparkSession, day: date, _: int) -> _Scored:
+    def _in_row_groups(self, session: Session, day: date, _: int) -> _Scored:
         """A day that no task can hold, a part of its files in each task: rows are scored one by one."""
         version, names, row_groups = (
             self.versions[0],
@@ -238,14 +241,14 @@ class _InTasks:
             pieces = buckets.pieces(batches, buckets.PIECE_BYTES)
             return sum((self._written(day, rows, None) for rows in pieces), _Scored())
 
-        return sum(each_in_a_task(spark, len(row_groups), score_group, _Scored), _Scored())
+        return sum(each_in_a_task(session, len(row_groups), score_group, _Scored), _Scored())
 
-    def _in_buckets(self, spark: SparkSession, day: date, count: int) -> _Scored:
+    def _in_buckets(self, session: Session, day: date, count: int) -> _Scored:
         """Such a day some of whose predictions stay: these and its rows are brought together by entity."""
         keys = [name for name in self.product.entity if name != EVENT_DAY]
         with BucketFiles.beside(self.predictions, count) as files:
             rows, present = (
-                buckets.scatter_day(spark, files, table, version, day, names, keys)
+                buckets.scatter_day(session, files, table, version, day, names, keys)
                 for table, version, names in (
                     (self.mrds, self.versions[0], self._features),
                     (self.predictions, self.versions[1], schema(self.product).names),
@@ -266,7 +269,7 @@ class _InTasks:
                     pa.Table.from_batches(old) if old else None,
                 )
 
-            return sum(each_in_a_task(spark, len(shares), score_bucket, _Scored), _Scored())
+            return sum(each_in_a_task(session, len(shares), score_bucket, _Scored), _Scored())
 
     def _no_rows(self) -> pa.Table:
         return subschema(aggregation.schema(self.product), self._features).empty_table()

@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 DAYS_A_TASK = 8
 
 Result = TypeVar("Result")
+#: Gives the Spark session; called when it is first needed, since starting one takes seconds.
+Session = Callable[[], "SparkSession"]
 
 _imported = 0
 
 
 def in_tasks(
-    spark: SparkSession,
+    session: Session,
     days: Sequence[date],
     work: Callable[[Sequence[date]], Iterable[tuple[date, Result]]],
     result: type[Result],
     *,
+    here: bool = False,
     days_a_task: int = DAYS_A_TASK,
 ) -> dict[date, Result]:
     """Have tasks do some days each, and hand back what they give for a day.
@@ -36,18 +39,22 @@ def in_tasks(
     Args:
         work: does some of the days, in their order. It travels to the tasks.
         result: a class that pydantic can write as JSON and read again.
+        here: whether there is so little to do that this process does it, without Spark.
     """
+    if here:
+        plain = TypeAdapter(result)
+        return {day: plain.validate_json(plain.dump_json(found)) for day, found in work(days)}
 
     def do(chosen: Sequence[int]) -> Iterable[tuple[int, Result]]:
         numbered = {days[number]: number for number in chosen}
         return ((numbered[day], found) for day, found in work(list(numbered)))
 
-    done = _in_tasks(spark, len(days), do, result, days_a_task)
+    done = _in_tasks(session, len(days), do, result, days_a_task)
     return {days[number]: found for number, found in done}
 
 
 def each_in_a_task(
-    spark: SparkSession, count: int, work: Callable[[int], Result], result: type[Result]
+    session: Session, count: int, work: Callable[[int], Result], result: type[Result]
 ) -> list[Result]:
     """Have ``work`` done with each of the numbers from 0 to ``count`` - 1, in a task each; their results.
 
@@ -55,12 +62,12 @@ def each_in_a_task(
         work: travels to the tasks.
         result: a class that pydantic can write as JSON and read again.
     """
-    found = dict(_in_tasks(spark, count, lambda chosen: ((n, work(n)) for n in chosen), result, 1))
+    found = dict(_in_tasks(session, count, lambda chosen: ((n, work(n)) for n in chosen), result, 1))
     return [found[number] for number in range(count)]
 
 
 def _in_tasks(
-    spark: SparkSession,
+    session: Session,
     count: int,
     work: Callable[[Sequence[int]], Iterable[tuple[int, Result]]],
     result: type[Result],
@@ -82,7 +89,7 @@ def _in_tasks(
                 yield pa.RecordBatch.from_pydict(columns)
         spare_next_task()
 
-    rows = numbers(spark, count, a_task).mapInArrow(do, "number bigint, done string").collect()
+    rows = numbers(session(), count, a_task).mapInArrow(do, "number bigint, done string").collect()
     read = TypeAdapter(result).validate_json
     return [(row["number"], read(row["done"])) for row in rows]
 

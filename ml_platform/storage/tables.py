@@ -195,6 +195,10 @@ class Tables:
         """The rows of exactly ``days``."""
         return self.read(spark, product, table, version=version).where(on_days(days))
 
+    def column_types(self, product: str, table: str) -> dict[str, str]:
+        """The columns of a table that exists, in order, each with its type as a contract names it."""
+        return self.root.column_types(product, table)
+
     def without_rows(self, spark: SparkSession, product: str, table: str) -> DataFrame:
         """No rows, in the columns of a table that exists, which Spark need not open for that."""
         return self.root.without_rows(spark, product, table)

@@ -42,7 +42,7 @@ def made(delivery: Delivery, product: Product, home: Path) -> Made:
     counting = Counting(
         product.label, ards.columns(product), statistics=profiles.ProfileStatistics(product, "ards")
     )
-    here: Any = TasksHere()
+    here: Any = TasksHere
     done = ards_in_tasks.write(here, product, [delivery], *folders.values(), counting)[delivery.day]
     assert done.refusal is None
     found = {}
@@ -124,7 +124,7 @@ def test_a_key_with_more_labels_than_a_task_holds_refuses_its_day_and_one_with_m
     monkeypatch.setattr(buckets, "BUCKET_BYTES", 1000)
     monkeypatch.setattr(buckets, "HELD_BYTES", 50_000)
     places = [DayFiles(str(tmp_path / name)) for name in ("rows", "quarantine")]
-    here: Any = TasksHere()
+    here: Any = TasksHere
     done = ards_in_tasks.write(here, product, [delivery], *places, Counting("bought", ards.columns(product)))
     refusal = done[DAY].refusal
     assert refusal is not None

@@ -36,7 +36,7 @@ def delivered(root: Path, content: bytes, product: Any) -> DeliveryFile:
 
 
 def parts_of(file: DeliveryFile, product: Any, part_bytes: int) -> list[DeliveryFile]:
-    (found,) = divided(TasksHere(), product, [file], part_bytes)  # type: ignore[arg-type]
+    (found,) = divided(TasksHere, product, [file], part_bytes)
     return found
 
 

@@ -109,7 +109,7 @@ def check(made: Case, home: Path) -> None:
     if reason is None:
         compare_records(delivery, product, wanted)
         done = ards_in_tasks.write(
-            TasksHere(),  # type: ignore[arg-type]
+            TasksHere,  # type: ignore[arg-type]
             product,
             [delivery],
             DayFiles(str(home / "rows")),

@@ -82,13 +82,13 @@ class Recorder:
 def test_a_table_is_declared_once_and_again_when_its_contract_changes(tmp_path: Path) -> None:
     session: Any = Recorder()
     tables = Tables("uc:main.ml-prod", control=str(tmp_path), session=lambda: session)
-    assert unity_catalog.declare(session, PRODUCT, tables, "mrds")
+    assert unity_catalog.declare(lambda: session, PRODUCT, tables, "mrds")
     assert session.statements[:-1] == unity_catalog.statements(PRODUCT, ROOT, "mrds")
-    assert not unity_catalog.declare(session, PRODUCT, tables, "mrds")
-    assert unity_catalog.declare(session, shop(), tables, "mrds")
+    assert not unity_catalog.declare(lambda: session, PRODUCT, tables, "mrds")
+    assert unity_catalog.declare(lambda: session, shop(), tables, "mrds")
 
 
 def test_nothing_is_declared_for_tables_at_a_path(tmp_path: Path) -> None:
     session: Any = Recorder()
-    assert not unity_catalog.declare(session, PRODUCT, Tables(str(tmp_path)), "ards")
+    assert not unity_catalog.declare(lambda: session, PRODUCT, Tables(str(tmp_path)), "ards")
     assert session.statements == []

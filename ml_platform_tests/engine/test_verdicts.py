@@ -270,10 +270,11 @@ def test_both_engines_take_nan_for_null(platform: Platform) -> None:
             product,
             "ards",
             lambda: rows,
-            rows.limit(0),
+            {"day": "date", "visit": "long", "spend": "double", "event_day": "date"},
             {DAY: suite},
             {DAY: len(values)},
             maximum_rows=rows_in_memory,
+            session=lambda: platform.spark,
         )[DAY]
         assert [(one.expectation, one.failing_rows) for one in found] == [
             ("spend is never null", 2),
@@ -318,12 +319,23 @@ def test_many_days_at_once_are_judged_like_each_alone(platform: Platform, tmp_pa
     write_deltalake(tmp_path / "ards", table.toArrow(), partition_by=["event_day"])
     written = (DayFiles(str(tmp_path / "ards")), 0)
 
+    product_types = {name: declared.type for name, declared in product.source.columns.items()}
+    product_types["event_day"] = "date"
+
     def judged(
         *days_: date, files: tuple[DayFiles, int] | None, at_most: int = 1000
     ) -> dict[date, list[Result]]:
         suites, sizes = dict.fromkeys(days_, suite), dict.fromkeys(days_, 40)
         return validation.validate(
-            product, "ards", lambda: table, table.limit(0), suites, sizes, maximum_rows=at_most, files=files
+            product,
+            "ards",
+            lambda: table,
+            product_types,
+            suites,
+            sizes,
+            maximum_rows=at_most,
+            session=lambda: platform.spark,
+            files=files,
         )
 
     together = judged(*chosen, files=None)

@@ -71,7 +71,7 @@ def test_predictions_are_the_pipelines_and_those_that_stay_stay(
 
     write(rows)
     old, new = model(1, D("2024-03-01")), model(2, D("2024-03-02"))
-    first = scoring.write(spark, PRODUCT, tables, dict.fromkeys(CHOSEN, old), run_id="first")
+    first = scoring.write(lambda: spark, PRODUCT, tables, dict.fromkeys(CHOSEN, old), run_id="first")
     assert {day: found.counts["rows"] for day, found in first.items()} == {
         day: len(rows[day]) for day in CHOSEN
     }

@@ -193,10 +193,15 @@ def test_the_data_sets_are_the_same_in_a_catalog_as_in_a_folder(
     made = {}
     for name, tables in (("folder", platform.tables), ("catalog", catalog)):
         rows = ards.write(
-            spark, product, tables, deliveries, run_id="1", statistics=ProfileStatistics(product, "ards")
+            lambda: spark,
+            product,
+            tables,
+            deliveries,
+            run_id="1",
+            statistics=ProfileStatistics(product, "ards"),
         )
         entities = mrds.write(
-            spark, product, tables, days, run_id="1", statistics=ProfileStatistics(product, "mrds")
+            lambda: spark, product, tables, days, run_id="1", statistics=ProfileStatistics(product, "mrds")
         )
         profiles = [profile(product, "ards", rows[day].rows, rows[day].statistics) for day in days]
         counted = [entities[day].counted for day in days]
@@ -219,7 +224,7 @@ def test_the_data_sets_are_the_same_in_a_catalog_as_in_a_folder(
 
     # Doing one day again replaces it alone, and the version before it can still be read.
     before = catalog.version("shop", "mrds")
-    mrds.write(spark, product, catalog, [days[1]], run_id="2")
+    mrds.write(lambda: spark, product, catalog, [days[1]], run_id="2")
     assert catalog.version("shop", "mrds") == before + 1
     now = catalog.read(spark, "shop", "mrds").count()
     assert catalog.read(spark, "shop", "mrds", version=before).count() == now

@@ -75,10 +75,10 @@ class Ards(Step):
         def changed(days: Sequence[date]) -> list[date]:
             return self._changed({day: deliveries[day] for day in days})
 
-        unity_catalog.declare(context.spark, product, context.tables, "ards")
+        unity_catalog.declare(context.open_spark, product, context.tables, "ards")
         try:
             written = ards.write(
-                context.spark,
+                context.open_spark,
                 product,
                 context.tables,
                 list(deliveries.values()),

@@ -177,7 +177,7 @@ class Model(Step):
         first_days = [
             day for day in usable if day <= max(last, usable[0] + timedelta(days=FIRST_LABELLED_DAYS))
         ]
-        session = lambda: context.spark  # noqa: E731
+        session = context.open_spark
         return holdout.mode_for(
             training_data.count_entities(session, product, context.tables, first_days, holdout.FEW_ENTITIES)
         )

@@ -118,7 +118,7 @@ class ModelPerformance(Step):
         }
         champions = {day: of_day.champion for day, of_day in days.items()}
         found = evaluation.evaluate(
-            context.spark, context.product, context.tables, list(days), scored, champions
+            context.open_spark, context.product, context.tables, list(days), scored, champions
         )
         found |= self._judged_on_unseen(found, days)
         rows, results = [], {}
@@ -159,7 +159,7 @@ class ModelPerformance(Step):
         for fingerprint, evaluations in thin.items():
             record = records[fingerprint]
             judged |= evaluation.judge_on_unseen(
-                lambda: context.spark,
+                context.open_spark,
                 product,
                 context.tables,
                 registry.load(product, record.version, record.fingerprint).pipeline,

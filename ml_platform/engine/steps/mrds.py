@@ -34,9 +34,9 @@ class Mrds(Step):
         """Write these days in one commit; a day that can't be aggregated comes back as its outcome."""
         context = self.context
         product = context.product
-        unity_catalog.declare(context.spark, product, context.tables, "mrds")
+        unity_catalog.declare(context.open_spark, product, context.tables, "mrds")
         written = mrds.write(
-            context.spark,
+            context.open_spark,
             product,
             context.tables,
             days,

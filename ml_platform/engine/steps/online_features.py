@@ -94,7 +94,7 @@ class OnlineFeatures(Step):
         try:
             with contextlib.closing(OnlineStore(url, lock_timeout=LOCK_TIMEOUT)) as store:
                 done = publish.publish(
-                    lambda: context.spark,
+                    context.open_spark,
                     context.product,
                     context.tables,
                     store,

@@ -155,7 +155,9 @@ class Predictions(Step):
             else:
                 done[day] = _as_scored(of_day)
         if unserved:
-            scoring.remove(context.spark, product, context.tables, unserved, run_id=context.request.run_id)
+            scoring.remove(
+                context.open_spark, product, context.tables, unserved, run_id=context.request.run_id
+            )
             for day in unserved:
                 obstacle = days[day].obstacle
                 reason = obstacle.reason if obstacle else ""
@@ -163,7 +165,7 @@ class Predictions(Step):
         if not models:
             return done
         written = scoring.write(
-            context.spark,
+            context.open_spark,
             product,
             context.tables,
             models,

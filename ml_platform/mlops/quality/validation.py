@@ -16,15 +16,18 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.monitoring import MASK, DataSet
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
+from ml_platform.data_engineering import buckets
 from ml_platform.mlops.quality.anomalies import Fact
 from ml_platform.mlops.quality.expectations import Expectation, number
-from ml_platform.spark.tasks import spare_next_task
+from ml_platform.spark.tasks import Session, in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.tables import column, on_days
 
@@ -52,21 +55,23 @@ def validate(
     product: Product,
     data_set: DataSet,
     rows: Callable[[], DataFrame],
-    nothing: DataFrame,
+    types: Mapping[str, str],
     suites: Mapping[date, Sequence[Expectation]],
     sizes: Mapping[date, int],
     *,
     maximum_rows: int,
+    session: Session,
     files: tuple[DayFiles, int] | None = None,
 ) -> dict[date, list[Result]]:
     """Evaluate each day's suite on the day's rows.
 
     Args:
         rows: opens the data set, of which only the days of ``suites`` are read, where Spark has to.
-        nothing: no rows, in its columns.
+        types: its columns, in order, each with its type as a contract names it.
         sizes: how many rows each of these days has.
         maximum_rows: the most rows of a day that are held in memory at once; a day with more is
             evaluated by Spark.
+        session: gives the Spark session, where one is needed.
         files: where tasks can read the data set's days themselves, and at which version.
     """
     key, sensitive = list(_key(product, data_set)), product.sensitive
@@ -75,7 +80,17 @@ def validate(
         for day, suite in suites.items()
     }
     small = {day: suite for day, suite in of_rows.items() if sizes[day] <= maximum_rows}
-    found = _in_tasks(rows, nothing, files, small, key, sensitive)
+    judging = _Judging(small, list(types), key, sensitive)
+    if files is None:
+        found = judging.by_spark(rows) if small else {}
+    else:
+        total = sum(sizes[day] for day in small)
+        here = buckets.one_task(list(small), buckets.csv_bytes(total, len(types)))
+        found = judging.in_files(session, *files, here=here)
+    # A day without rows is in no task, and is held against its suite all the same.
+    if empty := [day for day in small if day not in found]:
+        frame = _frame(_without_rows(types))
+        found |= {day: evaluate(small[day], frame, key, sensitive) for day in empty}
     for day, suite in of_rows.items():
         if day not in found:
             found[day] = _of_large_day(rows().where(on_days([day])), suite, key, sensitive)
@@ -89,8 +104,8 @@ def validate(
             if expectation.of_schema and expectation.words not in of_schema
         ]
         if new:
-            results = evaluate(new, nothing, key, sensitive)
-            of_schema |= {one.words: result for one, result in zip(new, results, strict=True)}
+            results = _of_schema(new, types, sensitive)
+            of_schema |= {expectation.words: result for expectation, result in zip(new, results, strict=True)}
     return {
         day: [
             *(of_schema[expectation.words] for expectation in suite if expectation.of_schema),
@@ -174,51 +189,95 @@ def _key(product: Product, data_set: DataSet) -> tuple[str, ...]:
     return product.ards_key if data_set == "ards" else (*product.entity, EVENT_DAY)
 
 
-def _in_tasks(
-    rows: Callable[[], DataFrame],
-    nothing: DataFrame,
-    files: tuple[DayFiles, int] | None,
-    suites: Mapping[date, Sequence[Expectation]],
-    key: Sequence[str],
-    sensitive: frozenset[str],
-) -> dict[date, list[Result]]:
+def _of_schema(
+    suite: Sequence[Expectation], types: Mapping[str, str], sensitive: frozenset[str]
+) -> list[Result]:
+    """The expectations about a table's columns: of a row in which each column's value is its type's name."""
+    import pandas as pd
+
+    names = {column: _spark_class(type_) for column, type_ in types.items()}
+    asked = [
+        replace(
+            expectation,
+            type="expect_column_values_to_be_in_set",
+            kwargs={
+                "column": expectation.kwargs.get("column"),
+                "value_set": list(expectation.kwargs.get("type_list") or ()),
+            },
+        )
+        if expectation.is_type
+        else expectation
+        for expectation in suite
+    ]
+    results = evaluate(asked, pd.DataFrame([names], dtype="string"), [], sensitive)
+
+    def of_type(expectation: Expectation, result: Result) -> Result:
+        column = expectation.kwargs.get("column")
+        if not expectation.is_type or column not in names:
+            return result
+        observed = expectation.expected if result.passed else names[column]
+        return replace(result, observed=observed, failing_rows=0, examples=(), value=None)
+
+    return [of_type(expectation, result) for expectation, result in zip(suite, results, strict=True)]
+
+
+def _spark_class(type_: str) -> str:
+    """The class of a type in Spark: what an expectation about a column's type names."""
+    return COLUMN_TYPES[type_].spark if type_ in COLUMN_TYPES else type_  # type: ignore[index]
+
+
+def _without_rows(types: Mapping[str, str]) -> pa.Table:
     import pyarrow as pa
 
-    if not suites:
-        return {}
+    arrow: Mapping[str, Any] = {type_: names.arrow_type for type_, names in COLUMN_TYPES.items()}
+    return pa.schema([(name, arrow.get(type_, pa.string())) for name, type_ in types.items()]).empty_table()
 
-    def evaluated(tables: Iterator[pa.Table]) -> Iterator[pa.RecordBatch]:
-        for table in tables:
-            found = _evaluate_days(_frame(table), suites, key, sensitive)
-            plain = [json.dumps(Quality(tuple(results)).plain()) for results in found.values()]
-            yield pa.RecordBatch.from_pydict({"day": pa.array(found, pa.date32()), "results": plain})
-        spare_next_task()
 
-    if files is None:
-        chosen = rows().where(on_days(suites)).repartition(min(len(suites), _TASKS), EVENT_DAY)
-        tasks = chosen.sortWithinPartitions(EVENT_DAY).mapInArrow(
-            lambda batches: evaluated(_whole_days(batches)), _RESULTS
-        )
-    else:
-        # Spark would read, shuffle and sort the rows only to hand them on.
-        place, version = files
-        days, columns = sorted(suites), nothing.columns
-        numbers = nothing.sparkSession.range(0, len(days), 1, numPartitions=min(len(days), _TASKS))
+@dataclass(frozen=True)
+class _Judging:
+    """Days of ordinary size that are evaluated by the library's pandas engine. It travels to the tasks."""
 
-        def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                of_task = [days[number] for number in batch.column(0).to_pylist()]
-                tables = (table for _, table in place.read(version, of_task, columns))
-                yield from evaluated(_whole_days(part for table in tables for part in table.to_batches()))
+    suites: Mapping[date, Sequence[Expectation]]
+    columns: Sequence[str]
+    key: Sequence[str]
+    sensitive: frozenset[str]
 
-        tasks = numbers.mapInArrow(read, _RESULTS)
-    found = {row["day"]: list(Quality.of(json.loads(row["results"])).results) for row in tasks.collect()}
-    # A day without rows is in no task, and is held against its suite all the same.
-    empty = [day for day in suites if day not in found]
-    if empty:
-        frame = _frame(nothing.toArrow())
-        found |= {day: evaluate(suites[day], frame, key, sensitive) for day in empty}
-    return found
+    def in_files(
+        self, session: Session, place: DayFiles, version: int, *, here: bool
+    ) -> dict[date, list[Result]]:
+        """The results of each day that has rows, which tasks read."""
+
+        def judge(days: Sequence[date]) -> Iterator[tuple[date, str]]:
+            read = (rows for _, rows in place.read(version, days, self.columns))
+            yield from self._results(part for rows in read for part in rows.to_batches())
+
+        days = sorted(self.suites)
+        a_task = max(1, -(-len(days) // _TASKS))
+        found = in_tasks(session, days, judge, str, here=here, days_a_task=a_task)
+        return {day: _read(plain) for day, plain in found.items()}
+
+    def by_spark(self, rows: Callable[[], DataFrame]) -> dict[date, list[Result]]:
+        """The same of days that Spark brings to the tasks."""
+        import pyarrow as pa
+
+        def judge(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for day, results in self._results(batches):
+                yield pa.RecordBatch.from_pydict({"day": pa.array([day], pa.date32()), "results": [results]})
+            spare_next_task()
+
+        chosen = rows().where(on_days(self.suites)).repartition(min(len(self.suites), _TASKS), EVENT_DAY)
+        found = chosen.sortWithinPartitions(EVENT_DAY).mapInArrow(judge, _RESULTS).collect()
+        return {row["day"]: _read(row["results"]) for row in found}
+
+    def _results(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[date, str]]:
+        """The results of each day, as plain data, of rows that come in the order of their days."""
+        for table in _whole_days(batches):
+            for day, results in _evaluate_days(_frame(table), self.suites, self.key, self.sensitive).items():
+                yield day, json.dumps(Quality(tuple(results)).plain())
+
+
+def _read(plain: str) -> list[Result]:
+    return list(Quality.of(json.loads(plain)).results)
 
 
 def _whole_days(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
