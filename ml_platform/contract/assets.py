@@ -295,7 +295,7 @@ _ROWS: tuple[Asset, ...] = (
             f"expectation with what was observed and the last {REPORT_DAYS} days, and what was quarantined. "
             "There is one for a blocked or refused day too; `report` in the metadata leads to it."
         ),
-        in_words=lambda _: f"what each day was held against, with the {REPORT_DAYS} days before.",
+        in_words=lambda _: f"the checks of each day, with the {REPORT_DAYS} days before.",
         step="ml_platform.engine.steps.validation_report:ValidationReport",
         version="1",
         sections=("name", "description"),

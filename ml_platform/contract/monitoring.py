@@ -20,7 +20,7 @@ Severity = Literal["error", "warning"]
 DataSet = Literal["ards", "mrds"]
 
 
-#: What a day of data is held against; each has a severity of its own.
+#: The rules that a day of data is checked by; each has a severity of its own.
 Rule = Literal[
     "columns",
     "type",
@@ -47,7 +47,7 @@ Rule = Literal[
 MASK = "•••"
 
 
-#: Expectations of the library that a day of a Delta table can't be held against, and why.
+#: Expectations of the library that can't be evaluated on a day of a Delta table, and why.
 UNSUPPORTED_EXPECTATIONS: dict[str, str] = {
     **dict.fromkeys(
         (
@@ -96,7 +96,7 @@ class QuarantinedShare(Section):
 
 
 class History(Section):
-    """What a day's columns are held against: the days before it.
+    """The anomaly checks of a day's columns, against the days before it.
 
     A figure deviates when it lies more than ``deviation`` robust standard deviations from the median of
     the last ``days`` days, of which at least ``minimum_days`` are there.
@@ -207,7 +207,7 @@ class Drift(Section):
 
 
 class Alerts(Section):
-    """What people are told of, and when something counts as overdue."""
+    """What is reported to people, and when something counts as overdue."""
 
     severity: Severity = "warning"
     due_hour: int = Field(default=10, ge=0, le=23, description="by then a day's rows and labels are there")

@@ -1,7 +1,7 @@
 """The analytics-ready data set: the typed, de-duplicated rows of the deliveries, and the quarantine.
 
 A day's rows come from that day's delivery alone: the latest row of each key, and the latest label. What
-can't be used goes to the quarantine; nothing is dropped. What becomes of records that are together is
+can't be used goes to the quarantine; nothing is dropped. How records that are together are resolved is
 :mod:`.resolution`'s business; how they come together, and are written, depends on whether tasks may write
 (:mod:`.ards_in_tasks`) or only Spark may (:mod:`.ards_by_spark`).
 """
@@ -41,7 +41,7 @@ Changed = Callable[[Sequence[date]], Iterable[date]]
 
 @dataclass(frozen=True)
 class ArdsDay:
-    """What became of one day's delivery.
+    """The result of one day's delivery.
 
     ``delivered`` = ``rows`` + ``superseded`` + ``labels_applied`` + ``labels_not_yet`` + ``quarantined``,
     always.

@@ -79,7 +79,7 @@ class _Writer:
     counting: Counting
 
     def whole_day(self, delivery: Delivery, at_most: int) -> WrittenDay:
-        """Read a day's files and write what becomes of them."""
+        """Read a day's files, resolve their records and write them."""
         reading = Reading(self.product, delivery.files)
         entries, is_all = held(reading.entries(), resolution.entry_schema(self.product), at_most)
         if not is_all:
@@ -100,7 +100,7 @@ class _Writer:
         )
 
     def bucket(self, day: date, entries: pa.Table) -> tuple[WrittenDay, pa.Table]:
-        """Write what becomes of the records of a bucket, but for the labels without a row."""
+        """Resolve and write the records of a bucket, but for the labels without a row."""
         resolved = resolution.resolve(self.product, day, entries)
         written = WrittenDay(
             account=_of_labels(resolved),
@@ -139,7 +139,7 @@ class _InBuckets:
     delivery: Delivery
 
     def write(self) -> WrittenDay:
-        """Read the day's files into buckets, and write what becomes of each."""
+        """Read the day's files into buckets, and resolve and write each."""
         product, delivery = self.writer.product, self.delivery
         of_files = divided(self.session, product, delivery.files, buckets.PIECE_BYTES)
         sources = [part for parts in of_files for part in parts]
@@ -188,7 +188,7 @@ class _InBuckets:
         return each_in_a_task(self.session, len(sources), scatter, _Scattering)
 
     def _resolve(self, files: BucketFiles, scattered: Sequence[Scattered]) -> list[_Bucket]:
-        """What becomes of the records of each bucket."""
+        """Resolve and write the records of each bucket."""
         writer, day, at_most = self.writer, self.delivery.day, buckets.HELD_BYTES
         keys, schema = resolution.keys(writer.product), resolution.entry_schema(writer.product)
         paths = [path for part in scattered for path in part.files]

@@ -1,6 +1,6 @@
 """The header of a file: which column of the contract each of its columns is, and whether that will do.
 
-The one place that holds names in files against names in the contract. Deliveries are looked at, read and
+The one place that matches names in files with names in the contract. Deliveries are looked at, read and
 split by what :func:`resolve` finds; reading the names from a file is :mod:`.parsing`'s business.
 """
 

@@ -102,7 +102,7 @@ def scan(
     """The deliveries of ``days``; a day for which nothing was delivered is absent.
 
     A day that has label files only is absent too: its rows have not been delivered yet. One whose folder or
-    files can't be looked at is refused, the others are not concerned.
+    files can't be listed is refused; the others continue.
 
     Args:
         rules: how files may be opened; by default, with links inside ``landing`` only.

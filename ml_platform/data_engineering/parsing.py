@@ -113,7 +113,7 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
     """Every record of a file, in order, typed.
 
     A file that can't be read to its end ends with one record of the kind ``unreadable`` or
-    ``unreachable``; what came before it is then worth nothing.
+    ``unreachable``; the records before it are then to be discarded.
     """
     try:
         for batch in _read(file, product):

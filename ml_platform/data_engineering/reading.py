@@ -30,7 +30,7 @@ _LOCATED_AT_ONCE = 250_000
 class Reading:
     """Some files of a day, or parts of files, read in order.
 
-    As far as they have been read: ``account`` of their records, but for what becomes of labels; the ``bad``
+    As far as they have been read: ``account`` of their records, but for labels that are applied; the ``bad``
     ones, in :func:`.quarantine_schema`, until they are taken; and why the day can't be read, if so.
     """
 

@@ -19,7 +19,7 @@ def accept(ledger: Ledger, day: date, *, reason: str, by: str) -> list[DayRecord
     """Accept what is blocked of ``day``; returns the records of it, as they are now.
 
     Raises:
-        LookupError: nothing of the day is blocked; says what became of it.
+        LookupError: nothing of the day is blocked; says what its result is.
         ValueError: no reason is given.
     """
     if not reason.strip():

@@ -1,4 +1,4 @@
-"""What a step has at hand: the product, where its data lies, and a Spark session if it needs one."""
+"""The context of a step: the product, where its data lies, and a Spark session if it needs one."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ml_platform.storage.ledger import DayRecord
 
 
 def remember(context: StepContext) -> None:
-    """Keep what the present version of the contract says, so that a later one can be held against it."""
+    """Keep what the present version of the contract says, so that a later one can be compared with it."""
     ContractVersions(context.tables, context.product).remember()
 
 

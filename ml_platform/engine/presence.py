@@ -153,7 +153,7 @@ def require_decisions(context: StepContext) -> list[Decision]:
 
 
 def require_rollbacks(context: StepContext, history: ModelHistory) -> None:
-    """Make sure that every promotion that was taken back is known as such, before all is decided again.
+    """Make sure that every promotion that was rolled back is known as such, before all is decided again.
 
     Raises:
         PermanentError: the table of the rollbacks has lost some; to decide now would promote them again.
@@ -167,7 +167,7 @@ def require_rollbacks(context: StepContext, history: ModelHistory) -> None:
 
 
 def lost_rollbacks(history: ModelHistory) -> list[Decision]:
-    """The decisions that say of a promotion that it was taken back, which no rollback tells."""
+    """The decisions that say of a promotion that it was rolled back, for which no rollback is recorded."""
     known = {row["as_of"] for row in history.rollbacks()}
     return [
         decision for decision in history.decisions() if decision.taken_back and decision.as_of not in known

@@ -22,9 +22,9 @@ from ml_platform.storage.ledger import DayRecord, Outcome
 FAILING_OUTCOMES: dict[str, str] = {
     "missing": "deliver the day, then materialize it again",
     "empty": "if rows were expected, deliver them and materialize the day again",
-    "refused": "mend the delivery, then materialize the day again",
-    "blocked": "mend the data and materialize the day again, or accept it (ml-platform accept)",
-    "held_back": "mend the day above it, then materialize both again",
+    "refused": "fix the delivery, then materialize the day again",
+    "blocked": "fix the data and materialize the day again, or accept it (ml-platform accept)",
+    "held_back": "fix the day above it, then materialize both again",
 }
 
 #: What to do about a day whose own function has raised an exception.
@@ -60,7 +60,7 @@ class Check(BaseModel):
 
 
 class DayResult(BaseModel):
-    """What became of one partition."""
+    """The result of one partition."""
 
     day: date
     outcome: Outcome

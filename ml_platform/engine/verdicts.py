@@ -55,7 +55,7 @@ class Content:
 
 @dataclass(frozen=True)
 class _Held:
-    """What a day is held against, and hashes of it that tell whether a verdict still stands."""
+    """The checks of a day, and hashes of them that tell whether a verdict still stands."""
 
     suite: list[Expectation]
     facts: list[Fact]
@@ -68,7 +68,7 @@ class _Held:
 
 @dataclass(frozen=True)
 class _Suites:
-    """The expectations of each day; days that are held against the same share one suite."""
+    """The expectations of each day; days with the same expectations share one suite."""
 
     product: Product
     data_set: DataSet
@@ -85,7 +85,7 @@ class _Suites:
 
 @dataclass(frozen=True)
 class _Case:
-    """A day to be judged: its content, what it is held against, and the record of it so far."""
+    """A day to be judged: its content, its checks, and the record of it so far."""
 
     content: Content
     held: _Held
@@ -93,7 +93,7 @@ class _Case:
 
 
 class Verdict(Step):
-    """The verdicts on days whose content stands: given again where what they are held against has changed.
+    """The verdicts on days whose content stands: given again where their checks have changed.
 
     A content that has just been made gets its verdict by :meth:`of_contents`, before either is recorded.
     """
@@ -192,7 +192,7 @@ class Verdict(Step):
         return profiles
 
     def _facts(self, contents: Mapping[date, Content]) -> dict[date, list[Fact]]:
-        """What the days are held against from outside their own rows: figures of days before them."""
+        """The anomaly checks of days: their figures against those of days before them."""
         product = self.context.product
         windows = [anomalies.window(product, day) for day in contents]
         first, last = min(window[0] for window in windows), max(window[1] for window in windows)

@@ -51,7 +51,7 @@ def jobs(product: Product, settings: Settings) -> list[Any]:
             f"{product.name}_daily",
             selection=[asset_key(product, asset) for asset in daily()],
             description=(
-                "Brings days of all daily assets up to date: after a correction, or to mend a day. "
+                "Brings days of all daily assets up to date: after a correction, or to repair a day. "
                 "Models that have read the day stay as they are; predictions that exist stay too."
             ),
             tags=tags,

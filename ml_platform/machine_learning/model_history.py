@@ -1,4 +1,4 @@
-"""The history of a product's models: which were trained, compared, promoted and taken back.
+"""The history of a product's models: which were trained, compared, promoted and rolled back.
 
 A model is named by its as-of date and its training fingerprint; MLflow's versions and run ids are
 labels beside them. The decisions are a fold over the as-of dates, made again whenever a model or a

@@ -68,7 +68,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a candidate.
+    """The result of a candidate.
 
     ``promoted`` says that it is champion from ``decided_on`` on, so it is False when the promotion was taken
     back; the comparison still tells that it had passed. ``decided_on`` is its as-of or, where models are

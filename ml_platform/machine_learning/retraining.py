@@ -53,7 +53,7 @@ class PerformanceRow:
 class Attempt:
     """A training, monthly or retrain, whatever its result.
 
-    ``lost`` says that its model was not promoted: it lost the comparison, was taken back, or there was none.
+    ``lost`` says that its model was not promoted: it lost the comparison, was rolled back, or there was none.
     ``decided_on`` is the morning of that decision, where it is not that of the as-of date.
     """
 

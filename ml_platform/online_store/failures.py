@@ -19,7 +19,7 @@ Kind = Literal["away", "credentials", "file", "busy", "locked", "full", "cut", "
 
 _ADVICE: dict[Kind, str] = {
     "away": "the store can't be reached; see that it runs and that the address is right",
-    "credentials": "the store refuses these credentials; mend them in ML_PLATFORM_ONLINE_STORE_URL",
+    "credentials": "the store refuses these credentials; correct them in ML_PLATFORM_ONLINE_STORE_URL",
     "file": "the file can't be used; see its path, its permissions, and whether it is a SQLite database",
     "busy": "all connections are in use",
     "locked": "another session holds the table; end it, or publish again when it is done",
@@ -46,7 +46,7 @@ class OnlineStoreError(EndsTheRunError):
 
 
 class PublicationOvertakenError(OnlineStoreError):
-    """A newer publication of the same days came first; publishing again from the newest MRDS mends it."""
+    """A newer publication of the same days came first; publishing again from the newest MRDS resolves it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, temporary=True)

@@ -1,7 +1,7 @@
 """The Spark session of a step: the cluster's own, the embedded one, or one on a standalone cluster.
 
 The embedded one gets Delta Lake from Maven Central on its first start, and is sized to a small machine. On
-a standalone cluster (``spark://host:port``) the driver stays in this process, executors are told where to
+a standalone cluster (``spark://host:port``) the driver stays in this process, executors are given where to
 reach it and which code to run, and what was sized to this machine is left to Spark.
 """
 

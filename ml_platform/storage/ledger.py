@@ -1,4 +1,4 @@
-"""The ledger: what became of every day of every asset, and from what it was made.
+"""The ledger: the result of every day of every asset, and from what it was made.
 
 One row per asset, day and write; the newest row of a day counts. It is written after the data, so a
 day without a row, or whose inputs have changed since, is simply done again. Rows that no query of
@@ -71,7 +71,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class DayRecord:
-    """What became of one day (or as-of date) of one asset.
+    """The result of one day (or as-of date) of one asset.
 
     ``inputs`` is the fingerprint of what it was made from, ``fingerprint`` that of what was made;
     ``counts`` and ``details`` are plain data that later runs and people read.
@@ -282,7 +282,7 @@ class Ledger:
         return self._table.append([_encode(replace(record, recorded_at=stamp)) for record in records])
 
     def record_since(self, records: Sequence[DayRecord], seen: Mapping[date, DayRecord]) -> set[date]:
-        """Append records of an asset, but for days that another run has recorded since they were looked at.
+        """Append records of an asset, but for days that another run has recorded since they were read.
 
         Where both have written the day since, the record of the later commit counts, as it tells what the
         table holds; an outcome or an acceptance that has come meanwhile is never passed over.

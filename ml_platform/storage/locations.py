@@ -128,7 +128,7 @@ class Root(ABC):
 
     @abstractmethod
     def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
-        """Commit what a writer has been told to write."""
+        """Commit what a writer holds."""
 
     def day_files(self, product: str, table: str) -> DayFiles | None:
         """The table as a folder in which tasks may write files; None where only Spark may."""
@@ -465,7 +465,7 @@ class FolderRoot(PathRoot):
 
 
 class ObjectStoreRoot(PathRoot):
-    """An object store, which refuses a commit that another one has forestalled.
+    """An object store, which rejects a commit if another committed first.
 
     Credentials come from the environment, for ``deltalake`` by the usual ``AZURE_*`` variables
     (``AZURE_STORAGE_ACCOUNT_KEY``; or ``AZURE_CLIENT_ID``, ``AZURE_CLIENT_SECRET`` and ``AZURE_TENANT_ID``;

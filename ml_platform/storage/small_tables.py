@@ -4,7 +4,7 @@ They hold a few rows a day, are read before every step and by commands that need
 read and written in-process. A table that grows with the data does not belong here.
 
 They always lie at a path, also when the large tables are in Unity Catalog. Sensors and the command line
-read the ledger every minute, where no Spark session is at hand and none is worth starting; and what
+read the ledger every minute, where there is no Spark session and none is worth starting; and what
 ``deltalake`` offers for ``uc://`` can't commit to managed tables, since the catalog vends outside engines
 credentials to read those only. At a path a commit is one conditional put, which the store itself refuses to
 the second of two writers, wherever they run. People who want to query them in the catalog declare them
@@ -154,7 +154,7 @@ class ControlTable:
         with self.lock():
             if not place.exists(self.product, self.name):
                 return 0
-            # Opened before it is read: rows that come in between are of a version that forestalls this one.
+            # Opened before it is read: rows that come in between are of a version that comes before this one.
             opened = place.open(self.product, self.name)
             parts = [part.to_table() for part in place.datasets(self.product, self.name, None)]
             table = pa.concat_tables(parts, promote_options="default") if parts else self.schema.empty_table()

@@ -39,7 +39,7 @@ class OvertakenError(EndsTheRunError):
 
 @dataclass(frozen=True)
 class Maintained:
-    """What maintenance has done with a table: files joined and deleted (None: not told), and what it is now.
+    """What maintenance has done with a table: files joined and deleted (None: not known), and what it is now.
 
     ``size`` is in bytes.
     """

@@ -102,7 +102,7 @@ def test_a_run_of_just_a_bad_day_fails_with_the_reason(
     assert not result.success
     assert failure_of(result) == (
         "2024-03-02 is refused: a.csv: missing columns: pages. "
-        "Now: mend the delivery, then materialize the day again."
+        "Now: fix the delivery, then materialize the day again."
     )
     assert graph.materialized("ards") == {}
     assert graph.verdicts("ards")["2024-03-02"][0] == "FAILED"

@@ -1,6 +1,6 @@
 """What travels between Dagster and a remote step over Pipes, and how it is written to a volume.
 
-The task goes there as an extra of the Pipes context, what became of each day comes back as a custom message
+The task goes there as an extra of the Pipes context, the result of each day comes back as a custom message
 of its own. Messages are written in files that are numbered from 1; each ends with a line that counts its
 messages, so that a reader can tell a file that is whole from one that is being written. Both ends import
 this module: it needs no Dagster and no Databricks.
@@ -38,7 +38,7 @@ _WRITE_ATTEMPTS = 6
 
 
 class Task(BaseModel):
-    """All that a remote step is told. Secrets are named: environment variable to scope/key."""
+    """All that a remote step is given. Secrets are named: environment variable to scope/key."""
 
     request: StepRequest
     product: Product
@@ -55,14 +55,14 @@ class _Message(BaseModel):
 
 
 class DayDone(_Message):
-    """What became of one day."""
+    """The result of one day."""
 
     kind: Literal["day"] = "day"
     result: DayResult
 
 
 class StepDone(_Message):
-    """The step has ended well; this many days were told of."""
+    """The step has ended well; ``days`` is the number of days it has reported."""
 
     kind: Literal["done"] = "done"
     days: int
@@ -90,7 +90,7 @@ def messages_of(result: StepResult) -> Iterator[dict[str, Any]]:
 
 
 class MissingResultError(Exception):
-    """The messages don't tell what became of every day; the text says what is missing."""
+    """The messages don't have a result for every day; the text says what is missing."""
 
 
 class RemoteMessages:

@@ -60,7 +60,7 @@ class VolumeContextInjector(PipesUnityCatalogVolumesContextInjector):
 class VolumeMessageReader(PipesUnityCatalogVolumesMessageReader):
     """Reads the messages of a step when it is asked to.
 
-    ``last_lines`` are the newest lines of its log; ``said`` is told each of them.
+    ``last_lines`` are the newest lines of its log; ``said`` is called with each of them.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The step runner that works on Databricks: submits the project's wheel as a run, and follows it to its end.
 
 What can go wrong between two machines is settled here: a submit that is repeated starts one run, a run
-whose end nobody can see is cancelled, and a step is good only if its run succeeded and told of every day.
+whose end nobody can see is cancelled, and a step is good only if its run succeeded and reported every day.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class DatabricksStepRunner:
     """Runs each step as one run of a workspace.
 
     Args:
-        progress: told each line that a step logs.
+        progress: is called with each line that a step logs.
         clock: tells and passes the time between attempts and polls.
     """
 

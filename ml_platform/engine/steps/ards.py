@@ -13,7 +13,7 @@ from ml_platform.engine import presence, withdrawals
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.verdicts import Content, Verdict
-from ml_platform.mlops.quality import profiles, validation
+from ml_platform.mlops.quality import profiles
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 from ml_platform.storage.tables import OvertakenError
 
@@ -61,7 +61,6 @@ class Ards(Step):
         return bool(self._changed({day: inputs.found for day, inputs in work.items()}))
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
-        validation.prepare()
         contents = self._contents({day: inputs.found for day, inputs in work.items()}, tries)
         return Verdict(self.context, self.asset).of_contents(contents)
 

@@ -11,7 +11,7 @@ from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.verdicts import Content, Verdict
-from ml_platform.mlops.quality import profiles, validation
+from ml_platform.mlops.quality import profiles
 from ml_platform.storage.contract_versions import ContractVersions
 
 FEATURES_FINGERPRINT = "features_fingerprint"
@@ -27,7 +27,6 @@ class Mrds(Step):
         return from_same_day(self.context, ARDS, days, contracts=versions.ards_like_now())
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
-        validation.prepare()
         return Verdict(self.context, self.asset).of_contents(self._contents(list(work)))
 
     def _contents(self, days: Sequence[date]) -> dict[date, Content | Written]:

@@ -54,7 +54,7 @@ class _Day:
 class Predictions(Step):
     """MRDS and the model that served the day, to predictions.
 
-    Rows once scored stay, whatever becomes of the model that scored them, unless the request asks to rescore.
+    Rows once scored stay, whatever happens to the model that scored them, unless the request asks to rescore.
     A day that no model serves, or whose model can't score under the present contract, is ``no_model``; what
     such a model had scored before stays. Only a day that no model serves at all loses its rows, when it is to
     be scored again.

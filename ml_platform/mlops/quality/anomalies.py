@@ -1,4 +1,4 @@
-"""What a day is held against from outside its own rows: the days before it, and what became of its delivery.
+"""Anomaly checks: a day against the days before it, and the figures of its delivery.
 
 Each such fact is a figure with the bounds it should keep to, worked out from profiles and counts alone:
 no Spark, and no look at a later day. Days count whatever their verdict was, so that a verdict never
@@ -87,7 +87,7 @@ def window(product: Product, day: date) -> tuple[date, date]:
 
 
 def facts_of_rows(product: Product, day: date, known: Mapping[date, DayFacts]) -> list[Fact]:
-    """What a day of the MRDS is held against: its number of rows. Arguments as for :func:`facts`."""
+    """The anomaly checks of a day of the MRDS: its number of rows. Arguments as for :func:`facts`."""
     return [_rows_of_weekday(product, day, known)]
 
 

@@ -1,8 +1,7 @@
 """What the contract expects of a day of the ARDS or the MRDS: the suite of Great Expectations.
 
 An expectation is plain data, so that it can travel to where the rows are; :mod:`.validation` has it
-evaluated. What a day is held against from outside its own rows (the days before it, what became of its
-delivery) is in :mod:`.anomalies`.
+evaluated. Checks against the days before it, and of its delivery's figures, are in :mod:`.anomalies`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A day's profile: how many rows, and the plain statistics of each column.
 
-It is counted of the parts in which a day is written, which add up. Later days are held against the profiles
+It is counted of the parts in which a day is written, which add up. Later days are compared with the profiles
 of the days before them (:mod:`.anomalies`), and the MRDS of a day against that of its ARDS
 (:mod:`.expectations`). What a profile means for the day is not decided here.
 """

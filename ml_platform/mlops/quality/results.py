@@ -24,7 +24,7 @@ DIMENSIONS: tuple[Dimension, ...] = (
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one expectation on a day.
+    """The result of one expectation on a day.
 
     ``value`` is the figure behind ``observed`` that people plot: failing rows, or an observed number.
     ``examples`` name up to 20 failing rows by key and value, sensitive ones masked.

@@ -1,19 +1,15 @@
 """The data-quality verdict of a day: Great Expectations over its rows, and over its facts.
 
 Days of ordinary size are evaluated by the library's pandas engine where Spark has their rows; a day too
-large for that by its Spark engine, without being collected. Both give the same verdicts. A call of the
-library costs more than a look at twenty thousand rows, so what no row of many days fails is found in one
-call for all of them. What is expected comes from :mod:`.expectations` and :mod:`.anomalies`.
+large for that by its Spark engine, without being collected. Both give the same verdicts. What no row of many
+days fails is found in one call of the library for all of them (:mod:`.great_expectations`). What is expected
+comes from :mod:`.expectations` and :mod:`.anomalies`.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 import math
-import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +17,14 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from ml_platform.contract.column_types import COLUMN_TYPES
-from ml_platform.contract.monitoring import MASK, DataSet
+from ml_platform.contract.monitoring import DataSet
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import buckets
+from ml_platform.mlops.quality import great_expectations as gx
 from ml_platform.mlops.quality.anomalies import Fact
 from ml_platform.mlops.quality.expectations import Expectation, number
+from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.spark.tasks import Session, in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.tables import column, on_days
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from pyspark.sql import DataFrame
-from ml_platform.mlops.quality.results import EXAMPLES, Quality, Result
 
 #: Tasks over which a range of days is spread; more days than that share tasks.
 _TASKS = 8
@@ -87,10 +84,10 @@ def validate(
         total = sum(sizes[day] for day in small)
         here = buckets.one_task(list(small), buckets.csv_bytes(total, len(types)))
         found = judging.in_files(session, *files, here=here)
-    # A day without rows is in no task, and is held against its suite all the same.
+    # A day without rows is in no task, and its suite is evaluated all the same.
     if empty := [day for day in small if day not in found]:
         frame = _frame(_without_rows(types))
-        found |= {day: evaluate(small[day], frame, key, sensitive) for day in empty}
+        found |= {day: gx.evaluate(small[day], frame, key, sensitive) for day in empty}
     for day, suite in of_rows.items():
         if day not in found:
             found[day] = _of_large_day(rows().where(on_days([day])), suite, key, sensitive)
@@ -139,7 +136,7 @@ def _by_size(
         _at_least("rows", name, position) if name.startswith("least") else _at_least(name, "rows", position)
         for position, name in enumerate(bounding)
     ]
-    failed = _failing_days(frame, expectations, bounding)
+    failed = gx.failing_days(frame, expectations, bounding)
 
     def passed(day: date, nth: int) -> bool:
         return not any(day.isoformat() in failed.get(f"{end} {nth}", ()) for end in ("least", "most"))
@@ -162,9 +159,9 @@ def _by_size(
     }
 
 
-def _bounds(one: Expectation) -> tuple[int | None, int | None]:
+def _bounds(expectation: Expectation) -> tuple[int | None, int | None]:
     """The least and the greatest number of rows that an expectation allows."""
-    kwargs = one.kwargs
+    kwargs = expectation.kwargs
     if "value" in kwargs:
         return kwargs["value"], kwargs["value"]
     least, most = kwargs.get("min_value"), kwargs.get("max_value")
@@ -178,7 +175,7 @@ def _bounds(one: Expectation) -> tuple[int | None, int | None]:
 def _at_least(column: str, other: str, position: int) -> Any:
     """The library's expectation that a column's values are no less than another's, where there are both."""
     kwargs = {"column_A": column, "column_B": other, "or_equal": True}
-    return _configured(
+    return gx.configured(
         "expect_column_pair_values_a_to_be_greater_than_b",
         {**kwargs, "ignore_row_if": "either_value_is_missing"},
         position,
@@ -209,7 +206,7 @@ def _of_schema(
         else expectation
         for expectation in suite
     ]
-    results = evaluate(asked, pd.DataFrame([names], dtype="string"), [], sensitive)
+    results = gx.evaluate(asked, pd.DataFrame([names], dtype="string"), [], sensitive)
 
     def of_type(expectation: Expectation, result: Result) -> Result:
         column = expectation.kwargs.get("column")
@@ -335,14 +332,15 @@ def _evaluate_days(
     holding = _held_by_all(rows, present, key)
     found = {}
     for day, suite in present.items():
-        rest = [one for position, one in enumerate(suite) if (day, position) not in holding]
+        rest = [expectation for position, expectation in enumerate(suite) if (day, position) not in holding]
         failing: Iterator[Result] = iter(())
         if rest:
             # Examples are the first failing rows in the order of the key.
             of_day = rows[days == day].sort_values(list(key), ignore_index=True)
-            failing = iter(evaluate(rest, of_day, key, sensitive))
+            failing = iter(gx.evaluate(rest, of_day, key, sensitive))
         found[day] = [
-            _holds(one) if (day, position) in holding else next(failing) for position, one in enumerate(suite)
+            gx.holds(expectation) if (day, position) in holding else next(failing)
+            for position, expectation in enumerate(suite)
         ]
     return found
 
@@ -378,7 +376,7 @@ def _held_by_all(
     expectations: list[Any] = []
     for places in alike.values():
         one = at(places[0])
-        expectation = _configured(one.type, one.kwargs, len(groups))
+        expectation = gx.configured(one.type, one.kwargs, len(groups))
         if _is_of_single_rows(expectation):
             groups.append(places)
             expectations.append(expectation)
@@ -393,26 +391,26 @@ def _held_by_all(
             pair = (beside, name) if bound == "max_value" else (name, beside)
             expectations.append(_at_least(*pair, len(groups)))
             groups.append(places)
-    outcomes = _run(rows.assign(**columns), expectations, key, "BOOLEAN_ONLY")
+    outcomes = gx.run(rows.assign(**columns), expectations, key, "BOOLEAN_ONLY")
     failed = {
         place for number, places in enumerate(groups) if not outcomes[number].success for place in places
     }
     return {place for places in groups for place in places} - failed
 
 
-def _is_bounded(one: Expectation) -> bool:
+def _is_bounded(expectation: Expectation) -> bool:
     """Whether it bounds each value of a column by numbers, and says nothing else."""
-    bounds = {name: value for name, value in one.kwargs.items() if name != "column"}
+    bounds = {name: value for name, value in expectation.kwargs.items() if name != "column"}
     return (
-        one.type == "expect_column_values_to_be_between"
+        expectation.type == "expect_column_values_to_be_between"
         and set(bounds) <= {"min_value", "max_value"}
-        and all(_is_number(value) for value in bounds.values() if value is not None)
+        and all(gx.is_number(value) for value in bounds.values() if value is not None)
     )
 
 
 def _is_of_single_rows(expectation: Any) -> bool:
     """Whether it holds for rows if it holds for more rows that include them."""
-    return _counts_rows(expectation) and "z_score" not in expectation.expectation_type
+    return gx.counts_rows(expectation) and "z_score" not in expectation.expectation_type
 
 
 def _of_large_day(
@@ -423,18 +421,25 @@ def _of_large_day(
     The library looks for what isn't unique by sorting all rows, which takes longer than all else that is
     expected of them. So it is asked only where the values have fewer hashes than there are rows.
     """
-    holding = {position for position, one in enumerate(suite) if _is_surely_unique(rows, one)}
-    rest = [one for position, one in enumerate(suite) if position not in holding]
+    holding = {position for position, expectation in enumerate(suite) if _is_surely_unique(rows, expectation)}
+    rest = [expectation for position, expectation in enumerate(suite) if position not in holding]
     others = iter(_by_spark(rows, rest, key, sensitive) if rest else ())
-    return [_holds(one) if position in holding else next(others) for position, one in enumerate(suite)]
+    return [
+        gx.holds(expectation) if position in holding else next(others)
+        for position, expectation in enumerate(suite)
+    ]
 
 
-def _is_surely_unique(rows: DataFrame, one: Expectation) -> bool:
+def _is_surely_unique(rows: DataFrame, expectation: Expectation) -> bool:
     """Whether an expectation says that values are unique, and they surely are."""
     from pyspark.sql import functions as F
 
-    names = one.kwargs.get("column_list") or [one.kwargs.get("column")]
-    if one.type not in _UNIQUE or one.kwargs.get("mostly", 1) != 1 or not set(names) <= set(rows.columns):
+    names = expectation.kwargs.get("column_list") or [expectation.kwargs.get("column")]
+    if (
+        expectation.type not in _UNIQUE
+        or expectation.kwargs.get("mostly", 1) != 1
+        or not set(names) <= set(rows.columns)
+    ):
         return False
     hashes = rows.select(F.xxhash64(*[column(name) for name in names]).alias("hash"))
     found = hashes.agg(F.count_distinct("hash").alias("different"), F.count("hash").alias("rows")).first()
@@ -454,200 +459,7 @@ def _by_spark(
             for name in rows.columns
         ]
     )
-    return evaluate(suite, cleaned, key, sensitive)
-
-
-def evaluate(
-    suite: Sequence[Expectation],
-    rows: pd.DataFrame | DataFrame,
-    key: Sequence[str],
-    sensitive: frozenset[str],
-) -> list[Result]:
-    """One result per expectation, in order, of a day's rows in pandas or in Spark."""
-    expectations = {
-        position: _configured(one.type, one.kwargs, position) for position, one in enumerate(suite)
-    }
-    # Which rows fail takes a search of its own for each expectation: only for those that have any.
-    strict = [expectation for expectation in expectations.values() if _counts_rows(expectation)]
-    holding = {position for position, one in _run(rows, strict, key, "BOOLEAN_ONLY").items() if one.success}
-    rest = [one for position, one in expectations.items() if position not in holding]
-    found = _run(rows, rest, key, "SUMMARY")
-    return [
-        _holds(one) if position in holding else _result(one, found[position], key, sensitive)
-        for position, one in enumerate(suite)
-    ]
-
-
-def _configured(type_: str, kwargs: Mapping[str, Any], position: int) -> Any:
-    """The library's own expectation; its result is found by ``position``."""
-    _library()
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
-    return ExpectationConfiguration(
-        type=type_, kwargs=dict(kwargs), meta={"position": position}
-    ).to_domain_obj()
-
-
-def _counts_rows(expectation: Any) -> bool:
-    """Whether it holds just if no row fails it."""
-    _library()
-    from great_expectations.expectations import expectation as library
-
-    of_rows = (
-        library.ColumnMapExpectation,
-        library.ColumnPairMapExpectation,
-        library.MulticolumnMapExpectation,
-    )
-    return isinstance(expectation, of_rows) and expectation.mostly == 1
-
-
-def _run(rows: Any, expectations: Sequence[Any], key: Sequence[str], detail: str) -> dict[int, Any]:
-    """The library's results by the position of the expectation."""
-    if not expectations:
-        return {}
-    gx = _library()
-    batch = _batch_definition("pandas" if _is_pandas(rows) else "spark").get_batch(
-        batch_parameters={"dataframe": rows}
-    )
-    outcome = batch.validate(
-        gx.ExpectationSuite(name="day", expectations=list(expectations)),
-        result_format={
-            "result_format": detail,
-            "partial_unexpected_count": EXAMPLES,
-            "unexpected_index_column_names": list(key),
-        },
-    )
-    return {result.expectation_config.meta["position"]: result for result in outcome.results}
-
-
-def _is_pandas(rows: Any) -> bool:
-    return type(rows).__module__.startswith("pandas")
-
-
-def prepare() -> None:
-    """Begin to import the library, which takes seconds, while the caller waits for something else.
-
-    Not as a daemon: an import that the end of the process cuts off can abort it.
-    """
-    global _importing
-    if _importing is None:
-        _importing = threading.Thread(target=_library, name="import great_expectations")
-        _importing.start()
-
-
-#: The thread that imports the library. Nothing else may import a part of it meanwhile: it would find the
-#: registry of expectations half filled.
-_importing: threading.Thread | None = None
-
-
-def _library() -> Any:
-    if _importing is not None and _importing is not threading.current_thread():
-        _importing.join()
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
-
-    return gx
-
-
-@functools.cache
-def _batch_definition(engine: str) -> Any:
-    """The library's way to a data frame; one a process."""
-    library = _library()
-    from great_expectations.execution_engine import pandas_execution_engine
-
-    # A hash of all rows, which nobody reads and which takes a quarter of the time.
-    pandas_execution_engine.HASH_THRESHOLD = 0
-    context = library.get_context(mode="ephemeral")
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    context.variables.progress_bars = {"globally": False}
-    source: Any = (
-        context.data_sources.add_pandas(engine)
-        if engine == "pandas"
-        else context.data_sources.add_spark(engine, persist=False)
-    )
-    return source.add_dataframe_asset("rows").add_batch_definition_whole_dataframe("day")
-
-
-def _holds(one: Expectation) -> Result:
-    """The result of an expectation that no row fails."""
-    return Result(
-        expectation=one.words,
-        problem=one.wrong,
-        dimension=one.dimension,
-        severity=one.severity,
-        passed=True,
-        observed=one.expected if one.is_type else "none",
-        expected=one.expected,
-        value=None if one.is_type else 0.0,
-    )
-
-
-def _result(one: Expectation, found: Any, key: Sequence[str], sensitive: frozenset[str]) -> Result:
-    details = found.result or {}
-    failing = int(details.get("unexpected_count") or 0)
-    masked = not sensitive.isdisjoint(one.columns)
-    observed = _observed(details, found.exception_info, masked)
-    return Result(
-        expectation=one.words,
-        problem=one.wrong,
-        dimension=one.dimension,
-        severity=one.severity,
-        passed=bool(found.success),
-        observed=one.expected if one.is_type and found.success else observed,
-        expected=one.expected,
-        failing_rows=failing,
-        examples=() if found.success else tuple(_examples(details, key, sensitive)),
-        value=None if one.is_type or (masked and "observed_value" in details) else _value(details, failing),
-    )
-
-
-def _observed(details: Mapping[str, Any], problem: Any, masked: bool) -> str:
-    if "unexpected_count" in details:
-        count, rows = details["unexpected_count"], details.get("element_count", 0)
-        return f"{count:,} of {rows:,} rows" if count else "none"
-    if "observed_value" in details:
-        value = details["observed_value"]
-        missing = details.get("details", {}).get("mismatched") if isinstance(value, list) else None
-        if missing:
-            return "; ".join(f"{kind}: {', '.join(map(str, names))}" for kind, names in missing.items())
-        if isinstance(value, list):
-            return f"{len(value)} columns" if not masked else MASK
-        if masked:
-            return MASK
-        return number(value) if _is_number(value) else str(value)
-    return f"could not be evaluated: {MASK if masked else _why(problem)}"
-
-
-def _why(problem: Any) -> str:
-    """The first line of what the library says went wrong."""
-    causes = [problem] if "exception_message" in (problem or {}) else list((problem or {}).values())
-    messages = [str(cause.get("exception_message") or "") for cause in causes if isinstance(cause, dict)]
-    lines = [line for message in messages for line in message.splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no reason was given"
-
-
-def _value(details: Mapping[str, Any], failing: int) -> float | None:
-    observed = details.get("observed_value")
-    if "unexpected_count" in details:
-        return float(failing)
-    return float(observed) if observed is not None and _is_number(observed) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _examples(details: Mapping[str, Any], key: Sequence[str], sensitive: frozenset[str]) -> Iterator[str]:
-    import pandas as pd
-
-    def shown(name: str, value: Any) -> str:
-        return f"{name} = {'null' if pd.isna(value) else MASK if name in sensitive else value}"
-
-    for entry in (details.get("partial_unexpected_index_list") or [])[:EXAMPLES]:
-        others = [name for name in entry if name not in key]
-        place = ", ".join(shown(name, entry[name]) for name in key if name in entry)
-        values = ", ".join(shown(name, entry[name]) for name in others)
-        yield f"{place}: {values}" if values else place
+    return gx.evaluate(suite, cleaned, key, sensitive)
 
 
 # -- facts -------------------------------------------------------------------------------------------
@@ -673,29 +485,11 @@ def judge_facts(days: Mapping[date, Sequence[Fact]]) -> dict[date, list[Result]]
     for position, name in enumerate(names):
         bounds = {"min_value": columns[name].minimum, "max_value": columns[name].maximum}
         kwargs = {"column": name} | {key: value for key, value in bounds.items() if value is not None}
-        expectations.append(_configured("expect_column_values_to_be_between", kwargs, position))
-    failed = _failing_days(frame, expectations, names)
+        expectations.append(gx.configured("expect_column_values_to_be_between", kwargs, position))
+    failed = gx.failing_days(frame, expectations, names)
     return {
         day: [_fact_result(fact, day.isoformat() not in failed[fact.name]) for fact in facts]
         for day, facts in days.items()
-    }
-
-
-def _failing_days(
-    frame: pd.DataFrame, expectations: Sequence[Any], names: Sequence[str]
-) -> dict[str, set[str]]:
-    """Of a table with a row for each day, the days that fail each expectation, by its name.
-
-    Raises:
-        RuntimeError: the library could not evaluate one.
-    """
-    found = _run(frame, expectations, [EVENT_DAY], "COMPLETE")
-    for position, name in enumerate(names):
-        if "unexpected_count" not in found[position].result:
-            raise RuntimeError(f"{name} could not be evaluated: {_why(found[position].exception_info)}")
-    return {
-        name: {entry[EVENT_DAY] for entry in found[position].result.get("unexpected_index_list") or []}
-        for position, name in enumerate(names)
     }
 
 

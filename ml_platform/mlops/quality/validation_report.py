@@ -44,7 +44,7 @@ _HEADLINES = {
 
 @dataclass(frozen=True)
 class DataSetDay:
-    """What became of a data set's day, and the verdict over it if there was something to judge."""
+    """The result of a data set's day, and the verdict over it if there was something to judge."""
 
     asset: str
     day: date
