@@ -27,6 +27,7 @@ from ml_platform.cli.console import ProductName, console, fail, instance_of, pri
 from ml_platform.cli.explanations import explain
 from ml_platform.cli.heartbeat import Heartbeat, tasks_of_spark
 from ml_platform.cli.interruption import interruption
+from ml_platform.cli.suggest import suggest
 from ml_platform.contract.assets import CATALOGUE, MODEL, names
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.loading import ContractError, load_product, load_products
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(databricks.app, name="databricks")
 app.add_typer(online.app, name="online")
+app.command()(suggest)
 
 
 @app.callback(help="Batch machine learning in production as one Dagster asset graph.")

@@ -24,6 +24,7 @@ COMMANDS = (
     "train",
     "summary",
     "history",
+    "suggest",
     "rollback",
     "ui",
     "online forget",

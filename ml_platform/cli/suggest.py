@@ -1,0 +1,135 @@
+"""``ml-platform suggest``: limits for a product's validation, from the days that it has had."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ml_platform.cli.console import ProductName, console, fail, product_named
+
+if TYPE_CHECKING:
+    from ml_platform.mlops.quality.suggestions import Suggestion
+
+#: Days that are named of those that a limit would have blocked.
+_NAMED = 5
+
+
+def suggest(
+    name: ProductName,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the limits into the contract, which keeps its comments.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A key to write or show, like ranges.amount; may be repeated.")
+    ] = None,
+) -> None:
+    """Propose limits for the validation of a product's days, and say what each would have blocked.
+
+    They come from the profiles that are stored of each day, so that no data is read.
+
+    Example: `ml-platform suggest flights`
+    """
+    from ml_platform.contract.assets import ARDS
+    from ml_platform.mlops.quality.profiles import Profile
+    from ml_platform.mlops.quality.suggestions import LEAST_DAYS
+    from ml_platform.mlops.quality.suggestions import suggest as limits_of
+    from ml_platform.storage.ledger import Ledger
+    from ml_platform.storage.tables import Tables
+
+    settings, product = product_named(name)
+    records = Ledger(Tables.of(settings), name).latest(ARDS)
+    profiles = {
+        day: Profile.of(record.details.get("profile", {}))
+        for day, record in records.items()
+        if record.outcome in ("written", "blocked")
+    }
+    found = limits_of(product, profiles)
+    if not found:
+        fail(
+            f"{name} has {len(profiles)} days with rows, and a proposal needs {LEAST_DAYS}: "
+            f"ml-platform backfill {name} --from … --to …"
+        )
+    if unknown := sorted(set(only or ()) - {limit.key for limit in found}):
+        keys = ", ".join(limit.key for limit in found)
+        fail(f"no limit is proposed for {', '.join(unknown)}; there are {keys}")
+    chosen = [limit for limit in found if limit.is_new and (not only or limit.key in only)]
+    for limit in chosen:
+        for line in _in_words(limit):
+            console.print(escape(line), highlight=False, soft_wrap=True)
+    if not chosen:
+        console.print(f"The limits of {name} are what would be proposed: nothing to change.")
+    elif write:
+        path = _contract_of(name, settings.product_folders)
+        _write(path, chosen)
+        console.print(
+            f"[green]{len(chosen)} limits are written to {escape(str(path))}.[/green]", soft_wrap=True
+        )
+    else:
+        console.print(f"Write them into the contract: ml-platform suggest {name} --write", soft_wrap=True)
+
+
+def _in_words(limit: Suggestion) -> list[str]:
+    shown = _flow(limit.value)
+    now = f" (now {_flow(limit.now)})" if limit.now is not None else ""
+    named = [f"{day}: {figure}" for day, figure in list(limit.beyond.items())[:_NAMED]]
+    more = f", and {len(limit.beyond) - _NAMED} more" if len(limit.beyond) > _NAMED else ""
+    blocked = f": {'; '.join(named)}{more}" if named else ""
+    return [
+        f"validation.{limit.key}: {shown}{now}",
+        f"  seen: {limit.seen}; it would have blocked {len(limit.beyond)} of {limit.days} days{blocked}",
+    ]
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {part}" for key, part in value.items()) + "}"
+    return str(value)
+
+
+def _contract_of(name: str, folders: Sequence[Path]) -> Path:
+    """The file of a product."""
+    from ml_platform.contract.loading import ContractError, contract_files, load_product
+
+    for path in contract_files(folders):
+        with suppress(ContractError):
+            if load_product(path).name == name:
+                return path.resolve()
+    raise AssertionError(f"{name} was loaded from one of these folders")
+
+
+def _write(path: Path, limits: Sequence[Suggestion]) -> None:
+    """Write limits into a contract, which stays as it is but for them; nothing if it would not be valid."""
+    from ruamel.yaml import YAML
+
+    from ml_platform.contract.loading import ContractError, load_product
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    section = content.setdefault("validation", {})
+    for limit in limits:
+        key, _, column = limit.key.partition(".")
+        if column:
+            section.setdefault(key, {})[column] = limit.value
+        else:
+            section[key] = limit.value
+    text = io.StringIO()
+    yaml.dump(content, text)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(text.getvalue(), encoding="utf-8")
+        load_product(draft)
+        draft.replace(path)
+    except OSError as error:
+        fail(f"the contract can't be written: {error}")
+    except ContractError as error:
+        fail(f"the contract would not be valid with these limits, and stays as it is: {error}")
+    finally:
+        draft.unlink(missing_ok=True)
