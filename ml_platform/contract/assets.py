@@ -90,12 +90,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of an asset's table, as people see it."""
+    """A column of an asset's table, as people see it.
+
+    Attributes:
+        made_from: the assets and their columns that its values come from.
+    """
 
     name: str
     type: str
     nullable: bool = True
-    description: str | None = None
+    description: str = ""
+    made_from: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,15 +169,53 @@ _SOURCE_TO_FEATURES = ("source", "mrds")
 
 
 def _ards_columns(product: Product) -> list[Column]:
-    own = [Column(name, one.type, one.nullable) for name, one in product.source.columns.items()]
+    own = [
+        Column(name, declared.type, declared.nullable, declared.description, ((LANDING, name),))
+        for name, declared in product.source.columns.items()
+    ]
     return [*own, *_clock_columns({*product.source.columns})]
 
 
 def _mrds_columns(product: Product) -> list[Column]:
-    rules = product.mrds.aggregate
+    rules, declared = product.mrds.aggregate, product.source.columns
     names = [*product.entity, *rules]
-    own = [Column(name, product.mrds_type(name), description=rules.get(name)) for name in names]
+    own = [
+        Column(
+            name,
+            product.mrds_type(name),
+            description="; ".join(
+                said
+                for said in (
+                    declared[name].description if name in declared else "",
+                    f"{rules[name]} of the day's rows" if name in rules else "",
+                )
+                if said
+            ),
+            made_from=((ARDS, name),),
+        )
+        for name in names
+    ]
     return [*own, *_clock_columns({*names})]
+
+
+def _prediction_columns(product: Product) -> list[Column]:
+    entity = [
+        Column(name, product.mrds_type(name), description="", made_from=((MRDS, name),))
+        for name in product.entity
+        if name != "event_day"
+    ]
+    features = tuple((MRDS, name) for name in product.model.features.all)
+    return [
+        *entity,
+        Column("event_day", "date", description="the day the row belongs to"),
+        Column("probability", "double", False, f"that {product.label} is 1", features),
+        Column("decision", "integer", False, "1 from the threshold on", features),
+        Column("threshold", "double", False, "of the model"),
+        Column("model_name", "string", False, "in MLflow"),
+        Column("model_version", "string", False, "in MLflow"),
+        Column("model_as_of", "date", False, "the day whose knowledge the model has"),
+        Column("model_fingerprint", "string", False, "what the model was made from, as a hash"),
+    ]
 
 
 def _clock_columns(present: Collection[str]) -> list[Column]:
@@ -339,6 +382,7 @@ _ROWS: tuple[Asset, ...] = (
         sections=("mrds", "model.features"),
         kinds=frozenset({"spark", "scikitlearn", "deltalake"}),
         tables=(Table(PREDICTIONS, "ml_platform.machine_learning.scoring:schema"),),
+        columns=_prediction_columns,
         options=frozenset({"force", "rescore"}),
     ),
     Asset(

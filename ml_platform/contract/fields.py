@@ -33,6 +33,9 @@ LONGEST_TEXT = 2_000
 MAXIMUM_COLUMNS = 2_000
 
 
+MAXIMUM_TEXT = 2_000  # characters of a description
+
+
 MAXIMUM_VALUES = 10_000  # allowed values of a column
 
 

@@ -279,7 +279,7 @@ class Product(Section):
             mode="json",
             by_alias=True,
             exclude_defaults=True,
-            exclude={"source": {"columns": {"__all__": {"sensitive"}}}},
+            exclude={"source": {"columns": {"__all__": {"sensitive", "description"}}}},
         )
         chosen: dict[str, Any] = {}
         for section in sections:

@@ -19,6 +19,7 @@ from pydantic import (
 from ml_platform.contract.column_types import ColumnType, fits
 from ml_platform.contract.fields import (
     MAXIMUM_COLUMNS,
+    MAXIMUM_TEXT,
     MAXIMUM_VALUES,
     ColumnName,
     Day,
@@ -100,6 +101,9 @@ class Column(Section):
         default=None, description="first day whose files must have the column; it may be missing before"
     )
     sensitive: bool = Field(default=False, description="its values are masked in reports, checks and alerts")
+    description: Annotated[str, Field(max_length=MAXIMUM_TEXT)] = Field(
+        default="", description="what it means, for people: shown in the UI, the catalog and the API"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -104,7 +104,7 @@ def _comment(product: Product, data_set: DataSet, column: str) -> str:
     if column in _OWN_COLUMNS:
         return _OWN_COLUMNS[column]
     declared = product.source.columns[column]
-    said = []
+    said = [declared.description] if declared.description else []
     if column == product.label:
         said.append("The label; null while it has not come")
     if data_set == "mrds" and column in product.mrds.aggregate:

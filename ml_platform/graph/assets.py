@@ -21,6 +21,7 @@ from ml_platform.contract.assets import (
     MODEL,
     VALIDATION_REPORT,
     Asset,
+    Column,
     Option,
     names,
 )
@@ -58,6 +59,8 @@ class ModelConfig(dg.Config):
 
 
 #: The launchpad's form for what a run of an asset may ask for.
+#: Columns that the description of another names as its sources; the lineage has all of them.
+_SOURCES_NAMED = 5
 _CONFIGS: dict[frozenset[Option], type[dg.Config]] = {
     frozenset({"force"}): DailyConfig,
     frozenset({"force", "rescore"}): PredictionsConfig,
@@ -96,7 +99,7 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
     partitions_def = partitions.of(product, asset)
     config_of = _CONFIGS[asset.options]
     schema = _schema_of_table(asset, product)
-    metadata = {"dagster/column_schema": schema} if schema else {}
+    metadata: dict[str, Any] = {"dagster/column_schema": schema} if schema else {}
 
     def materialize(context: dg.AssetExecutionContext) -> Iterator[Any]:
         config = config_of(**context.op_execution_context.op_config)
@@ -157,7 +160,7 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
         owners=list(product.owners) or None,
         code_version=asset.version,
         freshness_policy=_freshness(product) if asset.period == "day" else None,
-        metadata=metadata or None,
+        metadata=metadata | _lineage(asset, product) or None,
         # The last asset of the catalogue is the last of its run too, as far as it can be (bad_days).
         op_tags={"dagster/priority": str(-names().index(name))},
         required_resource_keys={"step_runner", "mlflow"} if name == MODEL else {"step_runner"},
@@ -183,12 +186,31 @@ def _schema_of_table(asset: Asset, product: Product) -> dg.TableSchema | None:
             dg.TableColumn(
                 column.name,
                 column.type,
-                description=column.description,
+                description=_described(column) or None,
                 constraints=dg.TableColumnConstraints(nullable=column.nullable),
             )
             for column in asset.columns(product)
         ]
     )
+
+
+def _described(column: Column) -> str:
+    """What a column means, and where it comes from: Dagster's own pages don't show the lineage of columns."""
+    sources = [f"{asset}.{name}" for asset, name in column.made_from]
+    listed = ", ".join(sources[:_SOURCES_NAMED])
+    more = f" and {len(sources) - _SOURCES_NAMED} more" if len(sources) > _SOURCES_NAMED else ""
+    return "; ".join(said for said in (column.description, f"from {listed}{more}" if sources else "") if said)
+
+
+def _lineage(asset: Asset, product: Product) -> dict[str, dg.TableColumnLineage]:
+    """The columns that each column of an asset's table is made from, as metadata."""
+    columns = asset.columns(product) if asset.columns else []
+    found = {
+        column.name: [dg.TableColumnDep(asset_key(product, made), name) for made, name in column.made_from]
+        for column in columns
+        if column.made_from
+    }
+    return {"dagster/column_lineage": dg.TableColumnLineage(found)} if found else {}
 
 
 def _made(

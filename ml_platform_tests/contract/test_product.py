@@ -180,6 +180,14 @@ def test_the_hash_of_a_section_ignores_the_others() -> None:
     assert product.hash_of("evaluation") != other.hash_of("evaluation")
 
 
+def test_what_a_column_is_said_to_mean_makes_nothing_out_of_date() -> None:
+    columns = copy.deepcopy(SHOP["source"]["columns"])
+    columns["spend"]["description"] = "in euros, without tax"
+    product = shop(source__columns=columns)
+    assert product.source.columns["spend"].description == "in euros, without tax"
+    assert product.hash_of("source", "mrds") == shop().hash_of("source", "mrds")
+
+
 def test_the_first_model_has_a_whole_month_before_it() -> None:
     product: Product = shop(model__first_month=None)
     assert product.first_month == date(2024, 2, 1)

@@ -138,6 +138,37 @@ def test_every_asset_has_its_group_a_description_and_its_checks() -> None:
     assert checks == {(name, asset, check) for name in products for asset, check in CHECKS}
 
 
+def test_each_column_says_what_it_means_and_where_it_comes_from() -> None:
+    products, _ = load_products([PACKAGE / "products"])
+    graph = build_definitions(Settings(home=Path("/nowhere"))).resolve_asset_graph()
+
+    def metadata(asset: str) -> Mapping[str, Any]:
+        return graph.get(dg.AssetKey(["flights", asset])).metadata
+
+    described = {
+        asset: {
+            column.name: column.description for column in metadata(asset)["dagster/column_schema"].columns
+        }
+        for asset in ("ards", "mrds", "predictions")
+    }
+    assert described["ards"]["distance"] == "miles; from landing.distance"
+    assert described["mrds"]["distance"] == "miles; min of the day's rows; from ards.distance"
+    assert described["predictions"]["probability"].startswith(
+        "that late is 1; from mrds.dep_delay, mrds.hour"
+    )
+
+    # From a prediction back to what was delivered.
+    reached, found = [("predictions", "probability")], set()
+    while reached:
+        asset, column = reached.pop()
+        found.add((asset, column))
+        if asset != "landing":
+            deps = metadata(asset)["dagster/column_lineage"].deps_by_column[column]
+            reached += [(dep.asset_key.path[-1], dep.column_name) for dep in deps]
+    features = set(products["flights"].model.features.all)
+    assert {column for asset, column in found if asset == "landing"} == features
+
+
 def test_the_launchpad_knows_what_each_asset_can_be_asked() -> None:
     graph = build_definitions(Settings(home=Path("/nowhere"))).resolve_asset_graph()
     asked = {}
