@@ -82,7 +82,7 @@ def test_predictions_are_the_pipelines_and_those_that_stay_stay(
     changed = {KEPT: mrds_of(KEPT, 75).slice(0, 74), LOST: schema.empty_table()}
     write(changed)
     second = scoring.write(
-        spark,
+        lambda: spark,
         PRODUCT,
         tables,
         dict.fromkeys([CHOSEN[0], KEPT, LOST], new),
