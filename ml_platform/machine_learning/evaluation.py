@@ -211,9 +211,7 @@ def _by_spark(
 ) -> dict[date, Evaluation]:
     """Evaluate what Spark brings to the tasks."""
     batches = _batches(sorted(blocks.windows), _DAYS_A_TASK)
-    bounds = spark.createDataFrame(
-        [(n, *blocks.bounds(block)) for n, block in enumerate(batches)], "_block int, _first date, _last date"
-    )
+    bounds = [(number, *blocks.bounds(block)) for number, block in enumerate(batches)]
 
     def by_block(table: str, schema: pa.Schema) -> GroupedData:
         def thin(pieces: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -226,7 +224,9 @@ def _by_spark(
         if blocks.share < SAMPLE_STEPS:
             rows = rows.mapInArrow(thin, from_arrow_schema(schema))
         reached = rows[EVENT_DAY].between(F.col("_first"), F.col("_last"))
-        return rows.join(F.broadcast(bounds), reached).drop("_first", "_last").groupBy(_BLOCK)
+        # Of one frame that is joined twice Spark would not know the columns apart.
+        reaching = spark.createDataFrame(bounds, f"{_BLOCK} int, _first date, _last date")
+        return rows.join(F.broadcast(reaching), reached).drop("_first", "_last").groupBy(_BLOCK)
 
     predictions, labels = blocks.predictions, blocks.labels
 
