@@ -157,7 +157,7 @@ class Delivered:
         files = [file for delivery in self._large for file in delivery.files]
         return [
             part
-            for parts in divided(self._spark, self._product, files, buckets.PIECE_BYTES)
+            for parts in divided(lambda: self._spark, self._product, files, buckets.PIECE_BYTES)
             for part in parts
         ]
 
