@@ -47,7 +47,7 @@ def main(spark: SparkSession, root: str, volume: str) -> None:
 
 def try_table(spark: SparkSession, product: Product, tables: Tables) -> None:
     """Declare the MRDS as a feature table, write a day of it twice, and read it."""
-    unity_catalog.declare(spark, product, tables, "mrds")
+    unity_catalog.declare(lambda: spark, product, tables, "mrds")
     columns = unity_catalog.columns(product, "mrds")
     values = dict.fromkeys(product.entity, "1") | {"event_day": f"DATE'{DAY}'"}
     row = ", ".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -58,10 +59,19 @@ def suggest(
     if unknown := sorted(set(only or ()) - {limit.key for limit in found}):
         keys = ", ".join(limit.key for limit in found)
         fail(f"no limit is proposed for {', '.join(unknown)}; there are {keys}")
-    chosen = [limit for limit in found if limit.is_new and (not only or limit.key in only)]
+    chosen = [
+        limit
+        for limit in found
+        # A limit of a sensitive column tells its values, so a person has to ask for it by name.
+        if limit.is_new and (limit.key in only if only else not limit.is_masked)
+    ]
+    hidden = [limit.key for limit in found if limit.is_masked and limit.is_new and not only]
     for limit in chosen:
         for line in _in_words(limit):
             console.print(escape(line), highlight=False, soft_wrap=True)
+    if hidden:
+        named = " ".join(f"--only {key}" for key in hidden)
+        console.print(f"Of sensitive columns, shown by name only: {named}", soft_wrap=True)
     if not chosen:
         console.print(f"The limits of {name} are what would be proposed: nothing to change.")
     elif write:
@@ -104,7 +114,10 @@ def _contract_of(name: str, folders: Sequence[Path]) -> Path:
 
 
 def _write(path: Path, limits: Sequence[Suggestion]) -> None:
-    """Write limits into a contract, which stays as it is but for them; nothing if it would not be valid."""
+    """Write limits into a contract, which keeps all else and its comments, but not how values are aligned.
+
+    Nothing is written if the contract would not be valid.
+    """
     from ruamel.yaml import YAML
 
     from ml_platform.contract.loading import ContractError, load_product
@@ -125,6 +138,7 @@ def _write(path: Path, limits: Sequence[Suggestion]) -> None:
     draft = path.with_name(f".{path.name}.draft")
     try:
         draft.write_text(text.getvalue(), encoding="utf-8")
+        shutil.copymode(path, draft)
         load_product(draft)
         draft.replace(path)
     except OSError as error:

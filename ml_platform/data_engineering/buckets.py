@@ -37,6 +37,8 @@ HELD_BYTES = 96 << 20
 PIECE_BYTES = 16 << 20
 #: Bytes that a value of a table stands for in a file of CSV.
 VALUE_BYTES = 8
+#: Bytes of a text in memory, of which most are shorter and some far longer.
+TEXT_BYTES = 40
 #: Bytes of rows up to which the process that plans and commits reads them itself, a piece at a time, rather
 #: than have tasks read them: about as much as it reads in the second or two that a job of Spark takes.
 PROCESS_BYTES = 400 << 20
@@ -57,9 +59,10 @@ def csv_bytes(rows: int, columns: int) -> int:
     return rows * columns * VALUE_BYTES
 
 
-def fits_process(rows: int, columns: int) -> bool:
-    """Whether this process rather than Spark's tasks reads so many rows of a table."""
-    return csv_bytes(rows, columns) <= PROCESS_BYTES
+def fits_process(rows: int, schema: pa.Schema) -> bool:
+    """Whether this process rather than Spark's tasks reads so many rows of a table, in these columns."""
+    texts = sum(pa.types.is_string(field.type) for field in schema)
+    return bool(csv_bytes(rows, len(schema) - texts) + rows * texts * TEXT_BYTES <= PROCESS_BYTES)
 
 
 def one_task(days: Sequence[date], csv_bytes: int) -> bool:

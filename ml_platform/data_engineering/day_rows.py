@@ -92,7 +92,7 @@ def day_rows(
         version = tables.version(product, table)
         sizes = files.sizes(version) if days else {}
         count = sum(sizes[day] for day in days)
-        if buckets.fits_process(count, len(schema)):
+        if buckets.fits_process(count, schema):
             return RowsInFolder(files, version, days, schema, count)
     return RowsInSpark(tables.read_days(session(), product, table, days), schema)
 
@@ -100,7 +100,7 @@ def day_rows(
 def applied(
     kernel: Kernel, batches: Iterable[pa.RecordBatch], given: pa.Schema, made: pa.Schema
 ) -> Iterator[pa.Table]:
-    """What ``kernel`` makes of each piece of the rows in ``batches``, which become those of ``given``."""
+    """What ``kernel`` makes of each piece of the rows in ``batches``, cast to ``given``, cast to ``made``."""
     for piece in buckets.pieces(batches, buckets.PIECE_BYTES):
         yield kernel(piece.cast(given)).cast(made)
 

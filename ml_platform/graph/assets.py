@@ -58,9 +58,10 @@ class ModelConfig(dg.Config):
     """Train again although nothing the model is made from has changed."""
 
 
-#: The launchpad's form for what a run of an asset may ask for.
 #: Columns that the description of another names as its sources; the lineage has all of them.
 _SOURCES_NAMED = 5
+
+#: The launchpad's form for what a run of an asset may ask for.
 _CONFIGS: dict[frozenset[Option], type[dg.Config]] = {
     frozenset({"force"}): DailyConfig,
     frozenset({"force", "rescore"}): PredictionsConfig,

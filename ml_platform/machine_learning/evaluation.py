@@ -116,10 +116,10 @@ def evaluate(
     scored: Mapping[date, int],
     champions: Champions,
 ) -> dict[date, Evaluation]:
-    """Evaluate each of ``days``, in one Spark job.
+    """Evaluate each of ``days``.
 
-    Where the tables lie in a folder its tasks read their days' windows themselves; otherwise Spark brings
-    them to the tasks. What is computed of them is the same.
+    Where the tables lie in a folder tasks read their days' windows themselves, or this process does if there
+    is little to read; otherwise Spark brings them to the tasks. What is computed of them is the same.
 
     Args:
         scored: the event days that may be counted, with their numbers of predictions.
@@ -201,7 +201,9 @@ def _in_files(
             yield evaluated.event_day, evaluated
 
     rows = sum(predictions.sizes(versions[0])[day] for day in needed)
-    here = len(blocks.windows) <= _DAYS_A_TASK and buckets.fits_process(rows, len(blocks.predictions))
+    # Joined and sorted in pandas a row takes nine times what it takes in a column.
+    size = buckets.csv_bytes(rows, len(blocks.predictions))
+    here = len(blocks.windows) <= _DAYS_A_TASK and size <= buckets.HELD_BYTES
     days = sorted(blocks.windows)
     return in_tasks(session, days, evaluate_block, Evaluation, here=here, days_a_task=_DAYS_A_TASK)
 

@@ -1,8 +1,8 @@
 """Predictions: each row of the MRDS scored with the model that served its day.
 
-Scoring is distributed; the rows never pass through the driver. Where the tables lie in a folder tasks read,
-score and write whole days, or parts of large ones; elsewhere Spark reads and writes. Which model serves which
-day is decided in :mod:`.promotion` and comes in as an argument.
+Where the tables lie in a folder tasks read, score and write whole days, or parts of large ones, and this
+process does what a single task would do; elsewhere Spark reads and writes. Which model serves which day is
+decided in :mod:`.promotion` and comes in as an argument.
 """
 
 from __future__ import annotations

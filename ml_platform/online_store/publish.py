@@ -30,8 +30,6 @@ from ml_platform.storage.tables import Tables, column
 
 #: Rows that are handed to the store at once.
 ROWS_AT_ONCE = 250_000
-#: Earlier rows of entities that a day no longer has come from all of history: nobody has counted them.
-_EARLIER_BUCKETS = 32
 _BUCKET = "_bucket"
 ATTEMPTS = 5
 WAIT = tenacity.wait_exponential_jitter(initial=1, max=30)
@@ -118,7 +116,7 @@ def _publish(
         else:
             batches = arrow_batches(_by_spark(product, read(days), count))
         staged = publication.stage(batches)
-        _fall_back(session, product, publication, lambda: read(earlier))
+        _fall_back(session, product, publication, lambda: read(earlier), len(earlier))
         merged = publication.merge()
     compared = store.read_back(product, merged)
     return Published(merged, compared, staged / max(time.monotonic() - began, 1e-9))
@@ -162,8 +160,13 @@ def _fall_back(
     product: Product,
     publication: Publication,
     read_earlier: Callable[[], DataFrame],
+    days: int,
 ) -> None:
-    """Stage the newest earlier rows of entities that the days no longer have."""
+    """Stage the newest earlier rows of entities that the days no longer have.
+
+    Args:
+        days: how many days these rows are of; an entity has at most one on each.
+    """
     before = "_before"
     names = product.identity
     for rows in publication.withdrawn():
@@ -171,7 +174,8 @@ def _fall_back(
         gone = session().createDataFrame(rows, earlier.select(*[column(name) for name in names]).schema)
         gone = gone.withColumnRenamed(EVENT_DAY, before)
         rest = earlier.join(gone, list(product.entity)).where(F.col(EVENT_DAY) < F.col(before))
-        publication.stage_earlier(arrow_batches(_by_spark(product, rest, _EARLIER_BUCKETS)))
+        most = buckets.csv_bytes(len(rows) * days, len(_schema(product)))
+        publication.stage_earlier(arrow_batches(_by_spark(product, rest, buckets.number_of(most))))
 
 
 def _by_spark(product: Product, rows: DataFrame, count: int) -> DataFrame:

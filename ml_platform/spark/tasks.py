@@ -43,7 +43,10 @@ def in_tasks(
     """
     if here:
         plain = TypeAdapter(result)
-        return {day: plain.validate_json(plain.dump_json(found)) for day, found in work(days)}
+        try:
+            return {day: plain.validate_json(plain.dump_json(found)) for day, found in work(days)}
+        except SystemExit as error:  # in a task it would be an error of the task
+            raise RuntimeError(f"it ends the process with sys.exit({error.code!r})") from error
 
     def do(chosen: Sequence[int]) -> Iterable[tuple[int, Result]]:
         numbered = {days[number]: number for number in chosen}

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 
 _SCRATCH = "_scratch-"
+#: A batch that is read while others wait; of each of four files two wait.
+_ROWS_READ_AT_ONCE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,10 @@ class DayFiles:
     def read_in_batches(
         self, version: int, days: Sequence[date], columns: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of all the days, at one version of the table, a batch at a time."""
-        yield from self._dataset(version, days).to_batches(columns=list(columns))
+        """The rows of all the days, at one version of the table, a batch at a time; few are read ahead."""
+        yield from self._dataset(version, days).to_batches(
+            columns=list(columns), batch_size=_ROWS_READ_AT_ONCE, batch_readahead=2
+        )
 
     def read_all(
         self, version: int, days: Sequence[date], columns: Sequence[str], where: pc.Expression | None = None

@@ -254,6 +254,37 @@ def test_pandas_and_spark_give_the_same_verdicts(platform: Platform) -> None:
     assert all(by_words[f"{name} is of type {one['type']}"][0] for name, one in TYPED["columns"].items())
 
 
+@pytest.mark.parametrize(
+    ("wanted", "passed"),
+    [
+        (["NumericType"], True),
+        (["IntegralType", "DoubleType"], True),
+        (["IntegralType", "StringType"], False),
+        (["DecimalType"], False),
+    ],
+)
+def test_a_type_is_what_sparks_classes_say_and_another_one_is_a_failure_of_the_day(
+    platform: Platform, wanted: list[str], passed: bool
+) -> None:
+    of_type = {
+        "type": "expect_column_values_to_be_in_type_list",
+        "kwargs": {"column": "spend", "type_list": wanted},
+        "severity": "warning",
+    }
+    chosen = Platform(platform.settings, platform.spark, shop(validation={"expectations": [of_type]}))
+    deliver_visits(chosen, [DAY])
+    (done,) = chosen.run("ards", DAY).days
+    assert done.outcome == "written"
+    quality = quality_of(chosen.ledger.latest("ards")[DAY])
+    assert quality is not None
+    (result,) = [
+        found for found in quality.results if found.severity == "warning" and "type list" in found.expectation
+    ]
+    assert (result.passed, result.failing_rows, result.examples) == (passed, 0, ())
+    if not passed:
+        assert result.observed == "DoubleType"
+
+
 @pytest.mark.slow
 def test_both_engines_take_nan_for_null(platform: Platform) -> None:
     product = shop(validation={"not_null": ["spend"], "ranges": {"spend": {"maximum": 10}}})

@@ -80,6 +80,20 @@ def test_figures_of_a_sensitive_column_are_not_shown() -> None:
     assert "123" not in str(limit.beyond)
 
 
+def test_what_is_always_the_same_tiny_or_not_yet_required_gets_no_limit_that_blocks() -> None:
+    constant = by_key(shop(), history(*[profile(least=0.0, most=0.0)] * 60))
+    assert "ranges.spend" not in constant
+    small = [profile(least=1.2e-13, most=1.3e-13), profile(least=1.2e-13, most=1.4e-13)]
+    value = by_key(shop(), history(*small * 30))["ranges.spend"].value
+    assert isinstance(value, dict)
+    assert value["minimum"] < 1.2e-13 < 1.4e-13 < value["maximum"] < 3e-13
+    spend = {"type": "double", "nullable": True, "since": "2024-01-31"}
+    product = shop(source__columns={**SHOP["source"]["columns"], "spend": spend})
+    late = history(*[profile(nulls=100)] * 30, *[profile(nulls=2)] * 30)
+    assert by_key(product, late)["maximum_null_share.spend"].value == 0.03
+    assert "maximum_null_share.spend" not in by_key(shop(), late)
+
+
 finite = st.floats(-1e300, 1e300, allow_nan=False)
 
 

@@ -194,6 +194,8 @@ def _examples(details: Mapping[str, Any], key: Sequence[str], sensitive: frozens
     def shown(name: str, value: Any) -> str:
         return f"{name} = {'null' if pd.isna(value) else MASK if name in sensitive else value}"
 
+    if not key:  # then the library numbers the rows
+        return
     for entry in (details.get("partial_unexpected_index_list") or [])[:EXAMPLES]:
         others = [name for name in entry if name not in key]
         place = ", ".join(shown(name, entry[name]) for name in key if name in entry)

@@ -40,7 +40,8 @@ class Suggestion:
         now: what the contract says there; None if nothing.
         seen: the figures that it encloses, in words.
         beyond: the days that it would have blocked, each with its figure.
-        days: how many days it was held against.
+        days: how many days it was compared with.
+        is_masked: whether the limit tells the values of a sensitive column.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Suggestion:
     seen: str
     days: int
     beyond: Mapping[date, str] = field(default_factory=dict)
+    is_masked: bool = False
 
     @property
     def is_new(self) -> bool:
@@ -67,16 +69,20 @@ def suggest(product: Product, profiles: Mapping[date, Profile]) -> list[Suggesti
         return []
     found = [_minimum_rows(product, filled)]
     for name, declared in product.source.columns.items():
-        columns = {day: profile.columns[name] for day, profile in filled.items() if name in profile.columns}
+        columns = {
+            day: profile.columns[name]
+            for day, profile in filled.items()
+            if name in profile.columns and (declared.since is None or day >= declared.since)
+        }
         if len(columns) < LEAST_DAYS or name == product.label:
             continue
         if declared.nullable and declared.fill_null is None:
             rows = {day: filled[day].rows for day in columns}
-            found.append(_null_share(product, name, columns, rows))
+            found += _null_share(product, name, columns, rows)
         keys = {*product.ards_key, *product.entity, product.source.event_day}
         if declared.type in NUMERIC_TYPES and name not in keys and not declared.allowed:
             found += _range(product, name, columns, is_whole=declared.type != "double")
-    return found
+    return [limit for limit in found if len(limit.beyond) <= 2 * _BEYOND * limit.days]
 
 
 def _minimum_rows(product: Product, profiles: Mapping[date, Profile]) -> Suggestion:
@@ -95,11 +101,13 @@ def _minimum_rows(product: Product, profiles: Mapping[date, Profile]) -> Suggest
 
 def _null_share(
     product: Product, name: str, columns: Mapping[date, ColumnProfile], rows: Mapping[date, int]
-) -> Suggestion:
+) -> Iterator[Suggestion]:
     shares = {day: column.nulls / rows[day] for day, column in columns.items()}
     usual = _usual(shares.values(), high=True)
     value = min(1.0, max(_LEAST_SHARE, math.ceil(usual[-1] * _ROOM_OF_SHARE * 100) / 100))
-    return Suggestion(
+    if value >= 1:  # which would say nothing
+        return
+    yield Suggestion(
         key=f"maximum_null_share.{name}",
         value=value,
         now=product.validation.maximum_null_share.get(name),
@@ -117,7 +125,9 @@ def _range(
     if len(least) < LEAST_DAYS:
         return
     lowest, highest = _usual(least.values(), low=True)[0], _usual(most.values(), high=True)[-1]
-    room = _ROOM_OF_SPAN * (highest - lowest) or abs(highest) * _ROOM_OF_SPAN or 1.0
+    room = _ROOM_OF_SPAN * (highest - lowest)
+    if room <= 0:  # what has always been the same says nothing of what may come
+        return
     minimum = _outward(lowest - room, room, down=True, is_whole=is_whole)
     maximum = _outward(highest + room, room, down=False, is_whole=is_whole)
     # What is never negative, like a price or a count, has its natural end at zero.
@@ -140,6 +150,7 @@ def _range(
         seen=MASK if masked else f"values from {number(lowest)} to {number(highest)}",
         days=len(least),
         beyond=beyond,
+        is_masked=masked,
     )
 
 
@@ -171,7 +182,8 @@ def _outward(value: float, room: float, *, down: bool, is_whole: bool) -> float:
     step = 10.0 ** math.floor(math.log10(room) - 1)
     if is_whole:
         step = max(step, 1.0)
-    return round(float((math.floor if down else math.ceil)(value / step) * step), 12)
+    digits = max(0, 2 - math.floor(math.log10(step)))
+    return round(float((math.floor if down else math.ceil)(value / step) * step), digits)
 
 
 def _plain(value: float) -> float:

@@ -1,6 +1,6 @@
 """The data-quality verdict of a day: Great Expectations over its rows, and over its facts.
 
-Days of ordinary size are evaluated by the library's pandas engine where Spark has their rows; a day too
+Days of ordinary size are evaluated by the library's pandas engine, in tasks or in this process; a day too
 large for that by its Spark engine, without being collected. Both give the same verdicts. What no row of many
 days fails is found in one call of the library for all of them (:mod:`.great_expectations`). What is expected
 comes from :mod:`.expectations` and :mod:`.anomalies`.
@@ -199,7 +199,9 @@ def _of_schema(
             type="expect_column_values_to_be_in_set",
             kwargs={
                 "column": expectation.kwargs.get("column"),
-                "value_set": list(expectation.kwargs.get("type_list") or ()),
+                "value_set": _accepted(
+                    names.get(str(expectation.kwargs.get("column")), ""), expectation.kwargs.get("type_list")
+                ),
             },
         )
         if expectation.is_type
@@ -218,9 +220,35 @@ def _of_schema(
     return [of_type(expectation, result) for expectation, result in zip(suite, results, strict=True)]
 
 
+def _accepted(name: str, wanted: Sequence[str] | None) -> list[str]:
+    """The names of types that an expectation accepts, and that of a column's type if one of them covers it.
+
+    As with the library's Spark engine ``NumericType`` covers all numbers, and no list covers all types.
+    """
+    from pyspark.sql import types
+
+    of_column = getattr(types, name, None)
+    classes = [found for found in (getattr(types, str(one), None) for one in wanted or ()) if found]
+    is_covered = of_column is not None and issubclass(of_column, tuple(classes))
+    return [*map(str, wanted or ()), *([name] if is_covered or wanted is None else ())]
+
+
 def _spark_class(type_: str) -> str:
     """The class of a type in Spark: what an expectation about a column's type names."""
-    return COLUMN_TYPES[type_].spark if type_ in COLUMN_TYPES else type_  # type: ignore[index]
+    from pyspark.sql import types
+
+    if type_ in COLUMN_TYPES:
+        return COLUMN_TYPES[type_].spark  # type: ignore[index]
+    known: dict[str, str] = {
+        found.typeName(): found.__name__ for found in vars(types).values() if _is_type(found)
+    }
+    return known.get(type_.partition("(")[0], type_)
+
+
+def _is_type(found: object) -> bool:
+    from pyspark.sql.types import DataType
+
+    return isinstance(found, type) and issubclass(found, DataType)
 
 
 def _without_rows(types: Mapping[str, str]) -> pa.Table:
