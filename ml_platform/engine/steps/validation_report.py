@@ -92,13 +92,19 @@ class ValidationReport(Step):
         unusable = quarantine.of_days(self.context.tables, product, days)
         pages = {}
         for day in days:
-            pages[day] = validation_report.build(
-                product,
-                day,
-                [_known_days(by_day[asset], day) for asset in validated()],
-                unusable.get(day),
-                around[day],
-            )
+            try:
+                pages[day] = validation_report.build(
+                    product,
+                    day,
+                    [_known_days(by_day[asset], day) for asset in validated()],
+                    unusable.get(day),
+                    around[day],
+                )
+            except Exception as error:
+                if day in made:
+                    raise
+                # Its page is there, and only lacks the link to the day after it.
+                self.context.failure(f"{self.asset}: the link from {day} to the next day", error)
         links = report_store(self.context.settings).publish_many(
             {f"{product.name}/{self.asset}/{day}": page.files for day, page in pages.items()}
         )
