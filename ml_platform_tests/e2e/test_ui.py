@@ -195,6 +195,16 @@ def runs_of(base: str) -> list[tuple[str, set[str]]]:
     return [(run["status"], {key["path"][-1] for key in run["assetSelection"]}) for run in reversed(runs)]
 
 
+def end_of_backfill(base: str) -> str:
+    """Wait until the only backfill has ended; its status."""
+    query = "{ partitionBackfillsOrError { ... on PartitionBackfills { results { status } } } }"
+    while True:
+        (backfill,) = graphql(base, query)["partitionBackfillsOrError"]["results"]
+        if backfill["status"] not in ("REQUESTED", "FAILING"):
+            return str(backfill["status"])
+        time.sleep(0.5)
+
+
 @pytest.mark.timeout(900)
 def test_a_history_is_backfilled_by_clicking(servers: Servers, page: Page) -> None:
     page.goto(f"{servers.dagster}/asset-groups")
@@ -221,8 +231,8 @@ def test_a_history_is_backfilled_by_clicking(servers: Servers, page: Page) -> No
 
     page.goto(f"{servers.dagster}/runs?view=BACKFILLS")
     page.get_by_role("link", name="View", exact=True).click()
-    # The head of a column, and the backfill's status: a day is missing, and no model serves the first ones.
-    expect(page.get_by_text("Failed", exact=True)).to_have_count(2, timeout=400_000)
+    # A day is missing, and no model serves the first ones.
+    assert end_of_backfill(servers.dagster) == "COMPLETED_FAILED"
     runs = runs_of(servers.dagster)
     assert {status for status, _ in runs} == {"SUCCESS", "FAILURE"}
     assert len(runs) <= 6, runs
