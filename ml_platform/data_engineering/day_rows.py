@@ -63,14 +63,8 @@ class RowsInSpark:
     count: int | None = None
 
     def map(self, kernel: Kernel, schema: pa.Schema) -> pa.Table:
-        given, chosen = self.schema, self.rows.select(*[column(name) for name in self.schema.names])
-
-        def in_a_task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for made in applied(kernel, batches, given, schema):
-                yield from made.to_batches()
-            spare_next_task()
-
-        return chosen.mapInArrow(in_a_task, from_arrow_schema(schema)).toArrow().cast(schema)
+        chosen = self.rows.select(*[column(name) for name in self.schema.names])
+        return mapped(chosen, kernel, self.schema, schema).toArrow().cast(schema)
 
 
 def day_rows(
@@ -95,6 +89,17 @@ def day_rows(
         if buckets.fits_process(count, schema):
             return RowsInFolder(files, version, days, schema, count)
     return RowsInSpark(tables.read_days(session(), product, table, days), schema)
+
+
+def mapped(rows: DataFrame, kernel: Kernel, given: pa.Schema, made: pa.Schema) -> DataFrame:
+    """What ``kernel`` makes of rows in the columns of ``given``, which Spark's tasks read, in ``made``."""
+
+    def in_a_task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for part in applied(kernel, batches, given, made):
+            yield from part.to_batches()
+        spare_next_task()
+
+    return rows.mapInArrow(in_a_task, from_arrow_schema(made))
 
 
 def applied(

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from pydantic import TypeAdapter
 from pyspark.sql import GroupedData, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.learning import Holdout
@@ -28,7 +27,7 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering import aggregation, buckets
-from ml_platform.data_engineering.day_rows import Kernel, RowsInFolder, applied, day_rows, subschema
+from ml_platform.data_engineering.day_rows import Kernel, RowsInFolder, day_rows, mapped, subschema
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.machine_learning import metrics, scoring, training
 from ml_platform.machine_learning.retraining import JudgedOn
@@ -216,15 +215,10 @@ def _by_spark(
     bounds = [(number, *blocks.bounds(block)) for number, block in enumerate(batches)]
 
     def by_block(table: str, schema: pa.Schema) -> GroupedData:
-        def thin(pieces: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for part in applied(blocks.thinned, pieces, schema, schema):
-                yield from part.to_batches()
-            spare_next_task()
-
         rows = tables.read_days(spark, blocks.product.name, table, needed)
         rows = rows.select(*[column(name) for name in schema.names])
         if blocks.share < SAMPLE_STEPS:
-            rows = rows.mapInArrow(thin, from_arrow_schema(schema))
+            rows = mapped(rows, blocks.thinned, schema, schema)
         reached = rows[EVENT_DAY].between(F.col("_first"), F.col("_last"))
         # Of one frame that is joined twice Spark would not know the columns apart.
         reaching = spark.createDataFrame(bounds, f"{_BLOCK} int, _first date, _last date")

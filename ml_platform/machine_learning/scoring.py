@@ -25,7 +25,7 @@ from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.buckets import BucketFiles
 from ml_platform.data_engineering.conversion import ARROW_TYPES
-from ml_platform.data_engineering.day_rows import applied, subschema
+from ml_platform.data_engineering.day_rows import mapped, subschema
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
 from ml_platform.machine_learning.training import probabilities
@@ -313,11 +313,6 @@ def _by_spark(
             parts.append(score(product, day, of_day, models[day]))
         return pa.concat_tables(parts)
 
-    def score_new(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for part in applied(score_piece, batches, given, made):
-            yield from part.to_batches()
-        spare_next_task()
-
     def score_rest(rows: pa.Table, present: pa.Table) -> pa.Table:
         rows, present = rows.drop_columns(_BUCKET).cast(given), present.drop_columns(_BUCKET).cast(made)
         day = (rows if len(rows) else present)[EVENT_DAY][0].as_py()
@@ -325,7 +320,7 @@ def _by_spark(
         spare_next_task()
         return scored
 
-    scored = rows_of(MRDS, new, given).mapInArrow(score_new, from_arrow_schema(made))
+    scored = mapped(rows_of(MRDS, new, given), score_piece, given, made)
     if kept:
         rest = rows_of(MRDS, sorted(kept), given)
         largest = max((row["count"] for row in rest.groupBy(EVENT_DAY).count().collect()), default=0)
