@@ -64,7 +64,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def _graph(product: Product, settings: Settings) -> dg.Definitions:
     return dg.Definitions(
-        assets=assets.build_assets(product),
+        assets=assets.build_assets(product, settings),
         jobs=jobs.jobs(product, settings),
         schedules=schedules.schedules(product, settings),
         sensors=[*sensors.sensors(product, settings), alerts.alert_sensor(product, settings)],

@@ -248,6 +248,15 @@ class Product(Section):
         return tuple(dict.fromkeys((*own, EVENT_DAY, LABEL_KNOWN_ON)))
 
     @cached_property
+    def meanings(self) -> dict[str, str]:
+        """What the contract says of its columns, by name; those it says nothing of are left out."""
+        return {
+            name: declared.description
+            for name, declared in self.source.columns.items()
+            if declared.description
+        }
+
+    @cached_property
     def sensitive(self) -> frozenset[str]:
         """The columns whose values nobody but the tables may show."""
         return frozenset(name for name, declared in self.source.columns.items() if declared.sensitive)

@@ -143,6 +143,8 @@ class Decider:
 
         unusable = {model.fingerprint for model in self.history.models() if self._mismatch(model) is not None}
         decisions = self.history.decide(key_of, compare, until=newest_morning(labels), unusable=unusable)
+        if point_at_champion or decisions != before:
+            self.registry.describe(self.product, self._descriptions(decisions))
         now = champion(decisions)
         if now is not None and (point_at_champion or decisions != before):
             serving_now = self.history.by_fingerprint()[now.fingerprint]
@@ -151,6 +153,16 @@ class Decider:
         elif now is None and champion(before) is not None:
             self.registry.set_champion(self.product, None)
         return decisions
+
+    def _descriptions(self, decisions: Iterable[Decision]) -> dict[str, str]:
+        """What was decided about each version; of several months with one model, the comparison."""
+        versions = {model.fingerprint: model.version for model in self.history.models()}
+        found: dict[str, str] = {}
+        for decision in decisions:
+            version = versions[decision.fingerprint]
+            if decision.comparison is not None or version not in found:
+                found[version] = f"As of {decision.as_of}, {decision.in_words}"
+        return found
 
     def _compared_days(
         self, challenger: ModelRecord, before: ModelRecord | None, day: date

@@ -14,11 +14,13 @@ from typing import Any
 import dagster as dg
 
 from ml_platform.contract.assets import (
+    ARDS,
     CATALOGUE,
     CHECKS,
     DATA_QUALITY,
     LANDING,
     MODEL,
+    ONLINE_FEATURES,
     VALIDATION_REPORT,
     Asset,
     Column,
@@ -26,12 +28,17 @@ from ml_platform.contract.assets import (
     names,
 )
 from ml_platform.contract.product import Product
+from ml_platform.data_engineering import landing
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.graph import partitions, run_processes, timeline
 from ml_platform.graph.bad_days import plan_again
 from ml_platform.graph.events import dagster_metadata, failure_of, report
 from ml_platform.graph.resources import MlflowRuns, StepRunner
 from ml_platform.graph.retries import retrying
+from ml_platform.online_store.names import FEATURES, table_name
+from ml_platform.settings import Settings
+from ml_platform.storage.locations import PathRoot, Root
+from ml_platform.storage.tables import Tables
 
 
 class DailyConfig(dg.Config):
@@ -74,12 +81,16 @@ def asset_key(product: Product, asset: str) -> dg.AssetKey:
     return dg.AssetKey([product.name, asset])
 
 
-def build_assets(product: Product) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+def build_assets(product: Product, settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Every asset of a product, with the checks that belong to it."""
-    return [_landing(product), *[_asset(product, asset) for asset in CATALOGUE.values()]]
+    root = Tables.of(settings).root
+    return [
+        _landing(product, settings),
+        *[_asset(product, asset, root, settings) for asset in CATALOGUE.values()],
+    ]
 
 
-def _landing(product: Product) -> dg.AssetSpec:
+def _landing(product: Product, settings: Settings) -> dg.AssetSpec:
     return dg.AssetSpec(
         asset_key(product, LANDING),
         group_name="data_engineering",
@@ -90,12 +101,14 @@ def _landing(product: Product) -> dg.AssetSpec:
         description=(
             f"The CSV files of one event day, as they were delivered: {product.description}\n\n"
             "Complete when the day's rows have come, and its labels "
-            f"{product.source.label_delay_days} day(s) later. Observed by the landing sensor."
+            f"{product.source.label_delay_days} day(s) later. Observed by the landing sensor, and by "
+            "the runs that read it."
         ),
+        metadata={"dagster/uri": str(settings.landing_path / product.name)},
     )
 
 
-def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
+def _asset(product: Product, asset: Asset, root: Root, settings: Settings) -> dg.AssetsDefinition:
     key, name = asset_key(product, asset.name), asset.name
     partitions_def = partitions.of(product, asset)
     config_of = _CONFIGS[asset.options]
@@ -107,7 +120,7 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
         as_of = _as_of(getattr(config, "as_of", None))
         if as_of:
             context.instance.add_run_tags(context.run_id, {"ml_platform/as_of": as_of.isoformat()})
-        with _mlflow_parent(context, product, asset) as parent_run_id:
+        with _mlflow_parent(context, product, asset, as_of) as parent_run_id:
             request = StepRequest(
                 step=name,
                 product=product.name,
@@ -127,6 +140,8 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
                     f"{fact.replace('_', ' ')}: {value}" for fact, value in result.metadata.items()
                 )
                 context.log.info(f"{name}: {facts}")
+            if name == ARDS:
+                _observe_deliveries(context, product, settings, result)
             yield from report(context, product, asset, result, metadata)
 
     materialize.__name__ = name
@@ -161,7 +176,7 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
         owners=list(product.owners) or None,
         code_version=asset.version,
         freshness_policy=_freshness(product) if asset.period == "day" else None,
-        metadata=metadata | _lineage(asset, product) or None,
+        metadata=metadata | _lineage(asset, product) | _place(asset, product, root) or None,
         # The last asset of the catalogue is the last of its run too, as far as it can be (bad_days).
         op_tags={"dagster/priority": str(-names().index(name))},
         required_resource_keys={"step_runner", "mlflow"} if name == MODEL else {"step_runner"},
@@ -169,14 +184,53 @@ def _asset(product: Product, asset: Asset) -> dg.AssetsDefinition:
 
 
 @contextlib.contextmanager
-def _mlflow_parent(context: dg.AssetExecutionContext, product: Product, asset: Asset) -> Iterator[str | None]:
+def _mlflow_parent(
+    context: dg.AssetExecutionContext, product: Product, asset: Asset, as_of: date | None
+) -> Iterator[str | None]:
     """The MLflow run of this run, under which each model's is nested."""
     if asset.name != MODEL:
         yield None
         return
     runs: MlflowRuns = context.resources.mlflow
-    with retrying(context), runs.parent(product) as parent_run_id:
+    months = context.partition_key_range
+    ends = dict.fromkeys(key[: len("yyyy-mm")] for key in (months.start, months.end))
+    named = f"as of {as_of}" if as_of else " … ".join(ends)
+    with retrying(context), runs.parent(product, named) as parent_run_id:
         yield parent_run_id
+
+
+def _place(asset: Asset, product: Product, root: Root) -> dict[str, Any]:
+    """Where an asset's table is, and what it is called there."""
+    if asset.name == ONLINE_FEATURES:
+        return {"dagster/table_name": table_name(product, FEATURES)}
+    if not asset.tables:
+        return {}
+    table = asset.tables[0].name
+    named = {"dagster/table_name": root.sql_name(product.name, table)}
+    if isinstance(root, PathRoot):
+        named["dagster/uri"] = root.address(product.name, table)
+    return named
+
+
+def _observe_deliveries(
+    context: dg.AssetExecutionContext, product: Product, settings: Settings, result: StepResult
+) -> None:
+    """Show what the run has read of each day's delivery; its records are those of all its files."""
+    for day in result.days:
+        files = day.metadata.get("files")
+        if day.up_to_date or files is None:
+            continue
+        facts = {
+            "folder": str(landing.folder_of(product, settings.landing_path, day.day)),
+            "files": files,
+            "bytes": day.metadata["bytes"],
+            "records": day.metadata.get("delivered"),
+        }
+        context.log_event(
+            dg.AssetMaterialization(
+                asset_key(product, LANDING), partition=day.day.isoformat(), metadata=dagster_metadata(facts)
+            )
+        )
 
 
 def _schema_of_table(asset: Asset, product: Product) -> dg.TableSchema | None:

@@ -122,8 +122,12 @@ class MlflowRuns:
         self._settings = settings
 
     @contextlib.contextmanager
-    def parent(self, product: Product) -> Iterator[str]:
-        """Hold the Dagster run's MLflow run open, and end it with the status the work had."""
+    def parent(self, product: Product, partitions: str) -> Iterator[str]:
+        """Hold the Dagster run's MLflow run open, and end it with the status the work had.
+
+        Args:
+            partitions: what the run was asked for, in words, which names the run.
+        """
         import mlflow
 
         from ml_platform.machine_learning.registry import Registry
@@ -145,6 +149,8 @@ class MlflowRuns:
                 next(mlflow_tracking.resource_fn(self._init_context.replace_config(config)))
         run = mlflow.active_run()
         assert run is not None, "the resource has started or resumed the run"
+        # The resource names it after the job, which is the same for every run.
+        mlflow.set_tag("mlflow.runName", f"{product.name} {partitions}")
         try:
             yield run.info.run_id
         except BaseException:

@@ -1,4 +1,4 @@
-"""What a model's run in MLflow shows: the model itself, its parameters, its data, metrics and plots."""
+"""What a model's run in MLflow shows: the model itself, its parameters, its data and metrics."""
 
 from __future__ import annotations
 
@@ -113,52 +113,3 @@ def holdout_metrics(
     figures = metrics.summary(label, probability, decision)
     figures[metric] = metrics.score(metric, label, probability, decision)
     return {f"holdout_{name}": value for name, value in figures.items() if value is not None}
-
-
-def plots(threshold: float, label: Integers, probability: Floats) -> dict[str, Any]:
-    """Matplotlib figures, drawn without pyplot: it costs a second, and keeps every figure it made."""
-    return {
-        "confusion_matrix": _confusion_matrix(threshold, label, probability),
-        "calibration": _calibration(label, probability),
-    }
-
-
-def _confusion_matrix(threshold: float, label: Integers, probability: Floats) -> Any:
-    from matplotlib.figure import Figure
-
-    counts = np.bincount(2 * label + (probability >= threshold), minlength=4).reshape(2, 2)
-    figure = Figure(figsize=(4.5, 4), dpi=90, layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(counts, cmap="Blues")
-    for (row, column), count in np.ndenumerate(counts):
-        dark = count > counts.max() / 2
-        axes.text(column, row, f"{count:,}", ha="center", va="center", color="white" if dark else "black")
-    axes.set(
-        title=f"Held-out entities, decided at {threshold:.3f}",
-        xlabel="predicted",
-        ylabel="actual",
-        xticks=[0, 1],
-        yticks=[0, 1],
-    )
-    return figure
-
-
-def _calibration(label: Integers, probability: Floats) -> Any:
-    """Share of positives against mean probability, in ten bins of equally many rows."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.5, 4), dpi=90, layout="constrained")
-    axes = figure.subplots()
-    order = np.argsort(probability, kind="stable")
-    bins = [rows for rows in np.array_split(order, 10) if len(rows)]
-    axes.plot([0, 1], [0, 1], "--", color="grey", label="perfect")
-    axes.plot([probability[b].mean() for b in bins], [label[b].mean() for b in bins], "o-", label="model")
-    axes.set(
-        title="Calibration on held-out entities",
-        xlabel="mean probability",
-        ylabel="share of positives",
-        xlim=(0, 1),
-        ylim=(0, 1),
-    )
-    axes.legend(loc="upper left")
-    return figure

@@ -85,6 +85,15 @@ class Decision:
     decided_on: date
     waiting: bool = False
 
+    @property
+    def in_words(self) -> str:
+        """The result and its reason, for somebody who knows nothing of the candidate."""
+        if self.comparison is None:
+            return self.reason
+        if self.taken_back:
+            return f"rolled back: {self.comparison.reason}"
+        return f"{'promoted' if self.promoted else 'not promoted'}: {self.comparison.reason}"
+
 
 def compare(
     product: Product,

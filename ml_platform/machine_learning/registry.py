@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from ml_platform.contract.product import Product
+from ml_platform.machine_learning import model_plots
 from ml_platform.machine_learning.mlflow_store import (
     damaged,
     has_file,
@@ -37,7 +39,6 @@ from ml_platform.machine_learning.model_card import (
     holdout_metrics,
     log_model,
     params_of,
-    plots,
 )
 from ml_platform.machine_learning.model_files import (
     FINGERPRINT,
@@ -47,8 +48,10 @@ from ml_platform.machine_learning.model_files import (
     trusted,
 )
 from ml_platform.machine_learning.promotion import CHAMPION
-from ml_platform.machine_learning.training import TrainedModel, probabilities
+from ml_platform.machine_learning.training import TrainedModel, feature_frame, probabilities
 from ml_platform.settings import LOCAL_MLFLOW, Settings
+
+_log = logging.getLogger(__name__)
 
 # dagster-mlflow resumes the run of the experiment that carries this tag, so only its own run may.
 _PARENT_TAG = "dagster_run_id"
@@ -56,6 +59,12 @@ _PARENT_TAG = "dagster_run_id"
 
 _CHILD_TAG = "dagster.run_id"
 
+
+#: MLflow's pages show an experiment with it as one of models, not of language models' traces.
+_KIND = ("mlflow.experimentKind", "custom_model_development")
+
+#: What was last written about a version, beside its description: one that a person has changed stays.
+_DESCRIBED = "described"
 
 #: What MLflow's stores, and Databricks', say of what isn't there.
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
@@ -266,12 +275,18 @@ class Registry:
                 "training_rows": trained.rows,
                 "training_positives": trained.positives,
             }
+            plots = model_plots.of_weights(trained.pipeline, product.sensitive)
             if holdout is not None:
                 probability = probabilities(trained.pipeline, product, holdout)
                 label = holdout[product.label].to_numpy(dtype=np.int64)
                 figures |= holdout_metrics(product, trained.threshold, label, probability)
-                for name, figure in plots(trained.threshold, label, probability).items():
-                    mlflow.log_figure(figure, f"plots/{name}.png")
+                plots |= model_plots.of_decisions(trained.threshold, label, probability)
+                if "coefficients" not in plots:
+                    plots |= model_plots.of_shuffling(
+                        trained.pipeline, feature_frame(product, holdout), label
+                    )
+            for name, figure in plots.items():
+                mlflow.log_figure(figure, f"plots/{name}.png")
             mlflow.log_metrics(figures, model_id=model.model_id)
             version = self._register(client, product, model, run.info.run_id, facts)
         return _registered(version)
@@ -351,6 +366,35 @@ class Registry:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
 
+    def describe(self, product: Product, descriptions: Mapping[str, str]) -> None:
+        """Say of versions, on MLflow's pages, what was decided about them.
+
+        A description that a person has written stays. Nothing depends on it, so that a registry that refuses
+        is a warning.
+
+        Args:
+            descriptions: by version; a version that isn't there is passed over.
+        """
+        from mlflow.exceptions import MlflowException
+
+        client, name = self._client(), self.name(product)
+        try:
+            for version in client.search_model_versions(f"name = '{name}'"):
+                text = descriptions.get(str(version.version))
+                if text is None:
+                    continue
+                if self._schema:  # Unity Catalog's search leaves tags out
+                    version = client.get_model_version(name, version.version)
+                there, written = version.description or "", version.tags.get(_DESCRIBED, "")
+                if there not in (text, written):
+                    continue  # a person's
+                if there != text:
+                    client.update_model_version(name, version.version, text)
+                if written != text:
+                    client.set_model_version_tag(name, version.version, _DESCRIBED, text)
+        except MlflowException:
+            _log.warning("the versions of %s could not be described", name, exc_info=True)
+
     def run_url(self, ui_url: str | None, run_id: str) -> str:
         """Where MLflow's UI shows a run.
 
@@ -374,16 +418,19 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         called = self.experiment_name(name)
+        kind, models = _KIND
         found = client.get_experiment_by_name(called)
         if found is None:
             database = sqlite_file(self._tracking_uri)
             artifacts = database and (database.parent / "artifacts" / name).as_uri()
             try:
-                return str(client.create_experiment(called, artifact_location=artifacts))
+                return str(client.create_experiment(called, artifact_location=artifacts, tags={kind: models}))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
                     raise
                 found = client.get_experiment_by_name(called)
+        if kind not in found.tags:  # somebody else has made it, or MLflow has inferred nothing yet
+            client.set_experiment_tag(found.experiment_id, kind, models)
         return str(found.experiment_id)
 
     def _register(

@@ -18,6 +18,7 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.online_store.dialects import PUBLISHED_AT, VERSION, Dialect, Key
 from ml_platform.online_store.failures import OnlineStoreError
+from ml_platform.online_store.names import FEATURES, table_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,7 +57,7 @@ class FeatureTables:
     def features(self) -> sa.Table:
         """Each entity's newest features, with the day and the MRDS version they are from."""
         return self._table(
-            "features",
+            FEATURES,
             *self._columns(self.entity, key=True),
             *self._columns(self.values[len(self.entity) :]),
             sa.Column(_quoted(VERSION), sa.BigInteger, nullable=False),
@@ -225,11 +226,11 @@ class FeatureTables:
         return sa.Column(_quoted(name), type_, nullable=False, server_default=self.dialect.now())
 
     def _table(self, name: str, *columns: sa.Column[Any]) -> sa.Table:
-        name = _quoted(f"{self.product.name}_{name}")
+        name = _quoted(table_name(self.product, name))
         return sa.Table(name, sa.MetaData(), *columns, **self.dialect.table_options())
 
     def _staging(self, name: str, *columns: sa.Column[Any]) -> sa.Table:
-        name = _quoted(self.dialect.staging_name(f"{self.product.name}_{name}"))
+        name = _quoted(self.dialect.staging_name(table_name(self.product, name)))
         return sa.Table(name, sa.MetaData(), *columns, prefixes=list(self.dialect.staging_prefixes))
 
 

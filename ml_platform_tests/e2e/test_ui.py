@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +22,15 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, Response, expect, sync_playwright
 
+from ml_platform.contract.assets import CATALOGUE
+from ml_platform.machine_learning.model_history import ModelHistory
+from ml_platform.storage.ledger import Ledger
+from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import CHECKOUT, settings_in
-from ml_platform_tests.small_platform import SHOP, days, visits
+from ml_platform_tests.mlops.receivers import WebReceiver
+from ml_platform_tests.small_platform import SHOP, days, shop, visits
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -34,15 +42,20 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 DAY = "2024-01-03"
-FIRST, MISSING, LAST = "2024-01-01", "2024-01-20", "2024-02-09"  # 40 days
+FIRST, LAST = "2024-01-01", "2024-02-29"
+MISSING, REFUSED, BLOCKED = "2024-02-11", "2024-02-13", "2024-02-20"
 
 
 @dataclass
 class Servers:
     dagster: str
     mlflow: str
+    reports: str
     process: subprocess.Popen[str]
     log: Path
+    home: Path
+    environment: dict[str, str]
+    alerts: WebReceiver
 
 
 def free_port() -> int:
@@ -77,7 +90,7 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
     home, contracts = tmp_path / "home", tmp_path / "contracts"
     contracts.mkdir()
     # A history that has ended shows all its days; of one that goes on the UI offers the last ninety.
-    contract = {**SHOP, "end": "2024-02-10"}
+    contract = {**SHOP, "end": "2024-03-01"}
     (contracts / "shop.yaml").write_text(yaml.safe_dump(contract, sort_keys=False))
     landing = settings_in(home).landing_path / "shop"
     for day in days(FIRST, LAST):
@@ -95,13 +108,19 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
         "DAGSTER_HOME": str(tmp_path / "dagster"),
     }
     (tmp_path / "dagster").mkdir()
-    port, mlflow_port = free_port(), free_port()
+    alerts = WebReceiver()
+    environment["ML_PLATFORM_ALERT_URLS"] = alerts.url
+    port, mlflow_port, reports_port = free_port(), free_port(), free_port()
+    # What `ml-platform ui` tells its servers, for the commands of the same morning.
+    environment["ML_PLATFORM_DAGSTER_UI_URL"] = f"http://127.0.0.1:{port}"
+    environment["ML_PLATFORM_REPORTS_URL"] = f"http://127.0.0.1:{reports_port}"
     command = [str(Path(sys.executable).parent / "ml-platform"), "ui"]
-    command += ["--port", str(port), "--mlflow-port", str(mlflow_port)]
+    command += ["--port", str(port), "--mlflow-port", str(mlflow_port), "--reports-port", str(reports_port)]
     log = tmp_path / "ui.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
-    found = Servers(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{mlflow_port}", process, log)
+    addresses = (f"http://127.0.0.1:{number}" for number in (port, mlflow_port, reports_port))
+    found = Servers(*addresses, process, log, home, environment, alerts)
     try:
         deadline = time.monotonic() + 120
         while locations(found.dagster).keys() != {"ml_platform", "contracts"}:
@@ -113,6 +132,7 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
+        alerts.close()
 
 
 @pytest.fixture
@@ -205,8 +225,115 @@ def end_of_backfill(base: str) -> str:
         time.sleep(0.5)
 
 
-@pytest.mark.timeout(900)
-def test_a_history_is_backfilled_by_clicking(servers: Servers, page: Page) -> None:
+def red(base: str, asset: str) -> set[str]:
+    """The failed partitions of an asset, as its page shows them."""
+    ranges = "... on TimePartitionStatuses { ranges { status startKey endKey } }"
+    query = f"""{{ assetNodeOrError(assetKey: {{path: ["shop", "{asset}"]}}) {{
+        ... on AssetNode {{ assetPartitionStatuses {{ {ranges} }} }} }} }}"""
+    statuses = graphql(base, query)["assetNodeOrError"]["assetPartitionStatuses"]["ranges"]
+    return {
+        str(day)
+        for found in statuses
+        if found["status"] == "FAILED"
+        for day in days(found["startKey"][:10], found["endKey"][:10])
+    }
+
+
+def made(home: Path) -> dict[str, Counter[str]]:
+    """What there is of each asset, from the ledger: its partitions by outcome; and the registry's models."""
+    settings = settings_in(home)
+    ledger = Ledger(Tables.of(settings), "shop")
+    found = {
+        asset: Counter(record.outcome for record in ledger.latest(asset).values()) for asset in CATALOGUE
+    }
+    pages = (settings.reports_path / "shop").glob("*/*/report.html")
+    found["reports"] = Counter(page.parts[-3] for page in pages)
+    found["models"] = Counter(model.kind for model in ModelHistory(Tables.of(settings), shop()).models())
+    return found
+
+
+def start_sensor(base: str, name: str) -> None:
+    repository = 'repositoryName: "__repository__", repositoryLocationName: "ml_platform"'
+    started = graphql(
+        base,
+        f"""mutation {{ startSensor(sensorSelector: {{{repository}, sensorName: "{name}"}}) {{
+            __typename ... on Sensor {{ sensorState {{ status }} }} }} }}""",
+    )["startSensor"]
+    assert started["sensorState"]["status"] == "RUNNING", started
+
+
+def opens(page: Page, name: str, address: str) -> None:
+    """Follow a link to a page that has what the link's name promises."""
+    answer = page.goto(address)
+    assert answer is not None
+    assert answer.ok, address
+    day = re.search(r"\d{4}-\d{2}-\d{2}", address)
+    match name:
+        case "report":
+            assert day is not None
+            expect(page.get_by_role("heading", level=1)).to_contain_text(day[0])
+        case "Today":
+            expect(page.get_by_role("heading", level=1)).to_have_text("shop")
+        case "day":
+            assert day is not None
+            outcome = page.get_by_role("row").filter(has_text=re.compile("^outcome")).first
+            expect(outcome).to_contain_text(re.compile("missing|refused|blocked"))
+        case "check":
+            expect(page.get_by_text("data_quality").first).to_be_visible()
+        case "run":
+            expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
+        case _:
+            expect(page.get_by_text("ards", exact=True).first).to_be_visible()
+
+
+def is_plotted(answer: Response) -> bool:
+    """Whether an answer is that of the query for an asset's plots."""
+    return "/graphql" in answer.url and "metadataEntries" in answer.text() and "floatValue" in answer.text()
+
+
+def months_plotted(answer: Any) -> set[str]:
+    """The partitions of an answer that have a figure."""
+    found: set[str] = set()
+
+    def visit(node: Any) -> None:
+        if isinstance(node, dict):
+            entries = node.get("metadataEntries") or []
+            if node.get("partition") and any(
+                "floatValue" in entry or "intValue" in entry for entry in entries
+            ):
+                found.add(node["partition"])
+            node = list(node.values())
+        if isinstance(node, list):
+            for child in node:
+                visit(child)
+
+    visit(answer)
+    return found
+
+
+def run(program: str, *arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command as a person would."""
+    words = [str(Path(sys.executable).parent / program), *arguments]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+
+
+def texts(page: Page, selector: str) -> list[str]:
+    return [found.inner_text() for found in page.locator(selector).all()]
+
+
+@pytest.mark.timeout(1200)
+def test_a_morning_after_a_backfill_by_clicking(servers: Servers, page: Page, tmp_path: Path) -> None:
+    """Two months with a missing, a refused and a blocked day: seen, corrected, accepted."""
+    landing = settings_in(servers.home).landing_path / "shop"
+    refused = landing / REFUSED / "rows.csv"
+    good = refused.read_text()
+    refused.write_text("no,header\n")
+    blocked = landing / BLOCKED / "rows.csv"
+    blocked.write_text(re.sub(",(web|app)", ",fax", blocked.read_text()))
+    commanded = tmp_path / "commanded"
+    shutil.copytree(landing, settings_in(commanded).landing_path / "shop")
+
+    # The backfill of everything, by clicking.
     page.goto(f"{servers.dagster}/asset-groups")
     page.locator(".CodeMirror").first.click()
     page.keyboard.type('key:"shop/*"')
@@ -221,7 +348,7 @@ def test_a_history_is_backfilled_by_clicking(servers: Servers, page: Page) -> No
     for asset, chosen in {
         "ards": f"{FIRST}...{LAST}",
         "model": "2024-02-01...2024-02-01",
-        "drift_report": "2024-01-01...2024-01-01",
+        "drift_report": "2024-01-01...2024-02-01",
         "model_performance": f"{FIRST}...{LAST}",
     }.items():
         row = re.compile(rf"shop / {asset}Backfills all partitions in a single run((?!shop).)*{chosen}")
@@ -231,14 +358,80 @@ def test_a_history_is_backfilled_by_clicking(servers: Servers, page: Page) -> No
 
     page.goto(f"{servers.dagster}/runs?view=BACKFILLS")
     page.get_by_role("link", name="View", exact=True).click()
-    # A day is missing, and no model serves the first ones.
+    # Three days are bad, and no model serves the first ones.
     assert end_of_backfill(servers.dagster) == "COMPLETED_FAILED"
     runs = runs_of(servers.dagster)
     assert {status for status, _ in runs} == {"SUCCESS", "FAILURE"}
     assert len(runs) <= 6, runs
     assert runs[0][1] == {"ards", "mrds", "online_features", "validation_report"}
+    assert red(servers.dagster, "ards") == {MISSING, REFUSED, BLOCKED}
 
-    page.goto(f"{servers.dagster}/assets/shop/mrds?view=partitions&partition={MISSING}")
-    expect(page.get_by_role("row").filter(has_text=re.compile("^outcome")).first).to_contain_text("missing")
-    page.goto(f"{servers.dagster}/assets/shop/predictions?view=partitions&partition=2024-02-05")
+    # The command makes of the same days the same.
+    environment = servers.environment | {"ML_PLATFORM_HOME": str(commanded), "DAGSTER_HOME": ""}
+    ended = run("ml-platform", "backfill", "shop", "--from", FIRST, "--to", LAST, environment=environment)
+    assert ended.returncode == 1, ended.stderr
+    assert made(servers.home) == made(commanded)
+
+    # From the first page it takes one click to what is wrong, why, and the commands.
+    page.goto(f"{servers.reports}/_today/index.html")
+    page.get_by_role("link", name="shop", exact=True).click()
+    facts = texts(page, "article.fact")
+    for day, cause in {
+        MISSING: "no rows have been delivered",
+        REFUSED: "no,header",
+        BLOCKED: "fax",
+    }.items():
+        told = [fact for fact in facts if day in fact and "ml-platform backfill shop" in fact]
+        assert any(cause in fact for fact in told), (day, facts)
+    (accept,) = {line for line in texts(page, "code") if f"accept shop {BLOCKED}" in line}
+    (again,) = {line for line in texts(page, "code") if f"--from {REFUSED}" in line}
+    page.screenshot(path=str(tmp_path / "today.png"), full_page=True)
+
+    # The alert says the same; each of its links opens what it promises.
+    start_sensor(servers.dagster, "shop_alert_sensor")
+    while not servers.alerts.received:
+        assert servers.process.poll() is None, servers.log.read_text()
+        time.sleep(0.5)
+    alert = servers.alerts.received[0]["message"]
+    assert all(day in alert for day in (MISSING, REFUSED, BLOCKED))
+    links = re.findall(r"^ *([^:]+): (http\S+)$", alert, re.MULTILINE)
+    assert {name for name, _ in links} >= {"report", "day", "check", "Today", "All of shop"}
+    for name, address in dict.fromkeys(links):
+        opens(page, name, address)
+
+    # A partition's own link opens its report, which can be read on a phone.
+    page.goto(f"{servers.dagster}/assets/shop/validation_report?view=partitions&partition={BLOCKED}")
+    address = page.get_by_role("link", name=re.compile("report.html$")).first.get_attribute("href")
+    assert address is not None
+    page.set_viewport_size({"width": 390, "height": 844})
+    opens(page, "report", address)
+    page.screenshot(path=str(tmp_path / "phone.png"), full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for label in ("Observed", "Expected"):
+        box = page.locator(f'td[data-label="{label}"]').first.bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] < box["x"] + box["width"] <= 390
+    page.set_viewport_size({"width": 1600, "height": 1000})
+    page.get_by_role("link", name="In Dagster").click()
+    expect(page.get_by_text(BLOCKED).first).to_be_visible()
+
+    # The plots of the months have a point each.
+    with page.expect_response(is_plotted) as answered:
+        page.goto(f"{servers.dagster}/assets/shop/drift_report?view=plots")
+    expect(page.locator("canvas").first).to_be_visible()
+    assert months_plotted(answered.value.json()) == {"2024-01-01", "2024-02-01"}
+    page.screenshot(path=str(tmp_path / "plots.png"), full_page=True)
+
+    # One day is corrected and one is accepted, by the commands that the page has.
+    refused.write_text(good)
+    for line in (again, accept.replace("…", "a campaign by fax")):
+        for command in line.split(" && "):
+            ended = run(*shlex.split(command), environment=servers.environment)
+            assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
+    assert red(servers.dagster, "ards") == red(servers.dagster, "mrds") == {MISSING}
+    page.reload()
+    facts = texts(page, "article.fact")
+    assert not [fact for fact in facts if REFUSED in fact or BLOCKED in fact], facts
+    page.goto(f"{servers.dagster}/assets/shop/ards?view=partitions&partition={BLOCKED}")
     expect(page.get_by_role("row").filter(has_text=re.compile("^outcome")).first).to_contain_text("written")
+    expect(page.get_by_text("a campaign by fax").first).to_be_visible()

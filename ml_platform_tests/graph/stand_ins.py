@@ -67,7 +67,7 @@ class FakeMlflow:
     failed: int = 0
 
     @contextlib.contextmanager
-    def parent(self, product: Product) -> Iterator[str]:
+    def parent(self, product: Product, partitions: str) -> Iterator[str]:
         self.opened.append(product.name)
         try:
             yield "parent-run"

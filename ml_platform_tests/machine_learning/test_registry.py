@@ -12,7 +12,7 @@ import pytest
 import skops.io
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from ml_platform.machine_learning import model_files
+from ml_platform.machine_learning import model_files, model_plots
 from ml_platform.machine_learning import registry as module
 from ml_platform.machine_learning.model_card import DataUsed
 from ml_platform.machine_learning.model_files import RegistryError
@@ -144,7 +144,8 @@ def test_the_data_is_a_dataset_input_with_version_and_days(client, logged):
 
 def test_plots_are_logged_and_nothing_is_pickled(client, logged):
     files = {path.name for path in artifacts(client, logged)}
-    assert {"confusion_matrix.png", "calibration.png", "model.skops", "input_example.json"} <= files
+    plots = {"confusion_matrix.png", "calibration.png", "precision_recall.png", "coefficients.png"}
+    assert plots | {"model.skops", "input_example.json"} <= files
     assert not [name for name in files if name.endswith((".pkl", ".pickle", ".joblib"))]
 
 
@@ -217,7 +218,7 @@ def test_a_run_that_raises_ends_failed_and_registers_nothing(registry, client, t
     def broken(*_):
         raise RuntimeError("no plots today")
 
-    monkeypatch.setattr(module, "plots", broken)
+    monkeypatch.setattr(model_plots, "of_decisions", broken)
     with pytest.raises(RuntimeError, match="no plots today"):
         log(registry, trained, fingerprint="broken")
     assert registry.find(FLIGHTS, "broken") is None
@@ -240,6 +241,53 @@ def test_a_link_to_a_run_on_databricks_opens_it_in_the_workspace(client, logged,
     experiment = client.get_run(logged.run_id).info.experiment_id
     expected = f"https://workspace.example.com/ml/experiments/{experiment}/runs/{logged.run_id}"
     assert Registry("databricks").run_url(None, logged.run_id) == expected
+
+
+def test_an_experiment_opens_as_one_of_models(registry, client):
+    """MLflow shows traces of language models first, unless the experiment says what it is of."""
+    assert client.get_experiment_by_name(FLIGHTS.name).tags["mlflow.experimentKind"] == (
+        "custom_model_development"
+    )
+
+
+def test_an_experiment_that_somebody_else_has_made_opens_so_as_well(registry, client):
+    made = {name: client.create_experiment(name) for name in ("untagged", "chosen")}
+    client.set_experiment_tag(made["chosen"], "mlflow.experimentKind", "genai_development")
+    for name in made:
+        registry.prepare(name)
+    kinds = [client.get_experiment(id_).tags["mlflow.experimentKind"] for id_ in made.values()]
+    assert kinds == ["custom_model_development", "genai_development"]
+
+
+def test_versions_are_described_by_what_was_decided(registry, client, trained):
+    first, second = (log(registry, trained).version for _ in range(2))
+    said = {first: "not promoted: f1 0.7", second: "promoted: f1 0.8", "99999": "it isn't there"}
+    registry.describe(FLIGHTS, said)
+
+    def described(version):
+        return client.get_model_version(FLIGHTS.name, version).description
+
+    assert (described(first), described(second)) == ("not promoted: f1 0.7", "promoted: f1 0.8")
+    registry.describe(FLIGHTS, {second: "rolled back: f1 0.8"})
+    assert (described(first), described(second)) == ("not promoted: f1 0.7", "rolled back: f1 0.8")
+
+
+def test_what_a_person_has_written_of_a_version_stays(registry, client, trained):
+    before, after = log(registry, trained).version, log(registry, trained).version
+    client.update_model_version(FLIGHTS.name, before, "do not use")
+    registry.describe(FLIGHTS, {before: "promoted", after: "promoted"})
+    client.update_model_version(FLIGHTS.name, after, "the one of the campaign")
+    registry.describe(FLIGHTS, {before: "rolled back", after: "rolled back"})
+    descriptions = [client.get_model_version(FLIGHTS.name, one).description for one in (before, after)]
+    assert descriptions == ["do not use", "the one of the campaign"]
+
+
+def test_a_description_whose_writing_was_cut_off_is_still_the_platforms(registry, client, trained):
+    version = log(registry, trained).version
+    client.update_model_version(FLIGHTS.name, version, "promoted")  # and then the process was killed
+    registry.describe(FLIGHTS, {version: "promoted"})
+    registry.describe(FLIGHTS, {version: "rolled back"})
+    assert client.get_model_version(FLIGHTS.name, version).description == "rolled back"
 
 
 # -- finding and loading ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 from ml_platform.data_engineering import ards, landing, unity_catalog
 from ml_platform.data_engineering.files import FileRules, shown
@@ -163,11 +164,14 @@ class Ards(Step):
 
 def _refused(delivery: landing.Delivery, refusal: Refusal) -> Written:
     inputs = f"{delivery.stamp}/unread" if refusal.may_pass else None
-    return Written("refused", refusal.reason, inputs=inputs)
+    return Written("refused", refusal.reason, inputs=inputs, metadata=_of_files(delivery))
 
 
-def _of_files(delivery: landing.Delivery) -> dict[str, str]:
-    """What people should know of a day's files: other columns than the contract's, and what isn't read."""
+def _of_files(delivery: landing.Delivery) -> dict[str, Any]:
+    """What people should know of a day's files: how many, other columns than the contract's, what isn't read.
+
+    ``bytes`` is as they lie there.
+    """
     found = {
         "ignored_columns": delivery.ignored_columns,
         "missing_columns": delivery.missing_columns,
@@ -177,4 +181,5 @@ def _of_files(delivery: landing.Delivery) -> dict[str, str]:
         for key, counts in found.items()
         if counts
     }
-    return said | ({"unread_files": landing.listed(delivery.unread)} if delivery.unread else {})
+    counts = {"files": len(delivery.files), "bytes": sum(file.size for file in delivery.files)}
+    return counts | said | ({"unread_files": landing.listed(delivery.unread)} if delivery.unread else {})

@@ -165,6 +165,7 @@ def _page(product: Product, month: MonthDrift, pages: Mapping[str, Comparison], 
         share=_share,
         change=_change,
         json_file=JSON,
+        meanings=product.meanings,
     )
 
 

@@ -230,6 +230,7 @@ def _page(
         listed=LISTED,
         quarantine_csv=QUARANTINE_CSV,
         json_file=JSON,
+        meanings=product.meanings,
     )
 
 

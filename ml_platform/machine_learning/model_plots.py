@@ -1,0 +1,170 @@
+"""The plots of a model in MLflow: what it looks at, and how it does on rows that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml_platform.machine_learning.training import Floats, Integers
+
+#: The features that a plot shows: those with the most weight. More could not be read.
+SHOWN_FEATURES = 20
+#: Rows that are scored again with a shuffled column, five times a column: a second for most estimators.
+SHUFFLED_ROWS = 2_000
+CALIBRATION_BINS = 10
+
+
+def of_weights(pipeline: Any, sensitive: Collection[str] = ()) -> dict[str, Any]:
+    """Coefficients or importances that the estimator holds itself; nothing if it has neither.
+
+    Args:
+        pipeline: fitted, of :func:`.training.build_pipeline`.
+        sensitive: columns whose values must not be shown: their categories count as one.
+    """
+    estimator = pipeline.named_steps["estimator"]
+    columns = _columns(pipeline)
+    for name, label, weights in (
+        ("coefficients", "coefficient, of scaled features", getattr(estimator, "coef_", None)),
+        ("importances", "importance", getattr(estimator, "feature_importances_", None)),
+    ):
+        if weights is None:
+            continue
+        found = weights.toarray() if hasattr(weights, "toarray") else weights
+        found = np.atleast_2d(np.asarray(found, dtype=np.float64))
+        if len(found) > 1:  # one row a class
+            found, label = np.abs(found).mean(axis=0, keepdims=True), f"mean absolute {label}"
+        if found.shape[1] != len(columns):  # an estimator that makes features of its own
+            continue
+        by_name = _by_name(columns, found[0], sensitive)
+        return {name: _bars(by_name, label, f"{type(estimator).__name__}: {name}")}
+    return {}
+
+
+def of_shuffling(pipeline: Any, features: pd.DataFrame, label: Any) -> dict[str, Any]:
+    """How much worse the model becomes when a column's values are dealt out anew (permutation importance).
+
+    Breiman, "Random Forests", Machine Learning 45 (2001), as in scikit-learn; the measure is the log loss of
+    a classifier and the root mean squared error of a regressor. Nothing where it isn't defined.
+
+    Args:
+        features: held-out rows as the pipeline takes them, of which the first 2,000 are used.
+    """
+    from sklearn.base import is_classifier
+    from sklearn.inspection import permutation_importance
+
+    rows, truth = features.head(SHUFFLED_ROWS), np.asarray(label)[:SHUFFLED_ROWS]
+    classify = is_classifier(pipeline)
+    if not len(rows) or (classify and set(np.unique(truth)) != set(pipeline.classes_)):
+        return {}
+    scoring = "neg_log_loss" if classify else "neg_root_mean_squared_error"
+    found = permutation_importance(pipeline, rows, truth, scoring=scoring, n_repeats=5, random_state=0)
+    measure = "log loss" if classify else "root mean squared error"
+    by_name = dict(zip(rows.columns, found.importances_mean, strict=True))
+    title = f"Permutation importance, {len(rows):,} held-out rows"
+    return {"permutation_importance": _bars(by_name, f"increase of the {measure}", title)}
+
+
+def of_decisions(threshold: float, label: Integers, probability: Floats) -> dict[str, Any]:
+    """The confusion matrix, the calibration, and the precision-recall curve of held-out rows."""
+    from sklearn.calibration import CalibrationDisplay
+    from sklearn.metrics import (
+        ConfusionMatrixDisplay,
+        PrecisionRecallDisplay,
+        precision_score,
+        recall_score,
+    )
+
+    decision = (probability >= threshold).astype(np.int64)
+    figures = {}
+    figures["confusion_matrix"], axes = _figure(f"Held-out rows, decided at {threshold:.3f}")
+    ConfusionMatrixDisplay.from_predictions(
+        label, decision, labels=[0, 1], cmap="Blues", colorbar=False, values_format=",", ax=axes
+    )
+    axes.set(xlabel="predicted", ylabel="actual")
+
+    if not label.any():
+        return figures  # neither a precision nor a share of positives
+    figures["calibration"], axes = _figure("Calibration on held-out rows")
+    CalibrationDisplay.from_predictions(
+        label, probability, n_bins=CALIBRATION_BINS, strategy="quantile", name="model", pos_label=1, ax=axes
+    )
+    axes.set(xlabel="mean probability", ylabel="share of positives")
+
+    figures["precision_recall"], axes = _figure("Precision and recall on held-out rows")
+    PrecisionRecallDisplay.from_predictions(
+        label, probability, pos_label=1, name="model", plot_chance_level=True, ax=axes
+    )
+    axes.plot(
+        recall_score(label, decision, zero_division=0),
+        precision_score(label, decision, zero_division=0),
+        "o",
+        color="black",
+        label=f"decided at {threshold:.3f}",
+    )
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend(loc="best", fontsize="small")
+    return figures
+
+
+def _columns(pipeline: Any) -> list[tuple[str, str]]:
+    """What the estimator takes: of each column the feature it comes from, and its name."""
+    extraction = pipeline.named_steps["features"]
+    columns = []
+    for kind, transformer, features in extraction.transformers_:
+        if kind == "categorical":
+            encoder = transformer.named_steps["encode"]
+            columns += [
+                (feature, f"{feature} = {category}")
+                for feature, categories in zip(features, encoder.categories_, strict=True)
+                for category in categories
+            ]
+        elif kind == "numeric":
+            columns += [(feature, feature) for feature in features]
+    return columns
+
+
+def _by_name(columns: list[tuple[str, str]], weights: Floats, sensitive: Collection[str]) -> dict[str, float]:
+    """The weight of each column; of the categories of a sensitive feature the greatest, without its sign."""
+    found: dict[str, float] = {}
+    for (feature, name), weight in zip(columns, weights, strict=True):
+        if feature != name and feature in sensitive:
+            named = f"{feature} (the most of its values)"
+            found[named] = max(found.get(named, 0.0), abs(float(weight)))
+        else:
+            found[name] = float(weight)
+    return found
+
+
+def _bars(weights: dict[str, float], label: str, title: str) -> Any:
+    """Horizontal bars, the heaviest first."""
+    order = sorted(weights, key=lambda name: -abs(weights[name]))
+    shown = order[:SHOWN_FEATURES]
+    if len(order) > len(shown):
+        title = f"{title}, {len(shown)} of {len(order):,}"
+    figure, axes = _figure(title, size=(6.5, 1.4 + 0.24 * len(shown)))
+    values = [weights[name] for name in shown]
+    axes.barh(range(len(shown)), values, color=["C0" if value >= 0 else "C3" for value in values])
+    names = [_plain(name) for name in shown]
+    axes.set(xlabel=label, yticks=range(len(shown)), yticklabels=names)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.invert_yaxis()
+    return figure
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib prints it: no mathematics between dollars, and no longer than can be read."""
+    short = name if len(name) <= 40 else f"{name[:39]}…"
+    return short.replace("$", r"\$")
+
+
+def _figure(title: str, size: tuple[float, float] = (4.5, 4)) -> tuple[Any, Any]:
+    """A figure that pyplot knows nothing of: it keeps all that it made."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=90, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize="medium")
+    return figure, axes
