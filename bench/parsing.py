@@ -26,7 +26,8 @@ from pyarrow import csv as arrow_csv
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.conversion import ARROW_TYPES
-from ml_platform.data_engineering.parsing import DeliveryFile, parse_file, read_header
+from ml_platform.data_engineering.delivery_file import DeliveryFile
+from ml_platform.data_engineering.parsing import parse_file, read_header
 
 DAY = date(2024, 1, 1)
 COLUMNS = {

@@ -22,10 +22,10 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import buckets, resolution
 from ml_platform.data_engineering.day_statistics import CountedPart, Counting
+from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.delivery_parts import bucket_count, divided
 from ml_platform.data_engineering.files import UnreadableFile
 from ml_platform.data_engineering.landing import Delivery
-from ml_platform.data_engineering.parsing import DeliveryFile
 from ml_platform.data_engineering.reading import Reading, located
 from ml_platform.data_engineering.resolution import Account, Refusal, quarantine_schema, rows_schema
 from ml_platform.spark.tasks import numbers, spare_next_task

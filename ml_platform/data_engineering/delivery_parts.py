@@ -14,9 +14,9 @@ from itertools import pairwise
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import QUOTE
 from ml_platform.data_engineering import buckets, files
+from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.files import FileRules, Part, UnreadableFile
 from ml_platform.data_engineering.landing import Delivery
-from ml_platform.data_engineering.parsing import DeliveryFile
 from ml_platform.spark.tasks import Session, each_in_a_task
 
 #: Bytes of a file's head among which its first line must end; that of the widest accepted header is shorter.

@@ -19,8 +19,9 @@ from pathlib import Path
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import files, headers, replacements
+from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
-from ml_platform.data_engineering.parsing import DeliveryFile, read_header
+from ml_platform.data_engineering.parsing import read_header
 from ml_platform.data_engineering.replacements import ManifestError, is_manifest, manifests_in
 
 _DELIVERED_ON = re.compile(r"^(\d{4}-\d{2}-\d{2})")

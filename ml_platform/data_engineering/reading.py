@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
-from ml_platform.data_engineering.parsing import DeliveryFile, locate
+from ml_platform.data_engineering.delivery_file import DeliveryFile
+from ml_platform.data_engineering.parsing import locate
 from ml_platform.data_engineering.replacements import USED, records_of
 from ml_platform.data_engineering.resolution import (
     ORPHAN,

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.yaml_text import YamlError, parse_yaml
-from ml_platform.data_engineering.parsing import DeliveryFile, parse_file
+from ml_platform.data_engineering.delivery_file import DeliveryFile
+from ml_platform.data_engineering.parsing import parse_file
 
 #: What a manifest's name has after the name of its file.
 SUFFIXES = (".manifest.yaml", ".manifest.yml", ".manifest.json")

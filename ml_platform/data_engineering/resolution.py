@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering.parsing import parsed_schema
+from ml_platform.data_engineering.delivery_file import parsed_schema
 
 ORPHAN = "label without a row"
 

@@ -22,10 +22,10 @@ from tempfile import TemporaryDirectory
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import QUOTE, Source
 from ml_platform.data_engineering import conversion, headers, line_ends
+from ml_platform.data_engineering.exact_reader import INVALID_ENCODING, tokenize
 from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
 from ml_platform.data_engineering.headers import Header
 from ml_platform.data_engineering.line_ends import Record
-from ml_platform.data_engineering.parsing import INVALID_ENCODING, tokenize
 from ml_platform.data_engineering.quoting import RecordWriter
 
 HOUR = "T0600"

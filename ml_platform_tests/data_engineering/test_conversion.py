@@ -246,7 +246,7 @@ def test_a_file_is_read_in_its_encoding(
     content = written(encoding, [text * n for n in range(1, 40) for text in TEXTS])
     expected = [text * n for n in range(1, 40) for text in TEXTS]
     for size in (8 << 20, 5000, 700):
-        monkeypatch.setattr("ml_platform.data_engineering.parsing.BLOCK_BYTES", size)
+        monkeypatch.setattr("ml_platform.data_engineering.limits.BLOCK_BYTES", size)
         assert [row["customer"] for row in parse(tmp_path, content, product, name)] == expected
     # The end of a file has no mark of its own.
     plain = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}.get(encoding, encoding)

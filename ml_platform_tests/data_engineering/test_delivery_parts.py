@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_platform.data_engineering import landing, parsing
+from ml_platform.data_engineering import delivery_file, landing
+from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.delivery_parts import divided
-from ml_platform.data_engineering.parsing import DeliveryFile, locate, parse_file
+from ml_platform.data_engineering.parsing import locate, parse_file
 from ml_platform.spark import tasks
 from ml_platform_tests.small_platform import D, shop
 from ml_platform_tests.tasks_here import TasksHere
@@ -133,4 +134,4 @@ def test_a_part_of_a_file_that_has_become_shorter_gives_what_is_left(tmp_path: P
     assert len(parts) > 3
     Path(file.path).write_bytes(f"{HEADER}\n{GOOD}\n".encode())
     assert len(records(parts, product)) == 1
-    assert parsing.parsed_schema(product).names
+    assert delivery_file.parsed_schema(product).names

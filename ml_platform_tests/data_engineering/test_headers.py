@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ml_platform.contract.loading import ContractError
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import headers, landing, parsing
+from ml_platform.data_engineering import delivery_file, fast_reader, headers, landing, parsing
 from ml_platform.data_engineering.splitting import SplitError, split_history
 from ml_platform.mlops.quality import expectations
 from ml_platform_tests.small_platform import CARRIERS, SHOP, D, Platform, carry_by, days, shop
@@ -164,7 +164,7 @@ def test_any_header_is_read_as_its_names_say_or_refused(case: dict[str, Any]) ->
         (file,) = [file for file in delivery.files if file.name == "a.csv"]
         assert file.labels_only == (set(at.values()) == {"visit", "day", "bought"})
         fast = parsed(file, product)
-        with mock.patch.object(parsing, "_read_fast", side_effect=pa.ArrowInvalid("not in this test")):
+        with mock.patch.object(fast_reader, "read_fast", side_effect=pa.ArrowInvalid("not in this test")):
             assert parsed(file, product) == fast
     unnamed = "other" if not file.labels_only else None  # the column's fill_null
     for row, record in enumerate(fast):
@@ -176,7 +176,7 @@ def test_any_header_is_read_as_its_names_say_or_refused(case: dict[str, Any]) ->
         assert record["_kind"] == ("label" if file.labels_only else "row")
 
 
-def parsed(file: parsing.DeliveryFile, product: Product) -> list[dict[str, Any]]:
+def parsed(file: delivery_file.DeliveryFile, product: Product) -> list[dict[str, Any]]:
     return [row for batch in parsing.parse_file(file, product) for row in batch.to_pylist()]
 
 

@@ -20,11 +20,12 @@ import pytest
 import yaml
 
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import ards, ards_in_tasks, buckets, landing, parsing, quoting
+from ml_platform.data_engineering import ards, ards_in_tasks, buckets, fast_reader, landing, limits, quoting
 from ml_platform.data_engineering.day_statistics import Counting
+from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.files import FileRules, shown
 from ml_platform.data_engineering.landing import Delivery
-from ml_platform.data_engineering.parsing import DeliveryFile, parse_file
+from ml_platform.data_engineering.parsing import parse_file
 from ml_platform.data_engineering.resolution import Account
 from ml_platform.data_engineering.splitting import SplitError, split_history
 from ml_platform.spark import tasks
@@ -82,8 +83,8 @@ def test_the_deliveries_are_reproducible_and_of_all_kinds() -> None:
 
 def small_pieces(patch: pytest.MonkeyPatch, seed: int) -> None:
     """Have tiny files be read in several pieces, and days brought into buckets, as large ones are."""
-    patch.setattr(parsing, "BLOCK_BYTES", (150, 600, parsing.BLOCK_BYTES)[seed % 3])
-    patch.setattr(parsing, "BATCH_RECORDS", (3, parsing.BATCH_RECORDS)[seed % 2])
+    patch.setattr(limits, "BLOCK_BYTES", (150, 600, limits.BLOCK_BYTES)[seed % 3])
+    patch.setattr(limits, "BATCH_RECORDS", (3, limits.BATCH_RECORDS)[seed % 2])
     patch.setattr(quoting, "_STRIDE_BYTES", (64, quoting._STRIDE_BYTES)[seed % 2])
     patch.setattr(buckets, "BUCKET_BYTES", (60, buckets.BUCKET_BYTES, 400)[seed // 2 % 3])
     patch.setattr(buckets, "PIECE_BYTES", (200, 50)[seed % 2])
@@ -194,7 +195,7 @@ def compare_records(delivery: Delivery, product: Product, wanted: Wanted) -> Non
     for file in delivery.files:
         rows = rows_of(file, product)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parsing, "_read_fast", _never)
+            patch.setattr(fast_reader, "read_fast", _never)
             exact = rows_of(file, product)
         is_whole = not any(row["_kind"] == "unreadable" for row in rows)
         # Of a file that can't be read to its end the records before it are worth nothing, and how many of

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import landing, line_ends, parsing
+from ml_platform.data_engineering import exact_reader, landing, limits, line_ends
 from ml_platform.data_engineering.parsing import parse_file
 from ml_platform.data_engineering.splitting import SplitError, split_history
 from ml_platform_tests.data_engineering.test_quoting import DAY, landed, parse, product, read_either_way
@@ -72,7 +72,7 @@ def test_such_files_are_read_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def never_exactly(*_: object) -> Any:
         raise AssertionError("the whole file is read again")
 
-    monkeypatch.setattr(parsing, "_parse_exactly", never_exactly)
+    monkeypatch.setattr(exact_reader, "read_exactly", never_exactly)
     for quote in ("", '"'):
         lines = [f"{n},2024-01-01,{quote}c{n}{quote},{'soon' if n == 7 else ''}," for n in range(3000)]
         rows = parse(write(tmp_path, header, *lines), trailing())
@@ -84,7 +84,7 @@ def test_such_files_are_read_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_delimiter_before_a_quoted_line_break_is_text_wherever_a_block_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(parsing, "BLOCK_BYTES", block)
+    monkeypatch.setattr(limits, "BLOCK_BYTES", block)
     text = "a\n" + "x,\n" * 40 + ",\n,"
     path = write(tmp_path, HEADER + ",", f'1,2024-01-01,"{text}",1,', "2,2024-01-01,bob,0,")
     assert seen(read_either_way(path, trailing())) == [("row", 1, text, 1), ("row", 2, "bob", 0)]
@@ -251,7 +251,7 @@ def test_any_such_file_is_read_as_the_csv_module_reads_it(
             else "bad"
         )
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parsing, "BLOCK_BYTES", block)
+        patch.setattr(limits, "BLOCK_BYTES", block)
         path = Path(folder) / "a.csv"
         path.write_bytes(text.encode())
         contract = trailing(";", escape='"')

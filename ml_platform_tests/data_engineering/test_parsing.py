@@ -15,8 +15,9 @@ import pyarrow as pa
 import pytest
 
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import parsing
-from ml_platform.data_engineering.parsing import DeliveryFile, UnreadableFile, locate, parse_file, read_header
+from ml_platform.data_engineering import fast_reader, limits
+from ml_platform.data_engineering.delivery_file import DeliveryFile
+from ml_platform.data_engineering.parsing import UnreadableFile, locate, parse_file, read_header
 from ml_platform_tests.small_platform import D, shop
 
 DAY = D("2024-01-01")
@@ -257,8 +258,8 @@ def test_a_truncated_archive_ends_as_unreadable(tmp_path: Path) -> None:
 
 
 def test_a_problem_in_a_late_block_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "BLOCK_BYTES", 2000)
-    monkeypatch.setattr(parsing, "BATCH_RECORDS", 70)
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 2000)
+    monkeypatch.setattr(limits, "BATCH_RECORDS", 70)
     lines = [f"{n},2024-01-01,c{n},{n}.5,3,web" for n in range(500)]
     lines[430] = "430,2024-01-01,c430,x,3,web"
     rows = parse(tmp_path, HEADER + "\n".join(lines) + "\n")
@@ -372,7 +373,7 @@ def test_a_quoted_field_that_ends_the_file_with_a_newline_is_a_value(tmp_path: P
 def test_a_quote_over_too_many_lines_is_never_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: str
 ) -> None:
-    monkeypatch.setattr(parsing, "BLOCK_BYTES", 100_000)
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 100_000)
     allowed, too_long = '"' + "x\n" * 999 + '"', '"' + "x\n" * 1000 + '"'
     many = "".join(note(n, "bob") for n in range(5, 5005))
     rows = parse(tmp_path, NOTES + note(0, allowed) + note(1, too_long) + many + later)
@@ -399,7 +400,7 @@ def test_a_long_line_is_no_open_quote(tmp_path: Path, later: str, quote: str) ->
 def test_quoted_line_breaks_survive_wherever_a_block_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(parsing, "BLOCK_BYTES", size)
+    monkeypatch.setattr(limits, "BLOCK_BYTES", size)
     texts = [f"{n}\r\nb\nc\rd" for n in range(20)]
     rows = parse(tmp_path, NOTES + "".join(note(n, f'"{text}"') for n, text in enumerate(texts)))
     assert [row["customer"] for row in rows] == texts
@@ -410,7 +411,7 @@ def test_quoted_line_breaks_survive_wherever_a_block_ends(
 def test_fields_are_told_apart_behind_a_nul_wherever_a_block_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, unread: str
 ) -> None:
-    monkeypatch.setattr(parsing, "BLOCK_BYTES", size)
+    monkeypatch.setattr(limits, "BLOCK_BYTES", size)
     texts = [
         f"{n}\nof two lines, of which this is a long one, as in a letter of complaint" for n in range(20)
     ]
@@ -424,17 +425,17 @@ def test_what_only_the_exact_tokenizer_can_read_is_not_raised_in_arrows_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     raised: list[BaseException] = []
-    read = parsing._StreamForArrow.read
+    read = fast_reader._StreamForArrow.read
 
-    def watched(stream: parsing._StreamForArrow, size: int) -> bytes:
+    def watched(stream: fast_reader._StreamForArrow, size: int) -> bytes:
         try:
             return read(stream, size)
         except BaseException as error:
             raised.append(error)
             raise
 
-    monkeypatch.setattr(parsing._StreamForArrow, "read", watched)
-    monkeypatch.setattr(parsing, "BLOCK_BYTES", 120)
+    monkeypatch.setattr(fast_reader._StreamForArrow, "read", watched)
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 120)
     lines = [note(n, "a\0b" if n == place else "ann") for n in range(20)]
     rows = parse(tmp_path, NOTES + "".join(lines))
     assert [row["visit"] for row in rows if row["_kind"] == "bad"] == [place]
@@ -447,15 +448,15 @@ def test_arrows_reader_outlives_its_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     readers: list[weakref.ref[Any]] = []
-    make = parsing.arrow_csv.open_csv
+    make = fast_reader.arrow_csv.open_csv
 
     def watched(*args: Any, **options: Any) -> Any:
         reader = make(*args, **options)
         readers.append(weakref.ref(reader))
         return reader
 
-    monkeypatch.setattr(parsing.arrow_csv, "open_csv", watched)
-    monkeypatch.setattr(parsing, "BLOCK_BYTES", 120)
+    monkeypatch.setattr(fast_reader.arrow_csv, "open_csv", watched)
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 120)
     content = NOTES + "".join(note(n, text if n == 15 else "ann") for n in range(20))
     for _ in range(4):
         assert len(parse(tmp_path, content)) == 20
@@ -490,7 +491,7 @@ def test_moments_beyond_the_calendar_are_blamed(tmp_path: Path) -> None:
 def test_exact_batches_are_small_when_records_are_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parsing, "BLOCK_BYTES", 10_000)
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 10_000)
     path = tmp_path / "a.csv"
     path.write_text(NOTES + "bad\n" + "".join(note(n, "x" * 1000) for n in range(100)))
     product = shop()
@@ -519,16 +520,16 @@ def test_both_tokenizers_see_the_same_records(
             line = line[:place] + draw.choice(noise) + line[place:]
         text += line + draw.choice(["\n", "\n", "\r\n", "\n\n"])
     text = text if draw.random() < 0.7 else text.rstrip("\r\n")
-    monkeypatch.setattr(parsing, "BLOCK_BYTES", draw.choice([150, 1000, 8 << 20]))
-    monkeypatch.setattr(parsing, "BATCH_RECORDS", draw.choice([3, 7, 50_000]))
-    monkeypatch.setattr(parsing, "RECORD_LINES", draw.choice([3, 1000]))
+    monkeypatch.setattr(limits, "BLOCK_BYTES", draw.choice([150, 1000, 8 << 20]))
+    monkeypatch.setattr(limits, "BATCH_RECORDS", draw.choice([3, 7, 50_000]))
+    monkeypatch.setattr(limits, "RECORD_LINES", draw.choice([3, 1000]))
 
     either = parse(tmp_path, text)
 
     def never_fast(*_: object) -> Any:
         raise pa.ArrowInvalid("not in this test")
 
-    monkeypatch.setattr(parsing, "_read_fast", never_fast)
+    monkeypatch.setattr(fast_reader, "read_fast", never_fast)
     assert either == parse(tmp_path, text)
     if share == 0:
         # the csv module, on its own, over the whole text

@@ -20,9 +20,10 @@ from pyspark.sql import SparkSession
 
 from ml_platform.contract.loading import ContractError
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import parsing, quoting
+from ml_platform.data_engineering import exact_reader, fast_reader, quoting
+from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.landing import scan
-from ml_platform.data_engineering.parsing import DeliveryFile, parse_file, read_header
+from ml_platform.data_engineering.parsing import parse_file, read_header
 from ml_platform.data_engineering.quoting import BlockGuard, NotAsPlain
 from ml_platform.data_engineering.splitting import SplitError, split_history
 from ml_platform_tests.small_platform import D, shop
@@ -69,7 +70,7 @@ def read_either_way(path: Path, contract: Product) -> list[dict[str, Any]]:
     """The records as the fast reader gives them, which must be those of the exact one."""
     fast = parse(path, contract)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parsing, "_read_fast", never_fast)
+        patch.setattr(fast_reader, "read_fast", never_fast)
         assert parse(path, contract) == fast
     return fast
 
@@ -184,7 +185,7 @@ def test_a_bad_value_in_a_file_with_quotes_is_found_by_the_fast_reader(
         HEADER + '1,2024-01-01,"a\n""b""",0\n\n2,2024-01-01,"c\n\n\nd",7\n3,2024-01-01,"e\nf",0,\n'
     )
     expected = read_either_way(path, product())
-    monkeypatch.setattr(parsing, "_parse_exactly", never_exactly)
+    monkeypatch.setattr(exact_reader, "read_exactly", never_exactly)
     assert parse(path, product()) == expected
     assert [row["_line"] for row in expected] == [None, 5, 9]
     assert expected[1]["_raw"] == '2,2024-01-01,"c\n\n\nd",7'

@@ -1,0 +1,60 @@
+"""One file of a day's delivery, and what its records look like once they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+
+import pyarrow as pa
+
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import LABEL_KNOWN_ON
+from ml_platform.data_engineering.conversion import ARROW_TYPES
+from ml_platform.data_engineering.files import FileRules
+
+
+@dataclass(frozen=True)
+class DeliveryFile:
+    """One file of a day's delivery; ``number`` is its place in file-name order.
+
+    ``header`` has the names as they stand in the file; :func:`.headers.resolve` says what they mean.
+    ``size`` is in bytes, as it lies there, and ``likely_bytes`` what that probably is unpacked.
+    """
+
+    day: date
+    path: str
+    name: str
+    number: int
+    labels_only: bool
+    header: tuple[str, ...]
+    known_on: date
+    size: int = 0
+    likely_bytes: int = 0
+    rules: FileRules = field(default_factory=FileRules)
+    replaced: bool = False  # a later file of the day has come to replace what was delivered before it
+
+
+def parsed_schema(product: Product) -> pa.Schema:
+    """The schema of :func:`.parsing.parse_file`, the same for every file of a product.
+
+    ``_kind`` is ``row``, ``label``, ``pending`` (in a label file, without a label yet), ``bad`` (with
+    ``_line``, ``_raw`` and ``_reason``), ``unreadable``, or ``unreachable`` where that is no fault of the
+    file's content;
+    ``_record`` counts the records of a file from 0, blank lines not counted; where a file is read in parts,
+    those of a part come after those of the parts before it.
+    """
+    columns = [(name, ARROW_TYPES[declared.type]) for name, declared in product.source.columns.items()]
+    return pa.schema(
+        [
+            ("_day", pa.date32()),
+            ("_file", pa.string()),
+            ("_file_number", pa.int32()),
+            ("_record", pa.int64()),
+            ("_kind", pa.string()),
+            *columns,
+            (LABEL_KNOWN_ON, pa.date32()),
+            ("_line", pa.int64()),
+            ("_raw", pa.string()),
+            ("_reason", pa.string()),
+        ]
+    )
