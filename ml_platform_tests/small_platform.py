@@ -18,7 +18,7 @@ from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
-from ml_platform.storage.locations import FolderRoot
+from ml_platform.storage.path_roots import FolderRoot
 from ml_platform.storage.tables import Tables
 
 if TYPE_CHECKING:

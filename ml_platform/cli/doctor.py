@@ -38,7 +38,8 @@ from ml_platform.online_store.store import OnlineStoreError
 from ml_platform.settings import Settings
 from ml_platform.storage.contract_versions import CONTRACTS, ContractVersions
 from ml_platform.storage.ledger import DAYS, SETTLED, Ledger
-from ml_platform.storage.locations import DamagedTableError, FolderRoot, PathRoot, RootError
+from ml_platform.storage.path_roots import FolderRoot, PathRoot
+from ml_platform.storage.roots import DamagedTableError, RootError
 from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 

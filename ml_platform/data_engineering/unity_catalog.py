@@ -16,7 +16,8 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import ards, mrds
 from ml_platform.spark.tasks import Session
-from ml_platform.storage.locations import CatalogRoot, quoted
+from ml_platform.storage.catalog_root import CatalogRoot
+from ml_platform.storage.roots import quoted
 from ml_platform.storage.tables import Tables
 
 #: The table property that tells which declaration a table has.

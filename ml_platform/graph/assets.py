@@ -37,7 +37,8 @@ from ml_platform.graph.resources import MlflowRuns, StepRunner
 from ml_platform.graph.retries import retrying
 from ml_platform.online_store.names import FEATURES, table_name
 from ml_platform.settings import Settings
-from ml_platform.storage.locations import PathRoot, Root
+from ml_platform.storage.path_roots import PathRoot
+from ml_platform.storage.roots import Root
 from ml_platform.storage.tables import Tables
 
 

@@ -21,8 +21,10 @@ from ml_platform.contract.faults import EndsTheRunError
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.settings import Settings
 from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.storage.locations import ATTEMPTS, PathRoot, RootError, on_days, quoted, root_of, type_name
+from ml_platform.storage.locations import root_of
 from ml_platform.storage.locks import DEFAULT_SECONDS
+from ml_platform.storage.path_roots import ATTEMPTS, PathRoot
+from ml_platform.storage.roots import RootError, on_days, quoted, type_name
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ from sqlglot import exp
 
 from ml_platform.contract.monitoring import DataSet
 from ml_platform.data_engineering import unity_catalog
-from ml_platform.storage.locations import CatalogRoot
+from ml_platform.storage.catalog_root import CatalogRoot
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import shop
 

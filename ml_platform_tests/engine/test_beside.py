@@ -23,7 +23,7 @@ from ml_platform.machine_learning.registry import Registry
 from ml_platform.mlops.quality import validation
 from ml_platform.storage import small_tables
 from ml_platform.storage.ledger import Ledger
-from ml_platform.storage.locations import FolderRoot, PathRoot
+from ml_platform.storage.path_roots import FolderRoot, PathRoot
 from ml_platform.storage.tables import OvertakenError, Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, carry_by, days, deliver_visits, shop

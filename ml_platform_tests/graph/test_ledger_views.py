@@ -14,7 +14,7 @@ from ml_platform.graph import ledger_views
 from ml_platform.mlops.alerts import messages
 from ml_platform.storage import datasets
 from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
-from ml_platform.storage.locations import FolderRoot
+from ml_platform.storage.path_roots import FolderRoot
 from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 

@@ -32,7 +32,7 @@ from ml_platform.storage.ledger import (
     Ledger,
     Outcome,
 )
-from ml_platform.storage.locations import FolderRoot
+from ml_platform.storage.path_roots import FolderRoot
 from ml_platform.storage.tables import Tables
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

@@ -14,7 +14,7 @@ from delta.exceptions import ConcurrentAppendException
 from pyspark.sql import SparkSession
 
 from ml_platform.storage import tables
-from ml_platform.storage.locations import FolderRoot
+from ml_platform.storage.path_roots import FolderRoot
 from ml_platform.storage.tables import Tables
 
 DAY = date(2024, 1, 1)

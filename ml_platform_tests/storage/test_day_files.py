@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.storage.locations import RootError
+from ml_platform.storage.roots import RootError
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import D
 

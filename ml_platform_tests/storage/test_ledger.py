@@ -13,7 +13,7 @@ import pytest
 from deltalake import write_deltalake
 
 from ml_platform.storage.ledger import SETTLED, DayRecord, Ledger
-from ml_platform.storage.locations import FolderRoot
+from ml_platform.storage.path_roots import FolderRoot
 from ml_platform.storage.tables import Tables
 
 DAY = date(2024, 1, 1)

@@ -18,8 +18,11 @@ from ml_platform.contract.monitoring import DataSet
 from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
 from ml_platform.mlops.quality import quarantine
 from ml_platform.mlops.quality.profiles import ProfileStatistics, profile
+from ml_platform.storage.catalog_root import CatalogRoot
 from ml_platform.storage.ledger import Ledger
-from ml_platform.storage.locations import CatalogRoot, FolderRoot, ObjectStoreRoot, RootError, root_of
+from ml_platform.storage.locations import root_of
+from ml_platform.storage.path_roots import FolderRoot, ObjectStoreRoot
+from ml_platform.storage.roots import RootError
 from ml_platform.storage.tables import Change, Tables
 from ml_platform_tests.small_platform import Platform, deliver_visits
 from ml_platform_tests.storage.azurite import ACCOUNT, KEY, Azurite
