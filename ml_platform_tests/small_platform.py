@@ -18,7 +18,7 @@ from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
-from ml_platform.storage.path_roots import FolderRoot
+from ml_platform.storage.path_locations import FolderLocation
 from ml_platform.storage.tables import Tables
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ CARRIERS = ("tasks", "buckets", "Spark", "buckets of Spark")
 def carry_by(carrier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have days written by ``tasks`` or by ``Spark``, as a whole or in ``buckets`` of a few records each."""
     if "Spark" in carrier:
-        monkeypatch.setattr(FolderRoot, "day_files", lambda *_: None)
+        monkeypatch.setattr(FolderLocation, "day_files", lambda *_: None)
     if "buckets" in carrier:
         monkeypatch.setattr(buckets, "BUCKET_BYTES", 64)
         monkeypatch.setattr(buckets, "PIECE_BYTES", 200)

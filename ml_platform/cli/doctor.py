@@ -38,9 +38,9 @@ from ml_platform.online_store.store import OnlineStoreError
 from ml_platform.settings import Settings
 from ml_platform.storage.contract_versions import CONTRACTS, ContractVersions
 from ml_platform.storage.ledger import DAYS, SETTLED, Ledger
-from ml_platform.storage.path_roots import FolderRoot, PathRoot
-from ml_platform.storage.roots import DamagedTableError, RootError
+from ml_platform.storage.path_locations import FolderLocation, PathLocation
 from ml_platform.storage.small_tables import ControlTable
+from ml_platform.storage.table_location import DamagedTableError, LocationError
 from ml_platform.storage.tables import Tables
 
 if TYPE_CHECKING:
@@ -132,13 +132,13 @@ def not_looked_at(product: Product, settings: Settings) -> list[str]:
         if not CATALOGUE[asset].tables:
             if not CATALOGUE[asset].small_tables:  # these every machine sees
                 parts.setdefault(engine, []).append(asset)
-        elif isinstance(tables.root, FolderRoot):
+        elif isinstance(tables.location, FolderLocation):
             parts.setdefault(engine, []).append(asset)
     said = [
         f"{', '.join(made)}: made on {engine}; run ml-platform doctor {product.name} there"
         for engine, made in parts.items()
     ]
-    if not isinstance(tables.root, PathRoot):
+    if not isinstance(tables.location, PathLocation):
         said.append(
             f"the rows of {', '.join(table_names())}: {settings.tables_root} is a catalog, which only Spark "
             "opens; look there"
@@ -210,14 +210,16 @@ class Doctor:
     def _torn_tables(self) -> Iterator[Finding]:
         tables, name = self._context(MODEL).tables, self.product.name
         places = [(tables.control, table) for table in small_tables_of_all()]
-        places += [(tables.root, table) for table in table_names() if isinstance(tables.root, FolderRoot)]
-        for root, table in places:
-            address = root.address(name, table)
+        places += [
+            (tables.location, table) for table in table_names() if isinstance(tables.location, FolderLocation)
+        ]
+        for location, table in places:
+            address = location.address(name, table)
             try:
-                if root.exists(name, table):
-                    root.version(name, table)
+                if location.exists(name, table):
+                    location.version(name, table)
             except DamagedTableError as error:
-                folder = Path(address) if isinstance(root, FolderRoot) else None
+                folder = Path(address) if isinstance(location, FolderLocation) else None
                 torn = folder is not None and _torn_commit(folder) is not None
                 again = torn or not self._is_irreplaceable(table)
                 yield Finding(
@@ -239,7 +241,7 @@ class Doctor:
             return table in _IRREPLACEABLE
         try:
             return any(set(hashes) - {self._present(asset)} for asset, hashes in self._made_under().items())
-        except RootError:
+        except LocationError:
             return True  # the ledger that would tell is damaged as well
 
     def unusable(self) -> list[Finding]:
@@ -286,7 +288,7 @@ class Doctor:
     def _unrecorded(self) -> Iterator[Finding]:
         """Tables without a ledger: nothing would be called done, and acceptances are forgotten."""
         tables, name = self._context(MODEL).tables, self.product.name
-        if tables.control.exists(name, DAYS) or not isinstance(tables.root, FolderRoot):
+        if tables.control.exists(name, DAYS) or not isinstance(tables.location, FolderLocation):
             return
         held = [table for table in table_names() if tables.exists(name, table)]
         if held:
@@ -395,7 +397,7 @@ class Doctor:
                 continue
             try:
                 lost = step.lost(self._ledger.latest(asset))
-            except (PermanentError, OnlineStoreError, RootError) as error:
+            except (PermanentError, OnlineStoreError, LocationError) as error:
                 yield Finding(asset, "unreadable", "", str(error), "see the message", repairable=False)
                 continue
             for why, days in presence.grouped(lost).items():

@@ -16,8 +16,8 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import ards, mrds
 from ml_platform.spark.tasks import Session
-from ml_platform.storage.catalog_root import CatalogRoot
-from ml_platform.storage.roots import quoted
+from ml_platform.storage.catalog_location import CatalogLocation
+from ml_platform.storage.table_location import quoted
 from ml_platform.storage.tables import Tables
 
 #: The table property that tells which declaration a table has.
@@ -41,13 +41,13 @@ def declare(session: Session, product: Product, tables: Tables, data_set: DataSe
     Returns:
         Whether anything was declared. Never, where the tables lie at a path.
     """
-    root = tables.root
-    if not isinstance(root, CatalogRoot):
+    location = tables.location
+    if not isinstance(location, CatalogLocation):
         return False
-    spark, wanted = session(), statements(product, root, data_set)
+    spark, wanted = session(), statements(product, location, data_set)
     version = fingerprint_of(wanted)
-    name = root.address(product.name, data_set)
-    if root.exists(product.name, data_set):
+    name = location.address(product.name, data_set)
+    if location.exists(product.name, data_set):
         found = spark.sql(f"SHOW TBLPROPERTIES {name}").collect()
         if {row["key"]: row["value"] for row in found}.get(DECLARATION) == version:
             return False
@@ -57,13 +57,13 @@ def declare(session: Session, product: Product, tables: Tables, data_set: DataSe
     return True
 
 
-def statements(product: Product, root: CatalogRoot, data_set: DataSet) -> list[str]:
+def statements(product: Product, location: CatalogLocation, data_set: DataSet) -> list[str]:
     """The SQL that declares a data set; running it again changes nothing.
 
     The key of a table that exists stays as it is. A contract with another key makes another table, which a
     person must decide on: drop the table and build it again.
     """
-    name = root.address(product.name, data_set)
+    name = location.address(product.name, data_set)
     key = primary_key(product, data_set)
     comment = f"{_COMMENTS[data_set]} {product.description}"
     declared = columns(product, data_set)

@@ -37,7 +37,7 @@ def lost_rows(
     Raises:
         DamagedTableError: the table's log can't be read.
     """
-    if is_elsewhere(context, records) and context.tables.root.locks:
+    if is_elsewhere(context, records) and context.tables.location.locks:
         return {}
     expected = {
         day: (record.counts.get(count, 0), record.delta_version if count == "rows" else None)

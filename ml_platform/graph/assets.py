@@ -37,8 +37,8 @@ from ml_platform.graph.resources import MlflowRuns, StepRunner
 from ml_platform.graph.retries import retrying
 from ml_platform.online_store.names import FEATURES, table_name
 from ml_platform.settings import Settings
-from ml_platform.storage.path_roots import PathRoot
-from ml_platform.storage.roots import Root
+from ml_platform.storage.path_locations import PathLocation
+from ml_platform.storage.table_location import TableLocation
 from ml_platform.storage.tables import Tables
 
 
@@ -84,10 +84,10 @@ def asset_key(product: Product, asset: str) -> dg.AssetKey:
 
 def build_assets(product: Product, settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Every asset of a product, with the checks that belong to it."""
-    root = Tables.of(settings).root
+    location = Tables.of(settings).location
     return [
         _landing(product, settings),
-        *[_asset(product, asset, root, settings) for asset in CATALOGUE.values()],
+        *[_asset(product, asset, location, settings) for asset in CATALOGUE.values()],
     ]
 
 
@@ -109,7 +109,9 @@ def _landing(product: Product, settings: Settings) -> dg.AssetSpec:
     )
 
 
-def _asset(product: Product, asset: Asset, root: Root, settings: Settings) -> dg.AssetsDefinition:
+def _asset(
+    product: Product, asset: Asset, location: TableLocation, settings: Settings
+) -> dg.AssetsDefinition:
     key, name = asset_key(product, asset.name), asset.name
     partitions_def = partitions.of(product, asset)
     config_of = _CONFIGS[asset.options]
@@ -177,7 +179,7 @@ def _asset(product: Product, asset: Asset, root: Root, settings: Settings) -> dg
         owners=list(product.owners) or None,
         code_version=asset.version,
         freshness_policy=_freshness(product) if asset.period == "day" else None,
-        metadata=metadata | _lineage(asset, product) | _place(asset, product, root) or None,
+        metadata=metadata | _lineage(asset, product) | _place(asset, product, location) or None,
         # The last asset of the catalogue is the last of its run too, as far as it can be (bad_days).
         op_tags={"dagster/priority": str(-names().index(name))},
         required_resource_keys={"step_runner", "mlflow"} if name == MODEL else {"step_runner"},
@@ -200,16 +202,16 @@ def _mlflow_parent(
         yield parent_run_id
 
 
-def _place(asset: Asset, product: Product, root: Root) -> dict[str, Any]:
+def _place(asset: Asset, product: Product, location: TableLocation) -> dict[str, Any]:
     """Where an asset's table is, and what it is called there."""
     if asset.name == ONLINE_FEATURES:
         return {"dagster/table_name": table_name(product, FEATURES)}
     if not asset.tables:
         return {}
     table = asset.tables[0].name
-    named = {"dagster/table_name": root.sql_name(product.name, table)}
-    if isinstance(root, PathRoot):
-        named["dagster/uri"] = root.address(product.name, table)
+    named = {"dagster/table_name": location.sql_name(product.name, table)}
+    if isinstance(location, PathLocation):
+        named["dagster/uri"] = location.address(product.name, table)
     return named
 
 

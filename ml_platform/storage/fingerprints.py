@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ml_platform.spark.tasks import spare_next_task
-from ml_platform.storage.roots import quoted
+from ml_platform.storage.table_location import quoted
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -7,7 +7,7 @@ The kinds are
 - a schema of Unity Catalog: ``uc:catalog.schema``, with the tables ``catalog.schema.<product>_<table>``.
 
 Tables at a path can be opened in-process, by ``deltalake``; those of a catalog need a Spark session. So the
-small tables that steer the platform always lie at a path (:mod:`.path_roots`); see :mod:`.small_tables`.
+small tables that steer the platform always lie at a path (:mod:`.path_locations`); see :mod:`.small_tables`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from ml_platform.storage.catalog_root import CatalogRoot
+from ml_platform.storage.catalog_location import CatalogLocation
 from ml_platform.storage.locks import DEFAULT_SECONDS
-from ml_platform.storage.path_roots import FolderRoot, ObjectStoreRoot
-from ml_platform.storage.roots import Root, RootError
+from ml_platform.storage.path_locations import FolderLocation, ObjectStoreLocation
+from ml_platform.storage.table_location import LocationError, TableLocation
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -28,13 +28,13 @@ UNITY_CATALOG = "uc:"
 OBJECT_STORE = "abfss"
 
 
-def root_of(
+def location_of(
     place: str,
     *,
     options: Mapping[str, str] | None = None,
     session: Callable[[], SparkSession] | None = None,
     lock_seconds: float = DEFAULT_SECONDS,
-) -> Root:
+) -> TableLocation:
     """The root that a setting names.
 
     Args:
@@ -43,20 +43,20 @@ def root_of(
         session: gives the session on which a catalog's tables are opened.
 
     Raises:
-        RootError: the place is of none of the kinds.
+        LocationError: the place is of none of the kinds.
     """
     if place.startswith(UNITY_CATALOG):
         parts = place.removeprefix(UNITY_CATALOG).split(".")
         if len(parts) != 2 or not all(re.fullmatch(r"[^\s/\\`.]+", part) for part in parts):
-            raise RootError(f"{place!r} names no schema; accepted is {UNITY_CATALOG}catalog.schema")
+            raise LocationError(f"{place!r} names no schema; accepted is {UNITY_CATALOG}catalog.schema")
         catalog, schema = parts
-        return CatalogRoot(catalog, schema, session)
+        return CatalogLocation(catalog, schema, session)
     scheme, separator, _ = place.partition("://")
     if not separator:
-        return FolderRoot(place, lock_seconds=lock_seconds)
+        return FolderLocation(place, lock_seconds=lock_seconds)
     if scheme != OBJECT_STORE:
-        raise RootError(
+        raise LocationError(
             f"no tables can be kept at {scheme}://…; accepted are a folder, "
             f"abfss://container@account.dfs.core.windows.net/path and {UNITY_CATALOG}catalog.schema"
         )
-    return ObjectStoreRoot(place.rstrip("/"), options)
+    return ObjectStoreLocation(place.rstrip("/"), options)

@@ -21,10 +21,10 @@ from ml_platform.contract.faults import EndsTheRunError
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.settings import Settings
 from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.storage.locations import root_of
+from ml_platform.storage.locations import location_of
 from ml_platform.storage.locks import DEFAULT_SECONDS
-from ml_platform.storage.path_roots import ATTEMPTS, PathRoot
-from ml_platform.storage.roots import RootError, on_days, quoted, type_name
+from ml_platform.storage.path_locations import ATTEMPTS, PathLocation
+from ml_platform.storage.table_location import LocationError, on_days, quoted, type_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,18 +103,18 @@ class Tables:
             lock_seconds: how long a commit waits for another one's lock, where there are locks.
 
         Raises:
-            RootError: a root can't be understood, or the small tables would be in a catalog.
+            LocationError: a root can't be understood, or the small tables would be in a catalog.
         """
-        self.root = root_of(root, options=options, session=session, lock_seconds=lock_seconds)
-        steering = self.root
+        self.location = location_of(root, options=options, session=session, lock_seconds=lock_seconds)
+        steering = self.location
         if control:
-            steering = root_of(control, options=options, lock_seconds=lock_seconds)
-        if not isinstance(steering, PathRoot):
-            raise RootError(
+            steering = location_of(control, options=options, lock_seconds=lock_seconds)
+        if not isinstance(steering, PathLocation):
+            raise LocationError(
                 f"with tables in {root}, the small tables that steer the platform need a place that needs no "
                 "Spark: set ML_PLATFORM_CONTROL_TABLES to abfss://container@account.dfs.core.windows.net/path"
             )
-        self.control: PathRoot = steering
+        self.control: PathLocation = steering
         self._guarded: dict[tuple[str, str], int] = {}
 
     @classmethod
@@ -130,14 +130,14 @@ class Tables:
 
     def path(self, product: str, table: str) -> str:
         """What people and MLflow know a table by: its path, or its name in the catalog."""
-        return self.root.address(product, table)
+        return self.location.address(product, table)
 
     def exists(self, product: str, table: str) -> bool:
-        return self.root.exists(product, table)
+        return self.location.exists(product, table)
 
     def version(self, product: str, table: str) -> int:
         """The newest version of a table that exists."""
-        return self.root.version(product, table)
+        return self.location.version(product, table)
 
     def losses(
         self, product: str, table: str, expected: Mapping[date, tuple[int, int | None]]
@@ -155,13 +155,13 @@ class Tables:
         Raises:
             DamagedTableError: the table's log can't be read.
         """
-        if not isinstance(self.root, PathRoot):
+        if not isinstance(self.location, PathLocation):
             return {}
         place = self.path(product, table)
         if not self.exists(product, table):
             return {day: f"{place} is gone" for day, (rows, _) in expected.items() if rows}
         version = self.version(product, table)
-        held = self.root.rows_held(product, table, expected)
+        held = self.location.rows_held(product, table, expected)
         lost = {}
         for day, (rows, written_by) in expected.items():
             if written_by is not None and written_by > version:
@@ -172,18 +172,18 @@ class Tables:
 
     def has_days(self, product: str, table: str, days: Iterable[date]) -> bool:
         """Whether the table has rows of any of ``days``."""
-        return self.exists(product, table) and self.root.has_days(product, table, list(days))
+        return self.exists(product, table) and self.location.has_days(product, table, list(days))
 
     def batches(
         self, product: str, table: str, columns: Sequence[str], days: Sequence[date]
     ) -> Iterator[pa.RecordBatch]:
         """Columns of the rows of ``days``, in this process, a batch at a time; none without a table."""
         if days and self.exists(product, table):
-            yield from self.root.batches(product, table, columns, days)
+            yield from self.location.batches(product, table, columns, days)
 
     def read(self, spark: SparkSession, product: str, table: str, *, version: int | None = None) -> DataFrame:
         """The whole table, at one of its versions or the newest; filter it by ``event_day`` before use."""
-        return self.root.load(spark, product, table, version)
+        return self.location.load(spark, product, table, version)
 
     def read_days(
         self,
@@ -199,11 +199,11 @@ class Tables:
 
     def column_types(self, product: str, table: str) -> dict[str, str]:
         """The columns of a table that exists, in order, each with its type as a contract names it."""
-        return self.root.column_types(product, table)
+        return self.location.column_types(product, table)
 
     def without_rows(self, spark: SparkSession, product: str, table: str) -> DataFrame:
         """No rows, in the columns of a table that exists, which Spark need not open for that."""
-        return self.root.without_rows(spark, product, table)
+        return self.location.without_rows(spark, product, table)
 
     @contextlib.contextmanager
     def guarded(self, product: str, tables: Iterable[str]) -> Iterator[None]:
@@ -264,7 +264,7 @@ class Tables:
             .option("mergeSchema", "true")
             .option("userMetadata", origin.text)
         )
-        return self._replace(origin, lambda: _commit(lambda: self.root.save(writer, product, table)))
+        return self._replace(origin, lambda: _commit(lambda: self.location.save(writer, product, table)))
 
     def align(
         self,
@@ -287,17 +287,17 @@ class Tables:
             keys: columns that tell rows apart, of which no value may become null.
 
         Raises:
-            RootError: a value of ``keys`` has no equal in the new type. Nothing was changed.
+            LocationError: a value of ``keys`` has no equal in the new type. Nothing was changed.
         """
         from deltalake import Schema
 
         if not self.exists(product, table):
             return Aligned()
         wanted = {field.name: type_name(field) for field in Schema.from_arrow(schema).fields}
-        if wanted.items() <= self.root.column_types(product, table).items():
+        if wanted.items() <= self.location.column_types(product, table).items():
             return Aligned()
         with self.lock(product, table):
-            known = self.root.column_types(product, table)
+            known = self.location.column_types(product, table)
             # Delta's columns are told apart whatever the case of their letters.
             there = {name.casefold(): name for name in known}
             before = {name: there[name.casefold()] for name in wanted if name.casefold() in there}
@@ -310,7 +310,7 @@ class Tables:
             if changed:
                 self._convert(session(), product, table, known, changed, keys)
             if added:
-                self.root.add_columns(product, table, added)
+                self.location.add_columns(product, table, added)
         return Aligned(tuple(added), changed)
 
     def _convert(
@@ -342,7 +342,7 @@ class Tables:
             if not counted[f"{name}.count"]:
                 continue
             if name in keys:
-                raise RootError(
+                raise LocationError(
                     f"{product}/{table}: {name} tells rows apart, and was {change.before}: {counted[name]!r} "
                     f"is no {change.now}. Give the column of the new type another name"
                 )
@@ -358,11 +358,11 @@ class Tables:
             .partitionBy(EVENT_DAY)
             .option("overwriteSchema", "true")
         )
-        _commit(lambda: self.root.save(writer, product, table))
+        _commit(lambda: self.location.save(writer, product, table))
 
     def day_files(self, product: str, table: str) -> DayFiles | None:
         """The table as a folder in which tasks may write; None where only Spark may."""
-        return self.root.day_files(product, table)
+        return self.location.day_files(product, table)
 
     def replace_days_by(
         self,
@@ -383,12 +383,14 @@ class Tables:
             The version the commit made.
 
         Raises:
-            RootError: a column has another type than the table's; nothing is committed.
+            LocationError: a column has another type than the table's; nothing is committed.
             OvertakenError: another run has written some of ``days`` since the table is guarded.
         """
-        root, origin = self.root, _Origin(product, table, run_id, days)
-        assert isinstance(root, PathRoot), "tasks write files below a path only"
-        return self._replace(origin, lambda: root.commit(product, table, schema, files, days, origin.text))
+        location, origin = self.location, _Origin(product, table, run_id, days)
+        assert isinstance(location, PathLocation), "tasks write files below a path only"
+        return self._replace(
+            origin, lambda: location.commit(product, table, schema, files, days, origin.text)
+        )
 
     def remove_days(
         self,
@@ -433,7 +435,7 @@ class Tables:
         seen = self._guarded.get((product, table))
         if seen is None or (seen < 0 and not self.exists(product, table)):
             return {}
-        return self.root.commits_after(product, table, seen)
+        return self.location.commits_after(product, table, seen)
 
     def _refuse_overtaken(
         self, product: str, table: str, days: Sequence[date], commits: Mapping[int, str | None]
@@ -451,7 +453,7 @@ class Tables:
         A day is one file as a rule, so there is little to join; what daily corrections and backfills leave
         behind is whole files that were replaced.
         """
-        name = self.root.sql_name(product, table)
+        name = self.location.sql_name(product, table)
         age = f"interval {keep.days} days"
         with self.lock(product, table):
             joined: list[Row] = []
@@ -478,7 +480,7 @@ class Tables:
 
     def lock(self, product: str, table: str) -> AbstractContextManager[None]:
         """Hold a table for one commit, where its place doesn't protect commits itself."""
-        return self.root.lock(product, table)
+        return self.location.lock(product, table)
 
 
 @dataclass(frozen=True)

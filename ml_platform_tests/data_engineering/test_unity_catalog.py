@@ -11,12 +11,12 @@ from sqlglot import exp
 
 from ml_platform.contract.monitoring import DataSet
 from ml_platform.data_engineering import unity_catalog
-from ml_platform.storage.catalog_root import CatalogRoot
+from ml_platform.storage.catalog_location import CatalogLocation
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import shop
 
 GOLDEN = Path(__file__).with_name("unity_catalog.sql")
-ROOT = CatalogRoot("main", "ml-prod")
+ROOT = CatalogLocation("main", "ml-prod")
 PRODUCT = shop(
     description="Does a customer buy?\nIt's \\ the day's visit that counts.",
     owners=["shop@example.org"],

@@ -23,7 +23,7 @@ from ml_platform.machine_learning.registry import Registry
 from ml_platform.mlops.quality import validation
 from ml_platform.storage import small_tables
 from ml_platform.storage.ledger import Ledger
-from ml_platform.storage.path_roots import FolderRoot, PathRoot
+from ml_platform.storage.path_locations import FolderLocation, PathLocation
 from ml_platform.storage.tables import OvertakenError, Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, carry_by, days, deliver_visits, shop
@@ -100,7 +100,7 @@ def assert_as_alone(platform: Platform, tmp_path: Path) -> None:
         # It has looked at the deliveries, and has not read them yet.
         (ards, "write"),
         # It has read them, and not committed yet.
-        (PathRoot, "commit"),
+        (PathLocation, "commit"),
         # It has committed, and not judged and recorded them yet.
         (validation, "validate"),
         (Ledger, "record_since"),
@@ -113,7 +113,7 @@ def test_a_run_that_knew_less_undoes_nothing(
 
     if name == "commit":
         # The lock is what keeps the other run out from here on, where there is one.
-        monkeypatch.setattr(FolderRoot, "lock", unlocked)
+        monkeypatch.setattr(FolderLocation, "lock", unlocked)
     before_the_first(monkeypatch, owner, name, newer_run(platform))
     platform.run("ards", CHOSEN, run_id="older")
     assert_as_alone(platform, tmp_path)
@@ -130,8 +130,8 @@ def test_nor_does_one_whose_days_spark_writes(
     if locked:
         before_the_first(monkeypatch, ards, "write", newer_run(platform))
     else:
-        monkeypatch.setattr(FolderRoot, "lock", unlocked)
-        before_the_first(monkeypatch, PathRoot, "save", newer_run(platform))
+        monkeypatch.setattr(FolderLocation, "lock", unlocked)
+        before_the_first(monkeypatch, PathLocation, "save", newer_run(platform))
     platform.run("ards", CHOSEN, run_id="older")
     assert_as_alone(platform, tmp_path)
 

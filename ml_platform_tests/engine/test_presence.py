@@ -19,7 +19,7 @@ from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.online_store.store import OnlineStore
 from ml_platform.storage.contract_versions import CONTRACTS, ContractVersions
-from ml_platform.storage.roots import DamagedTableError
+from ml_platform.storage.table_location import DamagedTableError
 from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, forget_registry, shop

@@ -14,7 +14,7 @@ from ml_platform.graph import ledger_views
 from ml_platform.mlops.alerts import messages
 from ml_platform.storage import datasets
 from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
-from ml_platform.storage.path_roots import FolderRoot
+from ml_platform.storage.path_locations import FolderLocation
 from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 
@@ -104,13 +104,13 @@ def test_a_ledger_is_opened_once_however_often_it_is_asked_while_it_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger, opened = ledger_in(tmp_path), []
-    open_it = FolderRoot.open
+    open_it = FolderLocation.open
 
-    def counted(self: FolderRoot, product: str, table: str) -> Any:
+    def counted(self: FolderLocation, product: str, table: str) -> Any:
         opened.append(table)
         return open_it(self, product, table)
 
-    monkeypatch.setattr(FolderRoot, "open", counted)
+    monkeypatch.setattr(FolderLocation, "open", counted)
     for day in range(1, 4):
         ledger.record([refused(f"2024-01-0{day}")])
         opened.clear()

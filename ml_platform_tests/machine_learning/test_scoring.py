@@ -15,7 +15,7 @@ import pytest
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.machine_learning import scoring, training
 from ml_platform.machine_learning.scoring import ServingModel
-from ml_platform.storage.path_roots import FolderRoot
+from ml_platform.storage.path_locations import FolderLocation
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import D, days, shop
 
@@ -58,7 +58,7 @@ def test_predictions_are_the_pipelines_and_those_that_stay_stay(
         monkeypatch.setattr(buckets, "BUCKET_BYTES", 2000)
         monkeypatch.setattr(buckets, "HELD_BYTES", 5000)
     if carrier == "Spark":
-        monkeypatch.setattr(FolderRoot, "day_files", lambda *_: None)
+        monkeypatch.setattr(FolderLocation, "day_files", lambda *_: None)
     rows = {day: mrds_of(day, 60 if day != CHOSEN[4] else 0) for day in CHOSEN}
 
     def write(of_days: dict[date, pa.Table]) -> None:

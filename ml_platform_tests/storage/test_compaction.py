@@ -32,7 +32,7 @@ from ml_platform.storage.ledger import (
     Ledger,
     Outcome,
 )
-from ml_platform.storage.path_roots import FolderRoot
+from ml_platform.storage.path_locations import FolderLocation
 from ml_platform.storage.tables import Tables
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -165,19 +165,19 @@ def test_a_record_that_comes_while_a_ledger_is_compacted_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on an object store, where nothing is locked.
-    monkeypatch.setattr(FolderRoot, "lock", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(FolderLocation, "lock", lambda *_: contextlib.nullcontext())
     ledger = ledger_in(tmp_path)
     for n in range(4):
         ledger.record([record(fingerprint=str(n))])
-    read = FolderRoot.datasets
+    read = FolderLocation.datasets
 
-    def with_a_record_in_between(self: FolderRoot, *args: Any) -> Iterator[ds.Dataset]:
+    def with_a_record_in_between(self: FolderLocation, *args: Any) -> Iterator[ds.Dataset]:
         parts = list(read(self, *args))
-        monkeypatch.setattr(FolderRoot, "datasets", read)
+        monkeypatch.setattr(FolderLocation, "datasets", read)
         ledger_in(tmp_path).record([record(DAYS[1], fingerprint="meanwhile")])
         yield from parts
 
-    monkeypatch.setattr(FolderRoot, "datasets", with_a_record_in_between)
+    monkeypatch.setattr(FolderLocation, "datasets", with_a_record_in_between)
     assert ledger.compact(AT_ONCE) is None
     assert count(ledger) == 5
     assert ledger.latest("ards")[DAYS[1]].fingerprint == "meanwhile"
@@ -193,7 +193,7 @@ def test_runs_record_beside_compactions_and_nothing_of_theirs_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: bool
 ) -> None:
     if not locked:
-        monkeypatch.setattr(FolderRoot, "lock", lambda *_: contextlib.nullcontext())
+        monkeypatch.setattr(FolderLocation, "lock", lambda *_: contextlib.nullcontext())
     ledger_in(tmp_path).record([record()])
 
     def record_some(writer: int) -> None:

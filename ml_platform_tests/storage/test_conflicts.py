@@ -14,7 +14,7 @@ from delta.exceptions import ConcurrentAppendException
 from pyspark.sql import SparkSession
 
 from ml_platform.storage import tables
-from ml_platform.storage.path_roots import FolderRoot
+from ml_platform.storage.path_locations import FolderLocation
 from ml_platform.storage.tables import Tables
 
 DAY = date(2024, 1, 1)
@@ -29,7 +29,7 @@ def unlocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
     def lock(*_: Any) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(FolderRoot, "lock", lock)
+    monkeypatch.setattr(FolderLocation, "lock", lock)
     return Tables(str(tmp_path / "tables"))
 
 

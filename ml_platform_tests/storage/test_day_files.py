@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.storage.roots import RootError
+from ml_platform.storage.table_location import LocationError
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import D
 
@@ -99,7 +99,7 @@ def test_a_column_of_another_type_is_refused_with_what_to_do_and_nothing_changes
     desk.replace({FIRST: [1]})
     other = pa.schema([("id", pa.string()), ("event_day", pa.date32())])
     with pytest.raises(
-        RootError, match="the column id is long in the table and string by the contract; run again"
+        LocationError, match="the column id is long in the table and string by the contract; run again"
     ):
         desk.replace({FIRST: ["x"]}, schema=other)  # type: ignore[list-item]
     assert desk.ids() == {FIRST: [1]}

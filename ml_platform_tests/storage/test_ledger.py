@@ -13,7 +13,7 @@ import pytest
 from deltalake import write_deltalake
 
 from ml_platform.storage.ledger import SETTLED, DayRecord, Ledger
-from ml_platform.storage.path_roots import FolderRoot
+from ml_platform.storage.path_locations import FolderLocation
 from ml_platform.storage.tables import Tables
 
 DAY = date(2024, 1, 1)
@@ -109,7 +109,7 @@ def test_processes_that_record_at_once_get_numbers_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As on an object store: no lock keeps them apart, only that a commit can be made once.
-    monkeypatch.setattr(FolderRoot, "lock", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(FolderLocation, "lock", lambda *_: contextlib.nullcontext())
 
     def record_some(writer: int) -> list[int]:
         ledger = Ledger(Tables(str(tmp_path)), "shop")
@@ -157,7 +157,7 @@ def test_what_another_run_has_recorded_meanwhile_is_passed_over_for_a_later_comm
     stands: bool,
     locked: bool,
 ) -> None:
-    monkeypatch.setattr(FolderRoot, "locks", locked)
+    monkeypatch.setattr(FolderLocation, "locks", locked)
     ledger = Ledger(Tables(str(tmp_path)), "shop")
     if before is not None:
         ledger.record([record(**before)])
@@ -173,7 +173,7 @@ def test_what_another_run_has_recorded_meanwhile_is_passed_over_for_a_later_comm
 def test_where_nothing_is_locked_a_record_that_comes_in_between_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FolderRoot, "locks", False)
+    monkeypatch.setattr(FolderLocation, "locks", False)
     ledger = Ledger(Tables(str(tmp_path)), "shop")
     record_them = ledger.record
 

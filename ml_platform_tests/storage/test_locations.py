@@ -18,11 +18,11 @@ from ml_platform.contract.monitoring import DataSet
 from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
 from ml_platform.mlops.quality import quarantine
 from ml_platform.mlops.quality.profiles import ProfileStatistics, profile
-from ml_platform.storage.catalog_root import CatalogRoot
+from ml_platform.storage.catalog_location import CatalogLocation
 from ml_platform.storage.ledger import Ledger
-from ml_platform.storage.locations import root_of
-from ml_platform.storage.path_roots import FolderRoot, ObjectStoreRoot
-from ml_platform.storage.roots import RootError
+from ml_platform.storage.locations import location_of
+from ml_platform.storage.path_locations import FolderLocation, ObjectStoreLocation
+from ml_platform.storage.table_location import LocationError
 from ml_platform.storage.tables import Change, Tables
 from ml_platform_tests.small_platform import Platform, deliver_visits
 from ml_platform_tests.storage.azurite import ACCOUNT, KEY, Azurite
@@ -79,34 +79,34 @@ def schema(spark: SparkSession) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("place", "kind", "address"),
     [
-        ("/srv/tables", FolderRoot, "/srv/tables/shop/ards"),
+        ("/srv/tables", FolderLocation, "/srv/tables/shop/ards"),
         (
             "abfss://lake@account.dfs.core.windows.net/ml/",
-            ObjectStoreRoot,
+            ObjectStoreLocation,
             "abfss://lake@account.dfs.core.windows.net/ml/shop/ards",
         ),
-        ("uc:main.ml-prod", CatalogRoot, "`main`.`ml-prod`.`shop_ards`"),
+        ("uc:main.ml-prod", CatalogLocation, "`main`.`ml-prod`.`shop_ards`"),
     ],
 )
 def test_a_setting_names_a_root(place: str, kind: type, address: str) -> None:
-    root = root_of(place)
+    root = location_of(place)
     assert type(root) is kind
     assert root.address("shop", "ards") == address
 
 
 @pytest.mark.parametrize("place", ["uc:main", "uc:main.", "uc:a.b.c", "uc:a.b`c", "https://account/tables"])
 def test_a_root_of_no_known_kind_is_refused_with_what_is_accepted(place: str) -> None:
-    with pytest.raises(RootError, match=r"uc:catalog\.schema"):
-        root_of(place)
+    with pytest.raises(LocationError, match=r"uc:catalog\.schema"):
+        location_of(place)
 
 
 def test_the_small_tables_of_a_catalog_need_a_place_of_their_own() -> None:
-    with pytest.raises(RootError, match="ML_PLATFORM_CONTROL_TABLES"):
+    with pytest.raises(LocationError, match="ML_PLATFORM_CONTROL_TABLES"):
         Tables("uc:main.ml")
 
 
 def test_tables_of_a_catalog_say_that_they_need_a_session(tmp_path: Path) -> None:
-    with pytest.raises(RootError, match=r"`main`\.`ml`\.`shop_mrds`.* from within a step"):
+    with pytest.raises(LocationError, match=r"`main`\.`ml`\.`shop_mrds`.* from within a step"):
         Tables("uc:main.ml", control=str(tmp_path)).version("shop", "mrds")
 
 
@@ -341,7 +341,7 @@ def test_a_type_that_is_changed_and_changed_back_loses_nothing(spark: SparkSessi
     after = values("key", "amount", "on", "flag")
     assert [row for row in after if row[0] != "4"] == [row for row in before if row[0] != "4"]
     assert [row[1] for row in after if row[0] == "4"] == [7.0]
-    with pytest.raises(RootError, match="key tells rows apart, and was string: 'x' is no long"):
+    with pytest.raises(LocationError, match="key tells rows apart, and was string: 'x' is no long"):
         tables.align(lambda: spark, "shop", "ards", retyped(key=pa.int64()), keys=["key"])
     assert values("key", "amount", "on", "flag") == after
 
@@ -354,8 +354,8 @@ def test_a_column_whose_name_changes_in_case_only_is_renamed(spark: SparkSession
     wanted = pa.schema([("key", pa.string()), ("Pages", pa.int64()), ("event_day", pa.date32())])
     aligned = tables.align(lambda: spark, "shop", "ards", wanted)
     assert str(aligned) == "Pages, called pages before, was integer and is long"
-    assert tables.root.column_types("shop", "ards")["Pages"] == "long"
-    assert "pages" not in tables.root.column_types("shop", "ards")
+    assert tables.location.column_types("shop", "ards")["Pages"] == "long"
+    assert "pages" not in tables.location.column_types("shop", "ards")
     assert [tuple(row) for row in tables.read(spark, "shop", "ards").select("key", "Pages").collect()] == [
         ("a", 1)
     ]

@@ -1,6 +1,6 @@
 """What every place of tables can do: one interface, whatever kind of place it is.
 
-A root knows how a table is addressed, read and committed there. What a commit replaces and what the
+A location knows how a table is addressed, read and committed there. What a commit replaces and what the
 tables hold is not its business.
 """
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 METADATA = "userMetadata"
 
 
-class RootError(EndsTheRunError):
-    """A root can't be used like that; the message says which and what is accepted."""
+class LocationError(EndsTheRunError):
+    """A location can't be used like that; the message says which and what is accepted."""
 
 
-class DamagedTableError(RootError):
+class DamagedTableError(LocationError):
     """A table that is there can't be opened: its log is cut off, or is no log. Nothing was changed."""
 
 
@@ -37,7 +37,7 @@ class DamagedTableError(RootError):
 DAMAGED_TABLE = "run ml-platform doctor --repair, or restore it from a backup (docs/operating.md)"
 
 
-class Root(ABC):
+class TableLocation(ABC):
     """A place for the tables of all products."""
 
     #: Whether :meth:`lock` keeps others out; where it doesn't, the place itself orders commits.

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from ml_platform.contract.column_types import sql_type
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.spark.tasks import arrow_batches
-from ml_platform.storage.roots import METADATA, Root, RootError, on_days, quoted
+from ml_platform.storage.table_location import METADATA, LocationError, TableLocation, on_days, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 
 
-class CatalogRoot(Root):
+class CatalogLocation(TableLocation):
     """A schema of Unity Catalog, or of any catalog that Spark knows: all by SQL names, on a session.
 
     Only SQL and the DataFrame API are used, so that it works over Spark Connect as well.
@@ -82,7 +82,7 @@ class CatalogRoot(Root):
 
     def _spark(self, product: str, table: str) -> SparkSession:
         if self._session is None:
-            raise RootError(
+            raise LocationError(
                 f"{self.address(product, table)} is a table of a catalog, which is opened on Spark only; "
                 "ask from within a step"
             )

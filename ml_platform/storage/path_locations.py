@@ -19,12 +19,12 @@ from ml_platform.contract.source import EVENT_DAY
 from ml_platform.storage.datasets import fetched, in_folder, kept_open
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.locks import DEFAULT_SECONDS, held
-from ml_platform.storage.roots import (
+from ml_platform.storage.table_location import (
     DAMAGED_TABLE,
     METADATA,
     DamagedTableError,
-    Root,
-    RootError,
+    LocationError,
+    TableLocation,
     quoted,
     type_name,
 )
@@ -41,11 +41,11 @@ ATTEMPTS = 10
 _BATCH_ROWS = 10_000
 
 
-class _ForestalledError(RootError):
+class _ForestalledError(LocationError):
     """Another commit came first; a new look at the table is needed."""
 
 
-class PathRoot(Root):
+class PathLocation(TableLocation):
     """Tables at ``<root>/<product>/<table>``, which Spark and ``deltalake`` both open by their path."""
 
     def __init__(self, root: str, options: Mapping[str, str] | None = None) -> None:
@@ -158,7 +158,7 @@ class PathRoot(Root):
         A column that is new to the table is added; one that it has besides stays.
 
         Raises:
-            RootError: a column has another type than the table's; nothing is committed.
+            LocationError: a column has another type than the table's; nothing is committed.
         """
         from deltalake import CommitProperties, Schema
         from deltalake.transaction import AddAction, create_table_with_add_actions
@@ -191,7 +191,7 @@ class PathRoot(Root):
         known = {field.name: field for field in opened.schema().fields}
         for field in wanted.fields:
             if field.name in known and known[field.name].type != field.type:
-                raise RootError(
+                raise LocationError(
                     f"{product}/{table}: the column {field.name} is {type_name(known[field.name])} in the "
                     f"table and {type_name(field)} by the contract; run again, which converts the column"
                 )
@@ -290,7 +290,7 @@ class PathRoot(Root):
         writer.save(self.address(product, table))
 
 
-class FolderRoot(PathRoot):
+class FolderLocation(PathLocation):
     """A local folder, or one that all machines of a cluster share."""
 
     locks = True
@@ -369,7 +369,7 @@ class FolderRoot(PathRoot):
             yield
 
 
-class ObjectStoreRoot(PathRoot):
+class ObjectStoreLocation(PathLocation):
     """An object store, which rejects a commit if another committed first.
 
     Credentials come from the environment, for ``deltalake`` by the usual ``AZURE_*`` variables
