@@ -118,10 +118,10 @@ class Refusals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         from databricks.sdk.errors.base import DatabricksError
 
-        from ml_platform.engine.databricks.workspace import told
+        from ml_platform.engine.databricks.workspace import in_words
         from ml_platform.engine.step import PermanentError
 
         if isinstance(error, PermanentError):
             fail(str(error))
         if isinstance(error, DatabricksError | TimeoutError):
-            fail(f"the workspace does not allow it: {told(error.__cause__ or error)}")
+            fail(f"the workspace does not allow it: {in_words(error.__cause__ or error)}")

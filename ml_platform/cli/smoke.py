@@ -25,7 +25,7 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.secrets import SecretAddress
 from ml_platform.engine.databricks import wheel as wheels
 from ml_platform.engine.databricks.runner import DatabricksStepRunner
-from ml_platform.engine.databricks.workspace import Workspace, told
+from ml_platform.engine.databricks.workspace import Workspace, in_words
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.bad_days import only_bad_days
 from ml_platform.graph.partitions import range_tags
@@ -60,7 +60,7 @@ class Smoke:
 
     Args:
         tables: root of the tables over there; a folder of the volume without one.
-        say: is told what goes on.
+        say: takes each line of progress.
     """
 
     settings: Settings
@@ -175,7 +175,7 @@ class Smoke:
             if experiment is not None:
                 client.delete_experiment(experiment.experiment_id)
         except Exception as error:
-            self.say(f"{product.name} in MLflow could not be removed: {told(error)}")
+            self.say(f"{product.name} in MLflow could not be removed: {in_words(error)}")
 
 
 def _product(name: str) -> Product:

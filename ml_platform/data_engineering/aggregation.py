@@ -147,7 +147,7 @@ class _Grouped:
         }
         found[LABEL_KNOWN_ON] = pc.if_else(label.is_valid(), known_on, pa.scalar(None, pa.date32()))
         ordered = schema(product)
-        return pa.table([found[one.name].cast(one.type) for one in ordered], schema=ordered)
+        return pa.table([found[field.name].cast(field.type) for field in ordered], schema=ordered)
 
     def _label(self, rule: str) -> tuple[Any, Any]:
         """The label, and the day it is known since if there is one."""

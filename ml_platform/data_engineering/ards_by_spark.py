@@ -75,13 +75,13 @@ class Delivered:
             yield _as_table(_facts(product, delivery, counting))
 
         def of_bucket(day: date, entries: pa.Table) -> pa.Table:
-            said = entries.filter(pc.equal(entries["_kind"], _KIND_OF_FACTS)).select([_FACTS])
+            facts = entries.filter(pc.equal(entries["_kind"], _KIND_OF_FACTS)).select([_FACTS])
             entries = entries.filter(pc.not_equal(entries["_kind"], _KIND_OF_FACTS))
             resolved = resolution.resolve(product, day, entries)
             account = Account(labels_applied=resolved.labels_applied, quarantined=len(resolved.orphans))
             parts = [counting.of_part(resolved.rows)]
             found = Facts(day, account=account, parts=parts, orphans=len(resolved.orphans))
-            return pa.concat_tables([said, _as_table(found)])
+            return pa.concat_tables([facts, _as_table(found)])
 
         parts: dict[date, list[Facts]] = {}
         for row in self._made(of_day, of_bucket, _FACTS_SCHEMA, self._days).collect():

@@ -52,7 +52,7 @@ def cast(text: pa.Array, declared: Column, source: Source) -> tuple[pa.Array, li
         case _:
             trimmed = pc.ascii_trim_whitespace(text)
             nothing = pa.nulls(len(trimmed), ARROW_TYPES[declared.type])
-            return _with_distinct(nothing, trimmed, lambda one: _parse(one, declared))
+            return _with_distinct(nothing, trimmed, lambda text: _parse(text, declared))
 
 
 def day_of(text: str, declared: Column, source: Source) -> date | None:
@@ -87,8 +87,8 @@ def _cast_integers(text: pa.Array, type_: pa.DataType, source: Source) -> tuple[
     value = _cast_halves(written, type_)
     limits = np.iinfo(type_.to_pandas_dtype())
 
-    def parse(one: str) -> int | None:
-        whole = _whole(one)
+    def parse(text: str) -> int | None:
+        whole = _whole(text)
         return whole if whole is not None and limits.min <= whole <= limits.max else None
 
     return _with_distinct(value, plain, parse, text)
@@ -128,7 +128,7 @@ def _cast_dates(text: pa.Array, declared: Column) -> tuple[pa.Array, list[int]]:
         # Arrow knows a year 0, Python and Spark do not.
         year_zero = pc.starts_with(trimmed, "0000")
         value = _cast_halves(_null_where(year_zero, trimmed), pa.date32())
-    return _with_distinct(value, trimmed, lambda one: _parse(one, declared))
+    return _with_distinct(value, trimmed, lambda text: _parse(text, declared))
 
 
 def _plain_numbers(text: pa.Array, source: Source) -> pa.Array:
@@ -189,7 +189,7 @@ def _with_distinct(
     missing = pc.and_(value.is_null(), written.is_valid())
     if pc.any(missing).as_py():
         encoded = _null_where(pc.invert(missing), written).dictionary_encode()
-        parsed = pa.array([parse(one) for one in encoded.dictionary.to_pylist()], value.type)
+        parsed = pa.array([parse(text) for text in encoded.dictionary.to_pylist()], value.type)
         value = pc.coalesce(value, parsed.take(encoded.indices))
     if value.null_count == text.null_count:
         return value, []
@@ -208,9 +208,11 @@ def _may_hold(text: pa.Array, byte: bytes) -> bool:
 def _parse(text: str, declared: Column) -> Any:
     if declared.type == "boolean":
         word = text.casefold()
-        if word in {one.casefold() for one in declared.true or DEFAULT_TRUE}:
+        if word in {accepted.casefold() for accepted in declared.true or DEFAULT_TRUE}:
             return True
-        return False if word in {one.casefold() for one in declared.false or DEFAULT_FALSE} else None
+        return (
+            False if word in {accepted.casefold() for accepted in declared.false or DEFAULT_FALSE} else None
+        )
     readings = {_read(text, declared, format_) for format_ in declared.formats or (ISO,)} - {None}
     # What two formats read differently is no value.
     return readings.pop() if len(readings) == 1 else None
@@ -342,7 +344,7 @@ def _accepting_number(word: str, declared: Column, source: Source) -> Iterator[s
 
 
 def _accepting_moment(word: str, declared: Column) -> Iterator[str]:
-    if len({_read(word, declared, one) for one in declared.formats} - {None}) > 1:
+    if len({_read(word, declared, format_) for format_ in declared.formats} - {None}) > 1:
         return  # its formats read it differently
     for format_ in _FORMATS:
         if format_ not in declared.formats and _read(word, declared, format_) is not None:

@@ -167,13 +167,13 @@ def _with_misfits(
     if not taken:
         return Records(first, count, columns)
     missing = np.zeros(count, dtype=bool)
-    missing[[one.number - first for one in taken]] = True
+    missing[[misfit.number - first for misfit in taken]] = True
     places = pa.array(np.cumsum(~missing) - 1, mask=missing)
     return Records(
         first,
         count,
         {name: column.take(places) for name, column in columns.items()},
-        {one.number - first: one.problem for one in taken},
+        {misfit.number - first: misfit.problem for misfit in taken},
     )
 
 

@@ -220,8 +220,8 @@ def _said_size(file: BinaryIO, size: int) -> int:
     if size < _LEAST_GZIP:
         return 0
     file.seek(-4, os.SEEK_END)
-    said = int.from_bytes(file.read(4), "little")
-    return said if said <= size * _TIGHTEST else 0
+    unpacked = int.from_bytes(file.read(4), "little")
+    return unpacked if unpacked <= size * _TIGHTEST else 0
 
 
 def likely_bytes(path: str, rules: FileRules) -> int:

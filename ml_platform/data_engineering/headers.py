@@ -88,7 +88,7 @@ def _problem(product: Product, names: Sequence[str], header: Header, day: date |
     counts = Counter(column for column in header.columns if column is not None)
     for column, count in counts.items():
         if count > 1:
-            given = [name for name, one in zip(names, header.columns, strict=True) if one == column]
+            given = [name for name, meant in zip(names, header.columns, strict=True) if meant == column]
             also = "" if set(given) == {column} else f" (as {_listed(map(_quoted, given))})"
             return f"the header names {column} twice{also}"
     if not counts:
@@ -113,7 +113,7 @@ def _problem(product: Product, names: Sequence[str], header: Header, day: date |
 def _is_accepted(product: Product, name: str) -> bool:
     source = product.source
     if isinstance(source.extra_columns, tuple):
-        return source.folded(name) in {source.folded(one) for one in source.extra_columns}
+        return source.folded(name) in {source.folded(extra) for extra in source.extra_columns}
     return source.extra_columns == "ignore"
 
 
@@ -127,7 +127,7 @@ def _advice(product: Product, names: Sequence[str], lacks: Sequence[str], unexpe
     source = product.source
     ends_empty = not names[-1] and not source.trailing_delimiter
     named = [name for name in unexpected if name or not ends_empty]
-    declared = {one.strip().casefold() for one in source.header_names}
+    declared = {name.strip().casefold() for name in source.header_names}
     if source.header_match == "exact" and any(name.strip().casefold() in declared for name in named):
         return "Names match without case and outer spaces with source.header_match: relaxed"
     keys = []

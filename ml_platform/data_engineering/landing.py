@@ -240,24 +240,24 @@ def _day_in(name: str) -> date | None:
 
 
 def _absence(place: Path, rules: FileRules, elsewhere: Sequence[str]) -> str:
-    said = [f"no rows have been delivered to {place}"]
+    parts = [f"no rows have been delivered to {place}"]
     try:
         folder = _look_into(place) if rules.allows(place) else _Folder()
     except OSError as error:
         return _why(error)
     if folder.paths:
         names = (shown(path.name) for path in folder.paths)
-        said.append(f"there are labels only, in {listed(names)}")
+        parts.append(f"there are labels only, in {listed(names)}")
     if folder.unread:
-        said.append(
+        parts.append(
             f"{listed(folder.unread)} can't be read: files of the name *.csv or *.csv.gz that lie directly "
             "in the day's folder are"
         )
     if elsewhere:
-        said.append(
+        parts.append(
             f"rows may be in {listed(elsewhere)} beside it, whose name is not that of the day's folder"
         )
-    return "; ".join(said)
+    return "; ".join(parts)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -61,7 +61,7 @@ def replacing(files: Sequence[Path], manifests: Sequence[Path]) -> int:
     places = {path.name: place for place, path in enumerate(files)}
     last = -1
     for manifest in manifests:
-        suffix = next(one for one in SUFFIXES if manifest.name.lower().endswith(one))
+        suffix = next(ending for ending in SUFFIXES if manifest.name.lower().endswith(ending))
         name = manifest.name[: -len(suffix)]
         if name not in places:
             raise ManifestError(
@@ -86,12 +86,16 @@ def replaces(manifest: Path) -> bool:
     if len(content) > MAXIMUM_BYTES:
         raise ManifestError(f"{manifest.name}: more than {MAXIMUM_BYTES:,} bytes; {_ACCEPTED}")
     try:
-        said: Any = parse_yaml(content.decode("utf-8-sig"))
+        stated: Any = parse_yaml(content.decode("utf-8-sig"))
     except (YamlError, UnicodeDecodeError):
         raise ManifestError(f"{manifest.name}: it is no YAML in UTF-8; {_ACCEPTED}") from None
-    if not isinstance(said, dict) or set(said) != {"replaces"} or not isinstance(said["replaces"], bool):
+    if (
+        not isinstance(stated, dict)
+        or set(stated) != {"replaces"}
+        or not isinstance(stated["replaces"], bool)
+    ):
         raise ManifestError(f"{manifest.name}: {_ACCEPTED}")
-    return bool(said["replaces"])
+    return bool(stated["replaces"])
 
 
 def records_of(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:

@@ -256,7 +256,7 @@ def _check_names(files: Sequence[Path]) -> None:
             raise SplitError(f"{shown(str(path))}: its name is not UTF-8; rename it") from None
         other = seen.setdefault(_stem(path), path)
         if other is not path:
-            names = [shown(str(one)) for one in (other, path)]
+            names = [shown(str(file)) for file in (other, path)]
             raise SplitError(f"{' and '.join(names)} would both become {shown(_stem(path))}.csv; rename one")
 
 

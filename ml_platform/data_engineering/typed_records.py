@@ -92,7 +92,7 @@ def convert(file: DeliveryFile, product: Product, records: Records) -> pa.Record
         bookkeeping["_reason"] = pa.array(["; ".join(reasons[n]) for n in blamed], pa.string()).take(rank)
     schema = parsed_schema(product)
     found = found_values | bookkeeping
-    arrays = [found[one.name] if one.name in found else pa.nulls(count, one.type) for one in schema]
+    arrays = [found[field.name] if field.name in found else pa.nulls(count, field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -173,5 +173,5 @@ def unreadable(file: DeliveryFile, product: Product, error: UnreadableFile) -> p
         "_kind": error.kind,
         "_reason": f"{file.name}: {error}",
     }
-    arrays = [pa.array([facts.get(one.name)], one.type) for one in schema]
+    arrays = [pa.array([facts.get(field.name)], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -69,9 +69,9 @@ def statements(product: Product, location: CatalogLocation, data_set: DataSet) -
     declared = columns(product, data_set)
     lines = []
     for column, type_ in declared.items():
-        said = _comment(product, data_set, column)
+        comment = _comment(product, data_set, column)
         line = f"  {quoted(column)} {type_}{' NOT NULL' if column in key else ''}"
-        lines.append(line + (f" COMMENT {_text(said)}" if said else ""))
+        lines.append(line + (f" COMMENT {_text(comment)}" if comment else ""))
     marked = ", ".join(quoted(column) + (" TIMESERIES" if column == EVENT_DAY else "") for column in key)
     lines.append(f"  CONSTRAINT {quoted(f'{product.name}_{data_set}_key')} PRIMARY KEY ({marked})")
     return [
@@ -105,16 +105,16 @@ def _comment(product: Product, data_set: DataSet, column: str) -> str:
     if column in _OWN_COLUMNS:
         return _OWN_COLUMNS[column]
     declared = product.source.columns[column]
-    said = [declared.description] if declared.description else []
+    parts = [declared.description] if declared.description else []
     if column == product.label:
-        said.append("The label; null while it has not come")
+        parts.append("The label; null while it has not come")
     if data_set == "mrds" and column in product.mrds.aggregate:
-        said.append(f"{product.mrds.aggregate[column]} of the day's rows")
+        parts.append(f"{product.mrds.aggregate[column]} of the day's rows")
     if declared.allowed and column != product.label:
-        said.append(f"one of {', '.join(map(str, declared.allowed))}")
+        parts.append(f"one of {', '.join(map(str, declared.allowed))}")
     if declared.fill_null is not None:
-        said.append(f"{declared.fill_null} where nothing was delivered")
-    return "; ".join(said)
+        parts.append(f"{declared.fill_null} where nothing was delivered")
+    return "; ".join(parts)
 
 
 def _table_tags(product: Product, data_set: DataSet) -> dict[str, str]:

@@ -120,7 +120,9 @@ def undecided(context: StepContext) -> list[date]:
 def _undecided(context: StepContext, decisions: Iterable[Decision]) -> list[date]:
     decided = {decision.as_of for decision in decisions}
     trained = context.ledger.latest(MODEL, details=False)
-    return [as_of for as_of, one in trained.items() if one.outcome == "written" and as_of not in decided]
+    return [
+        as_of for as_of, record in trained.items() if record.outcome == "written" and as_of not in decided
+    ]
 
 
 def require_decisions(context: StepContext) -> list[Decision]:

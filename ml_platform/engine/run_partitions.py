@@ -248,7 +248,7 @@ def run(steps: Sequence[Step], days: Sequence[date], *, force: bool = False) -> 
     settled = [day for day in days if day not in done.todo]
     further = {step: bring_up_to_date(step, settled) for step in others}
     known = first.context.ledger.latest(first.asset, set(days))
-    todo = done.todo.union(*(one.todo for one in further.values()))
+    todo = done.todo.union(*(part.todo for part in further.values()))
     metadata = first.summary(days, done)
     for step, more in further.items():
         metadata |= step.summary(settled, more)
@@ -371,14 +371,15 @@ class _Work:
                     self._forget_plan()
                     continue
                 found = {
-                    day: Written(one.outcome, one.reason, details=FAILED if one.failed else {})
-                    for day, one in plan.todo.items()
-                    if one.outcome
+                    day: Written(inputs.outcome, inputs.reason, details=FAILED if inputs.failed else {})
+                    for day, inputs in plan.todo.items()
+                    if inputs.outcome
                 }
                 if found:
                     step.discard(sorted(found))
                 records = [
-                    step.record(day, plan.todo[day], one) for day, one in {**found, **gone, **written}.items()
+                    step.record(day, plan.todo[day], result)
+                    for day, result in {**found, **gone, **written}.items()
                 ]
                 overtaken = context.ledger.record_since(records, plan.known)
             self.written |= written

@@ -167,7 +167,9 @@ def _plan(
     days = training_days(product, as_of, kind)
     records = {day: known[day] for day in days if day in known}
     outdated = frozenset(
-        day for day, one in records.items() if one.outcome == "written" and one.contract not in contracts
+        day
+        for day, record in records.items()
+        if record.outcome == "written" and record.contract not in contracts
     )
     untrainable = frozenset(day for day in records if not product.trainable(day)) - outdated
     content = [as_of, content_of(days, known), *([sorted(outdated)] if outdated else [])]

@@ -54,7 +54,7 @@ def users_of(tables: Tables, product: Product, days: Sequence[date]) -> dict[dat
     found: dict[date, list[str]] = {}
     for day in days:
         learned = [model for model in models if _learned(model, day)]
-        said = [f"the model as of {model.as_of} (v{model.version})" for model in learned]
+        uses = [f"the model as of {model.as_of} (v{model.version})" for model in learned]
         for asset in _windowed():
             used = [
                 partition
@@ -63,8 +63,8 @@ def users_of(tables: Tables, product: Product, days: Sequence[date]) -> dict[dat
             ]
             if used:
                 span = f"{min(used)}" if len(used) == 1 else f"{len(used)} from {min(used)} to {max(used)}"
-                said.append(f"{asset} of {span}")
-        found[day] = said
+                uses.append(f"{asset} of {span}")
+        found[day] = uses
     return found
 
 
@@ -88,9 +88,9 @@ def no_longer_reproducible(tables: Tables, product: Product) -> NoLongerReproduc
     others: dict[str, Mapping[date, tuple[date, ...]]] = {}
     for asset in _windowed():
         others[asset] = {
-            one: used
-            for one, record in ledger.latest(asset, details=False).items()
-            if (used := used_before(record, partial(_used_by, product, asset, one, record)))
+            day: used
+            for day, record in ledger.latest(asset, details=False).items()
+            if (used := used_before(record, partial(_used_by, product, asset, day, record)))
         }
     return NoLongerReproducible(models, others)
 

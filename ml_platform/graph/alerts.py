@@ -380,13 +380,13 @@ def _unmade(
     product: Product, settings: Settings, ledger: Ledger, now: datetime, reported: Mapping[str, Entry]
 ) -> Iterator[tuple[Finding, bool]]:
     """The days that were last made from other files than those that lie there, and whether for too long."""
-    told = [entry.partition for entry in reported.values() if entry.subject == UNMADE]
+    reported_days = [entry.partition for entry in reported.values() if entry.subject == UNMADE]
     pending = deliveries.pending(
         product,
         settings,
         ledger_views.made_from(ledger),
         turn=int(now.timestamp() // 60),
-        also=[date.fromisoformat(day) for day in told if " " not in day],
+        also=[date.fromisoformat(day) for day in reported_days if " " not in day],
     )
     patience = timedelta(hours=product.alerts.materialized_within_hours)
     place = settings.landing_path / product.name

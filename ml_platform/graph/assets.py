@@ -257,7 +257,7 @@ def _described(column: Column) -> str:
     sources = [f"{asset}.{name}" for asset, name in column.made_from]
     listed = ", ".join(sources[:_SOURCES_NAMED])
     more = f" and {len(sources) - _SOURCES_NAMED} more" if len(sources) > _SOURCES_NAMED else ""
-    return "; ".join(said for said in (column.description, f"from {listed}{more}" if sources else "") if said)
+    return "; ".join(part for part in (column.description, f"from {listed}{more}" if sources else "") if part)
 
 
 def _lineage(asset: Asset, product: Product) -> dict[str, dg.TableColumnLineage]:

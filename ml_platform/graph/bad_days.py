@@ -147,7 +147,7 @@ class RunDays:
         wanted = month_of(day) if own == "month" and period == "day" else day
         if own == period or own == "month":
             return wanted if wanted in self._asked else self._asked[-1]
-        return max((one for one in self._asked if month_of(one) == day), default=self._asked[-1])
+        return max((asked for asked in self._asked if month_of(asked) == day), default=self._asked[-1])
 
     def plan_again(self) -> None:
         """Plan the step's red partitions once more; after their materialization, of a run that will fail."""
@@ -387,8 +387,8 @@ def _goes_on(
     """Whether a partition follows another one, and has its cause; reasons may name their own day."""
     (period, day), (other_period, other) = last, next_one
     follows = add_months(day, 1) if period == "month" else day + timedelta(days=1)
-    one, two = (
+    this, that = (
         (cause.place, cause.outcome, cause.reason.replace(str(when), ""))
         for cause, when in ((causes[last], day), (causes[next_one], other))
     )
-    return period == other_period and other == follows and one == two
+    return period == other_period and other == follows and this == that

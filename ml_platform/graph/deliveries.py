@@ -174,7 +174,7 @@ class Requested:
             return cls()
         day = date.fromisoformat
         requests = [
-            Request(day(first), day(last), key, attempt, {day(one): token for one, token in tokens.items()})
+            Request(day(first), day(last), key, attempt, {day(key_): token for key_, token in tokens.items()})
             for first, last, key, attempt, tokens in values["requests"]
         ]
         return cls(tuple(requests), values["turn"])

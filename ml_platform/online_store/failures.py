@@ -110,9 +110,9 @@ def online_store_error(error: Exception, dialect: str, address: Address) -> Onli
         kind = "cut"
     # PostgreSQL's further lines quote the values of rows.
     primary = getattr(getattr(cause, "diag", None), "message_primary", None)
-    said = address.scrub(" ".join((primary or str(cause)).split()))
+    message = address.scrub(" ".join((primary or str(cause)).split()))
     return OnlineStoreError(
-        f"the online store {address}: {_ADVICE[kind]} ({type(cause).__name__}: {said})",
+        f"the online store {address}: {_ADVICE[kind]} ({type(cause).__name__}: {message})",
         temporary=kind in _TEMPORARY,
         of_rows=kind == "other",
     )
@@ -145,7 +145,7 @@ def _of_postgresql(error: BaseException) -> Kind:
     if state is None:
         if type(error).__name__ not in ("OperationalError", "ConnectionTimeout"):
             return "other"
-        if any(said in str(error) for said in _REFUSED):
+        if any(sign in str(error) for sign in _REFUSED):
             return "credentials"
         return "away" if "connection failed" in str(error) or "resolve" in str(error) else "cut"
     if state in ("42P01", "42703"):
@@ -184,9 +184,9 @@ _SQL_SERVER: tuple[tuple[Kind, tuple[str, ...]], ...] = (
 
 
 def _of_sql_server(error: BaseException) -> Kind:
-    said = str(error).lower()
+    message = str(error).lower()
     for kind, signs in _SQL_SERVER:
-        if any(sign.lower() in said for sign in signs):
+        if any(sign.lower() in message for sign in signs):
             return kind
     return "other"
 

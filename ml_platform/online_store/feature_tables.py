@@ -182,7 +182,7 @@ class FeatureTables:
             stored_column["name"]: self._written(stored_column["type"])
             for stored_column in inspector.get_columns(name)
         }
-        wanted = {one: self._written(self.forgotten.c[one].type) for one in self.entity}
+        wanted = {name: self._written(self.forgotten.c[name].type) for name in self.entity}
         if {value: stored[value] for value in key} == wanted:
             return
         if connection.scalar(sa.select(sa.func.count()).select_from(sa.table(self.forgotten.name))):

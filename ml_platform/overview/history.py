@@ -119,12 +119,12 @@ def consequences(product: Product, settings: Settings) -> list[str]:
     """What a contract does to the history that its product has: models and days that it can't use."""
     tables = Tables.of(settings)
     history = ModelHistory(tables, product)
-    now, said = champion(history.decisions()), []
+    now, remarks = champion(history.decisions()), []
     record = history.by_fingerprint()[now.fingerprint] if now else None
     if record is not None and record.columns is not None:
         mismatch = ModelColumns.read(record.columns).mismatch(product)
         if mismatch:
-            said.append(
+            remarks.append(
                 f"The champion, {name_models([record.fingerprint], {record.fingerprint: record})}, can't be "
                 f"evaluated under this contract: {mismatch}. New days have no predictions (no_model) until a "
                 "model of this contract is promoted, for which the baselines are the bar. To train one as of "
@@ -133,16 +133,16 @@ def consequences(product: Product, settings: Settings) -> list[str]:
     days = Ledger(tables, product.name).latest("mrds", details=False)
     alike = ContractVersions(tables, product).mrds_like_now(product.model.features.all)
     outdated = sorted(
-        day for day, one in days.items() if one.outcome == "written" and one.contract not in alike
+        day for day, record in days.items() if record.outcome == "written" and record.contract not in alike
     )
     if outdated:
         again = f"--from {outdated[0]} --to {outdated[-1]} --select ards,mrds"
-        said.append(
+        remarks.append(
             f"{len(outdated):,} of {len(days):,} days of the MRDS ({outdated[0]} to {outdated[-1]}) were "
             "made under another version of the contract; no model learns from them before they are made "
             f"again: ml-platform backfill {product.name} {again}"
         )
-    return said
+    return remarks
 
 
 def models(product: Product, settings: Settings) -> list[ModelLine]:
@@ -155,13 +155,16 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
         if record.outcome == "written":
             scored.update(dict.fromkeys(scored_by(record), 1))
     counting = {model.as_of: model for model in history.models()}
-    served = {one.decision.as_of: one for one in rollback.days_served(list(decisions.values()))}
+    served = {
+        served_days.decision.as_of: served_days
+        for served_days in rollback.days_served(list(decisions.values()))
+    }
     rollbacks = {row["as_of"]: row for row in history.rollbacks()}
     evaluations = performance.evaluations(tables, product)
     lost = withdrawals.no_longer_reproducible(tables, product).models
     lines = []
     records = history.by_fingerprint().values()
-    for model in sorted(records, key=lambda one: one.as_of):
+    for model in sorted(records, key=lambda record: record.as_of):
         counts = counting[model.as_of]
         if model.fingerprint != counts.fingerprint:
             if scored[model.fingerprint]:

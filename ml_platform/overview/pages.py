@@ -56,8 +56,14 @@ def product_page(today: Today, settings: Settings, links: Links) -> str:
         metric=_drawn(
             plots.timeline(
                 [
-                    plots.Point(one.day, one.value, one.lower, one.upper, one.failed)
-                    for one in today.evaluated
+                    plots.Point(
+                        evaluation.day,
+                        evaluation.value,
+                        evaluation.lower,
+                        evaluation.upper,
+                        evaluation.failed,
+                    )
+                    for evaluation in today.evaluated
                 ],
                 product.evaluation.threshold,
                 today.promoted_on,
@@ -91,13 +97,18 @@ def all_page(
         problems: products that can't be looked at, with the reason.
     """
     order = {"error": 0, "warning": 1, "new": 2, "done": 3}
-    todays = sorted(todays, key=lambda one: (order[one.status], one.product.name))
-    wrong = sum(one.status == "error" for one in todays) + len(problems)
+    todays = sorted(
+        todays, key=lambda product_today: (order[product_today.status], product_today.product.name)
+    )
+    wrong = sum(product_today.status == "error" for product_today in todays) + len(problems)
     count = len(todays) + len(problems)
     headline = f"All {count:,} products are done" if not wrong else f"{wrong:,} of {count:,} need attention"
     return template("all_today.html").render(
         headline=headline,
-        lines=[(one, _drawn(_strip(one)), _drawn(_spark(one))) for one in todays],
+        lines=[
+            (product_today, _drawn(_strip(product_today)), _drawn(_spark(product_today)))
+            for product_today in todays
+        ],
         problems=problems,
         now=now,
         folder=TODAY,
@@ -202,7 +213,9 @@ def _strip(today: Today) -> str:
 def _spark(today: Today) -> str:
     recent = today.evaluated[-90:]
     return plots.sparkline(
-        [one.value for one in recent], [one.failed for one in recent], f"{today.product.evaluation.metric}"
+        [evaluation.value for evaluation in recent],
+        [evaluation.failed for evaluation in recent],
+        f"{today.product.evaluation.metric}",
     )
 
 

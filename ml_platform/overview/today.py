@@ -135,7 +135,9 @@ class Today:
     @property
     def latest(self) -> Evaluated | None:
         """The newest evaluation with a value."""
-        return next((one for one in reversed(self.evaluated) if one.value is not None), None)
+        return next(
+            (evaluation for evaluation in reversed(self.evaluated) if evaluation.value is not None), None
+        )
 
 
 def today(
@@ -207,8 +209,8 @@ def _facts(product: Product, findings: Sequence[Finding], links: Links) -> Itera
         groups += [(finding, "") for finding in apart]
         if older:
             newest = older[-1]
-            said = f"{len(older):,} days; the newest: {newest.causes or newest.what}"
-            shown = replace(newest, partition=older[0].partition, what=said, causes="", since=older[0].since)
+            what = f"{len(older):,} days; the newest: {newest.causes or newest.what}"
+            shown = replace(newest, partition=older[0].partition, what=what, causes="", since=older[0].since)
             groups.append((shown, newest.partition))
     groups.sort(key=lambda group: group[1] or group[0].partition, reverse=True)
     groups.sort(key=lambda group: group[0].severity != "error")

@@ -365,8 +365,8 @@ def _tells_of_withdrawal(row: Mapping[str, Any]) -> bool:
     return bool(json.loads(row["details"] or "{}").get(WITHDRAWN))
 
 
-def _is_same(one: DayRecord, other: DayRecord) -> bool:
-    return (one.commit, one.recorded_at) == (other.commit, other.recorded_at)
+def _is_same(record: DayRecord, other: DayRecord) -> bool:
+    return (record.commit, record.recorded_at) == (other.commit, other.recorded_at)
 
 
 def _version(record: DayRecord) -> int:

@@ -97,8 +97,8 @@ class ReportStore:
             except Exception as error:
                 problems.append((target.name, error))
         if problems:
-            told = "; ".join(f"{name}: {_told(error)}" for name, error in problems)
-            raise ReportError(f"reports could not be written to {told}") from problems[0][1]
+            listed = "; ".join(f"{name}: {_described(error)}" for name, error in problems)
+            raise ReportError(f"reports could not be written to {listed}") from problems[0][1]
         return links
 
 
@@ -119,7 +119,7 @@ def _write(target: ReportTarget, reports: Mapping[str, Mapping[str, bytes]]) -> 
         return dict(pool.map(write, reports.items()))
 
 
-def _told(error: BaseException) -> str:
+def _described(error: BaseException) -> str:
     """What a person needs of an error: its first line. Libraries append requests and headers below it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -424,9 +424,11 @@ class Tables:
         with self.hold(product, table, origin.days):
             commit()
             commits = self._commits_since_guard(product, table)
-            own = next((version for version, said in commits.items() if said == origin.text), None)
+            own = next((version for version, metadata in commits.items() if metadata == origin.text), None)
             # Where nothing is locked, another commit may have come between the look and this one.
-            before = {version: said for version, said in commits.items() if own is None or version < own}
+            before = {
+                version: metadata for version, metadata in commits.items() if own is None or version < own
+            }
             self._refuse_overtaken(product, table, origin.days, before)
             return self.version(product, table) if own is None else own
 
@@ -440,8 +442,8 @@ class Tables:
     def _refuse_overtaken(
         self, product: str, table: str, days: Sequence[date], commits: Mapping[int, str | None]
     ) -> None:
-        for said in commits.values():
-            if touched := sorted(set(days) & _days_of(said)):
+        for metadata in commits.values():
+            if touched := sorted(set(days) & _days_of(metadata)):
                 raise OvertakenError(
                     f"{product}/{table}: another run has written {touched[0]}"
                     + (f" and {len(touched) - 1} more days" if len(touched) > 1 else "")
@@ -499,10 +501,10 @@ class _Origin:
         return json.dumps({**facts, "days": [str(day) for day in self.days], "commit": uuid.uuid4().hex})
 
 
-def _days_of(said: str | None) -> set[date]:
+def _days_of(metadata: str | None) -> set[date]:
     """The days that a commit has replaced; none for one that is not of a run, like maintenance's."""
     try:
-        facts = json.loads(said or "{}")
+        facts = json.loads(metadata or "{}")
     except ValueError:
         return set()
     return {date.fromisoformat(day) for day in facts.get("days", ())} if isinstance(facts, dict) else set()

@@ -24,7 +24,7 @@ from dagster_pipes import PipesContextData, PipesParams
 from databricks.sdk.errors import NotFound
 
 from ml_platform.engine.databricks.messages import CONTEXT_FILE, decode, file_name
-from ml_platform.engine.databricks.workspace import Workspace, told
+from ml_platform.engine.databricks.workspace import Workspace, in_words
 
 _LAST_LINES = 50
 
@@ -39,7 +39,7 @@ def message_folder(workspace: Workspace, path: str, warn: Callable[[str], None])
         try:
             workspace.remove_folder(path)
         except Exception as error:
-            warn(f"the folder {path} could not be removed: {told(error)}")
+            warn(f"the folder {path} could not be removed: {in_words(error)}")
 
 
 class VolumeContextInjector(PipesUnityCatalogVolumesContextInjector):
@@ -60,15 +60,15 @@ class VolumeContextInjector(PipesUnityCatalogVolumesContextInjector):
 class VolumeMessageReader(PipesUnityCatalogVolumesMessageReader):
     """Reads the messages of a step when it is asked to.
 
-    ``last_lines`` are the newest lines of its log; ``said`` is called with each of them.
+    ``last_lines`` are the newest lines of its log; ``log`` is called with each of them.
     """
 
     def __init__(
-        self, workspace: Workspace, folder: str, interval: float, said: Callable[[str], None]
+        self, workspace: Workspace, folder: str, interval: float, log: Callable[[str], None]
     ) -> None:
         super().__init__(interval=interval, client=workspace, volume_path=folder)  # type: ignore[arg-type]
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._said = said
+        self._log = log
         self._handler: PipesMessageHandler | None = None
 
     @property
@@ -116,4 +116,4 @@ class VolumeMessageReader(PipesUnityCatalogVolumesMessageReader):
         if message["method"] == "log":
             line = str(message["params"]["message"])
             self.last_lines.append(line)
-            self._said(line)
+            self._log(line)

@@ -24,7 +24,7 @@ from ml_platform.engine.databricks import wheel as wheels
 from ml_platform.engine.databricks.messages import MissingResultError, RemoteMessages, Task
 from ml_platform.engine.databricks.pipes import VolumeContextInjector, VolumeMessageReader, message_folder
 from ml_platform.engine.databricks.remote_settings import settings_for
-from ml_platform.engine.databricks.workspace import REFUSALS, Workspace, told
+from ml_platform.engine.databricks.workspace import REFUSALS, Workspace, in_words
 from ml_platform.engine.step import PermanentError, StepRequest, StepResult
 from ml_platform.settings import Settings
 
@@ -128,7 +128,7 @@ def _explained(request: StepRequest) -> Iterator[None]:
         yield
     except (DatabricksError, TimeoutError) as error:
         raise dg.Failure(
-            f"{request.step} could not be run on Databricks: {told(error.__cause__ or error)}",
+            f"{request.step} could not be run on Databricks: {in_words(error.__cause__ or error)}",
             allow_retries=not isinstance(error, REFUSALS),
         ) from error
 
@@ -231,10 +231,10 @@ class _RemoteRun:
         )
         return serverless, [environment]
 
-    def _cluster(self, described: dict[str, Any]) -> dict[str, Any]:
+    def _cluster(self, cluster: dict[str, Any]) -> dict[str, Any]:
         """The contract's cluster, with the secrets as references that the workspace fills in."""
         references = {name: f"{{{{secrets/{reference}}}}}" for name, reference in self.task.secrets.items()}
-        return {**described, "spark_env_vars": {**references, **described.get("spark_env_vars", {})}}
+        return {**cluster, "spark_env_vars": {**references, **cluster.get("spark_env_vars", {})}}
 
     # -- following -----------------------------------------------------------------------------------
 
@@ -281,7 +281,7 @@ class _RemoteRun:
             self.context.log.error(
                 f"the run {self.name!r} could not be cancelled and may go on for up to "
                 f"{self.settings.databricks_timeout_seconds} s: {self.page or self.workspace.host} "
-                f"({told(error)})"
+                f"({in_words(error)})"
             )
 
     def _started_unseen(self) -> int | None:
@@ -347,7 +347,7 @@ class _RemoteRun:
             if tasks and tasks[0].run_id is not None:
                 return self.workspace.jobs.get_run_output(tasks[0].run_id)
         except (DatabricksError, TimeoutError) as error:
-            self.context.log.warning(f"the output of run {self.run_id} can't be had: {told(error)}")
+            self.context.log.warning(f"the output of run {self.run_id} can't be had: {in_words(error)}")
         return jobs.RunOutput()
 
 

@@ -138,7 +138,7 @@ def _unless_gone(delete: Any, path: str) -> None:
         return
 
 
-def told(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
     """An error of the workspace in one line."""
     return f"{type(error).__name__}: {_first_line(error)}"
 

@@ -132,16 +132,20 @@ class Ards(Step):
     def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
         users = withdrawals.users_of(self.context.tables, self.context.product, days)
         return {
-            day: replace(one, metadata={"no_longer_reproducible": "; ".join(users[day])})
+            day: replace(written, metadata={"no_longer_reproducible": "; ".join(users[day])})
             if users[day]
-            else one
-            for day, one in super().withdraw(days).items()
+            else written
+            for day, written in super().withdraw(days).items()
         }
 
     def _changed(self, deliveries: Mapping[date, landing.Delivery]) -> list[date]:
         """The days whose files are not those any more that were looked at."""
         product, folder = self.context.product, self.context.settings.landing_path
-        return [day for day, one in deliveries.items() if landing.stamp(product, folder, day) != one.stamp]
+        return [
+            day
+            for day, delivery in deliveries.items()
+            if landing.stamp(product, folder, day) != delivery.stamp
+        ]
 
     def _still_changing(
         self, deliveries: Mapping[date, landing.Delivery], tries: Mapping[date, int]
@@ -176,10 +180,10 @@ def _of_files(delivery: landing.Delivery) -> dict[str, Any]:
         "ignored_columns": delivery.ignored_columns,
         "missing_columns": delivery.missing_columns,
     }
-    said = {
+    columns = {
         key: ", ".join(f"{name} ({count} of {len(delivery.files)} files)" for name, count in counts.items())
         for key, counts in found.items()
         if counts
     }
     counts = {"files": len(delivery.files), "bytes": sum(file.size for file in delivery.files)}
-    return counts | said | ({"unread_files": landing.listed(delivery.unread)} if delivery.unread else {})
+    return counts | columns | ({"unread_files": landing.listed(delivery.unread)} if delivery.unread else {})

@@ -86,7 +86,7 @@ class ValidationReport(Step):
         around |= self._around([day for day in days if day not in around], also=made)
         known = self._known(days)
         by_day = {
-            asset: {one: _shown(asset, one, record) for one, record in known[asset].items()}
+            asset: {day: _shown(asset, day, record) for day, record in known[asset].items()}
             for asset in validated()
         }
         unusable = quarantine.of_days(self.context.tables, product, days)
