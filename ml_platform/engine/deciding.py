@@ -280,13 +280,13 @@ def _date(value: Any) -> date:
 def take_back(
     context: StepContext, *, reason: str, by: str, to: date | None = None
 ) -> tuple[Rollback, Decision | None]:
-    """Take the newest promotion back, or all after a model, and decide again.
+    """Roll back the newest promotion, or all after a model, and decide again.
 
     Args:
         to: the as-of date of the model that is to serve again; the one before the champion without it.
 
     Returns:
-        What was taken back, and the champion that there is now.
+        What was rolled back, and the champion that there is now.
 
     Raises:
         LookupError: no promotion stands, or ``to`` names no model that has served before.

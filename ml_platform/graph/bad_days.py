@@ -1,6 +1,6 @@
 """Bad days in Dagster: which partitions a run has left without a usable result, and how it shows them.
 
-What becomes of a day is an outcome, and stops nothing; but a bad day must not look done. Each step notes its
+The result of a day is an outcome, and stops nothing; but a bad day must not look done. Each step notes its
 bad days in its run's log, and plans them once more after they were materialized. When the run's last step has
 done its work, it fails with one error that names them all, and of a run that failed Dagster shows a partition
 that was planned and not materialized since as failed. In a backfill from the UI a partition counts as failed

@@ -68,7 +68,7 @@ def report(
 def failure_of(context: dg.AssetExecutionContext, result: StepResult) -> str | None:
     """What a run ends with that is of one partition, which can't be used; None for any other run.
 
-    A run of a backfill may happen to have one partition; what became of it is an outcome among others.
+    A run of a backfill may happen to have one partition; its result is an outcome among others.
     """
     if len(result.days) > 1 or any(tag in context.run.tags for tag in BACKFILL_TAGS):
         return None

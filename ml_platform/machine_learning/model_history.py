@@ -162,7 +162,7 @@ class ModelHistory:
         return serving(self.decisions(), day)
 
     def take_back(self, *decisions: Decision, reason: str, by: str) -> None:
-        """Record that promotions are taken back, all at once; :meth:`decide` makes it count."""
+        """Record that promotions are rolled back, all at once; :meth:`decide` makes it count."""
         now = time.time_ns()
         self._rollbacks.append(
             [

@@ -1,6 +1,6 @@
 """What taking promotions back does: which model serves again, and on which days another one would.
 
-Pure: the decisions are those of the history (:mod:`.model_history`), which records what is taken back.
+Pure: the decisions are those of the history (:mod:`.model_history`), which records what is rolled back.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Rollback:
-    """What is taken back, and the champion that there is then; None if no promotion stands before.
+    """What is rolled back, and the champion that there is then; None if no promotion stands before.
 
     ``taken_back`` holds the promotions, the newest first. ``passed_over`` are models that lost to one of
     them: compared with the champion of before they might win, and it is that one that is to serve.
@@ -71,7 +71,7 @@ def plan(decisions: Sequence[Decision], to: date | None = None) -> Rollback:
     """
     newest = serving(decisions, date.max)
     if newest is None:
-        raise LookupError("there is no promotion that could be taken back")
+        raise LookupError("there is no promotion that could be rolled back")
     before = [served.decision for served in days_served(decisions) if served.decision != newest]
     if to is None:
         target = before[-1] if before else None

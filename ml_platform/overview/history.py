@@ -186,7 +186,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
         reason = decision.reason
         if decision.taken_back:
             row = rollbacks[model.as_of]
-            reason = f"taken back by {row['by']}: {row['reason']}"
+            reason = f"rolled back by {row['by']}: {row['reason']}"
         if withdrawn := lost.get(model.fingerprint):
             reason += f"; no longer reproducible: {_days(withdrawn)} had been learned from, withdrawn since"
         lines.append(

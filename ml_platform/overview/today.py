@@ -46,7 +46,7 @@ WORST_FIRST = (
 
 @dataclass(frozen=True)
 class AssetLine:
-    """An asset: its newest partition, what became of it, and how many partitions had which outcome."""
+    """An asset: its newest partition with its outcome, and how many partitions had which."""
 
     name: str
     period: str

@@ -150,7 +150,7 @@ def test_land_splits_a_history_into_deliveries(home: Path) -> None:
             "--rescore is for predictions: add them to --select",
         ),
         (("train", "shop"), "shop has no day to learn from; land and backfill some first"),
-        (("rollback", "shop", "--reason", "no"), "no promotion that could be taken back"),
+        (("rollback", "shop", "--reason", "no"), "no promotion that could be rolled back"),
     ],
 )
 def test_a_wrong_request_says_what_is_accepted(home: Path, arguments: tuple[str, ...], expected: str) -> None:

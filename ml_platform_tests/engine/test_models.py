@@ -380,7 +380,7 @@ def test_a_promotion_that_was_taken_back_stays_so_when_its_month_is_trained_agai
     assert again.fingerprint != taken.fingerprint
     assert (again.promoted, again.taken_back) == (False, True)
     lines = {line.as_of: line for line in overview.models(copy.product, copy.settings)}
-    assert lines[taken.as_of].reason == "taken back by ann: no"
+    assert lines[taken.as_of].reason == "rolled back by ann: no"
 
 
 def test_a_model_that_replaced_another_of_its_date_is_not_judged_by_that_ones_rows(copy: Platform) -> None:

@@ -58,7 +58,7 @@ def main() -> None:
 
 def _run(pipes: PipesContext) -> None:
     content = pipes.get_extra(TASK)
-    # The contract comes with the task, and is held against these when it is read.
+    # The contract comes with the task, and is checked against these when it is read.
     estimators.allow(content["settings"].get("estimator_modules", ()))
     task = Task.model_validate(content)
     _look_up(task.secrets)
