@@ -12,7 +12,7 @@ import numpy as np
 
 from ml_platform.contract.product import Product
 from ml_platform.machine_learning import metrics
-from ml_platform.machine_learning.model_files import trusted
+from ml_platform.machine_learning.model_files import skops_io, trusted
 from ml_platform.machine_learning.training import Floats, Integers, TrainedModel
 
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
@@ -38,7 +38,6 @@ class DataUsed:
 
 def log_model(trained: TrainedModel, facts: Mapping[str, str]) -> Any:
     """Log a pipeline to the present run, as a file that loads without pickle."""
-    import skops.io
     from mlflow import sklearn
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema, TensorSpec
@@ -49,7 +48,8 @@ def log_model(trained: TrainedModel, facts: Mapping[str, str]) -> Any:
     ]
     # One column per class; the second is the probability of 1.
     outputs = [TensorSpec(np.dtype("float64"), (-1, 2))]
-    unknown = skops.io.get_untrusted_types(data=skops.io.dumps(trained.pipeline))
+    skops = skops_io()
+    unknown = skops.get_untrusted_types(data=skops.dumps(trained.pipeline))
     return sklearn.log_model(
         trained.pipeline,
         name="model",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from typing import Any
 
 from ml_platform.contract import estimators
 
@@ -13,6 +15,24 @@ FINGERPRINT, THRESHOLD = "fingerprint", "threshold"
 
 class RegistryError(Exception):
     """A model can't be kept or loaded; the message says which and why."""
+
+
+def skops_io() -> Any:
+    """The reader and writer of models, imported without its list of all estimators.
+
+    To make it, every module of scikit-learn is imported and searched. It only spares the known ones
+    permission, which :func:`trusted` gives here. Whoever has imported skops before has the list already.
+    """
+    if "skops.io" not in sys.modules:
+        from sklearn import utils
+
+        every = utils.all_estimators
+        utils.all_estimators = list
+        try:
+            return import_module("skops.io")
+        finally:
+            utils.all_estimators = every
+    return import_module("skops.io")
 
 
 def trusted(types: list[str], origin: str) -> list[str]:

@@ -45,6 +45,7 @@ from ml_platform.machine_learning.model_files import (
     MODEL_FILE,
     THRESHOLD,
     RegistryError,
+    skops_io,
     trusted,
 )
 from ml_platform.machine_learning.promotion import CHAMPION
@@ -482,11 +483,9 @@ def _run_tag(client: Any, version: Any, name: str) -> str | None:
 @lru_cache(maxsize=32)
 def _read_pipeline(tracking_uri: str, registry_uri: str, file_uri: str, fingerprint: str) -> Any:
     """The pipeline in a file; ``fingerprint`` tells it from a model that had the same address before."""
-    import skops.io
-
-    mlflow = mlflow_module()
+    skops, mlflow = skops_io(), mlflow_module()
     with TemporaryDirectory(prefix="ml-platform-") as folder:
         file = mlflow.artifacts.download_artifacts(
             artifact_uri=file_uri, dst_path=folder, tracking_uri=tracking_uri, registry_uri=registry_uri
         )
-        return skops.io.load(file, trusted=trusted(skops.io.get_untrusted_types(file=file), file_uri))
+        return skops.load(file, trusted=trusted(skops.get_untrusted_types(file=file), file_uri))

@@ -367,7 +367,8 @@ def test_a_morning_after_a_backfill_by_clicking(servers: Servers, page: Page, tm
     assert red(servers.dagster, "ards") == {MISSING, REFUSED, BLOCKED}
 
     # The command makes of the same days the same.
-    environment = servers.environment | {"ML_PLATFORM_HOME": str(commanded), "DAGSTER_HOME": ""}
+    environment = servers.environment | {"ML_PLATFORM_HOME": str(commanded)}
+    del environment["DAGSTER_HOME"]
     ended = run("ml-platform", "backfill", "shop", "--from", FIRST, "--to", LAST, environment=environment)
     assert ended.returncode == 1, ended.stderr
     assert made(servers.home) == made(commanded)
