@@ -57,11 +57,13 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
     import dagster as dg
     import sqlalchemy.exc
 
-    if "DAGSTER_HOME" not in os.environ:
-        home = settings.home / "dagster"
+    if not os.environ.get("DAGSTER_HOME"):  # one that is set to nothing is none, and not this folder
+        home = (settings.home / "dagster").absolute()
         home.mkdir(parents=True, exist_ok=True)
         os.environ["DAGSTER_HOME"] = str(home)
     home = Path(os.environ["DAGSTER_HOME"])
+    if not home.is_absolute() or not home.is_dir():
+        fail(f"DAGSTER_HOME is {str(home)!r}; Dagster accepts only a folder that exists, by its full path")
     # One transaction for the materializations of many days, not one a day.
     os.environ.setdefault("DAGSTER_EVENT_BATCH_SIZE", "200")
     with ExitStack() as stack:

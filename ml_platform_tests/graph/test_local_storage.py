@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
+import typer
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 from ml_platform.cli.console import instance_of
@@ -94,6 +95,25 @@ def test_an_instance_of_this_machine_has_the_events_that_dagsters_own_has(home: 
         materialize(plain)
     with instance_of(settings_in(tmp_path)) as ours:
         assert len(ours.get_runs()) == 2
+
+
+def test_a_dagster_home_that_is_set_to_nothing_is_not_the_present_folder(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies there, under names that Dagster uses too, is somebody's."""
+    present = tmp_path / "present"
+    (present / "schedules").mkdir(parents=True)
+    (present / "schedules" / "mine.txt").write_text("mine")
+    monkeypatch.chdir(present)
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    settings = settings_in(tmp_path / "platform")
+    with instance_of(settings) as instance:
+        assert instance.root_directory == str(settings.home / "dagster")
+    for wrong in ("relative", str(tmp_path / "gone")):
+        monkeypatch.setenv("DAGSTER_HOME", wrong)
+        with pytest.raises(typer.Exit), instance_of(settings):
+            pass
+    assert [path.name for path in sorted(present.rglob("*"))] == ["schedules", "mine.txt"]
 
 
 def test_few_databases_stay_open_however_many_runs_are_read(home: Path, tmp_path: Path) -> None:
