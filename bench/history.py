@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,8 +59,21 @@ class Bench:
         jars = {"spark.jars.ivy": str(CHECKOUT / "var" / "ivy")}
         return Settings(home=self.folder, spark_conf=jars)
 
+    @property
+    def contracts(self) -> Path:
+        """The samples' contracts, that of `customers` without an end: its history can be of any length."""
+        folder = self.folder / "contracts"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            for path in (PACKAGE / "products").glob("*.yaml"):
+                text = path.read_text()
+                if path.stem == "customers":
+                    text = re.sub(r"^end: .*\n", "", text, flags=re.M)
+                (folder / path.name).write_text(text)
+        return folder
+
     def product(self, name: str) -> Product:
-        return load_product(PACKAGE / "products" / f"{name}.yaml")
+        return load_product(self.contracts / f"{name}.yaml")
 
     def land(self, days: int, rows: int, *, first: date = START) -> DayRange:
         """Deliveries of `customers`, each day's rows and later its labels."""
@@ -78,6 +92,8 @@ class Bench:
         """Seconds of a command, process and JVM included."""
         environment = os.environ | {
             "ML_PLATFORM_HOME": str(self.folder),
+            "ML_PLATFORM_PRODUCTS": str(self.contracts),
+            "ML_PLATFORM_OWN_PRODUCTS": "false",
             "DAGSTER_HOME": str(self.folder / "dagster"),
             "ML_PLATFORM_SPARK_CONF": json.dumps(self.settings.spark_options),
         }

@@ -54,6 +54,7 @@ def prepare(folder: Path, products: int, years: int) -> list[str]:
     days = [last - timedelta(days=n) for n in range(365 * years)][::-1]
     contract = (PACKAGE / "products" / "customers.yaml").read_text()
     contract = re.sub(r"^start: .*$", f"start: {days[0]}", contract, flags=re.M)
+    contract = re.sub(r"^end: .*\n", "", contract, flags=re.M)
     # A first model months after the start, whatever that is.
     month = (days[0] + timedelta(days=200)).replace(day=1)
     contract = re.sub(r"first_month: .*$", f"first_month: {month:%Y-%m}", contract, flags=re.M)

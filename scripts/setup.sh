@@ -43,6 +43,30 @@ fi
 
 stamp=.venv/.installed
 state=$(cat requirements.lock pyproject.toml setup.cfg scripts/setup.sh | sha256sum | cut -d' ' -f1)
+
+install_checkout() {
+  .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation \
+    --reinstall-package ml-platform -e .
+  rm -rf ml_platform.egg-info  # of an earlier build; Python would take it for the installed package
+}
+
+# The code that the environment runs, as seen from anywhere: that of another checkout after a move or a copy.
+runs_this_checkout() {
+  local found
+  found=$(.venv/bin/python -P -c 'import importlib.util as u; print(u.find_spec("ml_platform").origin)' 2>/dev/null) &&
+    [ "$found" -ef ml_platform/__init__.py ]
+}
+
+if [ -x .venv/bin/python ] && [ -e $stamp ] && ! { .venv/bin/python scripts/relocate.py --check .venv && runs_this_checkout; }; then
+  if [ -L .venv ]; then
+    echo "$PWD/.venv is a link to the environment of another checkout, whose code it runs. Remove the link and run this again." >&2
+    exit 1
+  fi
+  echo "The checkout was moved or copied: adjusting its environment ..."
+  .venv/bin/python scripts/relocate.py .venv
+  install_checkout
+fi
+
 if [ ! -x .venv/bin/python ] || [ "$(cat $stamp 2>/dev/null || true)" != "$state" ]; then
   echo "Creating the environment from requirements.lock ..."
   [ -x .venv/bin/python ] || "$python" -m venv .venv
@@ -50,7 +74,11 @@ if [ ! -x .venv/bin/python ] || [ "$(cat $stamp 2>/dev/null || true)" != "$state
   sed -n '/^uv==/,/^ *# via/p' requirements.lock > .venv/uv.lock
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.lock
   .venv/bin/uv pip sync --quiet --python .venv/bin/python --compile-bytecode --require-hashes requirements.lock
-  .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
-  rm -rf ml_platform.egg-info  # of an earlier build; Python would take it for the installed package
+  install_checkout
   echo "$state" > $stamp
+fi
+
+if ! runs_this_checkout; then
+  echo "The environment $PWD/.venv does not run the code of $PWD: remove it and run this again." >&2
+  exit 1
 fi

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-import typer
-from rich.markup import escape
-from rich.table import Table
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
-from ml_platform.cli.console import ProductName, console, fail, instance_of, print_wide, product_named
+import typer
+
+from ml_platform.cli.console import AsJson, ProductName, console, fail, instance_of, print_json, product_named
+from ml_platform.cli.layout import say, say_command
+from ml_platform.contract.days import counted
 
 app = typer.Typer(no_args_is_help=True, help="What is wrong with a product, and who is told.")
 
 
 @app.command()
-def show(name: ProductName) -> None:
-    """Show what is wrong with a product now.
+def show(name: ProductName, as_json: AsJson = False) -> None:
+    """Show what is wrong with a product now, what it holds back, and the commands to act.
 
     Example: `ml-platform alerts show flights`
     """
-    from ml_platform.graph.alerts import findings
+    from ml_platform.graph.alerts import links_of, look
+    from ml_platform.mlops.alerts import messages
+    from ml_platform.overview import plain
 
     settings, product = product_named(name)
+    links = links_of(settings)
     with instance_of(settings) as instance:
-        wrong = findings(product, settings, instance)
+        situation = look(product, settings, instance, datetime.now(ZoneInfo(product.timezone)))
+    wrong = sorted(
+        situation.with_reports(situation.wrong, links),
+        key=lambda finding: (finding.severity, finding.asset, finding.partition),
+    )
+    if as_json:
+        print_json(plain.findings(product, wrong, links))
+        return
     if not wrong:
         console.print(f"Nothing is wrong with {name}.")
         return
-    table = Table(title=f"{name}: {len(wrong)} findings", title_justify="left")
-    for heading in ("severity", "asset", "partition", "what"):
-        table.add_column(heading, no_wrap=heading != "what")
-    table.add_column("found", ratio=1)
-    for finding in sorted(wrong, key=lambda one: (one.severity, one.asset, one.partition)):
-        table.add_row(
-            finding.severity, finding.asset, finding.partition, finding.subject, escape(finding.what)
+    numbers = {kind: sum(finding.severity == kind for finding in wrong) for kind in ("error", "warning")}
+    say(f"{name}: {' and '.join(counted(number, kind) for kind, number in numbers.items() if number)}")
+    for finding in wrong:
+        fact = messages.fact(product, finding, links)
+        say("")
+        say(
+            f"{fact.severity}: {fact.title}", hanging=2, style="red" if fact.severity == "error" else "yellow"
         )
-    print_wide(table)
+        for cause in fact.causes:
+            say(cause, indent=2, hanging=4)
+        if fact.holds_back:
+            say(f"holds back: {fact.holds_back}", indent=2, hanging=4)
+        if fact.since:
+            say(fact.since, indent=2, hanging=4)
+        for remedy in fact.remedies:
+            say(f"{remedy.words}:", indent=2, hanging=4)
+            say_command(remedy.command, indent=4)
 
 
 @app.command()
@@ -51,7 +72,7 @@ def test(name: ProductName) -> None:
     )
     wanted = [one for one in channels.configured(settings) if channels.wants(one, product)]
     if not wanted:
-        fail("no channel wants this product's news; ML_PLATFORM_ALERT_URLS sets one")
+        fail(f"no channel is configured for the news of {name}; set one with ML_PLATFORM_ALERT_URLS")
     problems = channels.send_all({one.name: channels.Outgoing(one, message) for one in wanted})
     for channel, problem in problems.items():
         console.print(f"{channel}: {problem or 'sent'}", highlight=False)

@@ -19,7 +19,14 @@ import dagster as dg
 from ml_platform.build import build_definitions
 from ml_platform.cli.interruption import interruption
 from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, names, nothing_made_from, stages
-from ml_platform.contract.days import DayRange, last_day_of, month_of, months_between
+from ml_platform.contract.days import (
+    DayRange,
+    counted,
+    last_day_of,
+    month_of,
+    months_between,
+    named,
+)
 from ml_platform.contract.product import Product
 from ml_platform.contract.windows import partitions_between
 from ml_platform.engine import local
@@ -141,8 +148,8 @@ class Backfill:
         gone = self.without_delivery(DayRange(days[0], days[-1]))
         if left := [day for day in days if day in gone]:
             self.progress(
-                f"{len(left):,} days from {left[0]} to {left[-1]}, which an earlier version of the contract "
-                "made, are not learned from: their deliveries are not there any more"
+                f"not learned from: {counted(len(left), 'day')} ({named('day', left[0], left[-1])}) that an "
+                "earlier version of the contract made, and whose deliveries are gone"
             )
         for span in apart([day for day in days if day not in gone], gone):
             self._stage(("ards", "mrds"), list(span))
@@ -281,7 +288,7 @@ class Backfill:
     ) -> None:
         first, last = min(days), max(days)
         run_id = str(uuid.uuid4())
-        asked = f"as of {as_of}" if as_of else str(DayRange(first, last))
+        asked = f"as of {as_of}" if as_of else named(CATALOGUE[assets[0]].period, first, last)
         self.started(f"{', '.join(assets)}: {asked}")
         tags = {
             **range_tags(first, last),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from ml_platform.cli.interruption import interruption
 from ml_platform.contract.loading import load_products
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 console = Console()
 ProductName = Annotated[str, typer.Argument(metavar="PRODUCT", help="The name of a product.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON, for scripts.")]
 
 
 def fail(message: str) -> NoReturn:
@@ -36,9 +37,9 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def print_wide(table: Table) -> None:
-    """Print a table for a wide window; in a file or a pipe it gets the width it needs."""
-    Console(width=max(console.width, 140)).print(table)
+def print_json(content: Any) -> None:
+    """Print what a script reads."""
+    typer.echo(json.dumps(content, indent=2))
 
 
 def product_named(name: str) -> tuple[Settings, Product]:

@@ -40,7 +40,7 @@ def wheel(
 
 @app.command()
 def upload() -> None:
-    """Put the wheel into the volume of the settings, unless it is there. Steps do so themselves.
+    """Upload the wheel to the volume of the settings, unless it is there. Steps also do so themselves.
 
     Example: `ml-platform databricks upload`
     """
@@ -55,14 +55,14 @@ def upload() -> None:
 @app.command()
 def smoke(
     assets: Annotated[
-        str | None, typer.Option(help="Assets to run, separated by commas; all without it.")
+        str | None, typer.Option(help="Assets to run, separated by commas. Default: all.")
     ] = None,
     rows_per_day: Annotated[int, typer.Option(help="Size of a day of the sample.")] = 100,
     tables: Annotated[
-        str | None, typer.Option(help="Root of the tables over there; a folder of the volume without it.")
+        str | None, typer.Option(help="Root of the tables in the workspace. Default: a folder of the volume.")
     ] = None,
 ) -> None:
-    """Run a small sample product there and here, compare what both made, and clean up.
+    """Run a small sample product in the workspace and here, compare the results, and clean up.
 
     Example: `ml-platform databricks smoke --assets ards,mrds`
     """

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from ml_platform.cli.backfill import Backfill, BackfillError, apart
 from ml_platform.cli.interruption import interruption
 from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, MRDS, names, nothing_made_from, table_names
-from ml_platform.contract.days import DayRange, add_months, month_of
+from ml_platform.contract.days import DayRange, add_months, counted, month_of, named
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.engine import local, presence
@@ -405,7 +405,7 @@ class Doctor:
                     asset,
                     "missing",
                     why.partition(" ")[0] if why.startswith("/") else "",
-                    f"{why}: {_days(days)}",
+                    f"{why}: {_days(days, asset)}",
                     _backfill(name, asset, days),
                     days=tuple(days),
                 )
@@ -470,7 +470,7 @@ class Doctor:
                     "dagster",
                     "missing",
                     str(self.dagster_home),
-                    f"{asset}: Dagster has no events of {_days(days)}",
+                    f"{asset}: Dagster has no events of {_days(days, asset)}",
                     f"ml-platform doctor {self.product.name} --repair",
                     days=tuple(days),
                 )
@@ -581,10 +581,11 @@ def _backfill(product: str, asset: str, days: Sequence[date]) -> str:
     return f"ml-platform backfill {product} --from {min(days)} --to {last} --select {asset}"
 
 
-def _days(days: Sequence[date]) -> str:
-    if len(days) == 1:
-        return str(days[0])
-    return f"{len(days):,} days, {min(days)} to {max(days)}"
+def _days(days: Sequence[date], asset: str = ARDS) -> str:
+    """Partitions of an asset in a sentence."""
+    period = CATALOGUE[asset].period
+    shown = named(period, min(days), max(days))
+    return shown if len(days) == 1 else f"{counted(len(days), period)}, {shown}"
 
 
 def _torn_commit(table: Path) -> Path | None:

@@ -29,7 +29,7 @@ _JVM_SAYS = (
 _WORKER_SAYS = ("python worker exited unexpectedly", "python worker failed to connect", "eofexception")
 _MEMORY_SAYS = ("outofmemoryerror", "java heap space", "gc overhead limit")
 _DAMAGED = ("malformed", "not a database", "disk I/O error")
-_BY_WHOM = "by somebody or by the machine for want of memory (journalctl -k tells)"
+_BY_WHOM = "by somebody, or by the machine because it ran out of memory (see journalctl -k)"
 _AGAIN = "what was done stays; run the same command again"
 
 
@@ -43,17 +43,17 @@ def explain(error: BaseException, settings: Settings) -> str | None:
         return f"the disk is full: {_full_places(settings, chain)}. Make room; {_AGAIN}"
     if any(sign in said for sign in _MEMORY_SAYS):
         return (
-            f"Spark has too little memory, {settings.spark_driver_memory}: give it more by "
-            f"ML_PLATFORM_SPARK_DRIVER_MEMORY, or do fewer days at once by ML_PLATFORM_CHUNK_DAYS; {_AGAIN}"
+            f"Spark has too little memory, {settings.spark_driver_memory}: give it more with "
+            f"ML_PLATFORM_SPARK_DRIVER_MEMORY, or do fewer days at once with ML_PLATFORM_CHUNK_DAYS; {_AGAIN}"
         )
     if _is_of_spark(chain) and any(sign in said for sign in _WORKER_SAYS):
         return (
-            f"a worker of Spark was killed, {_BY_WHOM}: {_AGAIN}, with fewer days at once by "
-            "ML_PLATFORM_CHUNK_DAYS if it happens again"
+            f"a worker of Spark was killed, {_BY_WHOM}: {_AGAIN}, with fewer days at once "
+            "(ML_PLATFORM_CHUNK_DAYS) if it happens again"
         )
     if _is_of_spark(chain) and any(sign in said for sign in _JVM_SAYS):
         log = settings.home / "logs" / output.NAME
-        return f"Spark's JVM was killed, {_BY_WHOM}, or says in {log} what ended it: {_AGAIN}"
+        return f"Spark's JVM was killed, {_BY_WHOM}, or ended for a reason that {log} has: {_AGAIN}"
     for cause in chain:
         if _is_of_sqlite(cause) and any(sign in str(cause) for sign in _DAMAGED):
             return (
@@ -98,4 +98,4 @@ def _full_places(settings: Settings, chain: list[BaseException]) -> str:
         existing = next((candidate for candidate in (place, *place.parents) if candidate.exists()), None)
         if existing is not None and (free := shutil.disk_usage(existing).free) < _ROOM:
             full.append(f"{place} has {free / 1e6:.1f} MB left")
-    return "; ".join(dict.fromkeys([*named, *full])) or "see the free room of ML_PLATFORM_HOME and of /tmp"
+    return "; ".join(dict.fromkeys([*named, *full])) or "see the free space of ML_PLATFORM_HOME and of /tmp"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import gc
 import getpass
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,16 +19,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from ml_platform.cli import alerts, databricks, online
-from ml_platform.cli.console import ProductName, console, fail, instance_of, print_wide, product_named
+from ml_platform.cli import alerts, databricks, history, online
+from ml_platform.cli.console import ProductName, console, fail, instance_of, print_json, product_named
 from ml_platform.cli.explanations import explain
 from ml_platform.cli.heartbeat import Heartbeat, tasks_of_spark
+from ml_platform.cli.history import say_other_scores
 from ml_platform.cli.interruption import interruption
+from ml_platform.cli.layout import say, say_command
 from ml_platform.cli.suggest import suggest
 from ml_platform.contract.assets import CATALOGUE, MODEL, names
-from ml_platform.contract.days import DayRange
+from ml_platform.contract.days import DayRange, counted, named
 from ml_platform.contract.loading import ContractError, load_product, load_products
 from ml_platform.contract.product import Product
 from ml_platform.settings import Settings
@@ -46,7 +46,6 @@ app = typer.Typer(
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(databricks.app, name="databricks")
 app.add_typer(online.app, name="online")
-app.command()(suggest)
 
 
 @app.callback(help="Batch machine learning in production as one Dagster asset graph.")
@@ -69,10 +68,10 @@ LastDay = Annotated[datetime, typer.Option("--to", formats=_DAY, help="Last even
 def check(
     contract: Annotated[Path, typer.Argument(metavar="CONTRACT", help="A contract, a YAML file.")],
 ) -> None:
-    """Validate a contract, and say in words what graph it gives.
+    """Validate a contract, and describe the graph that it gives.
 
-    If the product has a history, say what of it the contract can't use: a champion that can't be evaluated
-    any more, and days that no model would learn from.
+    If the product has a history, it also says what the contract can't use of it: a champion that can no
+    longer be evaluated, and days that no model would learn from.
 
     Example: `ml-platform check ml_platform/products/flights.yaml`
     """
@@ -82,9 +81,9 @@ def check(
         fail(str(error))
     console.print(f"[green]{escape(str(contract))} is valid.[/green]", soft_wrap=True)
     for line in _in_words(product):
-        console.print(f"  {escape(line)}")
+        say(line, indent=2, hanging=4)
     for line in _consequences(product):
-        console.print(f"[yellow]Attention[/yellow]  {escape(line)}", highlight=False, soft_wrap=True)
+        say(f"Attention: {line}", style="yellow")
 
 
 @app.command()
@@ -92,7 +91,7 @@ def land(
     name: ProductName,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV files, plain or gzip.")],
     labels_apart: Annotated[
-        bool, typer.Option(help="Write the labels as files of their own, as late as they would arrive.")
+        bool, typer.Option(help="Write the labels to files of their own, dated when they would arrive.")
     ] = True,
 ) -> None:
     """Split the CSV of a product's history into daily deliveries.
@@ -116,8 +115,9 @@ def land(
         except SplitError as error:
             fail(str(error))
     console.print(
-        f"{summary.rows:,} rows and {summary.labels:,} labels of {summary.days:,} days, "
-        f"{summary.first} to {summary.last}, lie in {settings.landing_path / product.name}"
+        f"{counted(summary.rows, 'row')} and {counted(summary.labels, 'label')} of "
+        f"{counted(summary.days, 'day')} ({named('day', summary.first, summary.last)}) are in "
+        f"{settings.landing_path / product.name}"
     )
 
 
@@ -126,9 +126,7 @@ def sample(
     name: ProductName,
     first: FirstDay,
     last: LastDay,
-    rows_per_day: Annotated[
-        int | None, typer.Option(help="Size of a generated day; real data comes as it is.")
-    ] = None,
+    rows_per_day: Annotated[int | None, typer.Option(help="Rows of a generated day, on average.")] = None,
 ) -> None:
     """Write sample deliveries for a range of days.
 
@@ -138,7 +136,7 @@ def sample(
 
     settings, product = product_named(name)
     if name not in SAMPLES:
-        fail(f"there is no sample of {name!r}; there are samples of {', '.join(SAMPLES)}")
+        fail(f"there is no sample of {name!r}; samples exist of {', '.join(SAMPLES)}")
     if rows_per_day is not None and name not in GENERATED:
         fail(f"--rows-per-day is for generated samples ({', '.join(GENERATED)}); {name} is real data")
     days = _days(first, last)
@@ -148,7 +146,7 @@ def sample(
             SAMPLES[name](product, settings.landing_path, days, progress=progress, **options)
         except ValueError as error:
             fail(str(error))
-    console.print(f"The deliveries of {days} lie in {settings.landing_path / product.name}")
+    console.print(f"The deliveries of {days} are in {settings.landing_path / product.name}")
 
 
 @app.command()
@@ -157,35 +155,35 @@ def backfill(
     first: FirstDay,
     last: LastDay,
     select: Annotated[
-        str | None, typer.Option(help="Assets to bring up to date, separated by commas; all without it.")
+        str | None, typer.Option(help="The assets to bring up to date, separated by commas. Default: all.")
     ] = None,
     with_retraining: Annotated[
         bool,
         typer.Option(
-            help="Replay all assets with the retrains that failed evaluations would have asked for; "
-            "predictions become those of the models that would have served then."
+            help="Replay the history with the retrains that failed evaluations would have requested. "
+            "Predictions are replaced by those of the models that would have served then."
         ),
     ] = False,
     force: Annotated[
         bool,
         typer.Option(
-            help="Do days again although nothing has changed. Predictions that exist stay; see --rescore."
+            help="Do days again even if nothing has changed. Existing predictions stay; see --rescore."
         ),
     ] = False,
     rescore: Annotated[
         bool,
         typer.Option(
-            help="Score days again that another model has scored than the one that serves them now."
+            help="Score days again whose predictions come from another model than the one that serves them."
         ),
     ] = False,
     allow_bad_days: Annotated[
         bool,
-        typer.Option(help="End with 0 although days are refused, blocked, missing or held back."),
+        typer.Option(help="Exit with 0 even if days are refused, blocked, missing or held back."),
     ] = False,
 ) -> None:
     """Run the graph over a range of days, in the right order; what is up to date is skipped.
 
-    It ends with a line of what became of all that was asked for, and with 1 if some days can't be used.
+    The last line counts the results of each asset. The exit code is 1 if some days can't be used.
 
     Example: `ml-platform backfill flights --from 2013-01-01 --to 2013-12-31`
     """
@@ -195,7 +193,7 @@ def backfill(
     settings, product = product_named(name)
     days = _days(first, last)
     if with_retraining and select:
-        fail("--with-retraining replays all assets: leave --select out")
+        fail("--with-retraining replays all assets; leave out --select")
     chosen = tuple(part.strip() for part in select.split(",")) if select else names()
     if rescore and "predictions" not in chosen:
         fail("--rescore is for predictions: add them to --select")
@@ -207,14 +205,14 @@ def backfill(
     selected = [asset for asset in names() if asset in chosen]
     began = time.monotonic()
 
-    def say(message: str) -> None:
+    def report(message: str) -> None:
         console.print(
             f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}",
             highlight=False,
             soft_wrap=True,
         )
 
-    with instance_of(settings) as instance, Heartbeat(say, detail=tasks_of_spark) as beat:
+    with instance_of(settings) as instance, Heartbeat(report, detail=tasks_of_spark) as beat:
         work = Backfill(
             product,
             settings,
@@ -230,15 +228,15 @@ def backfill(
             reports = work.run_with_retraining(days) if with_retraining else work.run(days)
         except BackfillError as error:
             fail(str(error))
-    _say_other_scores(product, settings, days)
+    say_other_scores(product, settings, days)
     found = outcomes(product, settings, selected, days)
     runs = f"{len(reports)} run{'s'[: len(reports) > 1]}"
     if not found.bad:
-        say(f"{name} over {days}: {found}; up to date, {runs if reports else 'nothing to do'}")
+        report(f"{name} over {days}: {found}; up to date, {runs if reports else 'nothing to do'}")
         return
     # Bad days that are still as they were are no reason to do nothing.
     done = runs if reports else "nothing has changed"
-    say(f"{name} over {days}: {found}; {len(found.bad)} can't be used, {done}: ml-platform summary {name}")
+    report(f"{name} over {days}: {found}; {found.bad} can't be used, {done}: ml-platform alerts show {name}")
     if not allow_bad_days:
         raise typer.Exit(1)
 
@@ -248,13 +246,13 @@ def train(
     name: ProductName,
     as_of: Annotated[
         datetime | None,
-        typer.Option(formats=_DAY, help="The date; the day after the newest day there is without it."),
+        typer.Option(formats=_DAY, help="The date. Default: the day after the newest day."),
     ] = None,
 ) -> None:
     """Train a model as of a date, compare it, and promote it if it is better; it serves from that date on.
 
-    Days that it would learn from, and that an earlier version of the contract made, are made again first, as
-    far as their deliveries are still there; it doesn't learn from the others.
+    Days that an earlier version of the contract made are first made again, if their deliveries are still
+    there; the model doesn't learn from the others.
 
     Example: `ml-platform train flights --as-of 2013-08-15`
     """
@@ -264,10 +262,10 @@ def train(
     settings, product = product_named(name)
     began = time.monotonic()
 
-    def say(message: str) -> None:
+    def report(message: str) -> None:
         console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}", highlight=False)
 
-    with instance_of(settings) as instance, Heartbeat(say, detail=tasks_of_spark) as beat:
+    with instance_of(settings) as instance, Heartbeat(report, detail=tasks_of_spark) as beat:
         work = Backfill(
             product,
             settings,
@@ -281,120 +279,25 @@ def train(
             fail(str(error))
     for line in overview.models(product, settings):
         if line.as_of == trained and line.metric and "replaced" not in line.reason:
-            verdict = "promoted" if line.promoted else "not promoted"
-            say(f"the model as of {line.as_of} (v{line.version}) is {verdict}: {line.reason}")
-
-
-def _say_other_scores(product: Product, settings: Settings, days: DayRange | None = None) -> None:
-    """Name what was scored by other models than those that serve, and what scores it again."""
-    from ml_platform.overview import history as overview
-
-    found = [
-        other for other in overview.other_scores(product, settings) if days is None or {*other.days} & {*days}
-    ]
-    for one in found:
-        console.print(f"[yellow]Not scored by its model[/yellow]  {escape(str(one))}", soft_wrap=True)
-    if found:
-        first, last = min(one.days[0] for one in found), max(one.days[-1] for one in found)
-        console.print(
-            f"Score them again: ml-platform backfill {product.name} --from {first} --to {last} --rescore",
-            soft_wrap=True,
-        )
-
-
-@app.command()
-def summary(name: ProductName) -> None:
-    """Show a product's history by month: rows, models, promotions, performance.
-
-    Example: `ml-platform summary flights`
-    """
-    from ml_platform.overview import history as overview
-
-    settings, product = product_named(name)
-    metric = product.evaluation.metric
-    table = Table(title=f"{name} by month", title_justify="left")
-    for heading in ("month", "delivered", "ARDS", "quarantined"):
-        table.add_column(heading, justify="left" if heading == "month" else "right", no_wrap=True)
-    for heading in ("model", "as of"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column(f"{metric}: challenger / champion")
-    table.add_column("promoted, and why", ratio=1)
-    table.add_column(f"{metric} of the month", justify="right")
-    for line in overview.months(product, settings):
-        first = True
-        for model in line.models or (None,):
-            facts = [f"{line.month:%Y-%m}", f"{line.delivered:,}", f"{line.rows:,}", f"{line.quarantined:,}"]
-            value = "-" if line.metric is None else f"{line.metric:.4f}"
-            if model is None:
-                told = ["-", "-", "-", "no model yet"]
-            else:
-                verdict = "yes" if model.promoted else "no"
-                told = [f"v{model.version}", str(model.as_of), model.comparison, f"{verdict}: {model.reason}"]
-            table.add_row(*(facts if first else [""] * 4), *told, value if first else "")
-            first = False
-    print_wide(table)
-    _say_waiting(product, settings)
-    for lost in overview.not_reproducible(product, settings):
-        console.print(
-            f"No longer reproducible, since days were withdrawn: {lost}", highlight=False, soft_wrap=True
-        )
-    console.print(f"Tables     {settings.tables_root}/{name}", highlight=False, soft_wrap=True)
-    console.print(f"Registry   {settings.tracking_uri_shown}", highlight=False, soft_wrap=True)
-    reports = ", ".join(target.shown for target in settings.report_targets) or settings.reports_path
-    console.print(f"Reports    {reports}", highlight=False, soft_wrap=True)
-    _say_other_scores(product, settings)
-    console.print("Open the UI with [bold]make ui[/bold], then http://127.0.0.1:3001")
-
-
-@app.command()
-def history(name: ProductName) -> None:
-    """Show which model served which days, and why.
-
-    Example: `ml-platform history flights`
-    """
-    from ml_platform.overview import history as overview
-
-    settings, product = product_named(name)
-    table = Table(title=f"Models of {name}", title_justify="left")
-    for heading in ("as of", "kind", "version", "rows", "serves", "days scored"):
-        right = heading in ("rows", "days scored")
-        table.add_column(heading, no_wrap=True, justify="right" if right else "left")
-    table.add_column("why it was trained", ratio=1)
-    table.add_column("promoted, and why", ratio=1)
-    for model in overview.models(product, settings):
-        rows = f"{model.rows:,}"
-        if model.rows_available > model.rows:
-            rows += f" of {model.rows_available:,}"
-        verdict = "yes" if model.promoted else "not yet" if model.waiting else "no"
-        table.add_row(
-            str(model.as_of),
-            model.kind,
-            model.version,
-            rows,
-            model.serves,
-            f"{model.days_scored:,}",
-            escape(model.cause),
-            escape(f"{verdict}: {model.reason}"),
-        )
-    print_wide(table)
-    _say_waiting(product, settings)
-    _say_other_scores(product, settings)
+            report(f"the model as of {line.as_of} (version {line.version}) is {line.verdict}: {line.reason}")
 
 
 @app.command()
 def doctor(
     name: Annotated[
-        str | None, typer.Argument(metavar="[PRODUCT]", help="The name of a product; all without it.")
+        str | None, typer.Argument(metavar="[PRODUCT]", help="The name of a product. Default: all.")
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Make again what is missing; move what is damaged aside.")
+        bool, typer.Option("--repair", help="Make again what is missing, and move aside what is damaged.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The findings as a JSON list.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The findings as a JSON list, for scripts.")
+    ] = False,
 ) -> None:
     """Compare the ledger with what is there: tables, models, online store, reports, Dagster's events.
 
-    Ends with 0 if all is as the ledger says, and with 1 if something is missing or damaged (after a repair:
-    still is).
+    The exit code is 0 if all is as the ledger says, and 1 if something is missing or damaged, or still is
+    after a repair.
 
     Example: `ml-platform doctor flights --repair`
     """
@@ -409,17 +312,15 @@ def doctor(
         print(f"left out: {error}", file=sys.stderr)
     found: dict[str, list[Finding]] = {}
     for product in products.values():
-        say = (lambda _: None) if as_json else (lambda said: console.print(f"  {escape(said)}", style="dim"))
+        tell = (lambda _: None) if as_json else (lambda said: say(said, indent=2, hanging=4, style="dim"))
         try:
             found[product.name] = check_up(
-                product, settings, lambda: instance_of(settings), repair=repair, say=say
+                product, settings, lambda: instance_of(settings), repair=repair, say=tell
             )
         except BackfillError as error:
             fail(f"{product.name}: {error}")
     if as_json:
-        print(
-            json.dumps([{"product": key, **other.plain()} for key, all_ in found.items() for other in all_])
-        )
+        print_json([{"product": key, **finding.plain()} for key, of in found.items() for finding in of])
     for product_name, findings in {} if as_json else found.items():
         product = products[product_name]
         elsewhere = not_looked_at(product, settings)
@@ -434,43 +335,22 @@ def doctor(
 def _print_findings(product: str, findings: Sequence[Finding], elsewhere: Sequence[str]) -> None:
     """Print what is wrong, and what was not looked at."""
     if findings:
-        console.print(f"[red]{product}: {len(findings)} not as the ledger says[/red]")
+        say(f"{product}: {counted(len(findings), 'part')} not as the ledger says", style="red")
     elif elsewhere:
-        console.print(f"[green]{product}: all that was looked at is there as the ledger says.[/green]")
+        say(f"{product}: all that was looked at is as the ledger says.", style="green")
     else:
-        console.print(f"[green]{product}: all is there as the ledger says.[/green]")
+        say(f"{product}: all is as the ledger says.", style="green")
     for finding in findings:
-        console.print(
-            f"[bold]{finding.part}[/bold] is {finding.state}: {escape(finding.detail)}", highlight=False
-        )
-        console.print(f"  now: {escape(finding.command)}", highlight=False, soft_wrap=True)
+        say(f"{finding.part} is {finding.state}: {finding.detail}", hanging=2)
+        if finding.place:
+            say(f"place: {finding.place}", indent=2, hanging=4)
+        if finding.command.startswith("ml-platform "):
+            say("to fix it:", indent=2)
+            say_command(finding.command, indent=4)
+        else:
+            say(f"to fix it: {finding.command}", indent=2, hanging=4)
     for part in elsewhere:
-        console.print(f"not looked at: {escape(part)}", style="yellow", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def today(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[PRODUCT]", help="The name of a product; all without it.")
-    ] = None,
-) -> None:
-    """Write the page of today with the reports: is all done, what is wrong and why, the champion, drift.
-
-    Example: `ml-platform today flights`
-    """
-    from ml_platform.graph.today import Pages, publish
-
-    settings = Settings()
-    products, broken = load_products(settings.product_folders)
-    if name is not None:
-        product_named(name)
-    with instance_of(settings) as instance:
-        problems = {path.name: str(error) for path, error in broken.items()}
-        written = publish(
-            Pages(products, settings, instance, problems=problems), None if name is None else [name]
-        )
-    for address in written.values():
-        console.print(address, highlight=False, soft_wrap=True)
+        say(f"not looked at: {part}", hanging=2, style="yellow")
 
 
 @app.command()
@@ -519,7 +399,7 @@ def rollback(
         datetime | None,
         typer.Option(
             formats=_DAY,
-            help="As-of date of the model that is to serve again; the one before the champion without it.",
+            help="As-of date of the model that is to serve again. Default: the champion before this one.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -529,8 +409,8 @@ def rollback(
 ) -> None:
     """Take the newest promotion back: the champion before it serves again, or the model that `--to` names.
 
-    It shows which model would serve on which days, and asks. Predictions that exist stay; they are scored
-    again by `ml-platform backfill … --rescore`.
+    It shows which model would serve on which days, and asks. Existing predictions stay until they are scored
+    again with `ml-platform backfill PRODUCT --from DAY --to DAY --rescore`.
 
     Example: `ml-platform rollback flights --reason "scores too many late flights" --dry-run`
     """
@@ -555,22 +435,17 @@ def rollback(
 
     for change in planned.changes:
         days = f"{change.first} to {change.last or 'now'}"
-        console.print(
-            f"{days}: {model(change.now)} serves; then {model(change.then)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"{days}: served by {model(change.now)}; after the rollback by {model(change.then)}", hanging=2)
     for decision in planned.passed_over:
-        console.print(
-            f"{model(decision)} was not promoted, and stays so", highlight=False, style="dim", soft_wrap=True
-        )
+        say(f"{model(decision)} was not promoted, and stays so", hanging=2, style="dim")
     if dry_run:
         console.print("Nothing has been changed.")
         return
     if not yes:
-        typer.confirm(f"Take back {len(planned.taken_back)} of {name}?", abort=True)
+        promotions = counted(len(planned.taken_back), "promotion")
+        typer.confirm(f"Take back {promotions} of {name}?", abort=True)
     if plan(history.decisions(), wanted) != planned:
-        fail(f"the models of {name} have been decided anew meanwhile; look at it once more")
+        fail(f"other decisions about the models of {name} were made meanwhile; run the command again")
     try:
         taken, now = roll_back(product, settings, reason=reason, by=getpass.getuser(), to=wanted)
     except LookupError as error:
@@ -578,12 +453,12 @@ def rollback(
     for decision in taken.taken_back:
         console.print(f"The promotion as of {decision.as_of} is taken back.")
     if now is None:
-        console.print("No model serves any more.")
+        console.print("No model serves now.")
     elif taken.champion is not None and now.fingerprint == taken.champion.fingerprint:
         console.print(f"The model as of {now.as_of} serves again.")
     else:
         console.print(f"The model as of {now.as_of} serves: it has been promoted meanwhile.")
-    _say_other_scores(product, settings)
+    say_other_scores(product, settings)
 
 
 @app.command()
@@ -611,13 +486,15 @@ def accept(
         for record in accepted:
             report_verdict(instance, product, record)
     for record in accepted:
-        told = escape(record.details["checks"][0]["description"])
-        console.print(f"{record.asset} of {record.day}: {told}", highlight=False, soft_wrap=True)
-    console.print(
-        f"Now: ml-platform backfill {name} --from {day.date()} --to {day.date()}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        say(f"{record.asset} of {record.day}: {record.details['checks'][0]['description']}", hanging=2)
+    say("To use it now:")
+    say_command(f"ml-platform backfill {name} --from {day.date()} --to {day.date()}")
+
+
+app.command()(history.summary)
+app.command()(history.history)
+app.command()(history.today)
+app.command()(suggest)
 
 
 # -- the process ---------------------------------------------------------------------------------------
@@ -694,17 +571,20 @@ def _consequences(product: Product) -> list[str]:
     try:
         return overview.consequences(product, Settings())
     except Exception as error:  # any store that is not reachable from here
-        return [f"The history of {product.name} can't be read, so it is not checked against it: {error}"]
+        return [
+            f"The history of {product.name} can't be read, so the contract is not checked against it: {error}"
+        ]
 
 
 def _in_words(product: Product) -> list[str]:
-    until = f"to {product.end}" if product.end else "and goes on"
+    days = f"runs from {product.start} to {product.end}" if product.end else f"begins on {product.start}"
+    delay = product.source.label_delay_days
+    when = f"arrives {counted(delay, 'day')} after the rows" if delay else "arrives with the rows"
     lines = [
         f"{product.name}: {product.description}",
-        f"Its history begins on {product.start} {until}, in days of {product.timezone}.",
-        f"{product.name}/landing: {len(product.source.columns)} columns separated by "
-        f"{product.source.delimiter!r}; the label {product.label} comes {product.source.label_delay_days} "
-        "day(s) after the rows.",
+        f"Its history {days}; a day begins and ends at midnight in {product.timezone}.",
+        f"{product.name}/landing: {counted(len(product.source.columns), 'column')} separated by "
+        f"{product.source.delimiter!r}; the label {product.label} {when}.",
         f"Deliveries are due {product.delivery.in_words()}.",
     ]
     for asset in CATALOGUE.values():
@@ -714,15 +594,8 @@ def _in_words(product: Product) -> list[str]:
         lines.append(f"{product.name}/{asset.name}, {period}: {asset.in_words(product)}")
         if asset.name == MODEL:
             lines += [_how_models_are_compared(product), _first_model(product)]
-    lines.append("Jobs, sensors and schedules of it are off until they are switched on in the UI.")
+    lines.append("Its sensors and schedules are off until you switch them on in the UI.")
     return lines
-
-
-def _say_waiting(product: Product, settings: Settings) -> None:
-    from ml_platform.overview import history as overview
-
-    if why := overview.waiting(product, settings):
-        console.print(f"[yellow]{escape(why)}[/yellow]", highlight=False, soft_wrap=True)
 
 
 def _how_models_are_compared(product: Product) -> str:
@@ -731,13 +604,13 @@ def _how_models_are_compared(product: Product) -> str:
 
     days, wait = holdout.days_forward(product), holdout.wait_forward(product).days
     by_entities = (
-        f"on a tenth of the entities that none learns from, over the last {product.model.holdout_days} "
-        "labelled days, at once"
+        f"at once, on a tenth of the entities that no model learns from, over the last "
+        f"{product.model.holdout_days} labelled days"
     )
     by_time = (
-        f"forward in time: a challenger is scored in shadow for {days} days from its as-of date; it is "
-        f"decided and serves {wait} days after that date, when their labels are known; the first model is "
-        f"judged by one trained {wait} days before it"
+        f"forward in time: a challenger scores {days} days from its as-of date in shadow, and is decided on "
+        f"{wait} days after that date, when their labels are known; the first model is judged by one that "
+        f"was trained {wait} days before it"
     )
     match product.model.holdout:
         case "entities":
@@ -757,11 +630,11 @@ def _first_model(product: Product) -> str:
     evaluated = first + timedelta(days=product.source.label_delay_days)
     lines = (
         f"The first model can exist on {first}, when the labels of {len(known)} days ({known}) can be known, "
-        f"if they have at least {product.model.minimum_rows:,} rows; "
+        f"if they have at least {product.model.minimum_rows:,} rows. "
     )
     if product.end is not None and evaluated > product.end:
-        return f"{lines}the history ends before a day that it scores can be evaluated."
-    return f"{lines}the first evaluation of a day that it scores is that of {evaluated}."
+        return f"{lines}The history ends before a day that it scores can be evaluated."
+    return f"{lines}The first evaluation of a day that it scores is that of {evaluated}."
 
 
 if __name__ == "__main__":

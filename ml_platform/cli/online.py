@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from ml_platform.cli.console import ProductName, console, fail, print_wide, product_named
+from ml_platform.cli.console import ProductName, console, fail, product_named
+from ml_platform.cli.layout import Row, print_table, say, say_command
+from ml_platform.contract.days import counted
 from ml_platform.contract.product import Product
 from ml_platform.settings import Settings
 
@@ -50,11 +51,9 @@ def get(
             print(json.dumps(row, default=str))
         return
     known = [row for row in rows if row is not None]
-    table = Table(*(known[0] if known else product.entity))
-    for row in known:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
     if known:
-        print_wide(table)
+        lines = [Row(["" if value is None else str(value) for value in row.values()]) for row in known]
+        print_table("", list(known[0]), lines)
     unknown = [key for key, row in zip(keys, rows, strict=True) if row is None]
     if unknown:
         fail(f"the online store has no features of {', '.join(unknown)}")
@@ -68,7 +67,9 @@ def serve(
     port: Annotated[int, typer.Option(help="The port.")] = 8000,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="A name by which callers address the service on loopback, behind a proxy."),
+        typer.Option(
+            help="A name by which callers address the service, if it is behind a proxy on this machine."
+        ),
     ] = None,
 ) -> None:
     """Serve the online features over HTTP, read-only, until interrupted.
@@ -103,7 +104,7 @@ def serve(
         names = {*LOOPBACK_NAMES, host, *(name or ())} if is_local else None
         service = build_app(products, store, token=token, names=names)
     console.print(
-        f"The features of {', '.join(products)} are served on http://{host}:{port}, the API's page is /docs"
+        f"The features of {', '.join(products)} are served on http://{host}:{port}, described at /docs there"
     )
     uvicorn.run(service, host=host, port=port, log_level="warning", http=BoundedProtocol)
 
@@ -124,7 +125,7 @@ def forget(
     entities = _parsed(product, keys)
     with _opened(settings) as store:
         deleted = store.forget(product, entities, reason=reason)
-    console.print(f"{len(entities):,} entities are to be forgotten; {deleted:,} of them had features.")
+    console.print(f"{counted(len(entities), 'key')} forgotten; {deleted:,} of them had features.")
 
 
 @app.command()
@@ -137,10 +138,11 @@ def unforget(name: ProductName, keys: Keys) -> None:
     entities = _parsed(product, keys)
     with _opened(settings) as store:
         known = store.unforget(product, entities)
-    console.print(
-        f"{known:,} of {len(entities):,} entities were to be forgotten. To bring their features back now, "
-        f"materialize days of {name}/online_features again with force."
+    say(
+        f"{known:,} of {counted(len(entities), 'key')} had been forgotten and may come back, with the next "
+        "publication of a day that has them. To publish now:"
     )
+    say_command(f"ml-platform backfill {name} --from DAY --to DAY --select online_features --force")
 
 
 @contextmanager

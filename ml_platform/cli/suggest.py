@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from ml_platform.cli.console import ProductName, console, fail, product_named
+from ml_platform.cli.console import AsJson, ProductName, console, fail, print_json, product_named
+from ml_platform.cli.layout import say, say_command
+from ml_platform.contract.days import counted
 
 if TYPE_CHECKING:
     from ml_platform.mlops.quality.suggestions import Suggestion
@@ -27,12 +28,13 @@ def suggest(
         bool, typer.Option("--write", help="Write the limits into the contract, which keeps its comments.")
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="A key to write or show, like ranges.amount; may be repeated.")
+        list[str] | None, typer.Option(help="A key to show or write, like ranges.amount; may be repeated.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Propose limits for the validation of a product's days, and say what each would have blocked.
+    """Propose limits for the validation of a product's days, and show what each would have blocked.
 
-    They come from the profiles that are stored of each day, so that no data is read.
+    They come from the stored profiles of each day; no data is read.
 
     Example: `ml-platform suggest flights`
     """
@@ -53,7 +55,7 @@ def suggest(
     found = limits_of(product, profiles)
     if not found:
         fail(
-            f"{name} has {len(profiles)} days with rows, and a proposal needs {LEAST_DAYS}: "
+            f"{name} has {counted(len(profiles), 'day')} with rows, and a proposal needs {LEAST_DAYS}: "
             f"ml-platform backfill {name} --from … --to …"
         )
     if unknown := sorted(set(only or ()) - {limit.key for limit in found}):
@@ -66,22 +68,36 @@ def suggest(
         if limit.is_new and (limit.key in only if only else not limit.is_masked)
     ]
     hidden = [limit.key for limit in found if limit.is_masked and limit.is_new and not only]
-    for limit in chosen:
-        for line in _in_words(limit):
-            console.print(escape(line), highlight=False, soft_wrap=True)
-    if hidden:
-        named = " ".join(f"--only {key}" for key in hidden)
-        console.print(f"Of sensitive columns, shown by name only: {named}", soft_wrap=True)
-    if not chosen:
-        console.print(f"The limits of {name} are what would be proposed: nothing to change.")
-    elif write:
+    if write and chosen:
         path = _contract_of(name, settings.product_folders)
         _write(path, chosen)
-        console.print(
-            f"[green]{len(chosen)} limits are written to {escape(str(path))}.[/green]", soft_wrap=True
-        )
+    if as_json:
+        print_json({"product": name, "limits": [_plain(limit) for limit in chosen], "not_shown": hidden})
+        return
+    for limit in chosen:
+        for line in _in_words(limit):
+            say(line.lstrip(), indent=len(line) - len(line.lstrip()), hanging=4)
+    if hidden:
+        named = " ".join(f"--only {key}" for key in hidden)
+        say(f"Limits of sensitive columns are shown when they are asked for: {named}")
+    if not chosen:
+        console.print(f"The contract of {name} has these limits already: nothing to change.")
+    elif write:
+        say(f"{counted(len(chosen), 'limit')} written to {path}.", style="green")
     else:
-        console.print(f"Write them into the contract: ml-platform suggest {name} --write", soft_wrap=True)
+        say("To write them into the contract:")
+        say_command(f"ml-platform suggest {name} --write")
+
+
+def _plain(limit: Suggestion) -> dict[str, Any]:
+    return {
+        "key": limit.key,
+        "value": limit.value,
+        "now": limit.now,
+        "seen": limit.seen,
+        "days": limit.days,
+        "would_have_blocked": {str(day): figure for day, figure in limit.beyond.items()},
+    }
 
 
 def _in_words(limit: Suggestion) -> list[str]:

@@ -80,7 +80,7 @@ def serve(settings: Settings, port: int, mlflow_port: int, reports_port: int) ->
             for command, server in zip(commands, servers, strict=True):
                 if server.poll() is not None:
                     name = _NAMES.get(command[2], command[0])
-                    raise ServerError(f"{name} has ended by itself; its last words stand above")
+                    raise ServerError(f"{name} has ended by itself; what it said last is above")
             time.sleep(0.5)
     except KeyboardInterrupt:
         pass

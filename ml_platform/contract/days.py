@@ -67,6 +67,17 @@ def months_between(first: date, last: date) -> list[date]:
     return [add_months(first, n) for n in range(12 * (last.year - first.year) + last.month - first.month + 1)]
 
 
+def named(period: str, first: date, last: date | None = None) -> str:
+    """A partition as people call it, ``2013-02-08`` or ``2013-02``; or those from ``first`` to ``last``."""
+    texts = [f"{day:%Y-%m}" if period == "month" else day.isoformat() for day in (first, last or first)]
+    return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """How many there are of something: ``1 day``, ``2,000 days``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def whole_months_between(first: date, last: date) -> list[date]:
     """The months all of whose days lie from ``first`` to ``last``."""
     return [month for month in months_between(first, last) if month >= first and last_day_of(month) <= last]

@@ -14,6 +14,7 @@ from datetime import date
 from typing import Any, ClassVar
 
 from ml_platform.contract.assets import CATALOGUE, Asset
+from ml_platform.contract.days import counted, named
 from ml_platform.engine import evolution, presence
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import DayResult, Inputs, StepResult, Written, result_of
@@ -176,11 +177,13 @@ class Step(ABC):
 
     def summary(self, days: Sequence[date], done: Done) -> dict[str, Any]:
         """What the run shows of itself as a whole."""
-        return {"days_done": len(done.written), "days_up_to_date": len(days) - len(done.todo)}
+        units = f"{self.spec.period}s"
+        return {f"{units}_done": len(done.written), f"{units}_up_to_date": len(days) - len(done.todo)}
 
     def progress(self, position: int, total: int, last: date) -> str:
         """How far the step is, in words."""
-        return f"{self.asset}: {position} of {total} days, to {last}"
+        period = self.spec.period
+        return f"{self.asset}: {position} of {counted(total, period)}, up to {named(period, last)}"
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,7 @@ def bring_up_to_date(step: Step, days: Sequence[date], *, force: bool = False) -
     context = step.context
     plan = _plan(step, days, force=force)
     for why, days_lost in presence.grouped(plan.lost).items():
-        context.log(f"{step.asset}: {why}; {len(days_lost)} days are done again")
+        context.log(f"{step.asset}: {why}; done again: {counted(len(days_lost), step.spec.period)}")
     if plan.doable:
         step.prepare()
     else:
@@ -367,7 +370,7 @@ class _Work:
                     written = dict(step.write(work, tries)) if work else {}
                     gone = _withdraw(step, plan, force=self.force or attempt > 0)
                 except OvertakenError as error:
-                    context.log(f"{step.asset}: {error}; these days are done again")
+                    context.log(f"{step.asset}: {error}; these {step.spec.period}s are done again")
                     self._forget_plan()
                     continue
                 found = {
@@ -391,9 +394,8 @@ class _Work:
                 return
             self._forget_plan()
             if overtaken:
-                context.log(
-                    f"{step.asset}: another run has done {len(overtaken)} of the days; they are done again"
-                )
+                done = counted(len(overtaken), step.spec.period)
+                context.log(f"{step.asset}: another run has done {done} of these; they are done again")
         raise OvertakenError(
             f"{context.product.name}/{step.asset}: other runs have changed {left[0]} again and again; "
             "run again when they are done"

@@ -13,6 +13,7 @@ from datetime import date
 from typing import Any, cast
 
 from ml_platform.contract.assets import ARDS, DATA_QUALITY, VALIDATION_VERSION, validated
+from ml_platform.contract.days import counted
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.monitoring import DataSet
 from ml_platform.contract.product import Product
@@ -147,7 +148,7 @@ class Verdict(Step):
         return super().record(day, inputs, written)
 
     def progress(self, position: int, total: int, last: date) -> str:
-        return f"{self.asset}: {position} of {total} days judged again"
+        return f"{self.asset}: {position} of {counted(total, 'day')} judged again"
 
     def of_contents(self, made: Mapping[date, Content | Written]) -> dict[date, Written]:
         """Days whose content has just been made, with their verdicts; an outcome that a day has stays."""

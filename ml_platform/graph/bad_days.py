@@ -27,7 +27,7 @@ from dagster._core.events import (
 from dagster._core.execution.plan.execute_step import _get_output_asset_events
 
 from ml_platform.contract.assets import CATALOGUE, Asset, names
-from ml_platform.contract.days import add_months, month_of
+from ml_platform.contract.days import add_months, counted, month_of, named
 from ml_platform.contract.product import Product
 from ml_platform.engine.step import DayResult
 from ml_platform.mlops.remedies import remedies
@@ -219,17 +219,15 @@ def in_words(product: Product, notes: Mapping[str, Mapping[date, Bad]]) -> str:
         else:
             groups.append([partition])
     days = sum(period == "day" for period, _ in causes)
-    counted = [
-        f"{count:,} {word}{'s'[: count > 1]}"
-        for word, count in (("day", days), ("month", len(causes) - days))
-        if count
+    numbers = [
+        counted(count, word) for word, count in (("day", days), ("month", len(causes) - days)) if count
     ]
-    lines = [f"{' and '.join(counted)} can't be used; all that can be done is done."]
+    lines = [f"{' and '.join(numbers)} can't be used; all that can be done is done."]
     for group in groups[:NAMED]:
         (period, first), (_, last) = group[0], group[-1]
         cause = causes[group[0]]
         lines.append(
-            f"{_span(period, first, last)} {cause.outcome.replace('_', ' ')} ({cause.asset}): {cause.reason}"
+            f"{named(period, first, last)} {cause.outcome.replace('_', ' ')} ({cause.asset}): {cause.reason}"
         )
         ways = remedies(product.name, cause.asset, cause.outcome, str(first), last=str(last))
         lines += [f"  {way.words}: {way.command}" for way in ways]
@@ -374,11 +372,6 @@ def _assets_of_run(context: dg.AssetExecutionContext, product: Product) -> list[
         if key.path[0] == product.name and (not steps or key.to_python_identifier() in steps)
     }
     return [name for name in names() if name in keys]
-
-
-def _span(period: str, first: date, last: date) -> str:
-    texts = [day.isoformat() if period == "day" else f"{day:%Y-%m}" for day in (first, last)]
-    return texts[0] if first == last else f"{texts[0]} to {texts[1]}"
 
 
 def _goes_on(

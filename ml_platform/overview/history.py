@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from ml_platform.contract.days import month_of
+from ml_platform.contract.assets import CATALOGUE
+from ml_platform.contract.days import counted, month_of, named
 from ml_platform.contract.product import Product
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.engine import withdrawals
@@ -62,6 +63,10 @@ class ModelLine:
             return "-"
         against = "baselines" if self.champion is None else f"{self.champion:.4f}"
         return f"{self.challenger:.4f} / {against}"
+
+    @property
+    def verdict(self) -> str:
+        return "promoted" if self.promoted else "not decided yet" if self.waiting else "not promoted"
 
     @property
     def serves(self) -> str:
@@ -188,7 +193,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
             row = rollbacks[model.as_of]
             reason = f"rolled back by {row['by']}: {row['reason']}"
         if withdrawn := lost.get(model.fingerprint):
-            reason += f"; no longer reproducible: {_days(withdrawn)} had been learned from, withdrawn since"
+            reason += f"; no longer reproducible: it learned from {_days(withdrawn)}, withdrawn since"
         lines.append(
             ModelLine(
                 month=model.month,
@@ -234,19 +239,19 @@ def not_reproducible(product: Product, settings: Settings) -> list[str]:
     if lost.models:
         count = len(lost.models)
         used = sorted({day for days in lost.models.values() for day in days})
-        lines.append(f"{count} model{'s' * (count > 1)} that learned from {_days(used)}")
+        lines.append(f"{counted(count, 'model')} that learned from {_days(used)}")
     for asset, partitions in lost.others.items():
         if partitions:
             used = sorted({day for days in partitions.values() for day in days})
-            lines.append(f"{asset} of {_days(sorted(partitions))}, made of {_days(used)}")
+            made = _days(sorted(partitions), CATALOGUE[asset].period)
+            lines.append(f"{asset} of {made}, made from {_days(used)}")
     return lines
 
 
-def _days(days: Sequence[date]) -> str:
-    """Some days in a sentence."""
-    if len(days) == 1:
-        return str(days[0])
-    return f"{len(days)} days from {min(days)} to {max(days)}"
+def _days(days: Sequence[date], period: str = "day") -> str:
+    """Some days, or months, in a sentence."""
+    shown = named(period, min(days), max(days))
+    return shown if len(days) == 1 else f"{counted(len(days), period)} ({shown})"
 
 
 def _replaced(product: Product, model: ModelRecord, counts: ModelRecord, days_scored: int) -> ModelLine:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from ml_platform.contract.assets import ARDS, CATALOGUE, DRIFT_REPORT, NO_DRIFT, daily
-from ml_platform.contract.days import add_months, month_of
+from ml_platform.contract.days import add_months, counted, month_of
 from ml_platform.contract.product import Product
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.model_history import ModelHistory, champion
@@ -209,7 +209,8 @@ def _facts(product: Product, findings: Sequence[Finding], links: Links) -> Itera
         groups += [(finding, "") for finding in apart]
         if older:
             newest = older[-1]
-            what = f"{len(older):,} days; the newest: {newest.causes or newest.what}"
+            period = CATALOGUE[newest.asset].period if newest.asset in CATALOGUE else "day"
+            what = f"{counted(len(older), period)}; the newest: {newest.causes or newest.what}"
             shown = replace(newest, partition=older[0].partition, what=what, causes="", since=older[0].since)
             groups.append((shown, newest.partition))
     groups.sort(key=lambda group: group[1] or group[0].partition, reverse=True)

@@ -161,7 +161,9 @@ def land(
         ValueError: the days lie outside the product's, or there are no rows to write.
     """
     if days.first < product.start or (product.end is not None and days.last > product.end):
-        raise ValueError(f"{days} goes beyond the days of {product.name}, which start on {product.start}")
+        raise ValueError(
+            f"{days} goes beyond the days of {product.name}, {product.start} to {product.end or 'yesterday'}"
+        )
     if rows_per_day < 1 or seed < 0:
         raise ValueError("rows_per_day must be 1 or more, and seed not negative")
     accounts = []

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from ml_platform.cli.backfill import Backfill
-from ml_platform.cli.main import app
+from ml_platform.cli.main import _in_words, app
+from ml_platform.contract.assets import CATALOGUE
+from ml_platform.engine.run_partitions import Done
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
-from ml_platform_tests.small_platform import SHOP
+from ml_platform_tests.small_platform import SHOP, days, shop
 
 COMMANDS = (
     "check",
@@ -96,7 +99,7 @@ def test_check_says_that_a_history_ends_before_an_evaluation(home: Path) -> None
     path.write_text(yaml.safe_dump(contract))
     code, output = run("check", str(path))
     assert code == 0, output
-    assert "the history ends before a day that it scores can be evaluated" in " ".join(output.split())
+    assert "The history ends before a day that it scores can be evaluated" in " ".join(output.split())
 
 
 def test_check_refuses_a_broken_contract_with_its_key(home: Path) -> None:
@@ -227,6 +230,50 @@ def test_a_backfill_ends_with_a_line_that_adds_up_and_with_1_if_a_day_cannot_be_
     assert (
         "ards: 2 written, 1 blocked (2024-01-03), 1 missing (2024-01-04), 1 not due; "
         "mrds: 2 written, 1 held back (2024-01-03), 1 missing (2024-01-04), 1 not due; "
-        "2 can't be used, nothing has changed: ml-platform summary shop"
+        "2 days can't be used, nothing has changed: ml-platform alerts show shop"
     ) in output
     assert run(*command, "2024-01-05", "--allow-bad-days")[0] == 0
+
+
+def test_a_backfill_counts_the_months_of_a_monthly_asset(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backfill, "run", lambda *_: [])
+    Ledger(Tables(str(Settings().tables_root)), "shop").record(
+        [
+            recorded("2024-01-01", "drift_report", "written"),
+            recorded("2024-02-01", "drift_report", "refused"),
+            recorded("2024-03-01", "drift_report", "refused"),
+            *[recorded(str(day), "ards", "written") for day in days("2024-01-01", "2024-03-31")],
+            recorded("2024-03-01", "ards", "blocked"),
+        ]
+    )
+    asked = ("--from", "2024-01-01", "--to", "2024-03-31", "--select", "ards,drift_report")
+    code, output = run("backfill", "shop", *asked)
+    assert code == 1
+    assert "drift_report: 2 refused (2024-02, 2024-03), 1 written" in output
+    assert "1 day and 2 months can't be used" in output
+
+
+def test_the_progress_of_drift_counts_months() -> None:
+    step = CATALOGUE["drift_report"].step_class(None)
+    assert step.progress(3, 12, date(2024, 3, 1)) == "drift_report: 3 of 12 months, up to 2024-03"
+    assert step.summary([date(2024, 1, 1)], Done(frozenset(), {})) == {
+        "months_done": 0,
+        "months_up_to_date": 1,
+    }
+    assert CATALOGUE["ards"].step_class(None).progress(1, 1, date(2024, 3, 1)) == (
+        "ards: 1 of 1 day, up to 2024-03-01"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "Its history begins on 2024-01-01; a day begins and ends at midnight in UTC."),
+        ({"end": "2024-06-30"}, "Its history runs from 2024-01-01 to 2024-06-30; a day begins"),
+        ({"source__label_delay_days": 0}, "the label bought arrives with the rows."),
+        ({"source__label_delay_days": 1}, "the label bought arrives 1 day after the rows."),
+        ({"source__label_delay_days": 3}, "the label bought arrives 3 days after the rows."),
+    ],
+)
+def test_a_contract_is_described_in_plain_english(changes: dict[str, Any], expected: str) -> None:
+    assert expected in " ".join(_in_words(shop(**changes)))

@@ -26,13 +26,13 @@ def test_forget_deletes_entities_until_they_are_unforgotten(store: OnlineStore) 
     product = shop()
     code, output = run("online", "forget", "shop", "ann", '"Miller, Bob"', "nobody", "--reason", "request 7")
     assert code == 0
-    assert "3 entities are to be forgotten; 2 of them had features." in output
+    assert "3 keys forgotten; 2 of them had features." in output
     tuesday = [row(name, TUESDAY, 2.0) for name in ("ann", "Miller, Bob", "eve")]
     publish(store, product, tuesday, version=1)
     assert spends(store, product) == [("eve", TUESDAY, 2.0)]
     code, output = run("online", "unforget", "shop", "ann", "eve")
     assert code == 0
-    assert "1 of 2 entities were to be forgotten" in output
+    assert "1 of 2 keys had been forgotten" in output
     publish(store, product, tuesday, version=1)
     assert spends(store, product) == [("ann", TUESDAY, 2.0), ("eve", TUESDAY, 2.0)]
 

@@ -165,6 +165,8 @@ def test_the_shipped_contracts_are_valid() -> None:
     products, errors = load_products(Settings().product_folders)
     assert not errors
     assert {"customers", "flights"} <= set(products)
+    # A sample without an end would have every day until today missing, and the newest ones overdue.
+    assert all(products[name].end is not None for name in ("customers", "flights"))
 
 
 def test_types_follow_the_aggregation() -> None:

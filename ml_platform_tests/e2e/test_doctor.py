@@ -275,7 +275,7 @@ def test_a_store_that_is_away_is_no_loss_and_keeps_nothing_from_being_repaired(
     code, output = doctor("--repair")
     assert code == 1
     assert "online_features is unreadable" in output
-    assert "shop: 1 not as the ledger says" in output
+    assert "shop: 1 part not as the ledger says" in output
     assert "nothing@" not in output
     assert (home / "tables" / "shop" / "predictions").exists()
     monkeypatch.delenv("ML_PLATFORM_ONLINE_STORE_URL")

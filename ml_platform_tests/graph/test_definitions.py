@@ -222,15 +222,18 @@ def test_jobs_sensors_and_schedules_of_a_live_and_of_a_finished_product() -> Non
         for name in ("customers", "flights")
         for sensor in ("landing", "retrain", "alert")
     }
-    # The flights are history: no month's model or drift will ever be due.
-    schedules = {schedule.name for schedule in repository.schedule_defs}
-    assert schedules == {f"customers_{job}_schedule" for job in ("model", "drift", "maintenance")}
+    # The samples are history: no month's model or drift will ever be due.
+    assert repository.schedule_defs == []
+    live = build_definitions(Settings(home=Path("/nowhere")), products={"shop": shop()}).get_repository_def()
+    schedules = {schedule.name for schedule in live.schedule_defs}
+    assert schedules == {f"shop_{job}_schedule" for job in ("model", "drift", "maintenance")}
 
 
 def test_whatever_starts_runs_by_itself_is_off_until_it_is_switched_on() -> None:
     repository = build_definitions(Settings(home=Path("/nowhere"))).get_repository_def()
     assert {sensor.default_status for sensor in repository.sensor_defs} == {dg.DefaultSensorStatus.STOPPED}
-    schedules = {schedule.default_status for schedule in repository.schedule_defs}
+    live = build_definitions(Settings(home=Path("/nowhere")), products={"shop": shop()}).get_repository_def()
+    schedules = {schedule.default_status for schedule in live.schedule_defs}
     assert schedules == {dg.DefaultScheduleStatus.STOPPED}
     graph = repository.asset_graph
     assert all(graph.get(key).automation_condition is None for key in graph.get_all_asset_keys())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from datetime import date, timedelta
 from pathlib import Path
@@ -148,6 +149,11 @@ def test_the_command_shows_the_limits_and_writes_them_beside_the_contracts_comme
     assert shown.exit_code == 0, shown.output
     assert "validation.minimum_rows: 50 (now 1)" in shown.output
     assert "it would have blocked 1 of 100 days: 2024-04-09: 3 rows" in shown.output
+    assert contract.read_text() == before
+    plain = json.loads(CliRunner().invoke(app, ["suggest", "shop", "--json"]).output)
+    rows = next(limit for limit in plain["limits"] if limit["key"] == "minimum_rows")
+    assert (rows["value"], rows["now"], rows["days"]) == (50, 1, 100)
+    assert rows["would_have_blocked"] == {"2024-04-09": "3 rows"}
     assert contract.read_text() == before
 
     written = CliRunner().invoke(app, ["suggest", "shop", "--write", "--only", "minimum_rows"])

@@ -25,6 +25,7 @@ from ml_platform.contract.assets import (
     PERFORMANCE_ABOVE_THRESHOLD,
     daily,
 )
+from ml_platform.contract.days import counted, named
 from ml_platform.contract.monitoring import Severity
 from ml_platform.contract.product import Product
 from ml_platform.mlops.links import Links
@@ -435,8 +436,8 @@ def message(product: Product, news: News, links: Links) -> Message:
     errors = [finding for finding in news.wrong if finding.severity == "error"]
     warnings = [finding for finding in news.wrong if finding.severity == "warning"]
     counts = [
-        _counted(len(errors), "error"),
-        _counted(len(warnings), "warning"),
+        counted(len(errors), "error") if errors else "",
+        counted(len(warnings), "warning") if warnings else "",
         f"{len(news.well)} resolved" if news.well else "",
     ]
     lines: list[str] = []
@@ -451,10 +452,6 @@ def message(product: Product, news: News, links: Links) -> Message:
         body="\n".join(lines),
         severity="error" if errors else ("warning" if warnings else "resolved"),
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}" if count else ""
 
 
 def listed(findings: Sequence[Finding]) -> Iterator[Finding]:
@@ -478,8 +475,8 @@ def _listed(product: Product, findings: Sequence[Finding], links: Links, *, well
     for asset, subject, several in grouped(findings):
         if len(several) > LISTED:
             yield (
-                f"- {asset}, {in_words(subject)}: {len(several)} days from {several[0].partition} to "
-                f"{several[-1].partition}; the newest of them:"
+                f"- {asset}, {in_words(subject)}: {counted(len(several), _period(asset))}, "
+                f"{_when(asset, several[0].partition, several[-1].partition)}; the newest of them:"
             )
             several = several[-LISTED:]
         for finding in several:
@@ -539,7 +536,7 @@ def fact(product: Product, finding: Finding, links: Links, *, last: str = "") ->
         addresses.append(("run", links.run(finding.run_id)))
     causes = finding.causes.split("; ") if finding.causes else [finding.what]
     return Fact(
-        title=", ".join(part for part in (_when(partition, last), _subject(finding)) if part),
+        title=", ".join(part for part in (_when(asset, partition, last), _subject(finding)) if part),
         causes=tuple(cause[:_CHARACTERS] for cause in causes[:_CAUSES]),
         holds_back=f"{', '.join(held)} of the day" if held else "",
         remedies=tuple(
@@ -558,11 +555,17 @@ def _subject(finding: Finding) -> str:
     return words if alone else f"{finding.asset} {words}"
 
 
-def _when(partition: str, last: str) -> str:
-    day = _day_of(partition)
-    if day is None:
+def _when(asset: str, partition: str, last: str) -> str:
+    """A partition of an asset, or those from it to ``last``; a single day with its weekday."""
+    day, end = _day_of(partition), _day_of(last or partition)
+    if day is None or end is None:
         return partition
-    return f"{day:%a} {day}" if last in ("", partition) else f"{partition} to {last}"
+    shown = named(_period(asset), day, end)
+    return f"{day:%a} {shown}" if day == end and _period(asset) == "day" else shown
+
+
+def _period(asset: str) -> str:
+    return CATALOGUE[asset].period if asset in CATALOGUE else "day"
 
 
 def _since(product: Product, finding: Finding) -> str:
