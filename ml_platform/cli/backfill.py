@@ -21,7 +21,7 @@ from ml_platform.cli.interruption import interruption
 from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, names, nothing_made_from, stages
 from ml_platform.contract.days import (
     DayRange,
-    counted,
+    in_a_sentence,
     last_day_of,
     month_of,
     months_between,
@@ -148,7 +148,7 @@ class Backfill:
         gone = self.without_delivery(DayRange(days[0], days[-1]))
         if left := [day for day in days if day in gone]:
             self.progress(
-                f"not learned from: {counted(len(left), 'day')} ({named('day', left[0], left[-1])}) that an "
+                f"not learned from: {in_a_sentence('day', left)}, which an "
                 "earlier version of the contract made, and whose deliveries are gone"
             )
         for span in apart([day for day in days if day not in gone], gone):

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from ml_platform.cli.backfill import Backfill, BackfillError, apart
 from ml_platform.cli.interruption import interruption
 from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, MRDS, names, nothing_made_from, table_names
-from ml_platform.contract.days import DayRange, add_months, counted, month_of, named
+from ml_platform.contract.days import DayRange, add_months, in_a_sentence, month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.engine import local, presence
@@ -582,10 +582,7 @@ def _backfill(product: str, asset: str, days: Sequence[date]) -> str:
 
 
 def _days(days: Sequence[date], asset: str = ARDS) -> str:
-    """Partitions of an asset in a sentence."""
-    period = CATALOGUE[asset].period
-    shown = named(period, min(days), max(days))
-    return shown if len(days) == 1 else f"{counted(len(days), period)}, {shown}"
+    return in_a_sentence(CATALOGUE[asset].period, days)
 
 
 def _torn_commit(table: Path) -> Path | None:

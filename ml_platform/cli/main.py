@@ -96,7 +96,7 @@ def land(
 ) -> None:
     """Split the CSV of a product's history into daily deliveries.
 
-    Example: `ml-platform land customers history.csv.gz`
+    Example: `ml-platform land orders history.csv.gz`
     """
     from ml_platform.data_engineering.files import FileRules
     from ml_platform.data_engineering.splitting import SplitError, split_history
@@ -185,7 +185,7 @@ def backfill(
 
     The last line counts the results of each asset. The exit code is 1 if some days can't be used.
 
-    Example: `ml-platform backfill flights --from 2013-01-01 --to 2013-12-31`
+    Example: `ml-platform backfill flights --from 2013-01-01 --to 2013-03-31`
     """
     from ml_platform.cli.backfill import Backfill, BackfillError
     from ml_platform.cli.outcomes import outcomes
@@ -254,7 +254,7 @@ def train(
     Days that an earlier version of the contract made are first made again, if their deliveries are still
     there; the model doesn't learn from the others.
 
-    Example: `ml-platform train flights --as-of 2013-08-15`
+    Example: `ml-platform train flights --as-of 2013-03-15`
     """
     from ml_platform.cli.backfill import Backfill, BackfillError
     from ml_platform.overview import history as overview
@@ -412,7 +412,7 @@ def rollback(
     It shows which model would serve on which days, and asks. Existing predictions stay until they are scored
     again with `ml-platform backfill PRODUCT --from DAY --to DAY --rescore`.
 
-    Example: `ml-platform rollback flights --reason "scores too many late flights" --dry-run`
+    Example: `ml-platform rollback flights --reason "too many false alarms" --dry-run`
     """
     from ml_platform.cli.backfill import roll_back
     from ml_platform.machine_learning.model_history import ModelHistory, name_models
@@ -469,7 +469,7 @@ def accept(
 ) -> None:
     """Use a blocked day as it is, until its data changes.
 
-    Example: `ml-platform accept flights 2013-02-08 --reason "snowstorm, confirmed by the carrier"`
+    Example, once that day is blocked: `ml-platform accept flights 2013-02-08 --reason "snowstorm, confirmed"`
     """
     from ml_platform.engine.acceptance import accept as accept_day
     from ml_platform.graph.events import report_verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -76,6 +76,14 @@ def named(period: str, first: date, last: date | None = None) -> str:
 def counted(count: int, noun: str) -> str:
     """How many there are of something: ``1 day``, ``2,000 days``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def in_a_sentence(period: str, partitions: Collection[date]) -> str:
+    """Partitions by number and range, ``3 days from 2013-02-08 to 2013-02-12``; a single one by its name."""
+    first, last = min(partitions), max(partitions)
+    if len(partitions) == 1:
+        return named(period, first)
+    return f"{counted(len(partitions), period)} from {named(period, first, last)}"
 
 
 def whole_months_between(first: date, last: date) -> list[date]:

@@ -6,12 +6,11 @@ Reads the ledger, the models, the decisions and the evaluations; starts no Spark
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 from ml_platform.contract.assets import CATALOGUE
-from ml_platform.contract.days import counted, month_of, named
+from ml_platform.contract.days import counted, in_a_sentence, month_of
 from ml_platform.contract.product import Product
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.engine import withdrawals
@@ -193,7 +192,8 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
             row = rollbacks[model.as_of]
             reason = f"rolled back by {row['by']}: {row['reason']}"
         if withdrawn := lost.get(model.fingerprint):
-            reason += f"; no longer reproducible: it learned from {_days(withdrawn)}, withdrawn since"
+            used = in_a_sentence("day", withdrawn)
+            reason += f"; no longer reproducible: {used}, which it learned from, since withdrawn"
         lines.append(
             ModelLine(
                 month=model.month,
@@ -239,19 +239,13 @@ def not_reproducible(product: Product, settings: Settings) -> list[str]:
     if lost.models:
         count = len(lost.models)
         used = sorted({day for days in lost.models.values() for day in days})
-        lines.append(f"{counted(count, 'model')} that learned from {_days(used)}")
+        lines.append(f"{counted(count, 'model')} that learned from {in_a_sentence('day', used)}")
     for asset, partitions in lost.others.items():
         if partitions:
             used = sorted({day for days in partitions.values() for day in days})
-            made = _days(sorted(partitions), CATALOGUE[asset].period)
-            lines.append(f"{asset} of {made}, made from {_days(used)}")
+            made = in_a_sentence(CATALOGUE[asset].period, partitions)
+            lines.append(f"{asset} of {made}, made from {in_a_sentence('day', used)}")
     return lines
-
-
-def _days(days: Sequence[date], period: str = "day") -> str:
-    """Some days, or months, in a sentence."""
-    shown = named(period, min(days), max(days))
-    return shown if len(days) == 1 else f"{counted(len(days), period)} ({shown})"
 
 
 def _replaced(product: Product, model: ModelRecord, counts: ModelRecord, days_scored: int) -> ModelLine:

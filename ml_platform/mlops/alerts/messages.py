@@ -475,7 +475,7 @@ def _listed(product: Product, findings: Sequence[Finding], links: Links, *, well
     for asset, subject, several in grouped(findings):
         if len(several) > LISTED:
             yield (
-                f"- {asset}, {in_words(subject)}: {counted(len(several), _period(asset))}, "
+                f"- {asset}, {in_words(subject)}: {counted(len(several), _period(asset))} from "
                 f"{_when(asset, several[0].partition, several[-1].partition)}; the newest of them:"
             )
             several = several[-LISTED:]
