@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -50,6 +50,13 @@ def product_named(name: str) -> tuple[Settings, Product]:
         broken = [str(error) for path, error in errors.items() if path.stem == name]
         fail("\n".join(broken) or f"unknown product {name!r}; there are {', '.join(products)}")
     return settings, products[name]
+
+
+@contextmanager
+def progress_of(unit: str) -> Iterator[Callable[[int], None]]:
+    """A line that counts while something is read or written."""
+    with console.status(f"0 {unit}") as status:
+        yield lambda count: status.update(f"{count:,} {unit}")
 
 
 @contextmanager

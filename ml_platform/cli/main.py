@@ -10,8 +10,8 @@ import gc
 import getpass
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,10 +21,19 @@ import typer
 from rich.markup import escape
 
 from ml_platform.cli import alerts, databricks, history, online
-from ml_platform.cli.console import ProductName, console, fail, instance_of, print_json, product_named
+from ml_platform.cli.console import (
+    ProductName,
+    console,
+    fail,
+    instance_of,
+    print_json,
+    product_named,
+    progress_of,
+)
 from ml_platform.cli.explanations import explain
 from ml_platform.cli.heartbeat import Heartbeat, tasks_of_spark
 from ml_platform.cli.history import say_other_scores
+from ml_platform.cli.init import init
 from ml_platform.cli.interruption import interruption
 from ml_platform.cli.layout import say, say_command
 from ml_platform.cli.suggest import suggest
@@ -102,7 +111,7 @@ def land(
     from ml_platform.data_engineering.splitting import SplitError, split_history
 
     settings, product = product_named(name)
-    with _progress("rows read") as progress:
+    with progress_of("rows read") as progress:
         try:
             summary = split_history(
                 product,
@@ -141,7 +150,7 @@ def sample(
         fail(f"--rows-per-day is for generated samples ({', '.join(GENERATED)}); {name} is real data")
     days = _days(first, last)
     options = {} if rows_per_day is None else {"rows_per_day": rows_per_day}
-    with _progress("rows written") as progress:
+    with progress_of("rows written") as progress:
         try:
             SAMPLES[name](product, settings.landing_path, days, progress=progress, **options)
         except ValueError as error:
@@ -494,6 +503,7 @@ def accept(
 app.command()(history.summary)
 app.command()(history.history)
 app.command()(history.today)
+app.command()(init)
 app.command()(suggest)
 
 
@@ -556,12 +566,6 @@ def _days(first: datetime, last: datetime) -> DayRange:
         return DayRange(first.date(), last.date())
     except ValueError as error:
         fail(str(error))
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[int], None]]:
-    with console.status(f"0 {unit}") as status:
-        yield lambda count: status.update(f"{count:,} {unit}")
 
 
 def _consequences(product: Product) -> list[str]:

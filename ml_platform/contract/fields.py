@@ -108,6 +108,9 @@ Month = Annotated[date, BeforeValidator(_month), AfterValidator(_first_of_month)
 Day = Annotated[date, AfterValidator(_date)]
 
 
+ProductName = Annotated[str, AfterValidator(_identifier)]
+
+
 ColumnName = Annotated[str, AfterValidator(_column_name)]
 
 

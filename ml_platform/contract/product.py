@@ -21,7 +21,7 @@ from ml_platform.contract.calendars import Delivery
 from ml_platform.contract.column_types import NUMERIC_TYPES, ColumnType
 from ml_platform.contract.compute import EngineChoice
 from ml_platform.contract.days import add_months, month_from, month_of
-from ml_platform.contract.fields import LONGEST_TEXT, Day, Section, _identifier, _timezone, listed
+from ml_platform.contract.fields import LONGEST_TEXT, Day, ProductName, Section, _timezone, listed
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.learning import (
     AGGREGATIONS_OF_NUMBERS,
@@ -39,7 +39,7 @@ from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Source
 class Product(Section):
     """One ML use case, as its contract describes it."""
 
-    name: Annotated[str, AfterValidator(_identifier)]
+    name: ProductName
     description: str = Field(max_length=LONGEST_TEXT)
     owners: tuple[str, ...] = ()
     start: Day

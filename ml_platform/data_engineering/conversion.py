@@ -52,7 +52,7 @@ def cast(text: pa.Array, declared: Column, source: Source) -> tuple[pa.Array, li
         case _:
             trimmed = pc.ascii_trim_whitespace(text)
             nothing = pa.nulls(len(trimmed), ARROW_TYPES[declared.type])
-            return _with_distinct(nothing, trimmed, lambda text: _parse(text, declared))
+            return _with_distinct(nothing, trimmed, lambda text: value_of(text, declared))
 
 
 def day_of(text: str, declared: Column, source: Source) -> date | None:
@@ -128,7 +128,7 @@ def _cast_dates(text: pa.Array, declared: Column) -> tuple[pa.Array, list[int]]:
         # Arrow knows a year 0, Python and Spark do not.
         year_zero = pc.starts_with(trimmed, "0000")
         value = _cast_halves(_null_where(year_zero, trimmed), pa.date32())
-    return _with_distinct(value, trimmed, lambda text: _parse(text, declared))
+    return _with_distinct(value, trimmed, lambda text: value_of(text, declared))
 
 
 def _plain_numbers(text: pa.Array, source: Source) -> pa.Array:
@@ -205,7 +205,8 @@ def _may_hold(text: pa.Array, byte: bytes) -> bool:
 # -- booleans, dates, moments ------------------------------------------------------------------------
 
 
-def _parse(text: str, declared: Column) -> Any:
+def value_of(text: str, declared: Column) -> Any:
+    """What a text without spaces around it is in a column of booleans, dates or moments; None if nothing."""
     if declared.type == "boolean":
         word = text.casefold()
         if word in {accepted.casefold() for accepted in declared.true or DEFAULT_TRUE}:
@@ -253,7 +254,8 @@ def _of_epoch(text: str, per_second: int) -> datetime | None:
 
 # -- which key would accept a text -------------------------------------------------------------------
 
-_NULL_WORDS = frozenset(
+#: Words by which people say that there is no value, in any case; those for true, each with its opposite.
+NULL_WORDS = frozenset(
     {
         "na",
         "n/a",
@@ -272,7 +274,7 @@ _NULL_WORDS = frozenset(
         "unknown",
     }
 )
-_TRUE_WORDS = {"yes": "no", "y": "n", "t": "f", "on": "off", "ja": "nein", "j": "n", "oui": "non", "si": "no"}
+TRUE_WORDS = {"yes": "no", "y": "n", "t": "f", "on": "off", "ja": "nein", "j": "n", "oui": "non", "si": "no"}
 _FORMATS = (
     ISO,
     "%d.%m.%Y",
@@ -302,14 +304,14 @@ def hint(text: str, declared: Column, source: Source) -> str:
 
 def _accepting(text: str, declared: Column, source: Source) -> Iterator[str]:
     word = text.strip()
-    if word.casefold() in _NULL_WORDS:
+    if word.casefold() in NULL_WORDS:
         yield f"null_values: {json.dumps([*source.null_values, word], ensure_ascii=False)}"
         return
     match declared.type:
         case "integer" | "long" | "double":
             yield from _accepting_number(word, declared, source)
         case "boolean":
-            for true, false in _TRUE_WORDS.items():
+            for true, false in TRUE_WORDS.items():
                 if word.casefold() in (true, false):
                     yes, no = (true.upper(), false.upper()) if word.isupper() else (true, false)
                     yield f"true: [{json.dumps(yes)}], false: [{json.dumps(no)}]"

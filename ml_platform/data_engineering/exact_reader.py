@@ -153,7 +153,12 @@ def open_text(path: str, source: Source, rules: FileRules) -> io.TextIOWrapper:
 def encoding_of(head: bytes, source: Source) -> str:
     """What a file's byte order mark says, or else the contract; without either the low byte comes first."""
     order = "-le" if source.encoding in ("utf-16", "utf-32") else ""
-    return next((name for mark, name in _MARKS if head.startswith(mark)), source.encoding + order)
+    return encoding_of_mark(head) or source.encoding + order
+
+
+def encoding_of_mark(head: bytes) -> str | None:
+    """What a byte order mark at the head of a file says; None without one."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
 def errors_of(encoding: str) -> str:

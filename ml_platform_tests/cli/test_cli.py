@@ -20,6 +20,7 @@ from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import SHOP, days, shop
 
 COMMANDS = (
+    "init",
     "check",
     "land",
     "sample",
