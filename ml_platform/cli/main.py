@@ -44,7 +44,7 @@ from ml_platform.contract.product import Product
 from ml_platform.settings import Settings
 
 if TYPE_CHECKING:
-    from ml_platform.cli.doctor import Finding
+    from ml_platform.cli.findings import Finding
     from ml_platform.machine_learning.promotion import Decision
 
 app = typer.Typer(

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from pyspark.sql import SparkSession
 
-from ml_platform.cli.doctor import Doctor
+from ml_platform.cli.findings import Examination
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import ards, mrds
 from ml_platform.engine import deciding, local
@@ -251,7 +251,7 @@ class Agreement(RuleBasedStateMachine):
     @invariant()
     def the_doctor_finds_nothing_else(self) -> None:
         if self.done:
-            found = Doctor(self.platform.product, self.platform.settings).examine([])
+            found = Examination(self.platform.product, self.platform.settings).examine([])
             assert [finding for finding in found if finding.part != "landing"] == []
 
 

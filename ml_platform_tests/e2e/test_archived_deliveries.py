@@ -13,7 +13,8 @@ from deltalake import DeltaTable
 
 from ml_platform.cli.backfill import Backfill, BackfillError, apart
 from ml_platform.cli.console import instance_of
-from ml_platform.cli.doctor import Finding, check_up
+from ml_platform.cli.doctor import check_up
+from ml_platform.cli.findings import Finding
 from ml_platform.contract.assets import StepName
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.product import Product
