@@ -34,6 +34,10 @@ class FakeRunner:
 
     #: By day, or by "asset day" for one asset alone.
     outcomes: Mapping[str, tuple[Outcome, str]] = field(default_factory=dict)
+    #: By day, what the ARDS says of its files.
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: Days that nothing had to be done of.
+    up_to_date: frozenset[str] = frozenset()
     requests: list[StepRequest] = field(default_factory=list)
 
     def run(self, request: StepRequest, product: Product, context: dg.OpExecutionContext) -> StepResult:
@@ -48,10 +52,17 @@ class FakeRunner:
         of_all = self.outcomes.get(str(day), ("written", ""))
         outcome, reason = self.outcomes.get(f"{step} {day}", of_all)
         metadata: dict[str, Any] = {"outcome": outcome}
+        metadata |= self.files.get(str(day), {}) if step == "ards" else {}
         if outcome != "written":
             return DayResult(day=day, outcome=outcome, reason=reason, metadata=metadata | {"reason": reason})
         checks = [Check(name=CHECKS[step], passed=True, description="good")] if step in CHECKS else []
-        return DayResult(day=day, outcome=outcome, metadata=metadata | {"rows": day.day * 10}, checks=checks)
+        return DayResult(
+            day=day,
+            outcome=outcome,
+            metadata=metadata | {"rows": day.day * 10},
+            checks=checks,
+            up_to_date=str(day) in self.up_to_date,
+        )
 
     @property
     def asked(self) -> list[tuple[str, str, str]]:
@@ -64,11 +75,13 @@ class FakeMlflow:
     """Counts the runs that would have been opened."""
 
     opened: list[str] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
     failed: int = 0
 
     @contextlib.contextmanager
     def parent(self, product: Product, partitions: str) -> Iterator[str]:
         self.opened.append(product.name)
+        self.named.append(partitions)
         try:
             yield "parent-run"
         except BaseException:

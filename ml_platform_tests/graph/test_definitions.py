@@ -169,6 +169,33 @@ def test_each_column_says_what_it_means_and_where_it_comes_from() -> None:
     assert {column for asset, column in found if asset == "landing"} == features
 
 
+@pytest.mark.parametrize(
+    ("tables", "named", "uri"),
+    [
+        ("/srv/tables", "delta.`/srv/tables/flights/mrds`", "/srv/tables/flights/mrds"),
+        (
+            "abfss://lake@account.dfs.core.windows.net/ml",
+            "delta.`abfss://lake@account.dfs.core.windows.net/ml/flights/mrds`",
+            "abfss://lake@account.dfs.core.windows.net/ml/flights/mrds",
+        ),
+        ("uc:main.ml", "`main`.`ml`.`flights_mrds`", None),
+    ],
+)
+def test_an_asset_says_where_its_table_is(tables: str, named: str, uri: str | None) -> None:
+    control = {"control_tables": "/srv/control"} if tables.startswith("uc:") else {}
+    settings = Settings(home=Path("/nowhere"), tables=tables, **control)
+    graph = build_definitions(settings).resolve_asset_graph()
+
+    def metadata(asset: str) -> Mapping[str, Any]:
+        return graph.get(dg.AssetKey(["flights", asset])).metadata
+
+    assert metadata("mrds")["dagster/table_name"] == named
+    assert metadata("mrds").get("dagster/uri") == uri
+    assert metadata("online_features")["dagster/table_name"] == "flights_features"
+    assert metadata("landing")["dagster/uri"] == "/nowhere/landing/flights"
+    assert "dagster/table_name" not in metadata("drift_report")
+
+
 def test_the_launchpad_knows_what_each_asset_can_be_asked() -> None:
     graph = build_definitions(Settings(home=Path("/nowhere"))).resolve_asset_graph()
     asked = {}

@@ -60,6 +60,38 @@ def test_a_range_gives_every_day_its_own_metadata(graph: Graph) -> None:
     assert columns[-2:] == ["event_day", "label_known_on"]
 
 
+def test_a_run_that_reads_deliveries_shows_what_they_were(graph_of: Callable[..., Graph]) -> None:
+    """Also of a day that is refused; not of one that was not delivered or not read again."""
+    files = {"files": 2, "bytes": 4096}
+    runner = FakeRunner(
+        outcomes=BAD | {"2024-03-03": ("missing", "no rows")},
+        files={"2024-03-01": files | {"delivered": 70}, "2024-03-02": files, "2024-03-04": files},
+        up_to_date=frozenset({"2024-03-04"}),
+    )
+    graph = graph_of(runner=runner)
+    graph.run(["ards"], "2024-03-01", "2024-03-04")
+    seen = graph.materialized("landing")
+    assert seen.keys() == {"2024-03-01", "2024-03-02"}
+    folder = graph.settings.landing_path / "shop" / "2024-03-01"
+    assert seen["2024-03-01"] == {"folder": str(folder), "files": 2, "bytes": 4096, "records": 70}
+    assert "records" not in seen["2024-03-02"]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "config", "named"),
+    [
+        ("2024-02-01", "2024-02-01", {}, "2024-02"),
+        ("2024-02-01", "2024-04-01", {}, "2024-02 … 2024-04"),
+        ("2024-03-01", "2024-03-01", {"as_of": "2024-03-15"}, "as of 2024-03-15"),
+    ],
+)
+def test_the_mlflow_run_of_a_training_is_named_after_what_was_asked_for(
+    graph: Graph, first: str, last: str, config: dict[str, str], named: str
+) -> None:
+    graph.run(["model"], first, last, config=config)
+    assert graph.mlflow.named == [named]
+
+
 def test_a_range_settles_one_check_a_day(graph: Graph) -> None:
     graph.run(["ards", "mrds", "model_performance"], "2024-03-01", "2024-03-03")
     for asset in ("ards", "mrds", "model_performance"):
