@@ -194,6 +194,7 @@ def _page(title: str, body: str) -> HTMLResponse:
 
 def main(port: int) -> None:
     """Serve until the process is interrupted."""
+    import pyarrow.dataset  # noqa: F401 - half a second, which else the first page would take
     import uvicorn
 
     settings = Settings()
