@@ -77,7 +77,38 @@ class CatalogLocation(TableLocation):
             reader = reader.option("versionAsOf", version)
         return reader.table(self.address(product, table))
 
-    def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
+    def replace(self, rows: DataFrame, product: str, table: str, days: Sequence[date], metadata: str) -> None:
+        from pyspark.sql import functions as F
+
+        place = self.address(product, table)
+        if not self.exists(product, table) and self._create(rows, place, metadata):
+            return
+        known = self.column_types(product, table)
+        types = {field.name: field.dataType.typeName() for field in rows.schema.fields}
+        if new := {name: type_ for name, type_ in types.items() if name not in known}:
+            self.add_columns(product, table, new)
+            known = self.column_types(product, table)
+        values = [
+            F.col(quoted(name)) if name in types else F.lit(None).cast(sql_type(type_)).alias(name)
+            for name, type_ in known.items()
+        ]
+        # Spark's older way, saveAsTable, corrupts a table's metadata where the partition column isn't last.
+        rows.select(*values).writeTo(place).option(METADATA, metadata).overwrite(on_days(days))
+
+    def _create(self, rows: DataFrame, place: str, metadata: str) -> bool:
+        """Create a table with its first rows; False if another process has just done so."""
+        from pyspark.errors import AnalysisException
+
+        try:
+            _partitioned(rows).option(METADATA, metadata).saveAsTable(place)
+        except AnalysisException as error:
+            if error.getCondition() != "TABLE_OR_VIEW_ALREADY_EXISTS":
+                raise
+            return False
+        return True
+
+    def rewrite(self, rows: DataFrame, product: str, table: str) -> None:
+        writer = _partitioned(rows).mode("overwrite").option("overwriteSchema", "true")
         writer.saveAsTable(self.address(product, table))
 
     def _spark(self, product: str, table: str) -> SparkSession:
@@ -87,3 +118,9 @@ class CatalogLocation(TableLocation):
                 "ask from within a step"
             )
         return self._session()
+
+
+def _partitioned(rows: DataFrame) -> DataFrameWriter:
+    """A writer of a table, whose partition column Spark's catalogs want behind all others."""
+    others = [quoted(name) for name in rows.columns if name != EVENT_DAY]
+    return rows.select(*others, EVENT_DAY).write.format("delta").partitionBy(EVENT_DAY)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
     from deltalake import DeltaTable
-    from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 #: How often a commit to an object store is tried, of which each must lose against another writer.
 ATTEMPTS = 10
@@ -286,8 +286,26 @@ class PathLocation(TableLocation):
         schema = self.open(product, table).schema().to_json()
         return spark.createDataFrame([], StructType.fromJson(json.loads(schema)))
 
-    def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
-        writer.save(self.address(product, table))
+    def replace(self, rows: DataFrame, product: str, table: str, days: Sequence[date], metadata: str) -> None:
+        chosen = ", ".join(f"DATE'{day}'" for day in sorted(days))
+        (
+            rows.write.format("delta")
+            .mode("overwrite")
+            .partitionBy(EVENT_DAY)
+            .option("replaceWhere", f"{quoted(EVENT_DAY)} IN ({chosen})")
+            .option("mergeSchema", "true")
+            .option(METADATA, metadata)
+            .save(self.address(product, table))
+        )
+
+    def rewrite(self, rows: DataFrame, product: str, table: str) -> None:
+        (
+            rows.write.format("delta")
+            .mode("overwrite")
+            .partitionBy(EVENT_DAY)
+            .option("overwriteSchema", "true")
+            .save(self.address(product, table))
+        )
 
 
 class FolderLocation(PathLocation):

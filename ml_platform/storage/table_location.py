@@ -19,7 +19,7 @@ from ml_platform.storage.day_files import DayFiles
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 #: Where a commit says what its writer wants to say, in Delta's words.
 METADATA = "userMetadata"
@@ -96,8 +96,18 @@ class TableLocation(ABC):
         return self.load(spark, product, table, None).limit(0)
 
     @abstractmethod
-    def save(self, writer: DataFrameWriter, product: str, table: str) -> None:
-        """Commit what a writer holds."""
+    def replace(self, rows: DataFrame, product: str, table: str, days: Sequence[date], metadata: str) -> None:
+        """Make ``rows`` all that a table has of ``days``, in one commit; creates the table if need be.
+
+        A column that is new to the table is added; one that it has besides is null in the rows.
+
+        Args:
+            metadata: what the commit says of itself.
+        """
+
+    @abstractmethod
+    def rewrite(self, rows: DataFrame, product: str, table: str) -> None:
+        """Make ``rows`` all of a table that exists, whose columns become theirs, in one commit."""
 
     def day_files(self, product: str, table: str) -> DayFiles | None:
         """The table as a folder in which tasks may write files; None where only Spark may."""

@@ -18,7 +18,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ml_platform.contract.faults import EndsTheRunError
-from ml_platform.contract.source import EVENT_DAY
 from ml_platform.settings import Settings
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.locations import location_of
@@ -254,17 +253,12 @@ class Tables:
         Raises:
             OvertakenError: another run has written some of ``days`` since the table is guarded.
         """
-        chosen = ", ".join(f"DATE'{day}'" for day in sorted(days))
         origin = _Origin(product, table, run_id, days)
-        writer = (
-            rows.write.format("delta")
-            .mode("overwrite")
-            .partitionBy(EVENT_DAY)
-            .option("replaceWhere", f"{quoted(EVENT_DAY)} IN ({chosen})")
-            .option("mergeSchema", "true")
-            .option("userMetadata", origin.text)
-        )
-        return self._replace(origin, lambda: _commit(lambda: self.location.save(writer, product, table)))
+
+        def replace() -> None:
+            self.location.replace(rows, product, table, days, origin.text)
+
+        return self._replace(origin, lambda: _commit(replace))
 
     def align(
         self,
@@ -349,16 +343,8 @@ class Tables:
             kept = _beside(name, change.before)
             lost = F.when(lossy[name], column(change.name))
             columns[kept] = (F.coalesce(column(kept), lost) if kept in known else lost).alias(kept)
-        if rows.columns[-1] == EVENT_DAY:  # Spark's catalogs want the partition column behind all others
-            columns[EVENT_DAY] = columns.pop(EVENT_DAY)
-        rows = rows.select(*columns.values())
-        writer = (
-            rows.write.format("delta")
-            .mode("overwrite")
-            .partitionBy(EVENT_DAY)
-            .option("overwriteSchema", "true")
-        )
-        _commit(lambda: self.location.save(writer, product, table))
+        converted = rows.select(*columns.values())
+        _commit(lambda: self.location.rewrite(converted, product, table))
 
     def day_files(self, product: str, table: str) -> DayFiles | None:
         """The table as a folder in which tasks may write; None where only Spark may."""

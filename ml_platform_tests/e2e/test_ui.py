@@ -362,7 +362,8 @@ def test_a_morning_after_a_backfill_by_clicking(servers: Servers, page: Page, tm
     assert end_of_backfill(servers.dagster) == "COMPLETED_FAILED"
     runs = runs_of(servers.dagster)
     assert {status for status, _ in runs} == {"SUCCESS", "FAILURE"}
-    assert len(runs) <= 6, runs
+    # January needs no model: its predictions may go ahead of those that wait for one.
+    assert len(runs) <= 10, runs
     assert runs[0][1] == {"ards", "mrds", "online_features", "validation_report"}
     assert red(servers.dagster, "ards") == {MISSING, REFUSED, BLOCKED}
 

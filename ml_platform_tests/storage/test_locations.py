@@ -110,6 +110,27 @@ def test_tables_of_a_catalog_say_that_they_need_a_session(tmp_path: Path) -> Non
         Tables("uc:main.ml", control=str(tmp_path)).version("shop", "mrds")
 
 
+@pytest.mark.parametrize("order", [("event_day", "x"), ("x", "event_day"), ("x", "event_day", "y")])
+def test_days_are_replaced_again_and_again_wherever_the_day_stands(
+    tables: Tables, spark: SparkSession, order: tuple[str, ...]
+) -> None:
+    """A catalog keeps the columns of partitions last."""
+    first, second = date(2024, 1, 1), date(2024, 1, 2)
+    for number in range(5):
+        values = {"event_day": [first, second], "x": [number, -number], "y": ["a", None]}
+        if number == 3:
+            values |= {"z": [1.5, 2.5]}  # a column that is new
+        columns = [*order, *(values.keys() - {"event_day", "x", "y"})]
+        rows = spark.createDataFrame(pa.table({name: values[name] for name in columns}).to_pandas())
+        rows = rows.withColumn("event_day", rows["event_day"].cast("date"))
+        tables.replace_days(spark, "shop", "ards", rows, [first, second], run_id=f"run-{number}")
+        found = {row["event_day"]: row.asDict() for row in tables.read(spark, "shop", "ards").collect()}
+        assert {day: row["x"] for day, row in found.items()} == {first: number, second: -number}
+    assert {day: row["z"] for day, row in found.items()} == {first: None, second: None}
+    tables.replace_days(spark, "shop", "ards", rows.where("x > 0"), [first, second], run_id="run")
+    assert [row["event_day"] for row in tables.read(spark, "shop", "ards").collect()] == [first]
+
+
 def test_a_ledger_in_an_object_store_keeps_the_newest_record(object_store: Tables) -> None:
     ledger = Ledger(object_store, "shop")
     assert ledger.latest("ards") == {}
