@@ -11,7 +11,7 @@ from datetime import date
 
 from ml_platform.contract.assets import validated
 from ml_platform.engine.step import quality_of
-from ml_platform.engine.verdicts import quality_check
+from ml_platform.engine.verdicts import WITHOUT_USABLE_ROWS, quality_check
 from ml_platform.storage.ledger import DayRecord, Ledger
 
 
@@ -41,10 +41,11 @@ def _accepted(record: DayRecord, reason: str, by: str) -> DayRecord:
     quality = quality_of(record)
     assert quality is not None, "what is blocked was judged"
     check = quality_check(quality, (by, reason))
+    is_empty = not record.counts.get("rows")
     return replace(
         record,
-        outcome="written",
-        reason="",
+        outcome="empty" if is_empty else "written",
+        reason=WITHOUT_USABLE_ROWS if is_empty else "",
         accepted_by=by,
         accepted_reason=reason,
         details=record.details | {"checks": [check.model_dump(mode="json")]},

@@ -27,6 +27,8 @@ from ml_platform.mlops.quality.profiles import Profile
 from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.storage.ledger import DayRecord, Outcome
 
+WITHOUT_USABLE_ROWS = "the delivery has no usable rows"
+
 
 @dataclass(frozen=True)
 class Content:
@@ -157,10 +159,10 @@ class Verdict(Step):
         for day, content in made.items():
             if isinstance(content, Written):
                 done[day] = content
-            elif content.rows:
-                contents[day] = content
+            elif content.rows or content.counts.get("quarantined"):
+                contents[day] = content  # of a delivery that is all unusable the accounts are judged
             else:
-                done[day] = _written(content, "empty", "the delivery has no usable rows")
+                done[day] = _written(content, "empty", WITHOUT_USABLE_ROWS)
         known = self.context.ledger.latest(self.asset, set(contents))
         return done | self._judge(contents, self._held(contents), known)
 
@@ -199,7 +201,9 @@ class Verdict(Step):
         first, last = min(window[0] for window in windows), max(window[1] for window in windows)
         before = _judgeable(self.context.ledger.between(self.asset, first, last))
         known = {
-            day: DayFacts(content.counts, content.profile) for day, content in {**before, **contents}.items()
+            day: DayFacts(content.counts, content.profile)
+            for day, content in {**before, **contents}.items()
+            if content.rows or day in contents
         }
         # What is said of a delivery (volume, labels, timeliness) is said once, of the data set it makes.
         facts = anomalies.facts if self.asset == ARDS else anomalies.facts_of_rows
@@ -252,11 +256,11 @@ class Verdict(Step):
 
 
 def _judgeable(records: Mapping[date, DayRecord]) -> dict[date, Content]:
-    """The days that have rows to be judged, with their content."""
+    """The days that have something to be judged, with their content."""
     return {
         day: Content.of(record)
         for day, record in records.items()
-        if record.outcome in ("written", "blocked") and record.counts.get("rows")
+        if record.outcome == "blocked" or (record.outcome == "written" and record.counts.get("rows"))
     }
 
 
@@ -269,11 +273,14 @@ def _verdict(
 ) -> Written:
     quality = Quality((*of_rows, *of_facts))
     accepted = _still_accepted(content, quality, previous)
-    outcome: Outcome = "written" if quality.passed or accepted else "blocked"
+    outcome: Outcome = "blocked"
+    reason = quality.reason
+    if quality.passed or accepted:
+        outcome, reason = ("written", "") if content.rows else ("empty", WITHOUT_USABLE_ROWS)
     return _written(
         content,
         outcome,
-        "" if outcome == "written" else quality.reason,
+        reason,
         checks=(quality_check(quality, accepted),),
         details={
             "quality": quality.plain(),

@@ -39,6 +39,47 @@ def blocked(platform: Platform) -> Platform:
     return strict
 
 
+# -- records that can't be used ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "outcome"), [(0, "written"), (10, "blocked"), (19, "blocked"), (20, "blocked")]
+)
+def test_no_day_is_better_off_the_more_of_it_is_unusable(platform: Platform, bad: int, outcome: str) -> None:
+    """A day of which nothing can be used is no day without rows."""
+    lines = [f"{n},{DAY},c{n},1.0,1,{'fax' if n < bad else 'web'}\n" for n in range(20)]
+    platform.deliver(DAY, "a.csv", HEADER + "".join(lines))
+    (day,) = platform.run("ards", DAY).days
+    assert (day.outcome, day.metadata["quarantined"]) == (outcome, bad)
+    if bad:
+        assert f"{bad} of 20 records" in day.reason
+    assert platform.run("mrds", DAY).days[0].outcome == ("held_back" if bad else "written")
+    assert platform.run("ards", DAY).days[0].up_to_date
+
+
+def test_a_day_of_which_nothing_can_be_used_may_be_accepted_and_is_then_without_rows(
+    platform: Platform,
+) -> None:
+    platform.deliver(DAY, "a.csv", HEADER + f"1,{DAY},ann,1.0,1,fax\n")
+    assert platform.run("ards", DAY).days[0].outcome == "blocked"
+    (record,) = accept(platform.ledger, DAY, reason="a test delivery", by="ann")
+    assert (record.outcome, record.accepted_by) == ("empty", "ann")
+    assert platform.run("ards", DAY).days[0].up_to_date
+    assert platform.run("mrds", DAY).days[0].outcome == "empty"
+    platform.deliver(DAY, "b.csv", HEADER + f"2,{DAY},bob,1.0,1,web\n")
+    lenient = with_rules(platform, quarantined_share={"warning": 0.9, "error": 0.9})
+    assert lenient.run("ards", DAY).days[0].outcome == "written"
+
+
+def test_a_contract_that_accepts_any_share_of_unusable_records_has_days_without_rows(
+    platform: Platform,
+) -> None:
+    lenient = with_rules(platform, quarantined_share={"warning": 1.0, "error": 1.0}, minimum_rows=0)
+    lenient.deliver(DAY, "a.csv", HEADER + f"1,{DAY},ann,1.0,1,fax\n")
+    (day,) = lenient.run("ards", DAY).days
+    assert (day.outcome, day.reason) == ("empty", "the delivery has no usable rows")
+
+
 # -- accepted by a person ----------------------------------------------------------------------------
 
 
