@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from ml_platform.cli.damage import State, torn_commit, wrong_with
 from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, MRDS, names, table_names
-from ml_platform.contract.days import last_day_of, month_of
+from ml_platform.contract.days import in_a_sentence, last_day_of, month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.engine import local, presence
@@ -315,7 +315,7 @@ class Examination:
                     asset,
                     "missing",
                     why.partition(" ")[0] if why.startswith("/") else "",
-                    f"{why}: {_days(days)}",
+                    f"{why}: {_days(days, asset)}",
                     _backfill(name, asset, days),
                     days=tuple(days),
                 )
@@ -380,7 +380,7 @@ class Examination:
                     "dagster",
                     "missing",
                     str(self.dagster_home),
-                    f"{asset}: Dagster has no events of {_days(days)}",
+                    f"{asset}: Dagster has no events of {_days(days, asset)}",
                     f"ml-platform doctor {self.product.name} --repair",
                     days=tuple(days),
                 )
@@ -399,7 +399,5 @@ def _backfill(product: str, asset: str, days: Sequence[date]) -> str:
     return f"ml-platform backfill {product} --from {min(days)} --to {last} --select {asset}"
 
 
-def _days(days: Sequence[date]) -> str:
-    if len(days) == 1:
-        return str(days[0])
-    return f"{len(days):,} days, {min(days)} to {max(days)}"
+def _days(days: Sequence[date], asset: str = ARDS) -> str:
+    return in_a_sentence(CATALOGUE[asset].period, days)
