@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from ml_platform.contract.days import counted, in_a_sentence, named
+
 #: When so many days have failed one by one, and none has succeeded, the days are not to blame.
 FAILING_DAYS = 20
 
@@ -122,11 +124,13 @@ class Isolation:
         blame: is called with each day that fails alone.
         log: says that days failed together.
         ends: whether no day is to blame for an exception.
+        period: what the days are called: a month is given by its first day.
     """
 
     blame: Callable[[date, Exception], None]
     log: Callable[[str], None] = lambda _: None
     ends: Callable[[BaseException], bool] = ends_the_run
+    period: str = "day"
     _failed: int = 0
     _succeeded: bool = False
 
@@ -149,7 +153,7 @@ class Isolation:
                 raise
             if len(days) > 1:
                 self.log(
-                    f"{len(days)} days from {days[0]} to {days[-1]} have failed together "
+                    f"{in_a_sentence(self.period, days)} have failed together "
                     f"({type(error).__name__}); they are done in halves"
                 )
                 half = len(days) // 2
@@ -160,8 +164,9 @@ class Isolation:
             self._failed += 1
             if self._failed >= FAILING_DAYS and not self._succeeded:
                 raise FailingDaysError(
-                    f"{self._failed} days have failed one by one, up to {days[0]}, and none was done, so the "
-                    f"days are not to blame: {type(error).__name__}"
+                    f"{counted(self._failed, self.period)} have failed one by one, up to "
+                    f"{named(self.period, days[0])}, and none was done, so the {self.period}s are not to "
+                    f"blame: {type(error).__name__}"
                 ) from error
         else:
             self._succeeded = True

@@ -9,6 +9,7 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ml_platform.contract.assets import CATALOGUE
 from ml_platform.contract.faults import Isolation, ends_the_run, in_words
 from ml_platform.contract.product import Product
 from ml_platform.contract.secrets import scrub
@@ -52,7 +53,13 @@ class StepContext:
 
     def isolation(self, blame: Callable[[date, Exception], None]) -> Isolation:
         """Finds the days that fail; what may pass, or concerns more than days, ends the step."""
-        return Isolation(blame, self.log, lambda error: ends_the_run(error) or is_passing(error))
+        row = CATALOGUE.get(self.request.step)
+        return Isolation(
+            blame,
+            self.log,
+            lambda error: ends_the_run(error) or is_passing(error),
+            period=row.period if row else "day",
+        )
 
     def failure(self, what: str, error: Exception) -> str:
         """An exception in words, for a reason; its traceback goes to the log. Neither shows a secret."""

@@ -324,7 +324,9 @@ def _inputs(step: Step, days: Sequence[date], lost: Collection[date]) -> dict[da
 
 def _refusal(step: Step, day: date, error: Exception) -> str:
     """Why a day is refused whose own function has raised an exception; its traceback goes to the log."""
-    return f"{step.asset} failed: {step.context.failure(f'{step.asset}: {day}', error)}"
+    return (
+        f"{step.asset} failed: {step.context.failure(f'{step.asset}: {named(step.spec.period, day)}', error)}"
+    )
 
 
 #: Outcomes that a day had because of its inputs, which are no obstacle any more.

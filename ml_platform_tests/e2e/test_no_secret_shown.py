@@ -194,10 +194,13 @@ def test_a_whole_graph_that_uses_every_secret_shows_none(
                     ("backfill", "shop", *span),
                     ("backfill", "shop", *span, "--select", "validation_report", "--force"),
                     ("summary", "shop"),
+                    ("summary", "shop", "--json"),
                     ("history", "shop"),
                     ("doctor", "shop"),
                     ("online", "get", "shop", "c0001"),
                     ("alerts", "show", "shop"),
+                    ("alerts", "show", "shop", "--json"),
+                    ("today", "shop", "--json"),
                     ("alerts", "test", "shop"),
                 )
             ]

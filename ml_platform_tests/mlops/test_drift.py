@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from typing import Any
@@ -15,7 +16,7 @@ from ml_platform.mlops.drift import drift_report, measures
 from ml_platform.mlops.drift.drift_report import MonthDrift
 from ml_platform.mlops.drift.measures import Column, ColumnDrift, Summary, Window
 from ml_platform.mlops.links import Around, Links
-from ml_platform_tests.small_platform import D, shop
+from ml_platform_tests.small_platform import SHOP, D, shop
 
 N = 5000
 SPEND = Column("spend", "numeric", "feature")
@@ -244,6 +245,13 @@ def month(**options: Any) -> MonthDrift:
     before = window("2024-01", spend=draw(1).normal(size=N), channel=["web", "app"] * (N // 2))
     found = measures.compare(shop(), [SPEND, CHANNEL], now, before)
     return MonthDrift(D("2024-02-01"), "v3", N, ["2024-02-03 (blocked)"], [found], **options)
+
+
+def test_a_column_is_explained_in_the_report_if_the_contract_says_what_it_means() -> None:
+    columns = copy.deepcopy(SHOP["source"]["columns"])
+    columns["spend"]["description"] = "in euros, without tax"
+    page = drift_report.build(shop(source__columns=columns), month(), AROUND)["report.html"].decode()
+    assert page.count("in euros, without tax") == 1, "channel is in the report too, and has no description"
 
 
 def test_the_report_opens_offline_and_escapes_what_it_shows() -> None:

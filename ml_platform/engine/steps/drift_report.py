@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from ml_platform.contract.assets import ARDS, DRIFT_REPORT, NO_DRIFT, PREDICTIONS
-from ml_platform.contract.days import add_months, days_between, days_of_month, last_day_of
+from ml_platform.contract.days import add_months, counted, days_between, days_of_month, last_day_of
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.engine import presence
@@ -142,7 +142,7 @@ class DriftReport(Step):
             path = f"{product.name}/{self.asset}/{month}"
             links = report_links(self.context.settings, path, store.publish(path, files))
             written[month] = _written(product, found, files, links)
-            self.context.log(f"drift_report: {month:%Y-%m} ({position} of {len(work)} months)")
+            self.context.log(f"drift_report: {month:%Y-%m} ({position} of {counted(len(work), 'month')})")
         return written
 
 
