@@ -25,7 +25,6 @@ from ml_platform.storage.datasets import in_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
 
@@ -155,12 +154,6 @@ class DayFiles:
         yield from self._dataset(version, days).to_batches(
             columns=list(columns), batch_size=_ROWS_READ_AT_ONCE, batch_readahead=2
         )
-
-    def read_all(
-        self, version: int, days: Sequence[date], columns: Sequence[str], where: pc.Expression | None = None
-    ) -> pa.Table:
-        """The rows of all the days for which ``where`` holds, at one version of the table."""
-        return self._dataset(version, days).to_table(columns=list(columns), filter=where)
 
     def _dataset(self, version: int, days: Sequence[date]) -> ds.Dataset:
         from deltalake import DeltaTable

@@ -8,19 +8,13 @@ fingerprints are kept for years, and what libraries offer changes between versio
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-
-from ml_platform.spark.tasks import spare_next_task
-from ml_platform.storage.table_location import quoted
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
 
 #: The fingerprint of no rows.
 EMPTY = "empty"
@@ -71,29 +65,6 @@ class ContentSums:
             return EMPTY
         parts = "|".join([",".join(sorted(columns)), str(self.rows), *map(str, self.totals)])
         return hashlib.sha256(parts.encode()).hexdigest()[:32]
-
-
-def content_hash_of(rows: pa.Table, columns: Sequence[str]) -> str:
-    """A hash of the rows' content that ignores order, files and duplicates of layout.
-
-    Raises:
-        TypeError: a column has a type that data sets don't have.
-    """
-    return ContentSums.of(rows, columns).fingerprint(columns)
-
-
-def sums_of(rows: DataFrame, columns: Sequence[str]) -> ContentSums:
-    """The sums of rows that Spark holds: each task finds those of its share."""
-
-    def add(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        found = (ContentSums.of(pa.Table.from_batches([batch]), columns) for batch in batches)
-        total = sum(found, ContentSums())
-        yield pa.RecordBatch.from_pydict({"rows": [total.rows], "totals": [list(map(str, total.totals))]})
-        spare_next_task()
-
-    chosen = rows.select(*[quoted(name) for name in columns])
-    found = chosen.mapInArrow(add, "rows bigint, totals array<string>").collect()
-    return sum((ContentSums(row["rows"], tuple(map(int, row["totals"]))) for row in found), ContentSums())
 
 
 def hashes_of(literals: Sequence[str], columns: Sequence[pa.Array | pa.ChunkedArray]) -> NDArray[np.int64]:

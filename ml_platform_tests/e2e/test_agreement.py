@@ -35,7 +35,7 @@ from ml_platform.machine_learning.model_history import ModelHistory, champion
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.mlops.quality.results import Result
 from ml_platform.online_store.store import OnlineStore
-from ml_platform.storage.fingerprints import EMPTY, content_hash_of
+from ml_platform.storage.fingerprints import EMPTY, ContentSums
 from ml_platform.storage.ledger import DayRecord, Outcome
 from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
@@ -190,7 +190,7 @@ class Agreement(RuleBasedStateMachine):
         held = {}
         for day in pc.unique(rows[EVENT_DAY]).to_pylist():
             of_day = rows.filter(pc.equal(rows[EVENT_DAY], day))
-            held[day] = (len(of_day), content_hash_of(of_day, columns))
+            held[day] = (len(of_day), ContentSums.of(of_day, columns).fingerprint(columns))
         return held
 
     def _said(self, asset: str) -> dict[date, tuple[int, str]]:

@@ -32,7 +32,7 @@ from ml_platform.cli.doctor import check_up
 from ml_platform.cli.findings import Finding
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.graph.bad_days import only_bad_days
-from ml_platform.storage.fingerprints import content_hash_of
+from ml_platform.storage.fingerprints import ContentSums
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import DATA_STEPS, SHOP, Platform, days, deliver_visits
 
@@ -71,7 +71,9 @@ def rows_by_day(platform: Platform) -> dict[str, dict[date, str]]:
         held = rows.toArrow()
         days = held[EVENT_DAY].unique().to_pylist()
         found[table] = {
-            day: content_hash_of(held.filter(pc.equal(held[EVENT_DAY], pa.scalar(day))), named)
+            day: ContentSums.of(held.filter(pc.equal(held[EVENT_DAY], pa.scalar(day))), named).fingerprint(
+                named
+            )
             for day in days
         }
     return found

@@ -129,6 +129,9 @@ def test_timestamps_that_spark_has_written_are_read_whatever_their_year(
     files = tables.day_files("shop", "mrds")
     assert files is not None
     expected = sorted(datetime.fromisoformat(text).replace(tzinfo=UTC) for text in texts)
-    assert sorted(files.read_all(version, [day], ["seen"])["seen"].to_pylist()) == expected
+    assert (
+        sorted(pa.Table.from_batches(files.read_in_batches(version, [day], ["seen"]))["seen"].to_pylist())
+        == expected
+    )
     batches = tables.batches("shop", "mrds", ["seen"], [day])
     assert sorted(value for batch in batches for value in batch["seen"].to_pylist()) == expected

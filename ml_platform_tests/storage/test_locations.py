@@ -196,7 +196,10 @@ def test_no_thread_of_arrow_holds_a_python_file(
             (days[0], [1]),
             (days[1], [2]),
         ]
-        assert sorted(files.read_all(19, days[:2], ["n"])["n"].to_pylist()) == [1, 2]
+        assert sorted(pa.Table.from_batches(files.read_in_batches(19, days[:2], ["n"]))["n"].to_pylist()) == [
+            1,
+            2,
+        ]
     # A thread that Python didn't start has a stand-in for its name.
     assert not [thread.name for thread in threads if thread.name.startswith("Dummy")]
     assert bool(threads) == (place == "object store")
