@@ -20,7 +20,13 @@ from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.training_plan import content_of, readable_contracts, training_days
 from ml_platform.machine_learning import holdout, promotion, rollback, training, training_data
-from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion, newest_morning
+from ml_platform.machine_learning.model_history import (
+    ModelHistory,
+    ModelRecord,
+    NotComparedNowError,
+    champion,
+    newest_morning,
+)
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.rollback import Rollback
@@ -104,11 +110,12 @@ class Decider:
         self.rows = rows or UnseenRows(context)
         self._mismatches: dict[str, str | None] = {}
 
-    def decide(self, *, point_at_champion: bool = False) -> list[Decision]:
+    def decide(self, *, point_at_champion: bool = False, reading: bool = True) -> list[Decision]:
         """Fold all models into decisions, and point MLflow's alias at the champion.
 
         Args:
             point_at_champion: whether to do that although no decision has changed.
+            reading: whether models that were not compared yet are; else the next run compares them.
         """
         presence.require_rollbacks(self.context, self.history)
         labels = self.context.ledger.latest(MRDS, details=False)
@@ -130,8 +137,10 @@ class Decider:
             return fingerprint_of([*made_from, *(mismatches if any(mismatches) else ())])
 
         def compare(challenger: ModelRecord, before: ModelRecord | None, day: date) -> Comparison:
-            mismatch = self._mismatch(challenger)
             known = earlier.get((challenger.fingerprint, before.fingerprint if before else None))
+            if not reading:
+                raise NotComparedNowError(known)
+            mismatch = self._mismatch(challenger)
             is_past = self._is_past(self._compared_days(challenger, before, day), labels)
             if known is not None and (mismatch is not None or is_past):
                 return known  # it was compared when its contract was in force, and that stands
@@ -291,9 +300,10 @@ def take_back(
     Raises:
         LookupError: no promotion stands, or ``to`` names no model that has served before.
     """
-    evolution.align(context)
+    # Rows may lie where this machine can't read them, and a rollback must not wait: none are needed.
+    evolution.remember(context)
     decider = Decider(context)
     presence.restore_models(context, decider.history)
     planned = rollback.plan(decider.history.decisions(), to)
     decider.history.take_back(*planned.taken_back, *planned.passed_over, reason=reason, by=by)
-    return planned, champion(decider.decide())
+    return planned, champion(decider.decide(reading=False))

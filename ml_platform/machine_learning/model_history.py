@@ -115,6 +115,17 @@ class ModelRecord:
         return self.holdout or "entities"
 
 
+class NotComparedNowError(Exception):
+    """Whoever decides reads no rows to compare models on; the next run does.
+
+    ``before`` is what the models' last comparison has shown, perhaps on other labels than there are now.
+    """
+
+    def __init__(self, before: Comparison | None) -> None:
+        super().__init__("it is compared by the next run of the model")
+        self.before = before
+
+
 class ModelHistory:
     """The models of one product and what was decided about them."""
 
@@ -216,15 +227,24 @@ class ModelHistory:
         by_fingerprint = {model.fingerprint: model for model in models}
         known = {row["key"]: Comparison(**json.loads(row["comparison"])) for row in self._comparisons.read()}
         new: dict[str, Comparison] = {}
+        taken_back = {row["as_of"] for row in rollbacks}
+        decided = {
+            decision.fingerprint: decision.comparison for decision in self.decisions() if decision.comparison
+        }
 
         def compare_once(challenger: Candidate, champion: Candidate | None, day: date) -> Comparison:
             left = records[(challenger.as_of, challenger.fingerprint)]
             right = by_fingerprint[champion.fingerprint] if champion else None
             key = key_of(left, right, day)
             found = known.get(key) or new.get(key)
+            if found is None and challenger.as_of in taken_back and challenger.fingerprint in decided:
+                return decided[challenger.fingerprint]  # it doesn't serve, whatever it is compared with
             if found is None:
                 try:
                     found = new[key] = compare(left, right, day)
+                except NotComparedNowError as error:
+                    failed = Comparison.that_failed(self._product.evaluation.metric, str(error))
+                    found = error.before or failed
                 except Exception as error:
                     if ends_the_run(error):
                         raise
@@ -233,7 +253,6 @@ class ModelHistory:
                     found = Comparison.that_failed(self._product.evaluation.metric, reason)
             return found
 
-        taken_back = {row["as_of"] for row in rollbacks}
         candidates = [Candidate(model.as_of, model.fingerprint, model.compared_by) for model in models]
         decisions = fold(
             candidates,

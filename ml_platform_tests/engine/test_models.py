@@ -15,10 +15,11 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from ml_platform.cli.backfill import roll_back
 from ml_platform.engine.step import PermanentError
-from ml_platform.machine_learning import performance
-from ml_platform.machine_learning.model_history import ModelHistory
+from ml_platform.machine_learning import performance, training_data
+from ml_platform.machine_learning.model_history import ModelHistory, champion
 from ml_platform.overview import history as overview
 from ml_platform.storage.small_tables import ControlTable
+from ml_platform.storage.table_location import LocationError
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import (
@@ -357,6 +358,26 @@ def test_a_promotion_can_be_taken_back(copy: Platform) -> None:
         assert after.serving(D("2024-03-20")) is None
     copy.run("predictions", SCORED)
     assert copy.fingerprints("predictions") != {}  # predictions that exist stay
+
+
+def test_a_rollback_reads_no_rows(copy: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may lie where this machine reads none, and labels may have come since the last run."""
+    before = ModelHistory(copy.tables, copy.product).decisions()
+    assert sum(decision.promoted for decision in before) >= 1
+    correct_labels(copy, D("2024-01-25"), known_on=D("2024-01-27"))
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise LocationError("`main`.`ml`.`shop_mrds` is a table of a catalog, which is opened on Spark only")
+
+    monkeypatch.setattr(training_data, "labelled", unreachable)
+    monkeypatch.setattr(Tables, "align", unreachable)
+    taken, now = roll_back(copy.product, copy.settings, reason="false alarms", by="ann")
+    after = ModelHistory(copy.tables, copy.product).decisions()
+    rolled_back = {decision.as_of for decision in taken.taken_back}
+    assert {decision.as_of for decision in after if decision.promoted} == {
+        decision.as_of for decision in before if decision.promoted
+    } - rolled_back
+    assert now == champion(after)
 
 
 def correct_labels(platform: Platform, day: date, known_on: date) -> None:
