@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from ml_platform.contract.faults import EndsTheRunError
 from ml_platform.settings import PACKAGE, SECRET_NAMES, Settings
 
 if TYPE_CHECKING:
@@ -65,6 +66,27 @@ class JarError(Exception):
     """A jar of Delta is not the one that was published; it must not be used."""
 
 
+class UnknownCatalogError(EndsTheRunError):
+    """The tables are in a catalog that no session of this machine knows."""
+
+
+def _require_catalog(settings: Settings) -> None:
+    """See that a session of open-source Spark can know the catalog of the tables.
+
+    Raises:
+        UnknownCatalogError: it can't; says what to set.
+    """
+    place = settings.tables_root
+    catalog = place.removeprefix("uc:").partition(".")[0]
+    key = f"spark.sql.catalog.{catalog}"
+    if place.startswith("uc:") and catalog != "spark_catalog" and key not in settings.spark_options:
+        raise UnknownCatalogError(
+            f"ML_PLATFORM_TABLES is {place}, and the Spark of `engine: local` doesn't know the catalog "
+            f"{catalog}: let the contract or ML_PLATFORM_ENGINE say databricks, keep the tables in a folder "
+            f"or an object store, or name the catalog's implementation in ML_PLATFORM_SPARK_CONF ({key})"
+        )
+
+
 def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]:
     """The configuration of the session; ``settings.spark_options`` has the last word.
 
@@ -75,7 +97,9 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
 
     Raises:
         JarError: a jar in the cache is not the one that was published.
+        UnknownCatalogError: the tables are in a catalog that the session wouldn't know.
     """
+    _require_catalog(settings)
     embedded = settings.spark_master.startswith("local")
     java = f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}"
     if embedded and length != "long":

@@ -12,7 +12,7 @@ from ml_platform.engine.local import length_of
 from ml_platform.engine.step import StepRequest
 from ml_platform.settings import PACKAGE, Settings
 from ml_platform.spark import session as module
-from ml_platform.spark.session import Length, spark_conf
+from ml_platform.spark.session import Length, UnknownCatalogError, spark_conf
 from ml_platform_tests.small_platform import days, shop
 
 
@@ -29,6 +29,20 @@ def test_an_embedded_session_listens_to_this_machine_alone(tmp_path: Path) -> No
 def test_executors_call_the_address_that_the_driver_reaches_the_master_by(tmp_path: Path) -> None:
     found = conf(tmp_path, "spark://127.0.0.1:7077,127.0.0.1:7078")
     assert found["spark.driver.host"] == found["spark.driver.bindAddress"] == "127.0.0.1"
+
+
+def test_a_catalog_that_the_embedded_spark_does_not_know_is_refused_before_it_starts(tmp_path: Path) -> None:
+    def settings(tables: str, **conf: str) -> Settings:
+        return Settings(home=tmp_path, tables=tables, control_tables=str(tmp_path), spark_conf=conf)
+
+    with pytest.raises(UnknownCatalogError, match=r"uc:main\.ml.* ML_PLATFORM_ENGINE say databricks"):
+        spark_conf(settings("uc:main.ml"))
+    for known in (
+        settings("uc:spark_catalog.ml"),
+        settings("uc:main.ml", **{"spark.sql.catalog.main": "io.unitycatalog.spark.UCSingleCatalog"}),
+        settings(str(tmp_path / "uc")),
+    ):
+        assert spark_conf(known)["spark.master"]
 
 
 def test_settings_go_before_what_is_found_out(tmp_path: Path) -> None:
