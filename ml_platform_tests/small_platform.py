@@ -80,7 +80,7 @@ def shop(**changes: Any) -> Product:
         place = content
         for section in sections:
             place = place[section]
-        place[last] = value
+        place[last] = copy.deepcopy(value)
     return parse_product(content, "shop.yaml")
 
 

@@ -88,6 +88,8 @@ def check(
         product = load_product(contract)
     except ContractError as error:
         fail(str(error))
+    if refusal := _refusal(product):
+        fail(f"{contract}: {refusal}")
     console.print(f"[green]{escape(str(contract))} is valid.[/green]", soft_wrap=True)
     for line in _in_words(product):
         say(line, indent=2, hanging=4)
@@ -478,8 +480,7 @@ def accept(
 ) -> None:
     """Use a blocked day as it is, until its data changes.
 
-    Example, once that day is blocked:
-    `ml-platform accept flights 2013-02-08 --reason "snowstorm, confirmed by the carriers"`
+    Example, once that day is blocked: `ml-platform accept flights 2013-02-08 --reason "snowstorm, confirmed"`
     """
     from ml_platform.engine.acceptance import accept as accept_day
     from ml_platform.graph.events import report_verdict
@@ -579,6 +580,17 @@ def _consequences(product: Product) -> list[str]:
         return [
             f"The history of {product.name} can't be read, so the contract is not checked against it: {error}"
         ]
+
+
+def _refusal(product: Product) -> str | None:
+    """Why the history that a product has doesn't allow its contract, if it is known here."""
+    from ml_platform.engine import evolution
+    from ml_platform.storage.tables import Tables
+
+    try:
+        return evolution.change_of_label(Tables.of(Settings()), product)
+    except Exception:  # _consequences says that the history can't be read
+        return None
 
 
 def _in_words(product: Product) -> list[str]:

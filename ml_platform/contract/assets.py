@@ -54,7 +54,9 @@ CHECKS: Mapping[str, str] = {
     ),
     CHALLENGER_BEATS_CHAMPION: "The new model is better on held-out entities than the champion before it.",
     NO_DRIFT: "No column has drifted from the month before, or from the model's training data.",
-    PERFORMANCE_ABOVE_THRESHOLD: "The metric over the window is not below the contract's threshold.",
+    PERFORMANCE_ABOVE_THRESHOLD: (
+        "The metric over the window is not below the contract's threshold or, of an error, not above it."
+    ),
 }
 
 #: The version of the verdict on a day's content, which is given again without writing the day.
@@ -208,9 +210,16 @@ def _prediction_columns(product: Product) -> list[Column]:
     return [
         *entity,
         Column("event_day", "date", description="the day the row belongs to"),
-        Column("probability", "double", False, f"that {product.label} is 1", features),
-        Column("decision", "integer", False, "1 from the threshold on", features),
-        Column("threshold", "double", False, "of the model"),
+        *[
+            Column(
+                output.name,
+                output.type,
+                output.nullable,
+                output.description,
+                features if output.is_of_features else (),
+            )
+            for output in product.task.outputs(product)
+        ],
         Column("model_name", "string", False, "in MLflow"),
         Column("model_version", "string", False, "in MLflow"),
         Column("model_as_of", "date", False, "the day whose knowledge the model has"),
@@ -247,7 +256,8 @@ def _describe_performance(product: Product) -> str:
 def _performance_in_words(product: Product) -> str:
     rules = product.evaluation
     return (
-        f"{rules.metric} over {rules.window_days} days, at least {rules.threshold}; below it the model is "
+        f"{rules.metric} over {rules.window_days} days, {product.metric.bound} {rules.threshold}; "
+        f"{product.metric.beyond} it the model is "
         f"trained again, at most every {product.retrain.cooldown_days} days; after "
         f"{product.retrain.back_off_after} retrains that lost in a row each further one waits twice as long "
         "as the one before."
@@ -371,8 +381,8 @@ _ROWS: tuple[Asset, ...] = (
         period="day",
         reads=(Reads(MRDS), Reads(MODEL, "month_of_day")),
         after=(ARDS,),
-        describe=lambda _: (
-            "One row per row of the MRDS: the probability, the decision, and the model that made "
+        describe=lambda product: (
+            f"One row per row of the MRDS: {product.task.outputs_in_words}, and the model that made "
             "them, the one that served the day. Predictions once written stay, unless the run asks "
             "to rescore or the day's delivery is withdrawn; rows that came later are added."
         ),

@@ -1,4 +1,4 @@
-"""Whether what a contract names is a classifier that can be built.
+"""Whether what a contract names is a classifier or a regressor that can be built.
 
 A contract is data: it may name classes of scikit-learn, and of modules that whoever runs the platform has
 named in a setting. Anything else is refused before it is imported, since importing runs its code.
@@ -18,9 +18,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
+
+Method = Literal["any", "predict_proba", "predict"]
 
 #: The libraries whose models can be registered and loaded again without pickle.
 LIBRARIES = ("sklearn",)
@@ -49,7 +51,7 @@ def build(path: str, params: Mapping[str, Any]) -> Any:
     """A new, unfitted estimator.
 
     Raises:
-        ValueError: the class may not or can't be imported, is no classifier, or doesn't take the parameters.
+        ValueError: the class may not or can't be imported, predicts nothing, or doesn't take the parameters.
     """
     found = _class(path)
     try:
@@ -60,13 +62,17 @@ def build(path: str, params: Mapping[str, Any]) -> Any:
         raise ValueError(f"params: {_reason(error)}") from error
 
 
-def check_class(path: str) -> str:
-    """See that a class can be imported and is a classifier.
+def check_class(path: str, needs: Method = "any", place: str = "") -> str:
+    """See that a class can be imported, and is a classifier or a regressor.
+
+    Args:
+        needs: ``predict_proba`` for a classifier, ``predict`` for a regressor.
+        place: what in the contract asks for that, for the message.
 
     Raises:
         ValueError: it can't, or isn't.
     """
-    _once([path], path, lambda: _class(path))
+    _once([path, needs], path, lambda: _class(path, needs, place))
     return path
 
 
@@ -79,7 +85,7 @@ def check(path: str, params: Mapping[str, Any]) -> None:
     _once([path, params], path, lambda: build(path, params))
 
 
-def _class(path: str) -> Any:
+def _class(path: str, needs: Method = "any", place: str = "") -> Any:
     _refuse(path)
     module, _, name = path.rpartition(".")
     try:
@@ -89,11 +95,28 @@ def _class(path: str) -> Any:
     except BaseException as error:  # a module may raise anything, or end the process
         raise ValueError(
             f"{path!r} can't be imported ({_reason(error)}); accepted is the full name of a scikit-learn "
-            "classifier, like sklearn.linear_model.LogisticRegression"
+            "classifier or regressor, like sklearn.linear_model.LogisticRegression"
         ) from error
-    if not (hasattr(found, "fit") and hasattr(found, "predict_proba")):
-        raise ValueError(f"{path!r} is no classifier with fit and predict_proba")
+    is_classifier = hasattr(found, "fit") and hasattr(found, "predict_proba")
+    is_regressor = hasattr(found, "fit") and hasattr(found, "predict") and not _is_of_classes(found)
+    before = f"{place}: " if place else ""
+    if needs == "predict_proba" and not is_classifier:
+        raise ValueError(f"{before}{path!r} is no classifier with fit and predict_proba")
+    if needs == "predict" and not is_regressor:
+        raise ValueError(f"{before}{path!r} is no regressor with fit and predict")
+    if not (is_classifier or is_regressor):
+        raise ValueError(
+            f"{path!r} is no classifier with fit and predict_proba, nor a regressor with fit and predict"
+        )
     return found
+
+
+def _is_of_classes(found: Any) -> bool:
+    """Whether what a class predicts are classes, clusters or outliers, and no numbers."""
+    from sklearn.base import ClassifierMixin, ClusterMixin, OutlierMixin
+
+    others = (ClassifierMixin, ClusterMixin, OutlierMixin)
+    return hasattr(found, "predict_proba") or (isinstance(found, type) and issubclass(found, others))
 
 
 def _refuse(path: str) -> None:
@@ -116,7 +139,7 @@ def _refuse(path: str) -> None:
             "sklearn.ensemble.HistGradientBoostingClassifier is the nearest that can"
         )
     raise ValueError(
-        f"{path!r} is not accepted, and was not imported: accepted are classifiers of scikit-learn, and of "
+        f"{path!r} is not accepted, and was not imported: accepted are classes of scikit-learn, and of "
         f"modules that ML_PLATFORM_ESTIMATOR_MODULES names ({', '.join(sorted(_allowed)) or 'none now'})"
     )
 

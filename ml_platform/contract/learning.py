@@ -12,11 +12,9 @@ from pydantic import (
 
 from ml_platform.contract import estimators
 from ml_platform.contract.fields import Days, Month, Months, Rows, Section
+from ml_platform.contract.tasks import METRICS, Metric, TaskName
 
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
-
-
-Metric = Literal["f1", "precision", "recall", "accuracy", "balanced_accuracy", "roc_auc", "average_precision"]
 
 
 Holdout = Literal["entities", "time"]
@@ -55,7 +53,7 @@ class Features(Section):
 
 
 class Estimator(Section):
-    """A scikit-learn classifier and its parameters."""
+    """A scikit-learn classifier or regressor, and its parameters."""
 
     # `class` is what scikit-learn users expect to write, and no Python name.
     class_: Annotated[str, AfterValidator(estimators.check_class)] = Field(alias="class")
@@ -72,8 +70,9 @@ class Estimator(Section):
 
 
 class Model(Section):
-    """The model: features, estimator, and the days it learns from."""
+    """The model: what kind of label it predicts, features, estimator, and the days it learns from."""
 
+    task: TaskName | None = Field(default=None, description="the kind of label; by default by its type")
     features: Features
     estimator: Estimator
     training_months: Months = Field(default=24, ge=1)
@@ -86,6 +85,12 @@ class Model(Section):
     minimum_positives: Rows = Field(default=10, ge=1)
     decision_threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned"] = "tuned"
     first_month: Month | None = None
+    transform: Literal["log1p"] | None = Field(
+        default=None, description="of a number, before it is learned; undone in predictions"
+    )
+    interval: Annotated[float, Field(ge=0.5, le=0.99)] | None = Field(
+        default=None, description="the share of a number's values that an interval around each holds"
+    )
 
     @model_validator(mode="after")
     def _long_enough(self) -> Self:
@@ -102,7 +107,7 @@ class Promotion(Section):
     """When a challenger becomes champion."""
 
     rule: Literal["superior", "non_inferior"] = "superior"
-    margin: float = Field(default=0.0, ge=0, le=1)
+    margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -120,13 +125,35 @@ class Evaluation(Section):
     """When the model counts as good enough, and on how much evidence."""
 
     metric: Metric = "f1"
-    threshold: float = Field(ge=0, le=1)
+    quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="that the metric pinball is of"
+    )
+    threshold: float = Field(allow_inf_nan=False)
     window_days: Days = Field(default=31, ge=1)
     minimum_rows: Rows = Field(default=1000, ge=1)
     minimum_positives: Rows = Field(default=50, ge=1)
     maximum_rows: Rows = Field(
         default=2_000_000, ge=1, description="rows a window; above it, a sample by hash of the entity"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rule = METRICS[self.metric]
+        if rule.least is not None and self.threshold < rule.least:
+            raise ValueError(
+                f"threshold: {self.threshold:g} is less than any {self.metric}; the least is {rule.least:g}"
+            )
+        if rule.greatest is not None and self.threshold > rule.greatest:
+            raise ValueError(
+                f"threshold: {self.threshold:g} is greater than any {self.metric}; the greatest is "
+                f"{rule.greatest:g}"
+            )
+        if (self.metric == "pinball") != (self.quantile is not None):
+            raise ValueError(
+                "quantile and metric: a quantile goes with the metric pinball, and the metric needs one, for "
+                "instance 0.9"
+            )
+        return self
 
 
 class Retrain(Section):

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from ml_platform.contract import estimators
 from ml_platform.contract.calendars import Delivery
 from ml_platform.contract.column_types import NUMERIC_TYPES, ColumnType
 from ml_platform.contract.compute import EngineChoice
@@ -34,6 +35,7 @@ from ml_platform.contract.learning import (
 )
 from ml_platform.contract.monitoring import Alerts, DataSet, Drift, Validation
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Source
+from ml_platform.contract.tasks import BY_TYPE, METRICS, NOT_YET, TASKS, MetricRule, Task, TaskName
 
 
 class Product(Section):
@@ -93,11 +95,7 @@ class Product(Section):
                 f"mrds.aggregate: the label {self.source.label!r} needs a rule, "
                 f"for instance {self.source.label}: last"
             )
-        if self.mrds.aggregate[self.source.label] not in ("min", "max", "first", "last"):
-            raise ValueError(
-                f"mrds.aggregate.{self.source.label}: the label must stay 0 or 1; "
-                "accepted are min, max, first, last"
-            )
+        self._check_task()
 
         known = (*self.mrds.entity, *self.mrds.aggregate)
         for kind, names in (
@@ -150,7 +148,96 @@ class Product(Section):
             )
         return self
 
+    def _check_task(self) -> None:
+        """See that what the contract says of the label, the metric and the model is of one kind.
+
+        Raises:
+            ValueError: it isn't; the message names both keys.
+        """
+        label, declared, model = self.source.label, self.source.columns[self.source.label], self.model
+        name = self._task_name
+        says = f"model.task is {name}"
+        if model.task is None and name in BY_TYPE.values():
+            says += f" (of a label of type {declared.type}, unless the contract says otherwise)"
+        if name in NOT_YET:
+            raise ValueError(
+                f"model.task: {says}, which is not supported yet; accepted are {listed([*TASKS])}. The label "
+                f"{label!r} (source.label) can be a number, or an integer, 0 or 1, for one class against all "
+                "others"
+            )
+        task = TASKS[name]
+        allowed = declared.allowed
+        if declared.type not in task.label_types or not _within(allowed, task.allowed):
+            raise ValueError(
+                f"source.label: the label {label!r} must be {task.label_in_words}, since {says}; another "
+                "kind of label is said by model.task"
+            )
+        if self.mrds.aggregate[label] not in task.aggregations:
+            stay = " must stay 0 or 1" if task.has_positives else f" is aggregated so that {says} makes sense"
+            raise ValueError(
+                f"mrds.aggregate.{label}: the label{stay}; accepted are {', '.join(task.aggregations)}"
+            )
+        metric = self.evaluation.metric
+        if metric not in task.metrics:
+            raise ValueError(
+                f"evaluation.metric: {metric!r} can't be measured, since {says}; accepted are "
+                f"{', '.join(task.metrics)}"
+            )
+        estimators.check_class(
+            model.estimator.class_, needs=task.needs, place=f"model.estimator.class, {says}"
+        )
+        if METRICS[metric].greatest == 1 and self.promotion.margin > 1:
+            raise ValueError(
+                f"promotion.margin: {self.promotion.margin:g} is more than any {metric} can differ"
+            )
+        if task.has_positives:
+            for key, value in {"transform": model.transform, "interval": model.interval}.items():
+                if value is not None:
+                    raise ValueError(f"model.{key}: it is for numbers, and {says}")
+            return
+        for key, section, place in (
+            ("decision_threshold", model, "model"),
+            ("minimum_positives", model, "model"),
+            ("minimum_positives", self.evaluation, "evaluation"),
+        ):
+            if key in section.model_fields_set:
+                raise ValueError(f"{place}.{key}: it is for labels of 0 and 1, and {says}")
+        if metric == "mape" and not self._excludes_zero(label):
+            raise ValueError(
+                f"evaluation.metric: mape divides by the label, so validation.ranges.{label} must exclude 0, "
+                "for instance by minimum: 1; otherwise take mae"
+            )
+
+    def _excludes_zero(self, column: str) -> bool:
+        """Whether the contract lets no value of a column be 0."""
+        limits, allowed = self.validation.ranges.get(column), self.source.columns[column].allowed
+        if allowed is not None and 0 not in allowed:
+            return True
+        if limits is None:
+            return False
+        return (limits.minimum or 0) > 0 or (limits.maximum or 0) < 0
+
     # -- what follows from the contract ------------------------------------------------------------
+
+    @property
+    def _task_name(self) -> TaskName:
+        by_type = BY_TYPE.get(self.source.columns[self.source.label].type, "binary")
+        return self.model.task or by_type
+
+    @property
+    def task(self) -> Task:
+        """The kind of label."""
+        return TASKS[self._task_name]
+
+    @property
+    def metric(self) -> MetricRule:
+        """What is better of the metric that is evaluated."""
+        return METRICS[self.evaluation.metric]
+
+    def allowed_in(self, name: str) -> tuple[str | int | float | bool, ...] | None:
+        """The values that a column of the deliveries may have, None if it may have any."""
+        declared = self.source.columns[name].allowed
+        return self.task.allowed if name == self.source.label and declared is None else declared
 
     @property
     def first_month(self) -> date:
@@ -297,3 +384,10 @@ class Product(Section):
                 value = value.get(part, {})
             chosen[section] = value
         return chosen
+
+
+def _within(
+    values: tuple[str | int | float | bool, ...] | None, accepted: tuple[str | int | float | bool, ...] | None
+) -> bool:
+    """Whether the values that a contract allows are among those that a kind of label can have."""
+    return values is None or accepted is None or set(values) <= set(accepted)

@@ -204,11 +204,6 @@ class Source(Section):
             for name in (column, *declared.aliases)
         }
 
-    def allowed_in(self, name: str) -> tuple[str | int | float | bool, ...] | None:
-        """The values that a column may have, None if it may have any; a label is 0 or 1."""
-        declared = self.columns[name].allowed
-        return (0, 1) if name == self.label and declared is None else declared
-
     @model_validator(mode="after")
     def _distinct_header_names(self) -> Self:
         seen: dict[str, str] = {}
@@ -264,8 +259,6 @@ class Source(Section):
         if self.label in self.key:
             raise ValueError(f"the label {self.label!r} can't be part of the key")
         label = self.columns[self.label]
-        if label.type not in ("integer", "long") or not set(label.allowed or ()) <= {0, 1}:
-            raise ValueError(f"the label {self.label!r} must be an integer, 0 or 1; allowed is [0, 1]")
         if label.fill_null is not None:
             raise ValueError(f"the label {self.label!r} can't have fill_null: a null label has not come yet")
         for name in (*self.key, self.event_day):

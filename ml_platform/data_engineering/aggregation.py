@@ -155,10 +155,9 @@ class _Grouped:
         label = self._aggregate(product.label, rule)
         if rule in ("first", "last"):
             return label, self._aggregate(LABEL_KNOWN_ON, rule)
-        if rule in ("min", "max"):
-            # A label over several rows is known when all of its rows' labels are.
-            complete = self._count(product.label) == self._sizes
-            label = pc.if_else(pa.array(complete), label, pa.scalar(None, label.type))
+        # A label over several rows is known when all of its rows' labels are.
+        complete = self._count(product.label) == self._sizes
+        label = pc.if_else(pa.array(complete), label, pa.scalar(None, label.type))
         return label, self._extreme(LABEL_KNOWN_ON, "descending")
 
     def _aggregate(self, name: str, rule: str) -> Any:

@@ -105,7 +105,12 @@ def write(
         with a file that can't be read to its end comes back with a ``refusal``, and what the tables held of
         it stays.
     """
-    counting = Counting(product.label, columns(product), statistics=statistics)
+    counting = Counting(
+        product.label,
+        columns(product),
+        statistics=statistics,
+        has_positives=product.task.has_positives,
+    )
     rows_in, quarantine_in = (tables.day_files(product.name, table) for table in (ARDS, QUARANTINE))
     if rows_in and quarantine_in:
         places = (rows_in, quarantine_in)

@@ -37,14 +37,22 @@ class Statistics(Protocol):
 
 @dataclass(frozen=True)
 class Counted:
-    """A day's rows, those with a label and with a positive one, and the hashes of their content."""
+    """A day's rows, those with a label and with a positive one, and the hashes of their content.
+
+    ``positives`` is None where labels aren't positive or negative.
+    """
 
     rows: int = 0
     labelled: int = 0
-    positives: int = 0
+    positives: int | None = 0
     fingerprint: str = EMPTY
     features_fingerprint: str = EMPTY
     statistics: Mapping[str, Any] = field(default_factory=dict)
+
+    def counts(self, *names: str) -> dict[str, int]:
+        """Some of the numbers by name, as far as they mean something of this kind of label."""
+        found = {name: getattr(self, name) for name in names}
+        return {name: count for name, count in found.items() if count is not None}
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class Counting:
     """What to count.
 
     Args:
-        label: a column of 0, 1 and null.
+        label: the column whose values are counted; of 0, 1 and null if there are positives.
         columns: of the data set.
         features: the columns of ``features_fingerprint``; it is that of no rows without any.
     """
@@ -73,6 +81,7 @@ class Counting:
     columns: Sequence[str]
     features: Sequence[str] = ()
     statistics: Statistics | None = None
+    has_positives: bool = True
 
     def of_rows(self, rows: pa.Table) -> Counted:
         """The figures of one day's rows."""
@@ -87,7 +96,7 @@ class Counting:
         return CountedPart(
             rows=len(rows),
             labelled=len(rows) - label.null_count,
-            positives=pc.sum(label).as_py() or 0,
+            positives=(pc.sum(label).as_py() or 0) if self.has_positives else 0,
             content=ContentSums.of(rows, self.columns),
             features=ContentSums.of(rows, self.features) if self.features else ContentSums(),
             statistics=statistics.of_part(rows, is_whole=is_whole) if statistics else {},
@@ -102,7 +111,7 @@ class Counting:
         return Counted(
             rows=content.rows,
             labelled=sum(part.labelled for part in filled),
-            positives=sum(part.positives for part in filled),
+            positives=sum(part.positives for part in filled) if self.has_positives else None,
             fingerprint=content.fingerprint(self.columns),
             features_fingerprint=features.fingerprint(self.features),
             statistics=self.statistics.of_parts(statistics) if self.statistics and filled else {},

@@ -44,8 +44,7 @@ class MrdsDay:
 
     @property
     def counts(self) -> dict[str, int]:
-        counted = self.counted
-        return {"rows": counted.rows, "labelled": counted.labelled, "positives": counted.positives}
+        return self.counted.counts("rows", "labelled", "positives")
 
 
 def columns(product: Product) -> list[str]:
@@ -72,7 +71,9 @@ def write(
     A day with a sum that its type doesn't hold, or with an entity that no task can hold, comes back with a
     ``refusal``, and what the table held of it stays.
     """
-    counting = Counting(product.label, columns(product), feature_columns(product), statistics)
+    counting = Counting(
+        product.label, columns(product), feature_columns(product), statistics, product.task.has_positives
+    )
     source, place = (tables.day_files(product.name, table) for table in (ARDS, MRDS))
     if source and place:
         done = _InTasks(session, product, source, tables.version(product.name, ARDS), place, counting).write(
@@ -93,7 +94,7 @@ def write(
     return {
         day: MrdsDay(Counted(), None, refusals[day])
         if day in refusals
-        else MrdsDay(counted.get(day, Counted()), version)
+        else MrdsDay(counted.get(day) or counting.of_parts([]), version)
         for day in days
     }
 

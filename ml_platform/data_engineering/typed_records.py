@@ -119,7 +119,7 @@ def _column(
     blame(unparseable, _Unparseable(name, declared, source, text))
     if declared.fill_null is not None:
         value = value.fill_null(pa.scalar(declared.fill_null, value.type))
-    if (accepted := source.allowed_in(name)) is not None:
+    if (accepted := product.allowed_in(name)) is not None:
         allowed = pa.array(accepted, value.type)
         others = pc.and_(value.is_valid(), pc.invert(pc.is_in(value, value_set=allowed)))
         blame(positions(others), lambda n: f"value not allowed in {name}: {_shown(text[n])}")

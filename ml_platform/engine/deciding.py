@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ml_platform.contract.days import DayRange
@@ -20,6 +19,8 @@ from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.training_plan import content_of, readable_contracts, training_days
 from ml_platform.machine_learning import holdout, promotion, rollback, training, training_data
+from ml_platform.machine_learning.kind import LAST_LABEL, Predictions
+from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.model_history import (
     ModelHistory,
     ModelRecord,
@@ -27,6 +28,7 @@ from ml_platform.machine_learning.model_history import (
     champion,
     newest_morning,
 )
+from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.rollback import Rollback
@@ -83,20 +85,31 @@ class UnseenRows:
     ) -> pd.DataFrame:
         """Labelled rows to compare models on, at most ``evaluation.maximum_rows``; the last are kept."""
         context, product = self.context, self.context.product
-        key = fingerprint_of([day, held_out, content_of(days, known)])
+        read = with_days_before(product, days)
+        key = fingerprint_of([day, held_out, content_of(read, known)])
         if self._compared is not None and self._compared[0] == key:
             return self._compared[1]
         frame = training_data.labelled(
             context.open_spark,
             product,
             context.tables,
-            [candidate for candidate in days if self.can_count(candidate, known)],
+            [candidate for candidate in read if self.can_count(candidate, known)],
             day,
             held_out=held_out,
             maximum_rows=product.evaluation.maximum_rows,
         ).collect()
+        if kind_of(product).uses_last_label:
+            frame = training_data.with_last_labels(product, frame, days.first, LAST_LABEL)
         self._compared = (key, frame)
         return frame
+
+
+def with_days_before(product: Product, days: DayRange) -> DayRange:
+    """Some days and, if a baseline is an entity's last label, the days before in which that may lie."""
+    if not kind_of(product).uses_last_label:
+        return days
+    back = training_data.LAST_LABEL_DAYS + product.source.label_delay_days
+    return DayRange(days.first - timedelta(days=back), days.last)
 
 
 class Decider:
@@ -179,11 +192,12 @@ class Decider:
         """The days whose rows a comparison depends on, but for those the models have learned from."""
         product = self.product
         if day > challenger.as_of:
-            return [list(holdout.forward(product, challenger.as_of))]
+            return [list(with_days_before(product, holdout.forward(product, challenger.as_of)))]
         if challenger.compared_by == "time":
             twin = holdout.twin_as_of(product, challenger.as_of)
-            return [list(holdout.forward(product, twin)), list(_days_of_twin(product, challenger))]
-        return [list(holdout.by_entities(product, challenger.as_of))]
+            compared = with_days_before(product, holdout.forward(product, twin))
+            return [list(compared), list(_days_of_twin(product, challenger))]
+        return [list(with_days_before(product, holdout.by_entities(product, challenger.as_of)))]
 
     def _compare(
         self,
@@ -203,13 +217,18 @@ class Decider:
 
         rival = None if mismatch is not None else before
 
-        def scored(model: ModelRecord) -> promotion.Predictions:
-            if frame.empty:
-                return np.zeros(0), np.zeros(0)
-            pipeline = self.registry.load(self.product, model.version, model.fingerprint).pipeline
-            return self._scored(pipeline, model.threshold, frame)
+        def pipeline_of(model: ModelRecord) -> Any:
+            if frame.empty:  # nothing is asked of it
+                return None
+            return self.registry.load(self.product, model.version, model.fingerprint).pipeline
 
-        found = self._compared_on(frame, scored(challenger), scored(rival) if rival else None)
+        pipeline = pipeline_of(challenger)
+        found = self._compared_on(
+            frame,
+            pipeline,
+            self._scored(pipeline, challenger.threshold, frame),
+            self._scored(pipeline_of(rival), rival.threshold, frame) if rival else None,
+        )
         return self._without_rival(found, before, mismatch)
 
     def _without_rival(
@@ -231,32 +250,32 @@ class Decider:
         known = training_rows(self.context, days, as_of, "time").collect() if days else pd.DataFrame()
         try:
             twin = training.train(self.product, known)
-        except training.TrainingError as error:
+        except TrainingError as error:
             return promotion.not_compared(
                 self.product,
                 f"there is no champion to compare it with, and a model as of {as_of}, whose next "
                 f"{holdout.days_forward(self.product)} days could tell, has too little: {error}",
             )
         frame = self.rows.forward(as_of, challenger.as_of, labels)
-        found = self._compared_on(frame, self._scored(twin.pipeline, twin.threshold, frame), None)
+        scored = self._scored(twin.pipeline, twin.threshold, frame)
+        found = self._compared_on(frame, twin.pipeline, scored, None)
         return dataclasses.replace(found, reason=f"of a twin as of {as_of}: {found.reason}")
 
-    def _scored(self, pipeline: Any, threshold: float, frame: pd.DataFrame) -> promotion.Predictions:
-        probability = training.probabilities(pipeline, self.product, frame)
-        return probability, probability >= threshold
+    def _scored(self, pipeline: Any, threshold: float | None, frame: pd.DataFrame) -> Predictions:
+        kind = kind_of(self.product)
+        return kind.decided(kind.predict(pipeline, frame), threshold)
 
     def _compared_on(
-        self,
-        frame: pd.DataFrame,
-        challenger: promotion.Predictions,
-        champion: promotion.Predictions | None,
+        self, frame: pd.DataFrame, pipeline: Any, challenger: Predictions, champion: Predictions | None
     ) -> Comparison:
+        kind = kind_of(self.product)
         return promotion.compare(
             self.product,
-            frame[self.product.label].to_numpy(dtype="int64"),
+            kind.labels(frame[self.product.label]),
             challenger,
             champion,
             frame["_cluster"].to_numpy(dtype="int64"),
+            baselines=kind.baselines(pipeline, frame),
             entities=len(frame[list(self.product.entity)].drop_duplicates()),
         )
 

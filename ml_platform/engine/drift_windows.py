@@ -24,7 +24,8 @@ from ml_platform.data_engineering import aggregation
 from ml_platform.data_engineering.day_rows import Kernel, day_rows, subschema
 from ml_platform.data_engineering.resolution import rows_schema
 from ml_platform.engine.context import StepContext
-from ml_platform.machine_learning import scoring, training
+from ml_platform.machine_learning import scoring
+from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.model_history import ModelRecord
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.training_data import (
@@ -34,11 +35,10 @@ from ml_platform.machine_learning.training_data import (
 )
 from ml_platform.mlops.drift import measures
 from ml_platform.mlops.drift.drift_report import MonthDrift
-from ml_platform.mlops.drift.measures import PREDICTION, Column, Comparison, Summary, Window
+from ml_platform.mlops.drift.measures import Column, Comparison, Summary, Window
 
 #: What a sample is drawn by: a hash of the entity and this.
 _PURPOSE = "drift"
-_PROBABILITY = "probability"
 _SUMMARIES = pa.schema(
     [
         ("column", pa.string()),
@@ -121,9 +121,10 @@ class Windows:
         if not scored:
             return window
         share = self._share(_size(plan, PREDICTIONS, scored))
-        schema = scoring.schema(self.context.product)
-        scores = self._read(PREDICTIONS, scored, schema, [_PROBABILITY], share)
-        return _with_predictions(window, scores[_PROBABILITY])
+        product = self.context.product
+        schema, (column, _) = scoring.schema(product), product.task.measured
+        scores = self._read(PREDICTIONS, scored, schema, [column], share)
+        return _with_predictions(product, window, scores[column])
 
     def _training_window(self, name: str, plan: DriftPlan, model: ModelRecord) -> Window:
         key = (model.as_of, *plan.training)
@@ -139,8 +140,8 @@ class Windows:
         share = self._share(_size(plan, ARDS, plan.training))
         names, schema = product.model.features.all, aggregation.schema(product)
         rows = self._read(MRDS, plan.training, schema, names, share, held_out=held_out)
-        scores = pd.Series(training.probabilities(pipeline, product, rows))
-        return _with_predictions(self._ards(name, plan, plan.training), scores)
+        scores = pd.Series(kind_of(product).predict(pipeline, rows)[0])
+        return _with_predictions(product, self._ards(name, plan, plan.training), scores)
 
     def _ards(self, name: str, plan: DriftPlan, days: Sequence[date]) -> Window:
         """The days' ARDS: exact counts and ranges of all rows, values of at most the contract's maximum."""
@@ -210,7 +211,7 @@ def _size(plan: DriftPlan, asset: str, days: Sequence[date]) -> int:
 
 
 def measured_columns(product: Product) -> list[Column]:
-    """What is compared: the ARDS's numbers and categories, the label, the predicted probability.
+    """What is compared: the ARDS's numbers and categories, the label, the predictions.
 
     Columns of the key tell rows apart and are left out, unless the model learns from them.
     """
@@ -226,9 +227,14 @@ def measured_columns(product: Product) -> list[Column]:
             features.append(Column(name, "categorical", "feature"))
     return [
         *features,
-        Column(product.label, "categorical", "label"),
-        Column(PREDICTION, "numeric", "prediction"),
+        Column(product.label, product.task.label_varies, "label"),
+        _prediction(product),
     ]
+
+
+def _prediction(product: Product) -> Column:
+    """What is measured of the predictions."""
+    return Column(product.task.measured[1], product.task.prediction_varies, "prediction")
 
 
 def _summarized(rows: pa.Table, columns: Sequence[Column]) -> pa.Table:
@@ -263,7 +269,7 @@ def _summary_of(values: pd.Series, compared: Column) -> Summary:
     """How many values a column has; a label that hasn't come is no missing one."""
     known = values.dropna()
     bounds: tuple[float | None, float | None] = (None, None)
-    if compared.kind == "numeric":
+    if compared.kind != "categorical":
         known = known.astype("float64")
         known = known[np.isfinite(known)]
         if len(known):
@@ -272,10 +278,10 @@ def _summary_of(values: pd.Series, compared: Column) -> Summary:
     return Summary(rows, rows - len(known), *bounds)
 
 
-def _with_predictions(window: Window, scores: pd.Series) -> Window:
-    summary = _summary_of(scores, Column(PREDICTION, "numeric", "prediction"))
+def _with_predictions(product: Product, window: Window, scores: pd.Series) -> Window:
+    compared = _prediction(product)
     return Window(
         window.name,
-        dict(window.sample) | {PREDICTION: scores},
-        dict(window.summaries) | {PREDICTION: summary},
+        dict(window.sample) | {compared.name: scores},
+        dict(window.summaries) | {compared.name: _summary_of(scores, compared)},
     )

@@ -6,21 +6,53 @@ is changed, is not.
 
 from __future__ import annotations
 
-from ml_platform.contract.assets import CATALOGUE
+from ml_platform.contract.assets import ARDS, CATALOGUE
+from ml_platform.contract.product import Product
 from ml_platform.engine.context import StepContext
+from ml_platform.engine.step import PermanentError
 from ml_platform.storage.contract_versions import ContractVersions
-from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.ledger import DayRecord, Ledger
+from ml_platform.storage.tables import Tables
 
 
 def remember(context: StepContext) -> None:
-    """Keep what the present version of the contract says, so that a later one can be compared with it."""
+    """Keep what the present version of the contract says, so that a later one can be compared with it.
+
+    Raises:
+        PermanentError: the product has a history with labels of another kind; nothing is written.
+    """
+    change = change_of_label(context.tables, context.product)
+    if change is not None:
+        raise PermanentError(change)
     ContractVersions(context.tables, context.product).remember()
+
+
+def change_of_label(tables: Tables, product: Product) -> str | None:
+    """Why a contract can't go on with its product's history, and what to do; None if it can.
+
+    Models, predictions and evaluations of one kind of label mean nothing of another, and stand in the same
+    tables.
+    """
+    change = ContractVersions(tables, product).change_of_label()
+    if change is None or not any(
+        record.outcome == "written"
+        for record in Ledger(tables, product.name).latest(ARDS, details=False).values()
+    ):
+        return None
+    return (
+        f"{change}: the history of {product.name} is one of other labels. Give the product another name, "
+        "which starts a history of its own, or go back to what it was. To start this one afresh, stop its "
+        f"jobs and delete its tables and its registered model ({product.name}) first"
+    )
 
 
 def align(context: StepContext) -> None:
     """Give the product's tables the columns and types of its contract, and remember the contract.
 
     To be called before a step reads or writes rows; cheap when nothing has changed.
+
+    Raises:
+        PermanentError: as for :func:`remember`.
     """
     product, tables = context.product, context.tables
     remember(context)

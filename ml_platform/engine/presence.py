@@ -205,7 +205,7 @@ def _model_of(record: DayRecord) -> ModelRecord | None:
             fingerprint=record.fingerprint or "",
             version=facts["model_version"],
             mlflow_run_id=str(facts["mlflow_run"]).rpartition("/")[2],
-            threshold=facts["decision_threshold"],
+            threshold=facts.get("decision_threshold"),
             rows=facts["training_rows"],
             rows_available=facts["training_rows_available"],
             first_day=date.fromisoformat(days[0]),

@@ -6,7 +6,7 @@ import logging
 
 from ml_platform.contract.faults import in_words
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning import scoring, training
+from ml_platform.machine_learning import pipeline, scoring
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_history import ModelRecord
 from ml_platform.machine_learning.registry import Registry
@@ -21,7 +21,7 @@ def mismatch(registry: Registry, product: Product, model: ModelRecord) -> str | 
     if model.columns is not None:
         return ModelColumns.read(model.columns).mismatch(product)
     try:
-        features = training.features_of(registry.load(product, model.version, model.fingerprint).pipeline)
+        features = pipeline.features_of(registry.load(product, model.version, model.fingerprint).pipeline)
     except Exception as error:
         logging.getLogger(__name__).warning(
             "version %s of %s can't be loaded: %s", model.version, product.name, in_words(error)

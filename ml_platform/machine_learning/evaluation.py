@@ -8,7 +8,7 @@ are left out and counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any, Literal, Protocol
 
@@ -29,9 +29,11 @@ from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.day_rows import Kernel, RowsInFolder, day_rows, mapped, subschema
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.machine_learning import metrics, scoring, training
+from ml_platform.machine_learning import scoring
+from ml_platform.machine_learning.kind import Predictions
+from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.retraining import JudgedOn
-from ml_platform.machine_learning.scoring import PREDICTIONS, PROBABILITY_DECIMALS
+from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.machine_learning.training_data import (
     HELD_OUT,
     SAMPLE_STEPS,
@@ -50,7 +52,7 @@ _BLOCK = "_block"
 #: Days that labels may take so that a new model's own rows are enough to judge it before the next month's.
 #: Beyond it a champion is judged on rows that it has never learned from, until it has scored enough.
 SOON_ENOUGH = 7
-_SCORED = ("probability", "decision", "model_as_of", "model_fingerprint")
+_SCORED_BY = ("model_as_of", "model_fingerprint")
 
 Verdict = Literal["passed", "failed", "insufficient"]
 Champions = Mapping[date, "Champion | None"]
@@ -68,7 +70,8 @@ class Champion:
 class Evaluation:
     """The performance over one window; ``champion_*`` counts only what the day's champion is judged on.
 
-    That is what it has scored itself, unless ``champion_judged_on`` says otherwise.
+    That is what it has scored itself, unless ``champion_judged_on`` says otherwise. ``figures`` are those
+    that the kind of label reports beside the fields.
     """
 
     event_day: date
@@ -95,6 +98,7 @@ class Evaluation:
     champion_rows: int = 0
     champion_positives: int = 0
     champion_value: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 _PLAIN = TypeAdapter(Evaluation)
@@ -104,7 +108,7 @@ def verdict(product: Product, value: float | None, rows: int, positives: int) ->
     """Whether a metric over so many labelled rows is good enough, or too thin to say."""
     if value is None or not has_evidence(product, rows, positives):
         return "insufficient"
-    return "passed" if value >= product.evaluation.threshold else "failed"
+    return "passed" if product.metric.is_enough(value, product.evaluation.threshold) else "failed"
 
 
 def evaluate(
@@ -153,7 +157,9 @@ class _Blocks:
     @property
     def predictions(self) -> pa.Schema:
         """The columns that are read of the predictions."""
-        return subschema(scoring.schema(self.product), [*self.product.identity, *_SCORED])
+        return subschema(
+            scoring.schema(self.product), [*self.product.identity, *kind_of(self.product).read, *_SCORED_BY]
+        )
 
     @property
     def labels(self) -> pa.Schema:
@@ -245,7 +251,8 @@ def _by_spark(
 
 def has_evidence(product: Product, rows: int, positives: int) -> bool:
     """Whether so many labelled rows are enough to say something of a model."""
-    return rows >= product.evaluation.minimum_rows and positives >= product.evaluation.minimum_positives
+    needed = product.evaluation.minimum_positives if product.task.has_positives else 0
+    return rows >= product.evaluation.minimum_rows and positives >= needed
 
 
 def needs_unseen_rows(product: Product, found: Evaluation) -> bool:
@@ -264,7 +271,7 @@ class Learned(Protocol):
     def last_day(self) -> date: ...
 
     @property
-    def threshold(self) -> float: ...
+    def threshold(self) -> float | None: ...
 
     @property
     def compared_by(self) -> Holdout: ...
@@ -290,6 +297,7 @@ def judge_on_unseen(
         found: evaluations of one champion.
         labelled: the event days whose labels may be counted, with their numbers of rows in the MRDS.
     """
+    kind = kind_of(product)
     judged: dict[date, Evaluation] = {}
     learned_from = getattr(pipeline, "feature_names_in_", product.model.features.all)
     if set(learned_from) != set(product.model.features.all):
@@ -310,16 +318,15 @@ def judge_on_unseen(
         rows = scored[days]
         inside = np.isin(rows.event_day, [day.toordinal() for day in chosen[part.event_day]])
         known = inside & (rows.known_on <= part.event_day.toordinal() + 1)
-        label, probability = rows.label[known], rows.probability[known]
+        label, outputs = rows.label[known], _chosen(rows.outputs, known)
         if len(label) <= part.champion_rows:
             continue
-        decision = (probability >= model.threshold).astype(np.int64)
         judged[part.event_day] = replace(
             part,
             champion_judged_on="unseen",
             champion_rows=len(label),
-            champion_positives=int(label.sum()),
-            champion_value=_rounded(metrics.score(product.evaluation.metric, label, probability, decision)),
+            champion_positives=kind.positives(label),
+            champion_value=_rounded(kind.score(label, kind.decided(outputs, model.threshold))),
         )
     return judged
 
@@ -343,8 +350,8 @@ class _Scored:
 
     event_day: npt.NDArray[np.int64]
     known_on: npt.NDArray[np.int64]
-    label: npt.NDArray[np.int64]
-    probability: npt.NDArray[np.float64]
+    label: npt.NDArray[np.float64]
+    outputs: Predictions
 
 
 def _score_unseen(
@@ -361,12 +368,12 @@ def _score_unseen(
     schema = subschema(aggregation.schema(product), names)
     rows = day_rows(session, tables, product.name, MRDS, days, schema)
     frame: pd.DataFrame = rows.map(_unseen(product, model.last_day, share), schema).to_pandas()
-    probability = training.probabilities(pipeline, product, frame).round(PROBABILITY_DECIMALS)
+    kind = kind_of(product)
     return _Scored(
         _ordinals(frame[EVENT_DAY]),
         _ordinals(frame[LABEL_KNOWN_ON]),
-        frame[product.label].to_numpy(dtype=np.int64),
-        probability,
+        kind.labels(frame[product.label]),
+        kind.rounded(kind.predict(pipeline, frame)),
     )
 
 
@@ -397,15 +404,14 @@ def _evaluate_days(
     champions: Champions,
     sampled: bool,
 ) -> list[Evaluation]:
-    frame = frame.sort_values([EVENT_DAY, "_cluster", "probability"], kind="stable")
+    kind = kind_of(product)
+    frame = frame.sort_values([EVENT_DAY, "_cluster", kind.read[0]], kind="stable")
     event_day = _ordinals(frame[EVENT_DAY])
     known_on = _ordinals(frame[LABEL_KNOWN_ON])
     model = _ordinals(frame["model_as_of"])
     fingerprints, scored_by = pd.factorize(frame["model_fingerprint"])
     known_models = {fingerprint: code for code, fingerprint in enumerate(scored_by)}
-    label = frame["_label"].to_numpy(dtype=float, na_value=np.nan)
-    probability = frame["probability"].to_numpy(dtype=float)
-    decision = frame["decision"].to_numpy(dtype=np.int64)
+    label, predictions = kind.labels(frame["_label"]), kind.of_table(frame)
     clusters = frame["_cluster"].to_numpy(dtype=np.int64)
 
     results = []
@@ -424,8 +430,7 @@ def _evaluate_days(
                 product,
                 day,
                 label[inside],
-                probability[inside],
-                decision[inside],
+                _chosen(predictions, inside),
                 clusters[inside],
                 model[inside],
                 known,
@@ -441,8 +446,7 @@ def _evaluate(
     product: Product,
     day: date,
     label: npt.NDArray[np.float64],
-    probability: npt.NDArray[np.float64],
-    decision: npt.NDArray[np.int64],
+    predictions: Predictions,
     clusters: npt.NDArray[np.int64],
     model: npt.NDArray[np.int64],
     known: npt.NDArray[np.bool_],
@@ -450,39 +454,46 @@ def _evaluate(
     champion: Champion | None,
     sampled: bool,
 ) -> Evaluation:
-    metric = product.evaluation.metric
-    y, p, d = label[known].astype(np.int64), probability[known], decision[known]
-    whole = metrics.summary(y, p, d)
-    bounds = metrics.interval(metric, y, p, d, clusters[known])
-    ones = np.ones_like(d)
-    y_champion = label[by_champion].astype(np.int64)
+    kind = kind_of(product)
+    y, made = label[known], _chosen(predictions, known)
+    whole = kind.summary(y, made)
+    bounds = kind.interval(y, made, clusters[known])
+    y_champion = label[by_champion]
     return Evaluation(
         event_day=day,
-        metric=metric,
+        metric=product.evaluation.metric,
         rows=len(label),
         labelled=len(y),
-        positives=int(y.sum()),
-        value=_rounded(metrics.score(metric, y, p, d)),
+        positives=kind.positives(y),
+        value=_rounded(kind.score(y, made)),
         lower=_rounded(bounds[0]) if bounds else None,
         upper=_rounded(bounds[1]) if bounds else None,
-        precision=_rounded(whole["precision"]),
-        recall=_rounded(whole["recall"]),
-        roc_auc=_rounded(whole["roc_auc"]),
-        tp=int(whole["tp"] or 0),
-        fp=int(whole["fp"] or 0),
-        fn=int(whole["fn"] or 0),
-        tn=int(whole["tn"] or 0),
-        baseline=_rounded(metrics.score(metric, y, ones.astype(float), ones)),
+        precision=_rounded(whole.get("precision")),
+        recall=_rounded(whole.get("recall")),
+        roc_auc=_rounded(whole.get("roc_auc")),
+        tp=int(whole.get("tp") or 0),
+        fp=int(whole.get("fp") or 0),
+        fn=int(whole.get("fn") or 0),
+        tn=int(whole.get("tn") or 0),
+        baseline=_rounded(kind.score(y, kind.constant(y))),
         sampled=sampled,
         models=tuple(str(date.fromordinal(int(name))) for name in np.unique(model)),
         champion_as_of=champion.as_of if champion else None,
         champion_fingerprint=champion.fingerprint if champion else None,
         champion_rows=len(y_champion),
-        champion_positives=int(y_champion.sum()),
-        champion_value=_rounded(
-            metrics.score(metric, y_champion, probability[by_champion], decision[by_champion])
-        ),
+        champion_positives=kind.positives(y_champion),
+        champion_value=_rounded(kind.score(y_champion, _chosen(predictions, by_champion))),
+        figures={
+            name: round(float(figure), _DECIMALS)
+            for name, figure in whole.items()
+            if figure is not None and name in kind.figures
+        },
     )
+
+
+def _chosen(predictions: Predictions, rows: Any) -> Predictions:
+    """The predictions for some of the rows."""
+    return tuple(values[rows] for values in predictions)
 
 
 def _ordinals(days: pd.Series[Any]) -> npt.NDArray[np.int64]:

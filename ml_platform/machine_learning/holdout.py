@@ -15,7 +15,7 @@ from datetime import date, timedelta
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.learning import LEAST_DAYS_FORWARD, Holdout
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning.metrics import MINIMUM_CLUSTERS
+from ml_platform.machine_learning.bootstrap import MINIMUM_CLUSTERS
 
 FEW_ENTITIES = 100
 """With fewer the held-out tenth has fewer than the ten clusters that an interval needs."""

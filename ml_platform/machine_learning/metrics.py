@@ -1,4 +1,4 @@
-"""How good predictions are: one score, its interval, and the difference of two models.
+"""How good predictions of two classes are: one score, its interval, and the difference of two models.
 
 Everything here is a function of arrays: labels (0 or 1), probabilities, decisions (0 or 1) and, for
 intervals, the cluster each row's entity hashes into. Rows of one entity resemble each other, so the
@@ -12,40 +12,23 @@ undefined metric is None. A model that predicts no positive where there are some
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from ml_platform.contract.learning import Metric
-
-CLUSTERS = 1000
-"""The caller hashes entities into cluster ids from 0 to 999."""
-
-MINIMUM_CLUSTERS = 10
-"""Fewer give no interval: below, simulated as-good models beat the champion in more than 5 % of cases."""
+from ml_platform.contract.tasks import Metric
+from ml_platform.machine_learning.bootstrap import (
+    DIFFERENCE_REPLICATES,
+    INTERVAL_REPLICATES,
+    MINIMUM_CLUSTERS,
+    Difference,
+    bounds,
+    coded,
+    weights,
+)
+from ml_platform.machine_learning.pipeline import Floats, Integers
 
 _RANKING: frozenset[Metric] = frozenset({"roc_auc", "average_precision"})
 _CHUNK_CELLS = 300_000
-_DEFINED_SHARE = 0.9
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Two models' scores on the same rows, and the interval of challenger minus champion.
-
-    All None when the metric is undefined; only the bounds when there are too few clusters for them.
-    """
-
-    challenger: float | None
-    champion: float | None
-    difference: float | None
-    lower: float | None
-    upper: float | None
 
 
 def score(
@@ -85,6 +68,8 @@ def score(
             value = sk.roc_auc_score(y, p, sample_weight=w)
         case "average_precision":
             value = sk.average_precision_score(y, p, sample_weight=w)
+        case _:
+            raise ValueError(f"{metric} is no metric of labels that are 0 or 1")
     return float(value)
 
 
@@ -116,7 +101,7 @@ def interval(
     decision: ArrayLike,
     cluster: ArrayLike,
     *,
-    replicates: int = 500,
+    replicates: int = INTERVAL_REPLICATES,
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float] | None:
@@ -126,10 +111,10 @@ def interval(
         Lower and upper bound; None when the metric is undefined or its clusters are too few to tell.
     """
     y, p, d = _checked(label, probability, decision)
-    codes, clusters = _coded(cluster, len(y))
+    codes, clusters = coded(cluster, len(y))
     if clusters < MINIMUM_CLUSTERS or not _defined(metric, positives=int(y.sum()), rows=len(y)):
         return None
-    return _bounds(_resampled(metric, y, p, d, codes, _weights(clusters, replicates, seed)), level)
+    return bounds(_resampled(metric, y, p, d, codes, weights(clusters, replicates, seed)), level)
 
 
 def paired_difference(
@@ -141,25 +126,25 @@ def paired_difference(
     champion_decision: ArrayLike,
     cluster: ArrayLike,
     *,
-    replicates: int = 2000,
+    replicates: int = DIFFERENCE_REPLICATES,
     level: float = 0.95,
     seed: int = 0,
 ) -> Difference:
     """How much better the challenger is: both models scored on each resample of the same clusters."""
     y, p1, d1 = _checked(label, challenger_probability, challenger_decision)
     _, p2, d2 = _checked(label, champion_probability, champion_decision)
-    codes, clusters = _coded(cluster, len(y))
+    codes, clusters = coded(cluster, len(y))
     challenger, champion = score(metric, y, p1, d1), score(metric, y, p2, d2)
     if challenger is None or champion is None:
-        return Difference(None, None, None, None, None)
-    bounds = None
+        return Difference.undefined()
+    found = None
     if clusters >= MINIMUM_CLUSTERS:
-        weights = _weights(clusters, replicates, seed)
-        differences = _resampled(metric, y, p1, d1, codes, weights) - _resampled(
-            metric, y, p2, d2, codes, weights
+        drawn = weights(clusters, replicates, seed)
+        differences = _resampled(metric, y, p1, d1, codes, drawn) - _resampled(
+            metric, y, p2, d2, codes, drawn
         )
-        bounds = _bounds(differences, level)
-    lower, upper = bounds or (None, None)
+        found = bounds(differences, level)
+    lower, upper = found or (None, None)
     return Difference(challenger, champion, challenger - champion, lower, upper)
 
 
@@ -186,36 +171,17 @@ def _checked(
     return y.astype(np.int64), p, d.astype(np.int64)
 
 
-def _coded(cluster: ArrayLike, rows: int) -> tuple[Integers, int]:
-    """Each row's cluster as a number from 0 without gaps, and how many clusters are present."""
-    values = np.asarray(cluster)
-    if values.shape != (rows,):
-        raise ValueError(f"{rows} rows, but {len(values)} clusters")
-    present, codes = np.unique(values, return_inverse=True)
-    return codes.astype(np.int64), len(present)
-
-
 def _defined(metric: Metric, *, positives: int, rows: int) -> bool:
     match metric:
         case "accuracy":
             return rows > 0
         case "f1" | "precision" | "recall" | "average_precision":
             return positives > 0
-        case "balanced_accuracy" | "roc_auc":
+        case _:
             return 0 < positives < rows
 
 
 # -- the bootstrap ---------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=8)
-def _weights(clusters: int, replicates: int, seed: int) -> Floats:
-    """How often each replicate (row) draws each cluster (column)."""
-    drawn = np.random.default_rng(seed).integers(clusters, size=(replicates, clusters))
-    cells = drawn + clusters * np.arange(replicates)[:, np.newaxis]
-    weights = np.bincount(cells.ravel(), minlength=replicates * clusters).astype(np.float64)
-    weights.flags.writeable = False
-    return weights.reshape(replicates, clusters)
 
 
 def _resampled(
@@ -268,11 +234,3 @@ def _ranking(metric: Metric, weight: Floats, y: Integers, last_of_tie: Integers)
     else:
         values = np.sum(new_tp * tp / np.maximum(tp + fp, 1), axis=1) / tp[:, -1]
     return values
-
-
-def _bounds(values: Floats, level: float) -> tuple[float, float] | None:
-    defined = values[~np.isnan(values)]
-    if len(defined) < _DEFINED_SHARE * len(values):
-        return None
-    lower, upper = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(lower), float(upper)

@@ -8,12 +8,11 @@ from datetime import date
 from importlib.metadata import version as installed_version
 from typing import Any
 
-import numpy as np
-
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning import metrics
+from ml_platform.machine_learning.kind import Kind, Predictions
 from ml_platform.machine_learning.model_files import skops_io, trusted
-from ml_platform.machine_learning.training import Floats, Integers, TrainedModel
+from ml_platform.machine_learning.pipeline import Floats
+from ml_platform.machine_learning.training import TrainedModel
 
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
 
@@ -36,18 +35,16 @@ class DataUsed:
 # -- what a run shows ------------------------------------------------------------------------------
 
 
-def log_model(trained: TrainedModel, facts: Mapping[str, str]) -> Any:
+def log_model(kind: Kind, trained: TrainedModel, facts: Mapping[str, str]) -> Any:
     """Log a pipeline to the present run, as a file that loads without pickle."""
     from mlflow import sklearn
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import ColSpec, Schema
 
     inputs = [
         ColSpec("double" if dtype.kind == "f" else "string", name, required=False)
         for name, dtype in trained.example.dtypes.items()
     ]
-    # One column per class; the second is the probability of 1.
-    outputs = [TensorSpec(np.dtype("float64"), (-1, 2))]
     skops = skops_io()
     unknown = skops.get_untrusted_types(data=skops.dumps(trained.pipeline))
     return sklearn.log_model(
@@ -55,8 +52,8 @@ def log_model(trained: TrainedModel, facts: Mapping[str, str]) -> Any:
         name="model",
         serialization_format=sklearn.SERIALIZATION_FORMAT_SKOPS,
         skops_trusted_types=trusted(unknown, "the pipeline"),
-        pyfunc_predict_fn="predict_proba",
-        signature=ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs)),
+        pyfunc_predict_fn=kind.predict_method,
+        signature=ModelSignature(inputs=Schema(inputs), outputs=Schema([kind.output_spec()])),
         input_example=trained.example,
         pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
         tags=dict(facts),
@@ -66,8 +63,10 @@ def log_model(trained: TrainedModel, facts: Mapping[str, str]) -> Any:
 def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[str, Any]:
     """The parameters of a run."""
     model = product.model
-    estimator = trained.pipeline.named_steps["estimator"].get_params(deep=False)
-    return {
+    last_step = trained.pipeline.named_steps["estimator"]
+    # What learns a transformed label holds the contract's estimator.
+    estimator = getattr(last_step, "regressor_", last_step).get_params(deep=False)
+    params = {
         "estimator": model.estimator.class_,
         **{f"estimator.{name}": value for name, value in estimator.items()},
         "numeric_features": ", ".join(model.features.numeric),
@@ -75,9 +74,12 @@ def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[s
         "first_day": data.first_day,
         "last_day": data.last_day,
         "training_days": trained.days,
-        "decision_threshold": trained.threshold,
-        "decision_threshold_rule": "tuned" if model.decision_threshold == "tuned" else "fixed",
     }
+    if trained.threshold is not None:
+        params["decision_threshold"] = trained.threshold
+        params["decision_threshold_rule"] = "tuned" if model.decision_threshold == "tuned" else "fixed"
+    given = {"transform": model.transform, "interval": model.interval}
+    return params | {name: value for name, value in given.items() if value is not None}
 
 
 def dataset_of(product: Product, data: DataUsed, fingerprint: str) -> Any:
@@ -104,12 +106,8 @@ def days_and_rows(data: DataUsed) -> dict[str, str]:
     }
 
 
-def holdout_metrics(
-    product: Product, threshold: float, label: Integers, probability: Floats
-) -> dict[str, float]:
+def holdout_metrics(kind: Kind, label: Floats, predictions: Predictions) -> dict[str, float]:
     """The metrics on the held-out rows."""
-    decision = probability >= threshold
-    metric = product.evaluation.metric
-    figures = metrics.summary(label, probability, decision)
-    figures[metric] = metrics.score(metric, label, probability, decision)
+    figures = dict(kind.summary(label, predictions))
+    figures[kind.product.evaluation.metric] = kind.score(label, predictions)
     return {f"holdout_{name}": value for name, value in figures.items() if value is not None}

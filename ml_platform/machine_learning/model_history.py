@@ -98,7 +98,7 @@ class ModelRecord:
     fingerprint: str
     version: str
     mlflow_run_id: str
-    threshold: float
+    threshold: float | None
     rows: int
     rows_available: int
     first_day: date

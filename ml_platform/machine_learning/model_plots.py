@@ -8,23 +8,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ml_platform.machine_learning.training import Floats, Integers
+from ml_platform.machine_learning.pipeline import Floats, Integers
 
 #: The features that a plot shows: those with the most weight. More could not be read.
 SHOWN_FEATURES = 20
 #: Rows that are scored again with a shuffled column, five times a column: a second for most estimators.
 SHUFFLED_ROWS = 2_000
 CALIBRATION_BINS = 10
+#: Rows of a scatter plot; more make it no clearer, and its file larger.
+SCATTERED_ROWS = 2_000
 
 
 def of_weights(pipeline: Any, sensitive: Collection[str] = ()) -> dict[str, Any]:
     """Coefficients or importances that the estimator holds itself; nothing if it has neither.
 
     Args:
-        pipeline: fitted, of :func:`.training.build_pipeline`.
+        pipeline: fitted, of :func:`.pipeline.build_pipeline`.
         sensitive: columns whose values must not be shown: their categories count as one.
     """
-    estimator = pipeline.named_steps["estimator"]
+    last_step = pipeline.named_steps["estimator"]
+    # What learns a transformed label holds the contract's estimator.
+    estimator = getattr(last_step, "regressor_", last_step)
     columns = _columns(pipeline)
     for name, label, weights in (
         ("coefficients", "coefficient, of scaled features", getattr(estimator, "coef_", None)),
@@ -106,6 +110,28 @@ def of_decisions(threshold: float, label: Integers, probability: Floats) -> dict
     )
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(loc="best", fontsize="small")
+    return figures
+
+
+def of_numbers(label: Floats, value: Floats) -> dict[str, Any]:
+    """Predicted against actual values, and residuals against predicted values, of held-out rows."""
+    from sklearn.metrics import PredictionErrorDisplay
+
+    figures = {}
+    for name, kind, title in (
+        ("predicted_against_actual", "actual_vs_predicted", "Held-out rows"),
+        ("residuals", "residual_vs_predicted", "Residuals of held-out rows"),
+    ):
+        figures[name], axes = _figure(title)
+        PredictionErrorDisplay.from_predictions(
+            label,
+            value,
+            kind=kind,
+            subsample=min(SCATTERED_ROWS, len(label)),
+            random_state=0,
+            scatter_kwargs={"alpha": 0.3, "s": 6},
+            ax=axes,
+        )
     return figures
 
 

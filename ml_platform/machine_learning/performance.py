@@ -53,6 +53,7 @@ _SCHEMA = pa.schema(
         ("champion_value", pa.float64()),
         ("verdict", pa.string()),
         ("fingerprint", pa.string()),
+        ("figures", pa.string()),
     ]
 )
 

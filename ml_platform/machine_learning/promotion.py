@@ -13,26 +13,25 @@ from datetime import date, timedelta
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
-from ml_platform.contract.learning import Holdout, Metric
+from ml_platform.contract.learning import Holdout
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning.metrics import MINIMUM_CLUSTERS, Difference, paired_difference, score
+from ml_platform.machine_learning.bootstrap import MINIMUM_CLUSTERS, Difference
+from ml_platform.machine_learning.kind import Predictions
+from ml_platform.machine_learning.kinds import kind_of
 
 CHAMPION = "champion"
-BASELINES: Mapping[str, int] = {"all_positive": 1, "all_negative": 0}
-"""The two models that need no data, and what they predict for every row."""
-
-Predictions = tuple[ArrayLike, ArrayLike]
-"""Probabilities and decisions of the held-out rows."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A challenger measured on held-out rows. All fields are plain, so that it can be stored as JSON.
 
-    ``against`` names what ``lower`` and ``upper``, the interval of the difference, refer to: the
-    champion, or the baseline that was harder to beat. ``entities`` are those of the held-out rows.
+    ``against`` names what ``lower`` and ``upper``, the interval of how much better the challenger is, refer
+    to: the champion, or the baseline that was hardest to beat. ``entities`` are those of the held-out rows.
+    ``positives`` is 0 where labels aren't positive or negative.
     """
 
     metric: str
@@ -53,8 +52,7 @@ class Comparison:
     @classmethod
     def that_failed(cls, metric: str, reason: str) -> Comparison:
         """The comparison that an exception has ended: it promotes nothing, and is not kept."""
-        nothing = dict.fromkeys(BASELINES, None)
-        return cls(metric, None, None, "", None, None, 0, 0, 0, nothing, False, reason, failed=True)
+        return cls(metric, None, None, "", None, None, 0, 0, 0, {}, False, reason, failed=True)
 
 
 @dataclass(frozen=True)
@@ -102,31 +100,34 @@ def compare(
     champion: Predictions | None,
     cluster: ArrayLike,
     *,
+    baselines: Mapping[str, Predictions] | None = None,
     entities: int | None = None,
 ) -> Comparison:
     """Decide by the contract's rule whether ``challenger`` should take the champion's place.
 
-    Without a champion it must be superior to both trivial baselines, whatever the rule. Too little data
+    Without a champion it must be superior to all trivial baselines, whatever the rule. Too little data
     to tell is a verdict too: not promoted, with the reason.
 
     Args:
         label: of the held-out rows; all labelled.
+        challenger: what it predicts for them, as the kind of label has it.
         cluster: the cluster of each row's entity.
+        baselines: predictions that need no model (:meth:`.kind.Kind.baselines`); by default those of a kind
+            of label whose baselines need no training labels either.
         entities: how many there are, for the record; the number of clusters without it.
 
     Raises:
-        ValueError: the arrays differ in length, or hold what is no label, probability or decision.
+        ValueError: the arrays differ in length, or hold what is no label or prediction.
     """
-    metric = product.evaluation.metric
-    y = np.asarray(label, dtype=np.float64)
-    clusters = len(np.unique(np.asarray(cluster)))
-    rivals = {name: _constant(value, len(y)) for name, value in BASELINES.items()}
-    baselines = {name: score(metric, y, *predictions) for name, predictions in rivals.items()}
-    if champion is not None:
-        rivals = {CHAMPION: champion}
+    kind, metric = kind_of(product), product.evaluation.metric
+    y, cluster = np.asarray(label, dtype=np.float64), np.asarray(cluster)
+    clusters = len(np.unique(cluster))
+    if baselines is None:
+        baselines = kind.baselines(None, pd.DataFrame(index=range(len(y))))
+    scores = {name: kind.score(y, predictions) for name, predictions in baselines.items()}
+    rivals = baselines if champion is None else {CHAMPION: champion}
     differences = {
-        name: paired_difference(metric, y, *challenger, *predictions, cluster)
-        for name, predictions in rivals.items()
+        name: kind.difference(y, challenger, predictions, cluster) for name, predictions in rivals.items()
     }
     against, difference = min(differences.items(), key=_hardest)
     required = -product.promotion.margin if champion is not None and _may_be_as_good(product) else 0.0
@@ -139,12 +140,12 @@ def compare(
         lower=difference.lower,
         upper=difference.upper,
         rows=len(y),
-        positives=int(y.sum()),
+        positives=kind.positives(y),
         entities=clusters if entities is None else entities,
-        baselines=baselines,
+        baselines=scores,
         verdict=verdict,
-        reason=_no_evidence(metric, y, clusters, difference)
-        or _reason(metric, against, difference, required, verdict),
+        reason=_no_evidence(product, y, clusters, difference)
+        or _reason(product, against, difference, required, verdict),
     )
 
 
@@ -290,10 +291,6 @@ def serving(decisions: Iterable[Decision], day: date) -> Decision | None:
     return max(promoted, key=lambda decision: (decision.decided_on, decision.as_of), default=None)
 
 
-def _constant(value: int, rows: int) -> Predictions:
-    return np.full(rows, float(value)), np.full(rows, value)
-
-
 def _may_be_as_good(product: Product) -> bool:
     return product.promotion.rule == "non_inferior"
 
@@ -304,31 +301,37 @@ def _hardest(named: tuple[str, Difference]) -> float:
     return -np.inf if lower is None else lower
 
 
-def _no_evidence(metric: Metric, y: np.ndarray, clusters: int, difference: Difference) -> str | None:
+def _no_evidence(product: Product, y: np.ndarray, clusters: int, difference: Difference) -> str | None:
     """Why nothing can be said of the difference, if nothing can."""
-    positives = int(y.sum())
+    kind = kind_of(product)
     if not len(y):
         return "no labelled held-out rows to compare on"
     if difference.difference is None:
-        return f"{metric} is undefined on the held-out rows: {positives:,} positives of {len(y):,}"
+        return f"{product.evaluation.metric} is undefined on the held-out rows: {kind.evidence(y)}"
     if difference.lower is not None:
         return None
     if clusters < MINIMUM_CLUSTERS:
         return f"held-out entities in only {clusters} clusters, at least {MINIMUM_CLUSTERS} are needed"
-    return f"too few positives or negatives among the held-out rows: {positives:,} positives of {len(y):,}"
+    return f"{kind.too_thin} among the held-out rows: {kind.evidence(y)}"
 
 
-def _reason(metric: Metric, against: str, difference: Difference, required: float, verdict: bool) -> str:
+def _reason(product: Product, against: str, difference: Difference, required: float, verdict: bool) -> str:
     """One sentence for a difference whose every field is known."""
+    assert difference.challenger is not None
+    assert difference.champion is not None
+    assert difference.lower is not None
+    assert difference.upper is not None
+    metric, shown = product.evaluation.metric, product.metric.shown
     name = "" if against == CHAMPION else f" of the {against.replace('_', '-')} baseline"
     by = difference.difference or 0.0
-    bounds = f"[{difference.lower:.3f}, {difference.upper:.3f}]"
+    bounds = f"[{shown(difference.lower)}, {shown(difference.upper)}]"
+    signed = shown(by) if shown(by).startswith("-") else f"+{shown(by)}"
     if verdict and required == 0:
-        judged = f"better by {by:.3f} {bounds}"
+        judged = f"better by {shown(by)} {bounds}"
     elif verdict:
-        judged = f"not worse by {-required:g} or more: {by:+.3f} {bounds}"
+        judged = f"not worse by {-required:g} or more: {signed} {bounds}"
     elif required == 0:
-        judged = f"not shown to be better: {by:+.3f} {bounds}"
+        judged = f"not shown to be better: {signed} {bounds}"
     else:
-        judged = f"may be worse by {-required:g} or more: {by:+.3f} {bounds}"
-    return f"{metric} {difference.challenger:.3f} against {difference.champion:.3f}{name}: {judged}"
+        judged = f"may be worse by {-required:g} or more: {signed} {bounds}"
+    return f"{metric} {shown(difference.challenger)} against {shown(difference.champion)}{name}: {judged}"

@@ -20,11 +20,11 @@ from functools import lru_cache
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ml_platform.contract.product import Product
 from ml_platform.machine_learning import model_plots
+from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.mlflow_store import (
     damaged,
     has_file,
@@ -48,8 +48,9 @@ from ml_platform.machine_learning.model_files import (
     skops_io,
     trusted,
 )
+from ml_platform.machine_learning.pipeline import feature_frame
 from ml_platform.machine_learning.promotion import CHAMPION
-from ml_platform.machine_learning.training import TrainedModel, feature_frame, probabilities
+from ml_platform.machine_learning.training import TrainedModel
 from ml_platform.settings import LOCAL_MLFLOW, Settings
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,9 @@ _PARENT_TAG = "dagster_run_id"
 
 
 _CHILD_TAG = "dagster.run_id"
+
+#: What the tag says of a model whose kind of label has no decisions.
+_NO_THRESHOLD = "none"
 
 
 #: MLflow's pages show an experiment with it as one of models, not of language models' traces.
@@ -79,7 +83,7 @@ class RegisteredModel:
     run_id: str
     model_uri: str
     fingerprint: str
-    threshold: float
+    threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class LoadedModel:
     """A model version, ready to score."""
 
     pipeline: Any
-    threshold: float
+    threshold: float | None
     fingerprint: str
 
 
@@ -257,7 +261,7 @@ class Registry:
             "as_of": str(as_of),
             "trained_through": str(trained.last_day),
             FINGERPRINT: fingerprint,
-            THRESHOLD: repr(trained.threshold),
+            THRESHOLD: _NO_THRESHOLD if trained.threshold is None else repr(trained.threshold),
             **tags,
         }
         with mlflow.start_run(
@@ -271,21 +275,20 @@ class Registry:
             mlflow.log_input(
                 dataset_of(product, data, fingerprint), context="training", tags=days_and_rows(data)
             )
-            model = log_model(trained, facts)
-            figures: dict[str, float] = {
-                "training_rows": trained.rows,
-                "training_positives": trained.positives,
-            }
+            kind = kind_of(product)
+            model = log_model(kind, trained, facts)
+            figures: dict[str, float] = {"training_rows": trained.rows}
+            if product.task.has_positives:
+                figures["training_positives"] = trained.positives
             plots = model_plots.of_weights(trained.pipeline, product.sensitive)
             if holdout is not None:
-                probability = probabilities(trained.pipeline, product, holdout)
-                label = holdout[product.label].to_numpy(dtype=np.int64)
-                figures |= holdout_metrics(product, trained.threshold, label, probability)
-                plots |= model_plots.of_decisions(trained.threshold, label, probability)
+                label = kind.labels(holdout[product.label])
+                predictions = kind.decided(kind.predict(trained.pipeline, holdout), trained.threshold)
+                figures |= holdout_metrics(kind, label, predictions)
+                plots |= kind.plots(label, predictions, trained.threshold)
                 if "coefficients" not in plots:
-                    plots |= model_plots.of_shuffling(
-                        trained.pipeline, feature_frame(product, holdout), label
-                    )
+                    features = feature_frame(product, holdout)
+                    plots |= model_plots.of_shuffling(trained.pipeline, features, label)
             for name, figure in plots.items():
                 mlflow.log_figure(figure, f"plots/{name}.png")
             mlflow.log_metrics(figures, model_id=model.model_id)
@@ -349,7 +352,7 @@ class Registry:
             pipeline=_read_pipeline(
                 self._tracking_uri, self._registry_uri, f"{place}/{MODEL_FILE}", fingerprint
             ),
-            threshold=float(found.tags[THRESHOLD]),
+            threshold=_threshold_of(found),
             fingerprint=fingerprint,
         )
 
@@ -460,8 +463,13 @@ def _registered(version: Any) -> RegisteredModel:
         run_id=version.run_id,
         model_uri=f"models:/{version.name}/{version.version}",
         fingerprint=version.tags[FINGERPRINT],
-        threshold=float(version.tags[THRESHOLD]),
+        threshold=_threshold_of(version),
     )
+
+
+def _threshold_of(version: Any) -> float | None:
+    said = version.tags[THRESHOLD]
+    return None if said == _NO_THRESHOLD else float(said)
 
 
 def _run_tag(client: Any, version: Any, name: str) -> str | None:

@@ -222,32 +222,34 @@ class _Need:
 
 
 def _need(product: Product, row: PerformanceRow) -> _Need:
-    """Whether the champion's own rows show that it is below the threshold."""
+    """Whether the champion's own rows show that it is on the wrong side of the threshold."""
     rules = product.evaluation
     if row.champion_as_of is None:
         return _Need(False, "there is no champion yet")
     champion = f"the champion as of {row.champion_as_of}"
     kind = " that it never learned from" if row.judged_on == "unseen" else ""
-    evidence = f"{row.champion_rows:,} labelled rows{kind}, {row.champion_positives:,} positives"
-    if row.champion_rows < rules.minimum_rows or row.champion_positives < rules.minimum_positives:
-        return _Need(
-            False,
-            f"insufficient evidence of {champion}: {evidence} of the {rules.minimum_rows:,} and "
-            f"{rules.minimum_positives:,} needed",
-        )
+    evidence, needed = f"{row.champion_rows:,} labelled rows{kind}", f"{rules.minimum_rows:,}"
+    too_thin = row.champion_rows < rules.minimum_rows
+    if product.task.has_positives:
+        evidence += f", {row.champion_positives:,} positives"
+        needed += f" and {rules.minimum_positives:,}"
+        too_thin |= row.champion_positives < rules.minimum_positives
+    if too_thin:
+        return _Need(False, f"insufficient evidence of {champion}: {evidence} of the {needed} needed")
     # A missing metric comes back from a table as NaN, and NaN is below nothing.
     if row.champion_metric is None or math.isnan(row.champion_metric):
         return _Need(
             False, f"insufficient evidence of {champion}: {rules.metric} is undefined on its {evidence}"
         )
-    below = row.champion_metric < rules.threshold
-    side = "below" if below else "not below"
+    below = not product.metric.is_enough(row.champion_metric, rules.threshold)
+    side = product.metric.beyond if below else f"not {product.metric.beyond}"
     mixed = (
         " (the window's failure is that of earlier models)" if row.verdict == "failed" and not below else ""
     )
     return _Need(
         below,
-        f"{rules.metric} {row.champion_metric:.3f} of {champion} is {side} {rules.threshold:g} "
+        f"{rules.metric} {product.metric.shown(row.champion_metric)} of {champion} is {side} "
+        f"{rules.threshold:g} "
         f"({evidence}){mixed}",
     )
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,16 +27,13 @@ from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.day_rows import mapped, subschema
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
-from ml_platform.machine_learning.training import probabilities
+from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.fingerprints import hashes_of
 from ml_platform.storage.tables import Tables, column
 
 PREDICTIONS = "predictions"
-
-#: Matrix products may differ in the last bit with the size of a batch; stored probabilities don't.
-PROBABILITY_DECIMALS = 6
 
 #: Rows that are scored at once: what a pipeline makes of its features may be far wider than they are.
 _ROWS_AT_ONCE = 10_000
@@ -49,7 +45,7 @@ class ServingModel:
     """A model that serves some days: the fitted pipeline and what its predictions carry along."""
 
     pipeline: Any
-    threshold: float
+    threshold: float | None
     name: str
     version: str
     as_of: date
@@ -69,7 +65,7 @@ class ScoredDay:
 
     @property
     def counts(self) -> dict[str, int]:
-        return {"rows": self.counted.rows, "positives": self.counted.positives}
+        return self.counted.counts("rows", "positives")
 
 
 def schema(product: Product) -> pa.Schema:
@@ -79,9 +75,7 @@ def schema(product: Product) -> pa.Schema:
         [
             *[(name, ARROW_TYPES[product.mrds_type(name)]) for name in entity],
             (EVENT_DAY, pa.date32()),
-            ("probability", pa.float64()),
-            ("decision", pa.int32()),
-            ("threshold", pa.float64()),
+            *[(output.name, ARROW_TYPES[output.type]) for output in product.task.outputs(product)],
             ("model_name", pa.string()),
             ("model_version", pa.string()),
             ("model_as_of", pa.date32()),
@@ -108,7 +102,7 @@ def write(
     days = sorted(serving)
     # A version number is a label: the same model may be registered under another one elsewhere.
     content = [name for name in schema(product).names if name != "model_version"]
-    counting = Counting("decision", content)
+    counting = Counting(kind_of(product).counted, content, has_positives=product.task.has_positives)
     kept = frozenset(keep) if tables.exists(product.name, PREDICTIONS) else frozenset()
     source, place = (tables.day_files(product.name, table) for table in (MRDS, PREDICTIONS))
     if source is None or place is None:
@@ -117,7 +111,10 @@ def write(
         written = tables.read_days(spark, product.name, PREDICTIONS, days)
         counted = counting.of_frame(written, schema(product))
         models = _models_of(written)
-        return {day: ScoredDay(counted.get(day, Counted()), version, models.get(day, {})) for day in days}
+        return {
+            day: ScoredDay(counted.get(day) or counting.of_parts([]), version, models.get(day, {}))
+            for day in days
+        }
     versions = (tables.version(product.name, MRDS), tables.version(product.name, PREDICTIONS) if kept else -1)
     done = _InTasks(product, dict(serving), source, place, versions, kept, counting).score(session, days)
     files = {day: scored.files for day, scored in done.items()}
@@ -125,7 +122,7 @@ def write(
     return {
         day: ScoredDay(counting.of_parts(done[day].parts), version, done[day].models)
         if day in done
-        else ScoredDay(Counted(), version, {})
+        else ScoredDay(counting.of_parts([]), version, {})
         for day in days
     }
 
@@ -363,18 +360,15 @@ def _row_keys(product: Product, rows: pa.Table) -> pd.MultiIndex:
 
 def predictions(product: Product, day: date, rows: pa.Table, model: ServingModel) -> pa.Table:
     """Predictions for a day's rows of the MRDS, in :func:`schema` and their order."""
+    kind = kind_of(product)
     parts = [
-        probabilities(model.pipeline, product, rows.slice(start, _ROWS_AT_ONCE).to_pandas())
+        kind.predict(model.pipeline, rows.slice(start, _ROWS_AT_ONCE).to_pandas())
         for start in range(0, len(rows), _ROWS_AT_ONCE)
     ]
-    probability = np.concatenate([np.zeros(0), *parts]).round(PROBABILITY_DECIMALS)
-    found = {name: rows[name] for name in product.entity if name != EVENT_DAY} | {
-        "probability": probability,
-        "decision": (probability >= model.threshold).astype("int32"),
-    }
+    outputs = kind.stored(kind.together(parts), model.threshold)
+    found = {name: rows[name] for name in product.entity if name != EVENT_DAY} | dict(outputs)
     alike = {
         EVENT_DAY: day,
-        "threshold": model.threshold,
         "model_name": model.name,
         "model_version": model.version,
         "model_as_of": model.as_of,

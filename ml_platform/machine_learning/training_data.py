@@ -29,6 +29,8 @@ from ml_platform.storage.tables import Tables
 
 HELD_OUT = 10  # one entity in ten
 CLUSTERS = 1000
+#: Days before those compared on in which an entity's last label is looked for; one that is rarer has none.
+LAST_LABEL_DAYS = 31
 #: A sample takes so many millionths of the entities.
 SAMPLE_STEPS = 1_000_000
 #: A row takes a hundred bytes and more on the way.
@@ -155,6 +157,35 @@ def labelled(
     if share < SAMPLE_STEPS:
         number = _sums(rows, lambda piece: sampled(product, known(piece), "sample", share), ()).rows
     return Slice(content.rows, number, content.fingerprint(names), lambda: taken(share).to_pandas())
+
+
+def with_last_labels(product: Product, frame: pd.DataFrame, first: date, name: str) -> pd.DataFrame:
+    """The rows from a day on, each with its entity's last label that could be known when it was scored.
+
+    Args:
+        frame: labelled rows, also of days before ``first``; rows of the MRDS with :func:`columns`.
+        name: of the new column; null where the entity has no such label among the rows.
+    """
+    entity = [column for column in product.entity if column != EVENT_DAY]
+    day = np.array([pd.Timestamp(value).toordinal() for value in frame[EVENT_DAY]], dtype=np.int64)
+    is_asked = day >= first.toordinal()
+    chosen = frame[is_asked]
+    if not entity or chosen.empty:
+        return chosen.assign(**{name: None})
+    # A day is scored on the morning after it, and its own label is what is asked for.
+    known_to = day - max(product.source.label_delay_days, 1)
+    code = frame.groupby(entity, dropna=False, sort=False).ngroup().to_numpy()
+    label = frame[product.label].to_numpy()
+    order = np.lexsort([day, code])
+    # Of each entity a stretch of the sorted rows, in which days rise: one number finds both.
+    span = day.max() - known_to.min() + 1
+    sorted_at = (code * span + (day - known_to.min()))[order]
+    asked = (code * span + (known_to - known_to.min()))[is_asked]
+    position = np.searchsorted(sorted_at, asked, side="right") - 1
+    found = order[np.maximum(position, 0)]
+    is_there = (position >= 0) & (code[found] == code[is_asked])
+    values = pd.Series(label[found], index=chosen.index, dtype=object).where(is_there, None)
+    return chosen.assign(**{name: values})
 
 
 def _sums(rows: DayRows, chosen: Callable[[pa.Table], pa.Table], names: Sequence[str]) -> ContentSums:

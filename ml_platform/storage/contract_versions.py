@@ -24,6 +24,10 @@ CONTRACTS = "contracts"
 ARDS_SECTIONS = ("source",)
 MRDS_SECTIONS = ("source", "mrds")
 
+#: The kind of label of versions that were recorded when there was only one.
+_TASK_OF_OLD = "binary"
+_WHOLE = frozenset({"integer", "long"})
+
 #: Keys that decide which files can be read, and not what their values are.
 _ACCEPTANCE = ("header_match", "extra_columns", "aliases")
 
@@ -33,6 +37,7 @@ _SCHEMA = pa.schema(
         ("mrds", pa.string()),
         ("content", pa.string()),
         ("recorded_at", pa.int64()),
+        ("task", pa.string()),
     ]
 )
 
@@ -58,8 +63,27 @@ class ContractVersions:
                 "mrds": present,
                 "content": json.dumps(product.content_of(*MRDS_SECTIONS), sort_keys=True),
                 "recorded_at": time.time_ns(),
+                "task": product.task.name,
             }
             self._table.append([row])
+
+    def change_of_label(self) -> str | None:
+        """How the present contract's label is of another kind than that of the version before, in words.
+
+        None if it isn't. Whole numbers of another width are no change.
+        """
+        rows = sorted(self._table.read(), key=lambda row: row["recorded_at"])
+        if not rows:
+            return None
+        product, before = self._product, json.loads(rows[-1]["content"]).get("source", {})
+        label, task = before.get("label"), rows[-1]["task"] or _TASK_OF_OLD
+        if task != product.task.name:
+            return f"model.task was {task}, and is {product.task.name} now"
+        was = before.get("columns", {}).get(label, {}).get("type")
+        now = product.source.columns[label].type if label == product.label else was
+        if was != now and not {was, now} <= _WHOLE:
+            return f"source.columns.{label}.type, that of the label, was {was}, and is {now} now"
+        return None
 
     def _knows(self, version: str) -> bool:
         return any(row["mrds"] == version for row in self._table.read())

@@ -43,7 +43,7 @@ def test_a_known_class_is_not_imported_again() -> None:
     ("path", "params", "message"),
     [
         ("sklearn.linear_model.Logistic", {}, "can't be imported"),
-        ("sklearn.linear_model.LinearRegression", {}, "no classifier"),
+        ("sklearn.cluster.KMeans", {}, "no classifier"),
         (LOGISTIC, {"depth": 3}, "unexpected keyword argument 'depth'"),
     ],
 )

@@ -1,14 +1,12 @@
-from typing import get_args
-
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from ml_platform.contract.learning import Metric
-from ml_platform.machine_learning import metrics
+from ml_platform.contract.tasks import BINARY
+from ml_platform.machine_learning import bootstrap, metrics
 from ml_platform.machine_learning.metrics import interval, paired_difference, score, summary
 
-METRICS = get_args(Metric)
+METRICS = BINARY.metrics
 
 # By hand: tp 2, fn 1, fp 1, tn 2. Of the 9 pairs of a positive and a negative 6 are ordered rightly.
 LABEL = [1, 1, 1, 0, 0, 0]
@@ -125,18 +123,18 @@ def test_a_replicate_is_what_scikit_learn_gives_with_its_weights(metric):
     rng = np.random.default_rng(5)
     label, probability, decision, entity = clustered(rng, entities=30, rows=4)
     probability = probability.round(1)  # many ties
-    codes, clusters = metrics._coded(entity, len(label))
-    weights = metrics._weights(clusters, 20, 1)
+    codes, clusters = bootstrap.coded(entity, len(label))
+    weights = bootstrap.weights(clusters, 20, 1)
     expected = [score(metric, label, probability, decision, weight[codes]) for weight in weights]
     found = metrics._resampled(metric, label, probability, decision, codes, weights)
     assert found == pytest.approx(np.array(expected))
 
 
 def test_each_replicate_draws_as_many_clusters_as_are_present():
-    weights = metrics._weights(37, 50, 0)
+    weights = bootstrap.weights(37, 50, 0)
     assert weights.shape == (50, 37)
     assert (weights.sum(axis=1) == 37).all()
-    assert not np.array_equal(weights, metrics._weights(37, 50, 1))
+    assert not np.array_equal(weights, bootstrap.weights(37, 50, 1))
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -7,7 +7,9 @@ import pytest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_curve, precision_score, recall_score
 
 from ml_platform.machine_learning import model_plots
-from ml_platform.machine_learning.training import feature_frame, probabilities, train
+from ml_platform.machine_learning.binary import probabilities
+from ml_platform.machine_learning.pipeline import feature_frame
+from ml_platform.machine_learning.training import train
 from ml_platform_tests.machine_learning.test_training import FLIGHTS, contract, labelled_rows
 
 ROWS = labelled_rows(aircraft=30, days=10)

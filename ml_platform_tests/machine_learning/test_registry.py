@@ -14,10 +14,11 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from ml_platform.machine_learning import model_files, model_plots
 from ml_platform.machine_learning import registry as module
+from ml_platform.machine_learning.binary import probabilities
 from ml_platform.machine_learning.model_card import DataUsed
 from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.registry import Registry
-from ml_platform.machine_learning.training import probabilities, train
+from ml_platform.machine_learning.training import train
 from ml_platform_tests.e2e.test_no_secret_shown import mlflow_server
 from ml_platform_tests.machine_learning.test_training import FLIGHTS, contract, labelled_rows
 

@@ -12,14 +12,9 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from ml_platform import products as products_package
 from ml_platform.contract.loading import load_product
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning.training import (
-    TrainingError,
-    best_threshold,
-    build_pipeline,
-    feature_frame,
-    probabilities,
-    train,
-)
+from ml_platform.machine_learning.binary import best_threshold, probabilities
+from ml_platform.machine_learning.pipeline import TrainingError, build_pipeline, feature_frame
+from ml_platform.machine_learning.training import train
 
 FLIGHTS = load_product(Path(products_package.__path__[0]) / "flights.yaml")
 LOGISTIC = "sklearn.linear_model.LogisticRegression"

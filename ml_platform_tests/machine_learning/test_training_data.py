@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import buckets
 from ml_platform.machine_learning import training_data
-from ml_platform.machine_learning.training import feature_frame
+from ml_platform.machine_learning.pipeline import feature_frame
 from ml_platform.storage.fingerprints import EMPTY
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import shop

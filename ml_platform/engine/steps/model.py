@@ -29,6 +29,7 @@ from ml_platform.machine_learning import holdout, model_history, training, train
 from ml_platform.machine_learning.model_card import DataUsed
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_history import COLUMNS, ModelHistory, ModelRecord
+from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.machine_learning.registry import RegisteredModel, Registry
 from ml_platform.storage.ledger import DayRecord
@@ -129,7 +130,7 @@ class Model(Step):
         try:
             if found is None:
                 found = self._fit(plan, slice_, fingerprint, mode, rows)
-        except training.TrainingError as error:
+        except TrainingError as error:
             why = f"{error}; {_outdated(product, plan)}" if plan.outdated else str(error)
             return None, Written("refused", why)
         model = ModelRecord(
@@ -228,12 +229,12 @@ class Model(Step):
         history = ModelHistory(self.context.tables, self.context.product)
         decisions = {decision.as_of: decision for decision in history.decisions()}
         return [
-            _result(record, decisions.get(as_of), up_to_date=as_of not in done)
+            _result(self.context.product, record, decisions.get(as_of), up_to_date=as_of not in done)
             for as_of, record in records.items()
         ]
 
 
-def _result(record: DayRecord, decision: Decision | None, *, up_to_date: bool) -> DayResult:
+def _result(product: Product, record: DayRecord, decision: Decision | None, *, up_to_date: bool) -> DayResult:
     as_of = record.day
     result = result_of(record, day=month_of(as_of), up_to_date=up_to_date)
     if record.outcome == "not_due":
@@ -243,7 +244,7 @@ def _result(record: DayRecord, decision: Decision | None, *, up_to_date: bool) -
     if decision is None or record.fingerprint is None:
         return result
     comparison = decision.comparison
-    facts = {} if comparison is None else _numbers(comparison)
+    facts = {} if comparison is None else _numbers(product, comparison)
     check = Check(
         name=CHALLENGER_BEATS_CHAMPION,
         passed=decision.promoted,
@@ -256,10 +257,12 @@ def _result(record: DayRecord, decision: Decision | None, *, up_to_date: bool) -
     return result
 
 
-def _numbers(comparison: Comparison) -> dict[str, Any]:
+def _numbers(product: Product, comparison: Comparison) -> dict[str, Any]:
     """What a comparison found, as flat values that the UI can plot; what is undefined is left out."""
     values = dataclasses.asdict(comparison)
-    names = {"challenger", "champion", "lower", "upper", "rows", "positives", "entities"}
+    names = {"challenger", "champion", "lower", "upper", "rows", "entities"}
+    if product.task.has_positives:
+        names.add("positives")
     return {f"holdout_{name}": values[name] for name in sorted(names) if values[name] is not None}
 
 
@@ -269,13 +272,14 @@ def _metadata(model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: Re
         "as_of": str(model.as_of),
         "kind": model.kind,
         "model_version": model.version,
-        "decision_threshold": model.threshold,
         "training_rows": model.rows,
         "training_rows_available": model.rows_available,
         "training_days": str(plan.days),
         "holdout": model.holdout,
         "mlflow_run": mlflow.run_url(ui, model.mlflow_run_id),
     }
+    if model.threshold is not None:
+        metadata["decision_threshold"] = model.threshold
     skipped = {"days_of_another_contract": plan.outdated, "days_before_since": plan.untrainable}
     metadata |= {name: len(days) for name, days in skipped.items() if days}
     return metadata | ({"left_out": ", ".join(missing)} if missing else {})

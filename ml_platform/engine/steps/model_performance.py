@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 
 from ml_platform.contract.assets import PERFORMANCE_ABOVE_THRESHOLD
-from ml_platform.contract.days import days_between
+from ml_platform.contract.days import DayRange, days_between
 from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.product import Product
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import presence
@@ -24,8 +26,10 @@ from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 
 #: Of an evaluation, what is no figure that the UI could plot, or goes there under another name.
 _NO_FIGURES = frozenset(
-    ("event_day", "metric", "value", "models", "sampled", "champion_as_of", "champion_fingerprint")
+    ("event_day", "metric", "value", "models", "sampled", "champion_as_of", "champion_fingerprint", "figures")
 )
+#: What means something only where labels are positive or negative.
+_OF_POSITIVES = frozenset(("positives", "champion_positives", "tp", "fp", "fn", "tn"))
 
 
 _NOTHING = "nothing has been materialized for this day"
@@ -127,8 +131,7 @@ class ModelPerformance(Step):
             verdict = evaluation.verdict(
                 context.product, evaluated.value, evaluated.labelled, evaluated.positives
             )
-            values = asdict(evaluated) | {"verdict": verdict}
-            values["fingerprint"] = fingerprint_of(values)
+            values = _row(evaluated, verdict)
             rows.append(values)
             results[day] = self._written(of_day, evaluated, verdict, values["fingerprint"])
         performance.replace(context.tables, context.product, list(days), rows)
@@ -174,24 +177,14 @@ class ModelPerformance(Step):
     ) -> Written:
         product, window = self.context.product, of_day.plan.window
         rules = product.evaluation
-        value = "undefined" if evaluated.value is None else f"{evaluated.value:.4f}"
-        match verdict:
-            case "insufficient":
-                description = (
-                    f"too little evidence: {evaluated.labelled:,} labelled rows with "
-                    f"{evaluated.positives:,} positives; needed are {rules.minimum_rows:,} and "
-                    f"{rules.minimum_positives:,}"
-                )
-            case _:
-                above = "at least" if verdict == "passed" else "below"
-                description = (
-                    f"{evaluated.metric} {value} is {above} the threshold {rules.threshold} over {window}"
-                )
+        has_positives = product.task.has_positives
+        unknown = () if has_positives else _OF_POSITIVES
         metadata: dict[str, Any] = {
             name: value
             for name, value in asdict(evaluated).items()
-            if name not in _NO_FIGURES and value is not None
+            if name not in _NO_FIGURES and name not in unknown and value is not None
         }
+        metadata |= evaluated.figures
         if evaluated.value is not None:
             metadata[evaluated.metric] = evaluated.value
         metadata |= {
@@ -206,16 +199,41 @@ class ModelPerformance(Step):
             metadata["rows_scored_by_another_model"] = rows
         if of_day.plan.left_out:
             metadata["left_out"] = ", ".join(of_day.plan.left_out)
+        facts: dict[str, Any] = {"threshold": rules.threshold, "labelled": evaluated.labelled}
+        facts |= {"positives": evaluated.positives} if has_positives else {}
+        facts |= {"value": evaluated.value} if evaluated.value is not None else {}
         check = Check(
             name=PERFORMANCE_ABOVE_THRESHOLD,
             passed=verdict == "passed",
             severity="WARN" if verdict == "insufficient" else "ERROR",
-            description=description,
-            metadata={
-                "threshold": rules.threshold,
-                "labelled": evaluated.labelled,
-                "positives": evaluated.positives,
-            }
-            | ({"value": evaluated.value} if evaluated.value is not None else {}),
+            description=_description(product, evaluated, verdict, window),
+            metadata=facts,
         )
         return Written("written", fingerprint=fingerprint, metadata=metadata, checks=(check,))
+
+
+def _row(evaluated: evaluation.Evaluation, verdict: evaluation.Verdict) -> dict[str, Any]:
+    """An evaluation as a row of the table, with a fingerprint of all that it says."""
+    values = asdict(evaluated) | {"verdict": verdict}
+    figures = values.pop("figures")
+    said = values | ({"figures": figures} if figures else {})
+    kept = json.dumps(figures, sort_keys=True) if figures else None
+    return values | {"figures": kept, "fingerprint": fingerprint_of(said)}
+
+
+def _description(
+    product: Product, evaluated: evaluation.Evaluation, verdict: evaluation.Verdict, window: DayRange
+) -> str:
+    """The verdict in a sentence."""
+    rules, rule = product.evaluation, product.metric
+    if verdict == "insufficient":
+        found, needed = f"{evaluated.labelled:,} labelled rows", f"{rules.minimum_rows:,}"
+        if product.task.has_positives:
+            found += f" with {evaluated.positives:,} positives"
+            needed += f" and {rules.minimum_positives:,}"
+        elif evaluated.value is None and evaluated.labelled >= rules.minimum_rows:
+            return f"{evaluated.metric} is undefined on the {found} of {window}"
+        return f"too little evidence: {found}; needed are {needed}"
+    value = "undefined" if evaluated.value is None else f"{evaluated.value:.4f}"
+    side = rule.bound if verdict == "passed" else rule.beyond
+    return f"{evaluated.metric} {value} is {side} the threshold {rules.threshold} over {window}"

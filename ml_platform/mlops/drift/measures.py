@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from ml_platform.contract.monitoring import MASK
@@ -21,9 +22,9 @@ from ml_platform.mlops.quality.expectations import number
 if TYPE_CHECKING:
     import pandas as pd
 
-PREDICTION = "predicted probability"
-
-Kind = Literal["numeric", "categorical"]
+#: Numbers are compared in bins of equal widths or, by quantiles, in bins that hold equally many values of the
+#: reference.
+Kind = Literal["numeric", "quantiles", "categorical"]
 Role = Literal["feature", "label", "prediction"]
 Verdict = Literal["drifted", "stable", "insufficient", "no values", "no reference"]
 
@@ -37,6 +38,8 @@ FEW_VALUES = 20
 LISTED = 10
 #: The order of the rows, which has no meaning, shows in the last bits of a sum.
 SCORE_DECIMALS = 9
+#: Bins of numbers that are compared by quantiles.
+QUANTILES = 10
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,8 @@ class _Pair:
 
 def _prepared(column: Column, current: Window, reference: Window) -> _Pair:
     now, before = current.sample[column.name].dropna(), reference.sample[column.name].dropna()
+    if column.kind == "quantiles":
+        return _in_bins(now.astype("float64"), before.astype("float64"))
     if column.kind == "numeric":
         now, before = now.astype("float64"), before.astype("float64")
         low, high = (float(before.quantile(share)) for share in CLIPPED)
@@ -183,9 +188,36 @@ def _prepared(column: Column, current: Window, reference: Window) -> _Pair:
     )
 
 
+def _in_bins(now: pd.Series, before: pd.Series) -> _Pair:
+    """Both samples as the bins of their values, which hold equally many of the reference's as far as can be.
+
+    A value that many rows have makes a bin of its own size; what lies beyond all values of the reference is
+    in the outermost bins.
+    """
+    import numpy as np
+    import pandas as pd
+
+    inner = np.unique(np.quantile(before, np.arange(1, QUANTILES) / QUANTILES))
+    names = _names_of_bins([number(float(edge)) for edge in inner])
+    return _Pair(
+        "categorical",
+        *(pd.Series(names[np.searchsorted(inner, sample, side="left")]) for sample in (now, before)),
+    )
+
+
+def _names_of_bins(edges: Sequence[str]) -> Any:
+    """What the bins between some edges are called, each with its number so that no two are called alike."""
+    import numpy as np
+
+    between = [f"{low} to {high}" for low, high in pairwise(edges)]
+    names = [f"up to {edges[0]}", *between, f"above {edges[-1]}"]
+    return np.array([f"{n}: {name}" for n, name in enumerate(names, start=1)], dtype=object)
+
+
 def _texts(column: Column, values: pd.Series) -> pd.Series:
     """Values as text. A label is a float where others of the window have not come, and no less the same."""
-    return (values.astype("int64") if column.role == "label" else values).astype(str)
+    is_text = len(values) > 0 and isinstance(values.iloc[0], str)
+    return (values.astype("int64") if column.role == "label" and not is_text else values).astype(str)
 
 
 def _counts(texts: pd.Series) -> pd.Series:
@@ -326,7 +358,7 @@ def _categories(
     product: Product, column: Column, current: Window, reference: Window
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The categories that the samples have only now, and only before; the most frequent ones."""
-    if column.kind == "numeric" or column.name not in reference.sample:
+    if column.kind != "categorical" or column.name not in reference.sample:
         return (), ()
     now = _counts(_texts(column, current.sample[column.name].dropna()))
     before = _counts(_texts(column, reference.sample[column.name].dropna()))

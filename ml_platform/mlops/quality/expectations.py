@@ -215,7 +215,7 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
         for name, share in rules.maximum_null_share.items():
             yield _not_null(product, "null_share", name, 1.0 - share, f"at most {share:.2%} nulls")
     for name in kept:
-        allowed = product.source.allowed_in(name)
+        allowed = product.allowed_in(name)
         if allowed:
             yield _make(
                 product,
