@@ -380,8 +380,8 @@ def test_a_morning_after_a_backfill_by_clicking(servers: Servers, page: Page, tm
     facts = texts(page, "article.fact")
     for day, cause in {
         MISSING: "no rows have been delivered",
-        REFUSED: "no,header",
-        BLOCKED: "fax",
+        REFUSED: "no column of the contract is in the first line 'no,header'",
+        BLOCKED: "value not allowed in channel: 40",
     }.items():
         told = [fact for fact in facts if day in fact and "ml-platform backfill shop" in fact]
         assert any(cause in fact for fact in told), (day, facts)

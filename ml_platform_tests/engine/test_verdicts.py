@@ -61,7 +61,12 @@ def test_a_day_of_which_nothing_can_be_used_may_be_accepted_and_is_then_without_
     platform: Platform,
 ) -> None:
     platform.deliver(DAY, "a.csv", HEADER + f"1,{DAY},ann,1.0,1,fax\n")
-    assert platform.run("ards", DAY).days[0].outcome == "blocked"
+    (day,) = platform.run("ards", DAY).days
+    assert day.outcome == "blocked"
+    assert {error.expectation for error in quality_of(platform.ledger.latest("ards")[DAY]).errors} == {
+        "there are enough rows",
+        "few records are unusable (error level)",
+    }
     (record,) = accept(platform.ledger, DAY, reason="a test delivery", by="ann")
     assert (record.outcome, record.accepted_by) == ("empty", "ann")
     assert platform.run("ards", DAY).days[0].up_to_date

@@ -95,14 +95,17 @@ def facts(product: Product, day: date, known: Mapping[date, DayFacts]) -> list[F
     """The facts of ``day``, in a fixed order; the same ones for every day of a product.
 
     Args:
-        known: the days that have rows, by day; ``day`` is one of them.
+        known: the days that have rows, by day, and ``day`` itself.
     """
     today = known[day]
+    columns = list(_columns(product, day, known))
+    if not today.profile.rows:  # that there are none is said; what they would be like can't be
+        columns = [replace(fact, score=None) for fact in columns]
     return [
         _rows_of_weekday(product, day, known),
         *_shares(product, today.counts),
         _labels(product, day, known),
-        *_columns(product, day, known),
+        *columns,
     ]
 
 
