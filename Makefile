@@ -61,7 +61,7 @@ lint: setup  ## format check, lint, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup  ## format and mend what can be mended
+format: setup  ## format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

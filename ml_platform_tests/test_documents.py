@@ -88,8 +88,8 @@ def test_an_expectation_has_its_defaults() -> None:
 
 def test_every_setting_is_in_the_documents() -> None:
     checkout = PACKAGE.parent
-    readme = (checkout / "README.md").read_text().split("## Settings")[1].split("## Develop")[0]
-    named = set(re.findall(r"`([A-Z_]+)`", readme + (checkout / "docs" / "databricks.md").read_text()))
+    settings = (checkout / "docs" / "operating.md").read_text().split("## Settings")[1]
+    named = set(re.findall(r"`([A-Z_]+)`", settings + (checkout / "docs" / "databricks.md").read_text()))
     assert {name.upper() for name in Settings.model_fields} <= named
 
 

@@ -70,11 +70,11 @@ def test(name: ProductName) -> None:
     message = Message(
         f"[{name}] test", f"This is a test of the alerts of {name}: {product.description}", "resolved"
     )
-    wanted = [one for one in channels.configured(settings) if channels.wants(one, product)]
+    wanted = [channel for channel in channels.configured(settings) if channels.wants(channel, product)]
     if not wanted:
         fail(f"no channel is configured for the news of {name}; set one with ML_PLATFORM_ALERT_URLS")
-    problems = channels.send_all({one.name: channels.Outgoing(one, message) for one in wanted})
-    for channel, problem in problems.items():
-        console.print(f"{channel}: {problem or 'sent'}", highlight=False)
+    problems = channels.send_all({channel.name: channels.Outgoing(channel, message) for channel in wanted})
+    for name_of_channel, problem in problems.items():
+        console.print(f"{name_of_channel}: {problem or 'sent'}", highlight=False)
     if any(problems.values()):
         raise typer.Exit(1)

@@ -480,7 +480,8 @@ def accept(
 ) -> None:
     """Use a blocked day as it is, until its data changes.
 
-    Example, once that day is blocked: `ml-platform accept flights 2013-02-08 --reason "snowstorm, confirmed"`
+    Example, once that day is blocked:
+    `ml-platform accept flights 2013-02-08 --reason "snowstorm, confirmed by the carriers"`
     """
     from ml_platform.engine.acceptance import accept as accept_day
     from ml_platform.graph.events import report_verdict

@@ -23,7 +23,7 @@ from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import Comparison
 from ml_platform.online_store.store import OnlineStore
-from ml_platform.settings import Settings
+from ml_platform.settings import PACKAGE, Settings
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.cli.test_cli import run
@@ -292,6 +292,27 @@ def test_a_new_product_has_empty_json(home: Path) -> None:
     assert json_of("summary", "flights")["months"] == []
     assert json_of("history", "flights")["models"] == []
     assert json_of("alerts", "show", "flights")["findings"] == []
+
+
+def test_each_key_of_the_json_is_in_the_documents(home: Path) -> None:
+    text = (PACKAGE.parent / "docs" / "operating.md").read_text()
+    section = text.split("## For scripts")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    #: Whose keys are names of days, columns or outcomes.
+    free = {"days", "counts", "scores", "links", "would_have_blocked", "contract_errors"}
+
+    def keys(content: Any) -> set[str]:
+        if isinstance(content, list):
+            return set().union(*map(keys, content))
+        if not isinstance(content, dict):
+            return set()
+        below = [keys(value) for key, value in content.items() if key not in free or isinstance(value, list)]
+        return set(content).union(*below)
+
+    for command in (("summary",), ("history",), ("alerts", "show"), ("today",)):
+        assert keys(json_of(*command, "shop")) <= named, command
+    output = run("doctor", "shop", "--json")[1]
+    assert keys(json.loads(output)) <= named
 
 
 PIECES = st.lists(st.text("abcdefgh-:/ü界", min_size=1, max_size=30), min_size=1, max_size=40)

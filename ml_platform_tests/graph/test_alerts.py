@@ -670,7 +670,7 @@ def test_thousands_of_findings_are_one_message_and_no_news_at_the_next_tick(
     for _ in range(2):
         assert desk.tick() == "json-1: nothing new"
     (message,) = web.received
-    assert message["title"] == "[shop] 7304 errors"
+    assert message["title"] == "[shop] 7,304 errors"
     assert len(desk.cursor or "") < 1000
 
 
