@@ -31,23 +31,43 @@ def build_definitions(
     """
     if products is None:
         products, _ = load_products(settings.product_folders)
+    with quiet_drawing():
+        graphs = [graph_of(product, settings) for product in products.values()]
+    overview = dg.Definitions(sensors=[today.today_sensor(products, settings)])
+    shared = shared_definitions({**resources_of(settings), **(resource_overrides or {})})
+    return dg.Definitions.merge(shared, overview, *graphs)
+
+
+def shared_definitions(given: Mapping[str, Any], *, in_process: bool = True) -> dg.Definitions:
+    """What all products of a code location share.
+
+    Args:
+        given: resources by key; several of these can be merged if they have the same ones.
+        in_process: with the executor for the whole code location.
+    """
+    # Each step of the multiprocess executor would start a JVM of its own.
+    return dg.Definitions(resources=given, executor=dg.in_process_executor if in_process else None)
+
+
+def resources_of(settings: Settings) -> dict[str, Any]:
+    """What the steps of all products need, by key."""
+    return {
+        "step_runner": resources.ChosenStepRunner(settings),
+        "mlflow": resources.mlflow_runs(settings),
+    }
+
+
+@contextmanager
+def quiet_drawing() -> Iterator[None]:
+    """Draw graphs fast, and without warnings of what they stand on.
+
+    These are partitioned checks, backfill policies and gaps at the start of a history; the version of
+    Dagster is pinned.
+    """
     with _no_garbage_collection(), warnings.catch_warnings():
-        # Partitioned checks, backfill policies and gaps at the start of a history are what the graph
-        # stands on; the version of Dagster is pinned.
         for category in (dg.PreviewWarning, dg.BetaWarning):
             warnings.simplefilter("ignore", category)
-        graphs = [_graph(product, settings) for product in products.values()]
-    shared = dg.Definitions(
-        sensors=[today.today_sensor(products, settings)],
-        resources={
-            "step_runner": resources.ChosenStepRunner(settings),
-            "mlflow": resources.mlflow_runs(settings),
-            **(resource_overrides or {}),
-        },
-        # Each step of the multiprocess executor would start a JVM of its own.
-        executor=dg.in_process_executor,
-    )
-    return dg.Definitions.merge(shared, *graphs)
+        yield
 
 
 @contextmanager
@@ -62,7 +82,8 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _graph(product: Product, settings: Settings) -> dg.Definitions:
+def graph_of(product: Product, settings: Settings) -> dg.Definitions:
+    """The assets, checks, jobs, schedules and sensors of a product."""
     return dg.Definitions(
         assets=assets.build_assets(product, settings),
         jobs=jobs.jobs(product, settings),
