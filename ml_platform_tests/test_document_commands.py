@@ -174,7 +174,7 @@ RUN: list[Step] = [
         'ml-platform rollback flights --reason "too many false alarms" --dry-run',
         says="Nothing has been changed",
     ),
-    Step('ml-platform rollback flights --reason "too many false alarms" --yes', says="is taken back"),
+    Step('ml-platform rollback flights --reason "too many false alarms" --yes', says="is rolled back"),
     Step("ml-platform backfill flights --from 2013-03-01 --to 2013-03-31 --rescore", says="up to date"),
     # The online store.
     Step("ml-platform online get flights N14228 N24211", says="N24211"),

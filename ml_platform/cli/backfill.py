@@ -321,7 +321,7 @@ class Backfill:
         self.progress(f"{message}; the other assets go on")
 
     def _is_of_many(self) -> bool:
-        """Whether what becomes of a day is an outcome among others, and fails no run."""
+        """Whether the result of a day is an outcome among others, and fails no run."""
         return self._days is not None and (len(self._days) > 1 or self.allow_bad_days)
 
     def _spares_the_rest(self, failure: dg.DagsterEvent) -> bool:
@@ -368,10 +368,10 @@ def _why(event: dg.DagsterEvent) -> str:
 def roll_back(
     product: Product, settings: Settings, *, reason: str, by: str, to: date | None = None
 ) -> tuple[Rollback, Decision | None]:
-    """Take the newest promotion back, or all after the model as of ``to``, and decide again.
+    """Roll the newest promotion back, or all after the model as of ``to``, and decide again.
 
     Returns:
-        What was taken back, and the champion there is now.
+        What was rolled back, and the champion there is now.
 
     Raises:
         LookupError: no promotion stands, or ``to`` names no model that has served before.

@@ -321,7 +321,7 @@ class Examination:
                 )
 
     def _history(self, broken: set[str]) -> Iterator[Finding]:
-        """The models: what was trained, decided, taken back, and is in the registry."""
+        """The models: what was trained, decided, rolled back, and is in the registry."""
         name, context = self.product.name, self.context_of(MODEL)
         history = ModelHistory(context.tables, self.product)
         repair_ = f"ml-platform doctor {name} --repair"
@@ -330,7 +330,7 @@ class Examination:
                 "rollbacks",
                 "missing",
                 context.tables.control.address(name, "rollbacks"),
-                f"the promotion as of {decision.as_of} was taken back, and no rollback tells of it",
+                f"the promotion as of {decision.as_of} was rolled back, and no rollback is recorded",
                 repair_,
             )
         if broken & {"mlflow", "registry"}:

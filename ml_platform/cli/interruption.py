@@ -1,4 +1,4 @@
-"""What becomes of a signal that asks the process to end: one line, and no process left behind.
+"""What a signal that asks the process to end does: one line, and no process left behind.
 
 Imports nothing but the standard library, so that it can be set up before anything else is imported.
 """
@@ -25,7 +25,7 @@ _LINE = "Interrupted: what was done stays, and the same command goes on from the
 
 
 class Interruption:
-    """What becomes of the first signal that asks this process to end."""
+    """Handles the first signal that asks this process to end."""
 
     def __init__(self) -> None:
         self.number: int | None = None

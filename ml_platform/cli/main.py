@@ -418,7 +418,7 @@ def rollback(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask; for scripts.")] = False,
 ) -> None:
-    """Take the newest promotion back: the champion before it serves again, or the model that `--to` names.
+    """Roll the newest promotion back: the champion before it serves again, or the model that `--to` names.
 
     It shows which model would serve on which days, and asks. Existing predictions stay until they are scored
     again with `ml-platform backfill PRODUCT --from DAY --to DAY --rescore`.
@@ -454,7 +454,7 @@ def rollback(
         return
     if not yes:
         promotions = counted(len(planned.taken_back), "promotion")
-        typer.confirm(f"Take back {promotions} of {name}?", abort=True)
+        typer.confirm(f"Roll back {promotions} of {name}?", abort=True)
     if plan(history.decisions(), wanted) != planned:
         fail(f"other decisions about the models of {name} were made meanwhile; run the command again")
     try:
@@ -462,7 +462,7 @@ def rollback(
     except LookupError as error:
         fail(f"{name}: {error}")
     for decision in taken.taken_back:
-        console.print(f"The promotion as of {decision.as_of} is taken back.")
+        console.print(f"The promotion as of {decision.as_of} is rolled back.")
     if now is None:
         console.print("No model serves now.")
     elif taken.champion is not None and now.fingerprint == taken.champion.fingerprint:
