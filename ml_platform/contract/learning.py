@@ -12,7 +12,7 @@ from pydantic import (
 
 from ml_platform.contract import estimators
 from ml_platform.contract.fields import Days, Month, Months, Rows, Section
-from ml_platform.contract.tasks import METRICS, Metric, TaskName
+from ml_platform.contract.tasks import MAXIMUM_CLASSES, METRICS, Metric, TaskName
 
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
 
@@ -128,6 +128,9 @@ class Evaluation(Section):
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="that the metric pinball is of"
     )
+    k: Annotated[int, Field(ge=1, le=MAXIMUM_CLASSES)] | None = Field(
+        default=None, description="how many classes top_k_accuracy looks at"
+    )
     threshold: float = Field(allow_inf_nan=False)
     window_days: Days = Field(default=31, ge=1)
     minimum_rows: Rows = Field(default=1000, ge=1)
@@ -152,6 +155,10 @@ class Evaluation(Section):
             raise ValueError(
                 "quantile and metric: a quantile goes with the metric pinball, and the metric needs one, for "
                 "instance 0.9"
+            )
+        if (self.metric == "top_k_accuracy") != (self.k is not None):
+            raise ValueError(
+                "k and metric: k goes with the metric top_k_accuracy, and the metric needs it, for instance 3"
             )
         return self
 

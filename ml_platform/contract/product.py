@@ -35,7 +35,7 @@ from ml_platform.contract.learning import (
 )
 from ml_platform.contract.monitoring import Alerts, DataSet, Drift, Validation
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Source
-from ml_platform.contract.tasks import BY_TYPE, METRICS, NOT_YET, TASKS, MetricRule, Task, TaskName
+from ml_platform.contract.tasks import BY_TYPE, MAXIMUM_CLASSES, METRICS, TASKS, MetricRule, Task, TaskName
 
 
 class Product(Section):
@@ -159,18 +159,17 @@ class Product(Section):
         says = f"model.task is {name}"
         if model.task is None and name in BY_TYPE.values():
             says += f" (of a label of type {declared.type}, unless the contract says otherwise)"
-        if name in NOT_YET:
-            raise ValueError(
-                f"model.task: {says}, which is not supported yet; accepted are {listed([*TASKS])}. The label "
-                f"{label!r} (source.label) can be a number, or an integer, 0 or 1, for one class against all "
-                "others"
-            )
         task = TASKS[name]
         allowed = declared.allowed
         if declared.type not in task.label_types or not _within(allowed, task.allowed):
             raise ValueError(
                 f"source.label: the label {label!r} must be {task.label_in_words}, since {says}; another "
                 "kind of label is said by model.task"
+            )
+        if task.names_classes and not 2 <= len(allowed or ()) <= MAXIMUM_CLASSES:
+            raise ValueError(
+                f"source.columns.{label}.allowed: {len(allowed or ())} classes, and {says}, which needs 2 to "
+                f"{MAXIMUM_CLASSES} of them named"
             )
         if self.mrds.aggregate[label] not in task.aggregations:
             stay = " must stay 0 or 1" if task.has_positives else f" is aggregated so that {says} makes sense"
@@ -190,10 +189,11 @@ class Product(Section):
             raise ValueError(
                 f"promotion.margin: {self.promotion.margin:g} is more than any {metric} can differ"
             )
-        if task.has_positives:
+        if not task.is_number:
             for key, value in {"transform": model.transform, "interval": model.interval}.items():
                 if value is not None:
                     raise ValueError(f"model.{key}: it is for numbers, and {says}")
+        if task.has_positives:
             return
         for key, section, place in (
             ("decision_threshold", model, "model"),

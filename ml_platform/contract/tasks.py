@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ml_platform.contract.product import Product
 
 TaskName = Literal["binary", "regression", "multiclass"]
-#: Kinds that a contract may name and that can't be computed yet.
-NOT_YET: frozenset[TaskName] = frozenset({"multiclass"})
+#: Classes of a label at most: of each the rows of each resample are counted, and each is drawn in a plot.
+MAXIMUM_CLASSES = 100
 
 Metric = Literal[
     "f1",
@@ -33,6 +33,10 @@ Metric = Literal[
     "mape",
     "r2",
     "pinball",
+    "macro_f1",
+    "weighted_f1",
+    "log_loss",
+    "top_k_accuracy",
 ]
 
 #: Errors from here on are shown without decimals.
@@ -96,6 +100,10 @@ METRICS: Mapping[Metric, MetricRule] = {
     # It is below 0 where predicting the mean would do better.
     "r2": MetricRule(least=None),
     "pinball": _ERROR,
+    "macro_f1": _SHARE,
+    "weighted_f1": _SHARE,
+    "log_loss": _ERROR,
+    "top_k_accuracy": _SHARE,
 }
 
 
@@ -121,6 +129,8 @@ class Task:
         label_in_words: what a label must be, after "must be".
         needs: the method that an estimator of this kind has, beside ``fit``.
         has_positives: whether one class is the one that is looked for, and rows of it are counted.
+        is_number: whether a label is a number, and no class.
+        names_classes: whether the contract has to name the label's values.
         outputs: the columns of the predictions that hold what the model says.
         outputs_in_words: the same in a sentence.
         measured: the one of them whose drift is measured, and what it is called.
@@ -137,6 +147,8 @@ class Task:
     label_in_words: str
     needs: Literal["predict_proba", "predict"]
     has_positives: bool
+    is_number: bool
+    names_classes: bool
     outputs: Callable[[Product], tuple[OutputColumn, ...]]
     outputs_in_words: str
     measured: tuple[str, str]
@@ -166,6 +178,15 @@ def _of_numbers(product: Product) -> tuple[OutputColumn, ...]:
     )
 
 
+def _of_many_classes(product: Product) -> tuple[OutputColumn, ...]:
+    type_ = product.source.columns[product.label].type
+    return (
+        OutputColumn("prediction", type_, False, f"the most probable {product.label}"),
+        OutputColumn("probability", "double", False, "of that class"),
+        OutputColumn("probabilities", "string", False, "of all classes, as JSON"),
+    )
+
+
 _KEEP_A_CLASS = ("min", "max", "first", "last")
 BINARY = Task(
     name="binary",
@@ -176,6 +197,8 @@ BINARY = Task(
     label_in_words="an integer, 0 or 1; allowed is [0, 1]",
     needs="predict_proba",
     has_positives=True,
+    is_number=False,
+    names_classes=False,
     outputs=_of_two_classes,
     outputs_in_words="the probability, the decision",
     measured=("probability", "predicted probability"),
@@ -191,13 +214,32 @@ REGRESSION = Task(
     label_in_words="a number: a double, long or integer",
     needs="predict",
     has_positives=False,
+    is_number=True,
+    names_classes=False,
     outputs=_of_numbers,
     outputs_in_words="the value",
     measured=("prediction", "prediction"),
     label_varies="quantiles",
     prediction_varies="quantiles",
 )
-TASKS: Mapping[TaskName, Task] = {task.name: task for task in (BINARY, REGRESSION)}
+MULTICLASS = Task(
+    name="multiclass",
+    metrics=("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "log_loss", "top_k_accuracy"),
+    label_types=("string", "integer", "long"),
+    allowed=None,
+    aggregations=_KEEP_A_CLASS,
+    label_in_words="one of the classes that its key allowed names: a string, an integer or a long",
+    needs="predict_proba",
+    has_positives=False,
+    is_number=False,
+    names_classes=True,
+    outputs=_of_many_classes,
+    outputs_in_words="the class, its probability, those of all classes",
+    measured=("prediction", "predicted class"),
+    label_varies="categorical",
+    prediction_varies="categorical",
+)
+TASKS: Mapping[TaskName, Task] = {task.name: task for task in (BINARY, REGRESSION, MULTICLASS)}
 
 #: What a label of a type is where the contract doesn't say; whole numbers are two classes, 0 and 1.
 BY_TYPE: Mapping[ColumnType, TaskName] = {"double": "regression", "string": "multiclass"}

@@ -140,7 +140,8 @@ class Windows:
         share = self._share(_size(plan, ARDS, plan.training))
         names, schema = product.model.features.all, aggregation.schema(product)
         rows = self._read(MRDS, plan.training, schema, names, share, held_out=held_out)
-        scores = pd.Series(kind_of(product).predict(pipeline, rows)[0])
+        kind = kind_of(product)
+        scores = pd.Series(kind.measured(kind.predict(pipeline, rows)))
         return _with_predictions(product, self._ards(name, plan, plan.training), scores)
 
     def _ards(self, name: str, plan: DriftPlan, days: Sequence[date]) -> Window:

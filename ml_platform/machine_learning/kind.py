@@ -165,6 +165,14 @@ class Kind(ABC):
     def predict_method(self) -> str:
         """The method that the registered model is called by."""
 
+    def measured(self, outputs: Predictions) -> Any:
+        """What of the outputs is measured for drift, as the column of the predictions holds it."""
+        return outputs[0]
+
+    def remark(self, pipeline: Any) -> str:
+        """What people should know of what a fitted pipeline has learned from; empty if there is nothing."""
+        return ""
+
     def facts(self, pipeline: Any) -> Mapping[str, Any]:
         """What a fitted pipeline keeps of its labels, for baselines and people."""
         return {}

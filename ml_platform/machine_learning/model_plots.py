@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,29 @@ def of_decisions(threshold: float, label: Integers, probability: Floats) -> dict
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(loc="best", fontsize="small")
     return figures
+
+
+def of_classes(label: Integers, predicted: Integers, names: Sequence[str]) -> dict[str, Any]:
+    """The confusion matrix of held-out rows, of each class the share that is predicted to be each."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    side = max(4.5, 1.5 + 0.45 * len(names))
+    figure, axes = _figure("Held-out rows: share of each class that is predicted", size=(side, side))
+    ConfusionMatrixDisplay.from_predictions(
+        label,
+        predicted,
+        labels=list(range(len(names))),
+        display_labels=[_plain(name) for name in names],
+        normalize="true",
+        cmap="Blues",
+        colorbar=False,
+        values_format=".2f",
+        include_values=len(names) <= SHOWN_FEATURES,
+        xticks_rotation="vertical",
+        ax=axes,
+    )
+    axes.set(xlabel="predicted", ylabel="actual")
+    return {"confusion_matrix": figure}
 
 
 def of_numbers(label: Floats, value: Floats) -> dict[str, Any]:

@@ -63,6 +63,8 @@ _CHILD_TAG = "dagster.run_id"
 
 #: What the tag says of a model whose kind of label has no decisions.
 _NO_THRESHOLD = "none"
+#: The tag with what people should know of the rows that a model has learned from.
+REMARK = "remark"
 
 
 #: MLflow's pages show an experiment with it as one of models, not of language models' traces.
@@ -84,6 +86,7 @@ class RegisteredModel:
     model_uri: str
     fingerprint: str
     threshold: float | None
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,7 @@ class Registry:
             tags: ``partition``, ``dagster_run_id``, ``code_version`` and whatever else names the origin.
         """
         client = self._client()
+        remark = kind_of(product).remark(trained.pipeline)
         mlflow = mlflow_module()
         # Logging a model works with the process's tracking store only; dagster-mlflow sets it as well.
         mlflow.set_tracking_uri(self._tracking_uri)
@@ -260,6 +264,7 @@ class Registry:
             "partition": f"{as_of:%Y-%m}",
             "as_of": str(as_of),
             "trained_through": str(trained.last_day),
+            **({REMARK: remark} if remark else {}),
             FINGERPRINT: fingerprint,
             THRESHOLD: _NO_THRESHOLD if trained.threshold is None else repr(trained.threshold),
             **tags,
@@ -464,6 +469,7 @@ def _registered(version: Any) -> RegisteredModel:
         model_uri=f"models:/{version.name}/{version.version}",
         fingerprint=version.tags[FINGERPRINT],
         threshold=_threshold_of(version),
+        remark=version.tags.get(REMARK, ""),
     )
 
 

@@ -44,16 +44,6 @@ def test_a_label_that_is_0_or_1_may_have_no_other_value_and_a_number_any() -> No
     assert shop(**NUMBER).allowed_in("bought") is None
 
 
-def test_many_classes_are_refused_with_what_is_accepted() -> None:
-    text = NUMBER | {
-        "source__columns__paid": {"type": "string", "allowed": ["a", "b", "c"], "nullable": True}
-    }
-    for message in (refused(**text), refused(**NUMBER, model__task="multiclass")):
-        assert "model.task is multiclass" in message
-        assert "not supported yet; accepted are binary, regression" in message
-        assert "source.label" in message
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

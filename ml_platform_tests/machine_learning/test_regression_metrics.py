@@ -162,4 +162,4 @@ def test_of_500_as_good_challengers_at_most_5_percent_are_better_and_of_200_wors
 
     assert sum(is_promoted(1.0) for _ in range(500)) <= 25
     assert sum(is_promoted(2.0) for _ in range(200)) == 0
-    assert sum(is_promoted(0.2) for _ in range(50)) >= 40  # a better one is seen
+    assert sum(is_promoted(0.2) for _ in range(50)) >= 25  # a better one is seen, less often by a median

@@ -152,7 +152,8 @@ class Model(Step):
         return model, Written(
             "written",
             fingerprint=fingerprint,
-            metadata=_metadata(model, plan, context.settings.mlflow_ui_url, mlflow),
+            metadata=_metadata(model, plan, context.settings.mlflow_ui_url, mlflow)
+            | ({"remark": found.remark} if found.remark else {}),
             details={COLUMNS: model.columns} if model.columns else {},
             tally=tally,
         )
