@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     )
     estimator_modules: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="modules besides scikit-learn whose classifiers contracts may name, separated by spaces",
+        description="modules besides scikit-learn whose estimators contracts may name, separated by spaces",
     )
     own_products: bool = Field(default=True, description="whether the package's sample products are loaded")
     landing: Path | None = None

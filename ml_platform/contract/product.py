@@ -35,7 +35,16 @@ from ml_platform.contract.learning import (
 )
 from ml_platform.contract.monitoring import Alerts, DataSet, Drift, Validation
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Source
-from ml_platform.contract.tasks import BY_TYPE, MAXIMUM_CLASSES, METRICS, TASKS, MetricRule, Task, TaskName
+from ml_platform.contract.tasks import (
+    BY_TYPE,
+    LARGEST_CLASS,
+    MAXIMUM_CLASSES,
+    METRICS,
+    TASKS,
+    MetricRule,
+    Task,
+    TaskName,
+)
 
 
 class Product(Section):
@@ -171,8 +180,18 @@ class Product(Section):
                 f"source.columns.{label}.allowed: {len(allowed or ())} classes, and {says}, which needs 2 to "
                 f"{MAXIMUM_CLASSES} of them named"
             )
+        if task.names_classes:
+            far = [name for name in allowed or () if isinstance(name, int) and abs(name) > LARGEST_CLASS]
+            if far or len({str(name) for name in allowed or ()}) < len(allowed or ()):
+                raise ValueError(
+                    f"source.columns.{label}.allowed: {says}, whose classes are named once each, and as "
+                    f"numbers by at most {LARGEST_CLASS}"
+                )
         if self.mrds.aggregate[label] not in task.aggregations:
-            stay = " must stay 0 or 1" if task.has_positives else f" is aggregated so that {says} makes sense"
+            rule = self.mrds.aggregate[label]
+            stay = (
+                " must stay 0 or 1" if task.has_positives else f" can't be the {rule} of rows, since {says}"
+            )
             raise ValueError(
                 f"mrds.aggregate.{label}: the label{stay}; accepted are {', '.join(task.aggregations)}"
             )

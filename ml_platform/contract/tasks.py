@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 TaskName = Literal["binary", "regression", "multiclass"]
 #: Classes of a label at most: of each the rows of each resample are counted, and each is drawn in a plot.
 MAXIMUM_CLASSES = 100
+#: The greatest number that names a class: beyond, a label beside one that hasn't come, a double, isn't exact.
+LARGEST_CLASS = 2**53
 
 Metric = Literal[
     "f1",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class Multiclass(Kind):
         there = np.unique(label)
         if rows >= needed and len(there) > 1:
             return
-        names = ", ".join(str(self.classes[int(place)]) for place in there) or "none"
+        names = self._named([int(place) for place in there])
         raise TrainingError(
             f"too little to learn from: found {rows:,} labelled rows ({days}) of the classes {names}; needed "
             f"are {needed:,} rows (model.minimum_rows) of two classes"
@@ -86,8 +86,14 @@ class Multiclass(Kind):
 
     def remark(self, pipeline: Any) -> str:
         shares = self.facts(pipeline)
-        missing = [str(name) for name in self.classes if not shares.get(str(name))]
-        return f"no training rows of {', '.join(missing)}" if missing else ""
+        missing = [place for place, name in enumerate(self.classes) if not shares.get(str(name))]
+        return f"no training rows of {self._named(missing)}" if missing else ""
+
+    def _named(self, places: Sequence[int]) -> str:
+        """Classes in a sentence; of a sensitive label by their places in the contract."""
+        if self.product.label in self.product.sensitive:
+            return ", ".join(f"class {place + 1}" for place in places) or "none"
+        return ", ".join(str(self.classes[place]) for place in places) or "none"
 
     def evidence(self, label: Floats) -> str:
         return f"{len(label):,} rows of {len(np.unique(label)):,} classes"
@@ -196,8 +202,7 @@ class Multiclass(Kind):
     # -- showing -----------------------------------------------------------------------------------
 
     def plots(self, label: Floats, predictions: Predictions, threshold: float | None) -> Mapping[str, Any]:
-        masked = self.product.label in self.product.sensitive
-        names = [f"class {place + 1}" if masked else str(name) for place, name in enumerate(self.classes)]
+        names = [self._named([place]) for place in range(len(self.classes))]
         place, _ = predictions
         return model_plots.of_classes(label.astype(np.int64), place.astype(np.int64), names)
 

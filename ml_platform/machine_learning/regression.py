@@ -60,6 +60,10 @@ class Regression(Kind):
         return self.product.model.interval is not None
 
     @property
+    def _is_sensitive(self) -> bool:
+        return self.product.label in self.product.sensitive
+
+    @property
     def read(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("prediction", "lower", "upper") if self._has_interval else ("prediction",)
 
@@ -180,6 +184,8 @@ class Regression(Kind):
 
     def summary(self, label: Floats, predictions: Predictions) -> Figures:
         figures = regression_metrics.summary(label, predictions[0])
+        if self._is_sensitive:
+            del figures["mean_label"]
         if self._has_interval:
             lower, upper = predictions[1:]
             known = ~np.isnan(lower)
@@ -237,7 +243,8 @@ class Regression(Kind):
     # -- showing -----------------------------------------------------------------------------------
 
     def plots(self, label: Floats, predictions: Predictions, threshold: float | None) -> Mapping[str, Any]:
-        return model_plots.of_numbers(label, predictions[0])
+        # Each point is a value of the label.
+        return {} if self._is_sensitive else model_plots.of_numbers(label, predictions[0])
 
     def output_spec(self) -> Any:
         from mlflow.types.schema import TensorSpec

@@ -76,7 +76,7 @@ def test_a_metric_is_that_of_scikit_learn(metric: Metric, given: tuple[Any, Any,
 def clustered(rng: Any, entities: int, rows: int, noise: float = 1.0) -> tuple[Any, Any, Any, Any]:
     """Labels of three classes with an effect of their entity, classes predicted, probabilities, entities."""
     entity = np.repeat(np.arange(entities), rows)
-    signal = [*rng.normal(0, 1, (len(entity), 3)), 0.5, 0, -0.5]
+    signal = rng.normal(0, 1, (len(entity), 3)) + np.array([0.5, 0, -0.5])
     label = np.argmax(signal + rng.normal(0, 1, (entities, 3))[entity], axis=1)
     seen = np.exp(signal + rng.normal(0, noise, signal.shape))
     probability = seen / seen.sum(axis=1, keepdims=True)
@@ -250,6 +250,20 @@ def test_a_first_model_must_beat_the_majority_class_and_the_last_class() -> None
     assert knows.baselines["last_known_class"] == 1
 
 
+def test_classes_of_a_sensitive_label_are_shown_by_their_places_alone() -> None:
+    product = shop(**CLASS, source__columns__paid__sensitive=True)
+    assert kind_of(product).remark(train(product, rows()).pipeline) == "no training rows of class 4"
+    with pytest.raises(TrainingError, match="of the classes class 1; needed") as caught:
+        train(product, rows().assign(paid="cash"))
+    assert "cash" not in str(caught.value)
+
+
+def test_a_number_that_a_double_does_not_hold_names_no_class() -> None:
+    column = {"type": "long", "nullable": True, "allowed": [1, 2**53 + 1]}
+    with pytest.raises(ContractError, match="at most 9007199254740992"):
+        shop(**CLASS | {"source__columns__paid": column}, model__task="multiclass")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -257,6 +271,7 @@ def test_a_first_model_must_beat_the_majority_class_and_the_last_class() -> None
             {"source__columns__paid": {"type": "string", "nullable": True}},
             ["paid.allowed: 0 classes", "2 to 100"],
         ),
+        ({"source__columns__paid__allowed": ["a", "b", "a"]}, ["paid.allowed", "named once each"]),
         ({"evaluation__metric": "roc_auc"}, ["evaluation.metric: 'roc_auc'", "model.task is multiclass"]),
         ({"evaluation__metric": "top_k_accuracy"}, ["evaluation", "k and metric"]),
         ({"evaluation__k": 3}, ["evaluation", "k and metric"]),

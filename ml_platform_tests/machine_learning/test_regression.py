@@ -189,3 +189,14 @@ def test_an_error_above_its_threshold_asks_for_a_retrain(value: float, acts: boo
         f"rmse {value:.4g} of the champion as of 2024-03-01 is {side} 20 (500 labelled rows)"
         in decision.reason
     )
+
+
+def test_values_of_a_sensitive_label_are_not_shown() -> None:
+    product = shop(**NUMBER, source__columns__paid__sensitive=True)
+    kind, label = kind_of(product), np.array([1.0, 2.0])
+    assert kind.plots(label, (label,), None) == {}
+    assert "mean_label" not in kind.summary(label, (label,))
+    assert set(kind_of(shop(**NUMBER)).plots(label, (label,), None)) == {
+        "predicted_against_actual",
+        "residuals",
+    }
