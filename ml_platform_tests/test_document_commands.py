@@ -136,7 +136,7 @@ MONTHS = "--from 2013-01-01 --to 2013-03-31"
 BLOCKED = "var/landing/flights/2013-02-08/2013-02-09T0600_flights.csv"
 
 RUN: list[Step] = [
-    # The demo, of three months here, and what is shown of it.
+    # The demo, of four months here: the model of the fourth one is promoted after the first.
     Step("make demo", says="f1 is that of the month's predictions"),
     Step("make ui", says="Today"),
     Step("ml-platform ui --port 3000", says="Today"),
@@ -147,7 +147,7 @@ RUN: list[Step] = [
     Step("ml-platform history flights", says="promoted"),
     Step("ml-platform history flights --json", says='"verdict": "promoted"'),
     Step("ml-platform today flights", says="flights/_today/index.html"),
-    Step("ml-platform today flights --json", says='"newest_day": "2013-03-31"'),
+    Step("ml-platform today flights --json", says='"newest_day": "2013-04-30"'),
     Step("ml-platform suggest flights", says="it would have blocked"),
     Step("ml-platform suggest flights --json", says='"would_have_blocked"'),
     Step("ml-platform doctor", says="flights: all is as the ledger says"),
@@ -168,15 +168,18 @@ RUN: list[Step] = [
     Step("ml-platform sample flights --from 2013-02-08 --to 2013-02-08", says="2013-02-08"),
     Step("ml-platform backfill flights --from 2013-02-01 --to 2013-02-28", says="up to date"),
     # Models.
-    Step("ml-platform train flights", says="the model as of 2013-04-01"),
+    Step("ml-platform train flights", says="the model as of 2013-05-01"),
     Step("ml-platform train flights --as-of 2013-03-15", says="the model as of 2013-03-15"),
     Step(f"ml-platform backfill flights {MONTHS} --with-retraining", says="up to date"),
     Step(
         'ml-platform rollback flights --reason "too many false alarms" --dry-run',
         says="Nothing has been changed",
     ),
-    Step('ml-platform rollback flights --reason "too many false alarms" --yes', says="is rolled back"),
-    Step("ml-platform backfill flights --from 2013-03-01 --to 2013-03-31 --rescore", says="up to date"),
+    Step(
+        'ml-platform rollback flights --to 2013-02-01 --reason "too many false alarms" --yes',
+        says="The model as of 2013-02-01 serves again",
+    ),
+    Step("ml-platform backfill flights --from 2013-04-01 --to 2013-04-30 --rescore", says="up to date"),
     # The online store.
     Step("ml-platform online get flights N14228 N24211", says="N24211"),
     Step("ml-platform online get flights N14228 --json", says='"tailnum": "N14228"'),
@@ -345,7 +348,7 @@ class Checkout:
         """Run a command; returns its exit code and what it says."""
         words, ours = command.words, command.ours
         if words[:2] == ["make", "demo"]:
-            return self.make("demo", "FROM=2013-01-01", "TO=2013-03-31")
+            return self.make("demo", "FROM=2013-01-01", "TO=2013-04-30")
         if words[:2] == ["make", "ui"] or (ours and ours[0] == "ui"):
             return self.serve(["ui"], ("--reports-port", "--port", "--mlflow-port"), "/_today/index.html")
         if words[0] == "curl" or (ours and ours[:2] == ["online", "serve"]):
