@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_platform.contract.loading import parse_product
@@ -124,7 +125,7 @@ def tables(draw: st.DrawFn) -> tuple[list[tuple[str, str]], list[list[Any]]]:
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d %b %Y")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     table=tables(),
     delimiter=st.sampled_from([",", ";", "\t", "|", "\x01"]),
@@ -322,6 +323,35 @@ def test_weekdays_on_which_nothing_comes_are_not_due(tmp_path: Path) -> None:
     assert drafted(write(tmp_path / "gap.csv", text)).missing_days == (date(2024, 1, 4),)
 
 
+def test_a_number_can_be_the_label(tmp_path: Path) -> None:
+    amounts = [(n * 7 % 50) + 0.25 for n in range(300)]
+    text = rows(300, amount=lambda n: amounts[n], again=lambda n: "a" if n % 2 else "b", size=lambda n: n % 9)
+    path = write(tmp_path / "history.csv", text)
+    assert asked(path) == {"--label": ("order", "amount", "size")}
+    made = drafted(path, label="amount")
+    assert made.product.task.name == "regression"
+    assert (made.product.evaluation.metric, made.product.promotion.rule) == ("rmse", "superior")
+    spread = statistics.pstdev(amounts)
+    assert made.product.evaluation.threshold == pytest.approx(0.9 * spread, rel=1e-2)
+    assert f"to predict the mean, {statistics.mean(amounts):.4g}, has an rmse of {spread:.4g}" in made.text
+    # Of whole numbers a contract says that they are no classes.
+    made = drafted(path, label="size")
+    assert made.product.model.task == "regression"
+    assert made.product.source.columns["size"].type == "integer"
+    # Columns of 0 and 1 come before other numbers, and a person may still name one of these.
+    both = write(tmp_path / "both.csv", rows(300))
+    assert drafted(both).product.source.label == "again"
+    assert drafted(both, label="amount").product.task.name == "regression"
+
+
+def test_measurements_tell_rows_apart_only_where_nothing_else_does(tmp_path: Path) -> None:
+    text = rows(50, order=lambda n: 1, customer=lambda n: "c", amount=lambda n: n + 0.5)
+    made = drafted(write(tmp_path / "history.csv", text), label="again")
+    assert made.product.source.key == ("amount",)
+    text = rows(50, amount=lambda n: n + 0.5)
+    assert "amount" not in drafted(write(tmp_path / "other.csv", text), label="again").product.source.key
+
+
 # -- what a person must say ------------------------------------------------------------------------------
 
 
@@ -382,7 +412,7 @@ def test_points_that_may_be_decimal_or_group_digits_are_asked(tmp_path: Path) ->
     ("answers", "said"),
     [
         ({"event_day": "customer"}, "'customer' can't be the event day: its texts are not written as days"),
-        ({"label": "amount"}, "'amount' can't be the label: "),
+        ({"label": "customer"}, "'customer' can't be the label: its values are c0, c1, c2, c3"),
         ({"label": "nothing"}, "there is no column 'nothing'"),
         ({"key": ("again",)}, "'again' is the label, and can't tell rows apart"),
         ({"date_formats": {"day": "%d.%m.%Y"}}, "--date-format: some texts of 'day'"),
@@ -411,7 +441,8 @@ def test_an_answer_that_does_not_fit_is_refused(tmp_path: Path, answers: dict[st
         (b"value\n1\n2\n", "is one column under each of"),
         (b"1,2024-01-01,0\n2,2024-01-02,1\n", "looks like a row"),
         (b"\x1f\x8b\x08\x00broken", "can't be read"),
-        (b"order,day,amount\n1,2024-01-01,7\n2,2024-01-02,8\n", "no column can be the label"),
+        (b"who,day,sex\nann,2024-01-01,f\nbob,2024-01-02,m\n", "no column can be the label"),
+        (b"who,day,sex\nann,2024-01-01,f\nbob,2024-01-02,m\n", "sex has 'f' (1), 'm' (1)"),
         (b"order,amount,again\n1,7,0\n2,8,1\n", "no column can be the event day"),
         (b"order,day,again\n1,2024-01-01,0\n2,,1\n", "day would be days, but for records without one"),
         (b"day,again\n2024-01-01,0\n2024-01-02,1\n", "no column can be a feature"),

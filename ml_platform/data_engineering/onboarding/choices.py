@@ -432,24 +432,27 @@ def _label(
                 f"{answers.label!r} can't be the label: {labels.why_not(column.look, column.type)}"
             )
         return (*possible[answers.label], "as you said")
+    # Columns of 0 and 1 come first: among many numbers one of these is what a person counts, or flags.
+    binary = {name: one for name, one in possible.items() if one[1] is labels.BINARY}
     usual = [name for name in possible if name.strip().lower() in labels.USUAL_NAMES]
-    if len(possible) == 1 or len(usual) == 1:
-        name = usual[0] if len(usual) == 1 else next(iter(possible))
-        kind = possible[name][1]
-        why = "by its name" if len(possible) > 1 else f"the only column of {kind.in_words}"
-        return (*possible[name], why)
+    likely = binary or possible
+    if len(likely) == 1:
+        ((column, kind),) = likely.values()
+        return column, kind, f"the only column of {kind.in_words}"
+    if len(usual) == 1:
+        return (*possible[usual[0]], "by its name")
     if possible:
         return Question(
             "--label",
             "which column is to be predicted?",
-            tuple((name, _examples(column)) for name, (column, _) in possible.items()),
+            tuple((name, _examples(column)) for name, (column, _) in likely.items()),
         )
     two = [one for one in columns if one.look.is_few and len(one.look.distinct) == 2]
     some = "".join(f"; {shown(one.header)} has {_examples(one)}" for one in two[:3])
     raise FirstLookError(
-        "no column can be the label: a contract predicts an integer, 0 or 1, and no column has just "
-        f"these two{some}. Add a column with 1 where it is the case that you want to predict and 0 where it "
-        "isn't, empty if it isn't known yet, and begin again"
+        f"no column can be the label: a contract predicts 0 and 1, or a number, and none has them{some}. "
+        "Add a column with 1 where it is the case that you want to predict and 0 where it isn't, or with the "
+        "number, empty if it isn't known yet, and begin again"
     )
 
 

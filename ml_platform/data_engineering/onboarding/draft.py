@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from ml_platform.contract.calendars import Delivery
+from ml_platform.contract.column_types import NUMERIC_TYPES
 from ml_platform.contract.loading import ContractError, parse_product
 from ml_platform.contract.product import Product
+from ml_platform.contract.tasks import BY_TYPE
 from ml_platform.contract.yaml_text import MAXIMUM_BYTES, parse_yaml
 from ml_platform.data_engineering.files import shown
 from ml_platform.data_engineering.onboarding.choices import Answers, Choices, Chosen
@@ -255,12 +257,9 @@ class _Writer:
         return f"{self.choices.why_day}; {min(days)} to {max(days)}, {busy:,.0f} rows on the median day"
 
     def _why_label(self) -> str:
-        facts = self.facts.label
-        share = facts.positives / facts.rows if facts.rows else 0.0
         empty = self.choices.label.nulls
-        return f"{self.choices.why_label}; 1 in {share:.1%} of rows" + (
-            f", empty in {empty:,}" if empty else ""
-        )
+        said = f"{self.choices.why_label}; {self.choices.kind.says(self.facts.label)}"
+        return said + (f", empty in {empty:,}" if empty else "")
 
     def _label_delay(self) -> None:
         facts = self.facts
@@ -332,6 +331,11 @@ class _Writer:
 
         self._add("")
         self._add("model:")
+        if (
+            choices.label.type in NUMERIC_TYPES
+            and BY_TYPE.get(choices.label.type, "binary") != choices.kind.task
+        ):
+            self._add(f"  task: {choices.kind.task}")
         self._add("  features:")
         if numeric:
             self._add(f"    numeric: {_list(numeric)}")
@@ -383,18 +387,18 @@ class _Writer:
 
     def _evaluation(self) -> None:
         facts = self.facts
-        section, why = self.choices.kind.evaluation(facts.label)
+        metric, threshold, why = self.choices.kind.evaluation(facts.label)
         self._add("")
         self._add("evaluation:")
-        for key, value in section.items():
-            self._add(f"  {key}: {_scalar(value)}", why if key == "threshold" else "")
+        self._add(f"  metric: {metric}")
+        self._add(f"  threshold: {threshold}", why)
         span = (max(facts.days) - min(facts.days)).days + 1
         of_window = facts.label.rows * min(31, span) / span
         if of_window * _ENOUGH < 1000:
             least = max(_LEAST_EVALUATED, int(of_window * _ENOUGH))
             self._add(f"  minimum_rows: {least}", f"31 days have about {of_window:,.0f} rows with a label")
-        positives = facts.label.positives * min(31, span) / span
-        if positives * _ENOUGH < 50:
+        positives = facts.label.mean * of_window
+        if self.choices.kind.has_positives and positives * _ENOUGH < 50:
             least = max(_LEAST_POSITIVES, int(positives * _ENOUGH))
             self._add(f"  minimum_positives: {least}", f"31 days have about {positives:,.0f} with label 1")
 
@@ -439,6 +443,6 @@ def _list(values: Sequence[Any]) -> str:
 
 
 def _flow(value: Any) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_scalar(key)}: {_flow(part)}" for key, part in value.items()) + "}"
     return _list(value) if isinstance(value, list | tuple) else _scalar(value)

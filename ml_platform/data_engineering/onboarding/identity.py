@@ -7,6 +7,7 @@ looked at in memory. Values that are equal have equal numbers: what is found to 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -144,7 +145,7 @@ def measure(
     return Facts(
         counts.days,
         counts.labelled,
-        LabelFacts(counts.labelled.total(), counts.positives),
+        counts.label.facts,
         key,
         others,
         entity,
@@ -185,10 +186,33 @@ class _Span:
 
 
 @dataclass
+class _Moments:
+    """How many numbers there were, their mean, and the sum of the squares of what they differ from it."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Add some more, as Chan, Golub and LeVeque combine two samples."""
+        if not len(values):
+            return
+        mean = float(values.mean())
+        total, apart = self.count + len(values), mean - self.mean
+        self.squares += float(((values - mean) ** 2).sum()) + apart**2 * self.count * len(values) / total
+        self.mean += apart * len(values) / total
+        self.count = total
+
+    @property
+    def facts(self) -> LabelFacts:
+        return LabelFacts(self.count, self.mean, math.sqrt(self.squares / self.count) if self.count else 0.0)
+
+
+@dataclass
 class _Counts:
     days: Counter[date] = field(default_factory=Counter)
     labelled: Counter[date] = field(default_factory=Counter)
-    positives: int = 0
+    label: _Moments = field(default_factory=lambda: _Moments())
     spans: dict[str, _Span] = field(default_factory=dict)
     unplaced: tuple[int, str] = (0, "")
 
@@ -233,8 +257,8 @@ def _read(
             known = labels.is_valid().to_numpy(zero_copy_only=False)
             for ordinal, count in zip(*np.unique(ordinals[known], return_counts=True), strict=True):
                 counts.labelled[_EPOCH + timedelta(days=int(ordinal))] += int(count)
-            counts.positives += pc.sum(pc.equal(labels, 1), min_count=0).as_py()
-            for column in numbers:
+            counts.label.add(labels.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False))
+            for column in numbers if choices.kind.has_positives else ():
                 _widen(counts.spans[column.header], values(column), labels)
             spool.add(ordinals, [_numbers_of(values(column)) for column in spool.columns])
             read += len(ordinals)
@@ -331,27 +355,34 @@ def _key(spool: _Spool, choices: Choices, answers: Answers, days: int) -> tuple[
     if answers.key:
         columns = tuple(choices.named(name) for name in answers.key)
         return _proved(spool, [columns], days)[0], []
-    day = choices.event_day
     busiest = _busiest_day(spool)
-    singles = [column for column in spool.columns if column.type != "double"]
-    whole = tuple(singles) or (day,)
-    singles = singles[:KEY_COLUMNS]
-    possible: list[tuple[Chosen, ...]] = []
-    if len(busiest) <= 1:
-        possible.append((day,))
-    for length in range(1, min(LONGEST_KEY, len(singles)) + 1):
-        for columns in itertools.combinations(singles, length):
-            if any(set(shorter) <= set(columns) for shorter in possible):
+    found: list[Key] = []
+    # Measurements tell rows apart only where nothing else does.
+    for candidates in ([one for one in spool.columns if one.type != "double"], spool.columns):
+        possible = _possible(spool, candidates, choices.event_day, busiest)
+        whole = tuple(candidates) or (choices.event_day,)
+        found += _proved(spool, [*possible[:PROVED_KEYS], whole], days)
+        unique = [key for key in found if not key.repeats]
+        if unique:
+            return unique[0], [key for key in unique[1:] if len(key.columns) <= LONGEST_KEY][:3]
+    return min(found, key=lambda key: (key.repeats, len(key.columns))), []
+
+
+def _possible(
+    spool: _Spool, columns: Sequence[Chosen], day: Chosen, busiest: NDArray[np.uint64]
+) -> list[tuple[Chosen, ...]]:
+    """Combinations of few columns that no two rows of the busiest day have in common."""
+    possible: list[tuple[Chosen, ...]] = [(day,)] if len(busiest) <= 1 else []
+    some = columns[:KEY_COLUMNS]
+    for length in range(1, min(LONGEST_KEY, len(some)) + 1):
+        for chosen in itertools.combinations(some, length):
+            if any(set(shorter) <= set(chosen) for shorter in possible):
                 continue
-            if _repeats(_combined(busiest, spool.places(columns))) == 0:
-                possible.append(columns)
+            if _repeats(_combined(busiest, spool.places(chosen))) == 0:
+                possible.append(chosen)
         if len(possible) >= PROVED_KEYS:
             break
-    keys = _proved(spool, [*possible[:PROVED_KEYS], whole], days)
-    unique = [key for key in keys if not key.repeats]
-    if unique:
-        return unique[0], [key for key in unique[1:] if len(key.columns) <= LONGEST_KEY][:3]
-    return min(keys, key=lambda key: key.repeats), []
+    return possible
 
 
 def _busiest_day(spool: _Spool) -> NDArray[np.uint64]:

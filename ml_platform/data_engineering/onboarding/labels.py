@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ml_platform.contract.column_types import ColumnType
+from ml_platform.contract.tasks import TASKS, Metric, TaskName
 from ml_platform.data_engineering.onboarding.columns import ColumnLook
 
 _ZERO_OR_ONE = re.compile(r"[01](?:[.,]0*)?")
+#: Of what a model could be better than a guess so much must it be.
+_BETTER = 0.1
+#: Values that a message names.
+_NAMED = 5
 #: What most files call the column that is to be predicted.
 USUAL_NAMES = frozenset({"label", "target", "outcome", "y"})
 
@@ -19,41 +26,56 @@ class LabelFacts:
 
     Attributes:
         rows: how many rows have a label.
-        positives: how many of these are 1.
+        mean: of the labels; of 0 and 1 it is the share of 1.
+        spread: their standard deviation.
     """
 
     rows: int
-    positives: int
+    mean: float
+    spread: float
 
 
 @dataclass(frozen=True)
 class LabelKind:
-    """A kind of label.
+    """A kind of label, and what a contract says of one.
 
     Attributes:
+        task: as the contract's key.
         in_words: what its values are.
         column: keys of its column.
         estimator: the section ``model.estimator``.
         aggregation: how the labels of an entity's rows of a day become one.
+        evaluation: the metric, a threshold, and why it is that.
+        says: what its rows show, in words.
     """
 
+    task: TaskName
     in_words: str
-    column: dict[str, Any]
-    estimator: dict[str, Any]
+    column: Mapping[str, Any]
+    estimator: Mapping[str, Any]
     aggregation: str
+    evaluation: Callable[[LabelFacts], tuple[Metric, float, str]]
+    says: Callable[[LabelFacts], str]
 
-    def evaluation(self, facts: LabelFacts) -> tuple[dict[str, Any], str]:
-        """The section ``evaluation``, and why it says so."""
-        share = facts.positives / facts.rows if facts.rows else 0.0
-        guess = 2 * share / (1 + share)
-        threshold = round(min(guess + (1 - guess) / 10, 0.99), 2)
-        return (
-            {"metric": "f1", "threshold": threshold},
-            f"1 in {share:.1%} of {facts.rows:,} labelled rows: to call every row 1 has an f1 of {guess:.2f}",
-        )
+    @property
+    def has_positives(self) -> bool:
+        """Whether rows of label 1 are counted."""
+        return TASKS[self.task].has_positives
+
+
+def _of_two_classes(facts: LabelFacts) -> tuple[Metric, float, str]:
+    guess = 2 * facts.mean / (1 + facts.mean)
+    threshold = round(min(guess + (1 - guess) * _BETTER, 0.99), 2)
+    return "f1", threshold, f"to call every row 1 has an f1 of {guess:.2f}"
+
+
+def _of_numbers(facts: LabelFacts) -> tuple[Metric, float, str]:
+    threshold = float(f"{facts.spread * (1 - _BETTER):.3g}")
+    return "rmse", threshold, f"to predict the mean, {facts.mean:.4g}, has an rmse of {facts.spread:.4g}"
 
 
 BINARY = LabelKind(
+    task="binary",
     in_words="0 and 1",
     column={"allowed": [0, 1]},
     estimator={
@@ -61,19 +83,32 @@ BINARY = LabelKind(
         "params": {"C": 1.0, "max_iter": 200, "random_state": 1},
     },
     aggregation="max",
+    evaluation=_of_two_classes,
+    says=lambda facts: f"1 in {facts.mean:.1%} of rows",
+)
+REGRESSION = LabelKind(
+    task="regression",
+    in_words="numbers",
+    column={},
+    estimator={"class": "sklearn.linear_model.Ridge", "params": {"alpha": 1.0}},
+    aggregation="mean",
+    evaluation=_of_numbers,
+    says=lambda facts: f"{facts.mean:.4g} on average, with a spread of {facts.spread:.4g}",
 )
 
 
-def kind_of(look: ColumnLook, type_: str) -> LabelKind | None:
+def kind_of(look: ColumnLook, type_: ColumnType) -> LabelKind | None:
     """The kind of label that a column of a type can be; None if none that a contract may have."""
     texts = [text.strip() for text in look.distinct if text not in look.null_texts]
-    is_binary = type_ == "integer" and look.is_few and all(map(_ZERO_OR_ONE.fullmatch, texts))
-    return BINARY if is_binary and len({text[0] for text in texts}) > 1 else None
+    if type_ == "integer" and look.is_few and all(map(_ZERO_OR_ONE.fullmatch, texts)):
+        return BINARY if len({text[0] for text in texts}) > 1 else None
+    is_constant = look.is_few and len(texts) < 2
+    return REGRESSION if type_ in TASKS["regression"].label_types and not is_constant else None
 
 
-def why_not(look: ColumnLook, type_: str) -> str:
+def why_not(look: ColumnLook, type_: ColumnType) -> str:
     """Why a column can't be the label."""
-    if look.is_few:
-        values = ", ".join(sorted(look.distinct)[:5])
-        return f"its values are {values}{' …' if len(look.distinct) > 5 else ''}, and a label is 0 or 1"
-    return f"it is a {type_} with many values, and a label is 0 or 1"
+    values = ", ".join(sorted(look.distinct)[:_NAMED])
+    more = " …" if not look.is_few or len(look.distinct) > _NAMED else ""
+    held = f"its values are {values}{more}" if values else f"it is a {type_}"
+    return f"{held}, and a label is 0 or 1, or a number that isn't always the same"
