@@ -396,7 +396,7 @@ def test_a_morning_after_a_backfill_by_clicking(servers: Servers, page: Page, tm
         time.sleep(0.5)
     alert = servers.alerts.received[0]["message"]
     assert all(day in alert for day in (MISSING, REFUSED, BLOCKED))
-    links = re.findall(r"^ *([^:]+): (http\S+)$", alert, re.MULTILINE)
+    links = re.findall(r"^ *([^:\n]+): (http\S+)$", alert, re.MULTILINE)
     assert {name for name, _ in links} >= {"report", "day", "check", "Today", "All of shop"}
     for name, address in dict.fromkeys(links):
         opens(page, name, address)
