@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.contract.tasks import Metric
 from ml_platform.machine_learning import metrics, model_plots
+from ml_platform.machine_learning.arrays import Floats, Integers
 from ml_platform.machine_learning.bootstrap import Difference
 from ml_platform.machine_learning.kind import Figures, Fitted, Kind, Predictions
 from ml_platform.machine_learning.pipeline import (
-    Floats,
-    Integers,
     TrainingError,
     build_pipeline,
     feature_frame,
     features_of,
     halves,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 THRESHOLD_DECIMALS = 6
 #: Matrix products may differ in the last bit with the size of a batch; stored probabilities don't.

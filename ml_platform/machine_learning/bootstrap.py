@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ml_platform.machine_learning.pipeline import Floats, Integers
+from ml_platform.machine_learning.arrays import Floats, Integers
 
 CLUSTERS = 1000
 """The caller hashes entities into cluster ids from 0 to 999."""

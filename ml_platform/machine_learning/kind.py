@@ -10,15 +10,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ml_platform.contract.product import Product
+from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.bootstrap import Difference
-from ml_platform.machine_learning.pipeline import Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Predictions = tuple[NDArray[Any], ...]
 """What is said of some rows: arrays of their length, which ones is a matter of the kind."""
@@ -113,6 +115,8 @@ class Kind(ABC):
 
     def together(self, parts: Sequence[Predictions]) -> Predictions:
         """The outputs for several parts of some rows."""
+        import pandas as pd
+
         nothing = self.predict(None, pd.DataFrame())
         return tuple(np.concatenate(arrays) for arrays in zip(nothing, *parts, strict=True))
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ml_platform.contract.tasks import Metric
+from ml_platform.machine_learning.arrays import Floats, Integers
 from ml_platform.machine_learning.bootstrap import (
     DIFFERENCE_REPLICATES,
     INTERVAL_REPLICATES,
@@ -25,7 +26,6 @@ from ml_platform.machine_learning.bootstrap import (
     coded,
     weights,
 )
-from ml_platform.machine_learning.pipeline import Floats, Integers
 
 _RANKING: frozenset[Metric] = frozenset({"roc_auc", "average_precision"})
 _CHUNK_CELLS = 300_000

@@ -9,9 +9,9 @@ from importlib.metadata import version as installed_version
 from typing import Any
 
 from ml_platform.contract.product import Product
+from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.kind import Kind, Predictions
 from ml_platform.machine_learning.model_files import skops_io, trusted
-from ml_platform.machine_learning.pipeline import Floats
 from ml_platform.machine_learning.training import TrainedModel
 
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")

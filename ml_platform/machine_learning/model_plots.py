@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from ml_platform.machine_learning.pipeline import Floats, Integers
+from ml_platform.machine_learning.arrays import Floats, Integers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: The features that a plot shows: those with the most weight. More could not be read.
 SHOWN_FEATURES = 20

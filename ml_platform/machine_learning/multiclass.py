@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.contract.tasks import Metric
 from ml_platform.machine_learning import model_plots, multiclass_metrics
+from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.bootstrap import Difference
 from ml_platform.machine_learning.kind import LAST_LABEL, Figures, Fitted, Kind, Predictions
-from ml_platform.machine_learning.pipeline import (
-    Floats,
-    TrainingError,
-    build_pipeline,
-    feature_frame,
-    features_of,
-)
+from ml_platform.machine_learning.pipeline import TrainingError, build_pipeline, feature_frame, features_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Matrix products may differ in the last bit with the size of a batch; stored probabilities don't.
 PROBABILITY_DECIMALS = 6
@@ -55,6 +52,8 @@ class Multiclass(Kind):
 
     def labels(self, values: pd.Series[Any]) -> Floats:
         places = {name: place for place, name in enumerate(self.classes)}
+        import pandas as pd
+
         return pd.Series(values).map(places).to_numpy(dtype=np.float64, na_value=np.nan)
 
     def check_evidence(self, frame: pd.DataFrame) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ml_platform.contract.tasks import METRICS, Metric
+from ml_platform.machine_learning.arrays import Floats, Integers
 from ml_platform.machine_learning.bootstrap import (
     DIFFERENCE_REPLICATES,
     INTERVAL_REPLICATES,
@@ -23,7 +24,6 @@ from ml_platform.machine_learning.bootstrap import (
     coded,
     weights,
 )
-from ml_platform.machine_learning.pipeline import Floats, Integers
 
 #: No probability counts as less, as in scikit-learn: its logarithm would be no number.
 LEAST_PROBABILITY = float(np.finfo(np.float64).eps)

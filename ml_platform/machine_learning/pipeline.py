@@ -6,14 +6,17 @@ What is learned, and how labels are predicted, depends on the kind of label (:mo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ml_platform.contract.learning import Features
 from ml_platform.contract.product import Product
+from ml_platform.machine_learning.arrays import Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING = "(missing)"
 """The category that stands for a missing one."""
@@ -21,9 +24,6 @@ MISSING = "(missing)"
 #: How a label is transformed before it is learned, and back, by the contract's name. They rise, and are
 #: ufuncs, which a model's file may hold.
 TRANSFORMS: Mapping[str, tuple[Any, Any]] = {"log1p": (np.log1p, np.expm1)}
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 class TrainingError(Exception):
@@ -85,11 +85,15 @@ def feature_frame(product: Product, frame: pd.DataFrame, features: Features | No
     features = features or product.model.features
     columns: dict[str, Any] = {name: _numbers(frame[name]) for name in features.numeric}
     columns |= {name: _categories(frame[name], product.mrds_type(name)) for name in features.categorical}
+    import pandas as pd
+
     return pd.DataFrame(columns, index=frame.index)
 
 
 def halves(product: Product, rows: pd.DataFrame) -> NDArray[np.bool_]:
     """Which rows are of one half of the entities, so that each half can be scored by a model of the other."""
+    import pandas as pd
+
     entities = pd.util.hash_pandas_object(rows[list(product.entity)], index=False)
     second: NDArray[np.bool_] = entities.to_numpy() % 2 == 1
     return second
@@ -108,6 +112,8 @@ def _numbers(values: pd.Series[Any]) -> Floats:
 
 
 def _categories(values: pd.Series[Any], type_: str) -> pd.Series[Any]:
+    import pandas as pd
+
     # Arrow makes integers with a null floats, in just the batches that have one: 1 must not become "1.0".
     if type_ in ("integer", "long"):
         values = values.astype("Int64")

@@ -13,7 +13,6 @@ from datetime import date, timedelta
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from ml_platform.contract.learning import Holdout
@@ -123,6 +122,8 @@ def compare(
     y, cluster = np.asarray(label, dtype=np.float64), np.asarray(cluster)
     clusters = len(np.unique(cluster))
     if baselines is None:
+        import pandas as pd
+
         baselines = kind.baselines(None, pd.DataFrame(index=range(len(y))))
     scores = {name: kind.score(y, predictions) for name, predictions in baselines.items()}
     rivals = baselines if champion is None else {CHAMPION: champion}

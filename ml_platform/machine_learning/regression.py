@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.contract.tasks import Metric
 from ml_platform.machine_learning import model_plots, regression_metrics
+from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.bootstrap import Difference
 from ml_platform.machine_learning.kind import LAST_LABEL, Figures, Fitted, Kind, Predictions
 from ml_platform.machine_learning.pipeline import (
     TRANSFORMS,
-    Floats,
     TrainingError,
     build_pipeline,
     feature_frame,
     features_of,
     halves,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Significant digits of stored values: matrix products may differ in the last bits with a batch's size.
 DIGITS = 9

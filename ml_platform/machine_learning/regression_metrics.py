@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ml_platform.contract.tasks import METRICS, Metric
+from ml_platform.machine_learning.arrays import Floats, Integers
 from ml_platform.machine_learning.bootstrap import (
     DIFFERENCE_REPLICATES,
     INTERVAL_REPLICATES,
@@ -23,7 +24,6 @@ from ml_platform.machine_learning.bootstrap import (
     coded,
     weights,
 )
-from ml_platform.machine_learning.pipeline import Floats, Integers
 
 MEDIAN = 0.5
 #: Sorted errors that are counted together, to find the median of each resample: more are fewer steps of
