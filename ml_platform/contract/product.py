@@ -180,6 +180,14 @@ class Product(Section):
                 f"source.columns.{label}.allowed: {len(allowed or ())} classes, and {says}, which needs 2 to "
                 f"{MAXIMUM_CLASSES} of them named"
             )
+        taken = {column.name for column in task.outputs(self)} & {*self.mrds.entity, *self.mrds.aggregate}
+        if taken and not task.has_positives:
+            raise ValueError(
+                f"mrds: the name {min(taken)!r} is that of a column of the predictions, since {says}; give "
+                "the column another name (source.columns.….aliases reads the one that the files have)"
+            )
+        if any("\0" in str(name) for name in allowed or ()) and task.names_classes:
+            raise ValueError(f"source.columns.{label}.allowed: the name of a class can't hold a NUL")
         if task.names_classes:
             far = [name for name in allowed or () if isinstance(name, int) and abs(name) > LARGEST_CLASS]
             if far or len({str(name) for name in allowed or ()}) < len(allowed or ()):
@@ -240,8 +248,11 @@ class Product(Section):
 
     @property
     def _task_name(self) -> TaskName:
-        by_type = BY_TYPE.get(self.source.columns[self.source.label].type, "binary")
-        return self.model.task or by_type
+        return self.model.task or self._task_of_type
+
+    @property
+    def _task_of_type(self) -> TaskName:
+        return BY_TYPE.get(self.source.columns[self.source.label].type, "binary")
 
     @property
     def task(self) -> Task:
@@ -396,6 +407,9 @@ class Product(Section):
             exclude_defaults=True,
             exclude={"source": {"columns": {"__all__": {"sensitive", "description"}}}},
         )
+        if self.model.task not in (None, self._task_of_type):
+            # What a label may be follows from its kind: so does what is read of a delivery.
+            content["source"]["task"] = self.model.task
         chosen: dict[str, Any] = {}
         for section in sections:
             value: Any = content

@@ -132,9 +132,18 @@ class Decider:
         """
         presence.require_rollbacks(self.context, self.history)
         labels = self.context.ledger.latest(MRDS, details=False)
-        contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days")
+        # What belongs to a metric counts where there is any, so that comparisons of old stay known.
+        of_metric = [
+            f"evaluation.{key}" for key in ("quantile", "k") if getattr(self.product.evaluation, key)
+        ]
+        contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days", *of_metric)
 
         before = self.history.decisions()
+        until = newest_morning(labels)
+        if not reading:  # who waits goes on waiting: nobody compares it now
+            until = max(
+                (decision.decided_on for decision in before if not decision.waiting), default=date.min
+            )
         earlier = {
             (decision.fingerprint, decision.champion_before): decision.comparison
             for decision in before
@@ -164,7 +173,7 @@ class Decider:
             return self._compare(challenger, before, day, labels)
 
         unusable = {model.fingerprint for model in self.history.models() if self._mismatch(model) is not None}
-        decisions = self.history.decide(key_of, compare, until=newest_morning(labels), unusable=unusable)
+        decisions = self.history.decide(key_of, compare, until=until, unusable=unusable)
         if point_at_champion or decisions != before:
             self.registry.describe(self.product, self._descriptions(decisions))
         now = champion(decisions)

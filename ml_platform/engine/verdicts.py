@@ -260,7 +260,9 @@ def _judgeable(records: Mapping[date, DayRecord]) -> dict[date, Content]:
     return {
         day: Content.of(record)
         for day, record in records.items()
-        if record.outcome == "blocked" or (record.outcome == "written" and record.counts.get("rows"))
+        if record.outcome == "blocked"
+        or (record.outcome == "written" and record.counts.get("rows"))
+        or (record.outcome == "empty" and record.counts.get("quarantined"))
     }
 
 
@@ -309,6 +311,8 @@ def _still_accepted(content: Content, quality: Quality, previous: DayRecord | No
     """Who accepted the day, if it is the same content and nothing else fails than what was accepted."""
     if previous is None or not previous.accepted_by or previous.fingerprint != content.fingerprint:
         return None
+    if not content.rows and previous.counts != content.counts:
+        return None  # no rows are all alike; another delivery of which nothing can be used isn't
     before = quality_of(previous)
     if before is None or quality.passed:
         return None

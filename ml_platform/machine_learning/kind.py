@@ -71,6 +71,10 @@ class Kind(ABC):
         """A column of labels as metrics take them; NaN where there is none."""
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
 
+    def as_learned(self, label: Floats) -> NDArray[Any]:
+        """Labels as metrics take them, as the estimator has learned them."""
+        return label
+
     @abstractmethod
     def check_evidence(self, frame: pd.DataFrame) -> None:
         """See that labelled rows are enough to learn from.

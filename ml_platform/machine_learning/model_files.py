@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 from ml_platform.contract import estimators
@@ -11,6 +12,9 @@ from ml_platform.contract import estimators
 #: The file of a version, and the tags that it has.
 MODEL_FILE = "model.skops"
 FINGERPRINT, THRESHOLD = "fingerprint", "threshold"
+
+
+_importing = Lock()
 
 
 class RegistryError(Exception):
@@ -23,16 +27,17 @@ def skops_io() -> Any:
     To make it, every module of scikit-learn is imported and searched. It only spares the known ones
     permission, which :func:`trusted` gives here. Whoever has imported skops before has the list already.
     """
-    if "skops.io" not in sys.modules:
-        from sklearn import utils
+    from sklearn import utils
 
+    with _importing:
+        if "skops.io" in sys.modules:
+            return import_module("skops.io")
         every = utils.all_estimators
         utils.all_estimators = list
         try:
             return import_module("skops.io")
         finally:
             utils.all_estimators = every
-    return import_module("skops.io")
 
 
 def trusted(types: list[str], origin: str) -> list[str]:

@@ -229,7 +229,9 @@ class ModelHistory:
         new: dict[str, Comparison] = {}
         taken_back = {row["as_of"] for row in rollbacks}
         decided = {
-            decision.fingerprint: decision.comparison for decision in self.decisions() if decision.comparison
+            decision.fingerprint: decision.comparison
+            for decision in self.decisions()
+            if decision.comparison is not None and not decision.comparison.failed
         }
 
         def compare_once(challenger: Candidate, champion: Candidate | None, day: date) -> Comparison:

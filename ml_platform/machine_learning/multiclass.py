@@ -56,6 +56,10 @@ class Multiclass(Kind):
 
         return pd.Series(values).map(places).to_numpy(dtype=np.float64, na_value=np.nan)
 
+    def as_learned(self, label: Floats) -> NDArray[Any]:
+        learned: NDArray[Any] = np.array(self.classes)[label.astype(np.int64)]
+        return learned
+
     def check_evidence(self, frame: pd.DataFrame) -> None:
         rows, needed = len(frame), self.product.model.minimum_rows
         days = f"on {frame[EVENT_DAY].nunique():,} labelled days" if rows else "no labelled days"
@@ -73,8 +77,15 @@ class Multiclass(Kind):
         label = self.labels(rows[self.product.label]).astype(np.int64)
         # An array of texts or of numbers, as estimators and the model's file take them.
         names = np.array(self.classes)
-        pipeline = build_pipeline(self.product).fit(features, names[label])
         counts = np.bincount(label, minlength=len(names))
+        try:
+            pipeline = build_pipeline(self.product).fit(features, names[label])
+        except ValueError as error:
+            rare = [place for place in np.argsort(counts, kind="stable") if counts[place]][:1]
+            raise TrainingError(
+                f"{type(error).__name__} of the estimator ({len(label):,} rows, of {self._named(rare)} only "
+                f"{counts[rare[0]]:,}): some estimators need several rows of each class that there is"
+            ) from error
         shares = {str(name): float(count / len(label)) for name, count in zip(names, counts, strict=True)}
         setattr(pipeline, _SHARES, shares)
         return Fitted(pipeline)
@@ -137,7 +148,12 @@ class Multiclass(Kind):
         rows = [json.loads(text) for text in frame["probabilities"]]
         probability = np.array([[row.get(name, 0.0) for name in names] for row in rows])
         probability = probability.reshape(len(frame), len(names))
-        return self.labels(frame["prediction"]), probability
+        place, total = self.labels(frame["prediction"]), probability.sum(axis=1, keepdims=True)
+        # The contract may have had a class more when they were stored: it takes its probability with it.
+        probability = np.divide(
+            probability, total, out=np.full_like(probability, 1 / len(names)), where=total > 0
+        )
+        return np.where(np.isnan(place), np.argmax(probability, axis=1), place), probability
 
     def measured(self, outputs: Predictions) -> Any:
         place, _ = self.decided(outputs, None)
@@ -176,7 +192,7 @@ class Multiclass(Kind):
 
     def baselines(self, pipeline: Any, frame: pd.DataFrame) -> Mapping[str, Predictions]:
         shares = self.facts(pipeline)
-        if not shares:
+        if not shares and not frame.empty:
             raise ValueError("the model doesn't know the classes of the labels it has learned from")
         of_training = np.array([shares.get(str(name), 0.0) for name in self.classes])
         majority = self._alike(of_training, len(frame))

@@ -24,6 +24,7 @@ import pandas as pd
 
 from ml_platform.contract.product import Product
 from ml_platform.machine_learning import model_plots
+from ml_platform.machine_learning.kind import Kind
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.mlflow_store import (
     damaged,
@@ -285,17 +286,11 @@ class Registry:
             figures: dict[str, float] = {"training_rows": trained.rows}
             if product.task.has_positives:
                 figures["training_positives"] = trained.positives
-            plots = model_plots.of_weights(trained.pipeline, product.sensitive)
             if holdout is not None:
                 label = kind.labels(holdout[product.label])
                 predictions = kind.decided(kind.predict(trained.pipeline, holdout), trained.threshold)
                 figures |= holdout_metrics(kind, label, predictions)
-                plots |= kind.plots(label, predictions, trained.threshold)
-                if "coefficients" not in plots:
-                    features = feature_frame(product, holdout)
-                    plots |= model_plots.of_shuffling(trained.pipeline, features, label)
-            for name, figure in plots.items():
-                mlflow.log_figure(figure, f"plots/{name}.png")
+            _log_plots(kind, trained, holdout)
             mlflow.log_metrics(figures, model_id=model.model_id)
             version = self._register(client, product, model, run.info.run_id, facts)
         return _registered(version)
@@ -460,6 +455,24 @@ class Registry:
         link = json.dumps([{"name": version.name, "version": version.version}])
         client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: link})
         return version
+
+
+def _log_plots(kind: Kind, trained: TrainedModel, holdout: pd.DataFrame | None) -> None:
+    """Log what can be drawn of a model to the present run; nothing depends on it."""
+    mlflow, product = mlflow_module(), kind.product
+    try:
+        plots = model_plots.of_weights(trained.pipeline, product.sensitive)
+        if holdout is not None:
+            label = kind.labels(holdout[product.label])
+            predictions = kind.decided(kind.predict(trained.pipeline, holdout), trained.threshold)
+            plots |= kind.plots(label, predictions, trained.threshold)
+            if "coefficients" not in plots:
+                features = feature_frame(product, holdout)
+                plots |= model_plots.of_shuffling(trained.pipeline, features, kind.as_learned(label))
+        for name, figure in plots.items():
+            mlflow.log_figure(figure, f"plots/{name}.png")
+    except (ValueError, ArithmeticError, TypeError, KeyError, IndexError):
+        _log.warning("a model of %s could not be drawn", product.name, exc_info=True)
 
 
 def _registered(version: Any) -> RegisteredModel:

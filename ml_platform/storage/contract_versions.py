@@ -86,7 +86,10 @@ class ContractVersions:
         return None
 
     def _knows(self, version: str) -> bool:
-        return any(row["mrds"] == version for row in self._table.read())
+        """Whether the newest version is this one, with the present kind of label."""
+        newest = max(self._table.read(), key=lambda row: row["recorded_at"], default=None)
+        task = self._product.task.name
+        return newest is not None and (newest["mrds"], newest["task"] or _TASK_OF_OLD) == (version, task)
 
     def ards_like_now(self) -> frozenset[str]:
         """The versions whose ARDS is what today's contract would make, in the columns of the MRDS."""

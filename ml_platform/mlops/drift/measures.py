@@ -225,13 +225,19 @@ def _counts(texts: pd.Series) -> pd.Series:
     return texts.value_counts().sort_index().sort_values(ascending=False, kind="stable")
 
 
+def _is_masked(product: Product, column: Column) -> bool:
+    """Whether no value of a column may be shown: it is sensitive, or a prediction of a label that is."""
+    tells_labels = column.role == "prediction" and not product.task.has_positives
+    return column.name in product.sensitive or (tells_labels and product.label in product.sensitive)
+
+
 def _shown(product: Product, column: Column, pair: _Pair) -> _Pair:
     """The pair as the library's page may show it: its scores don't depend on what is changed here.
 
     The page is full of scripts and escapes nothing, so no category may hold markup; of a sensitive column
     it shows neither values nor names.
     """
-    if column.name not in product.sensitive:
+    if not _is_masked(product, column):
         if pair.kind == "numeric":
             return pair
         plain = str.maketrans("<>&\"'\\", "‹›+”’/")
@@ -321,7 +327,7 @@ def _column(
         verdict = "drifted"
         reasons.append(f"nulls {before.null_share or 0:.1%} before, {now.null_share or 0:.1%} now")
     new, gone = _categories(product, column, current, reference)
-    masked = column.name in product.sensitive
+    masked = _is_masked(product, column)
     return ColumnDrift(
         column=column.name,
         kind=column.kind,
@@ -368,4 +374,4 @@ def _categories(
 def _only(product: Product, column: Column, one: pd.Series, other: pd.Series) -> Iterator[str]:
     names = [name for name in one.index if name not in other.index][:LISTED]
     for name in names:
-        yield MASK if column.name in product.sensitive else str(name)
+        yield MASK if _is_masked(product, column) else str(name)
