@@ -70,6 +70,8 @@ class ProductScaffolder(Scaffolder[ProductParams]):
         named = request.params.contract
         if named is None:
             path = folder / CONTRACT
+            if path.exists():
+                raise ValueError(f"{path} is there already: name it, or another one, with --contract")
             path.write_text(_EXAMPLE.format(name=_name(folder)), encoding="utf-8")
         else:
             path = Path(named).absolute()

@@ -10,6 +10,7 @@ environment was moved.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,17 +32,25 @@ def relocate(environment: Path) -> None:
     if old is None:
         sys.exit(f"{environment.resolve()} doesn't say where it was made: remove it and run this again")
     # A path that merely begins like the old one, such as that of its neighbour .venv2, is another one.
-    named = re.compile(re.escape(old.encode()) + rb"(?![\w.-])")
+    named = re.compile(rb"(?<![\w./-])" + re.escape(old.encode()) + rb"(?![\w.-])")
     for path in sorted((environment / "bin").iterdir()):
         if path.is_symlink() or not path.is_file():
             continue
         content = path.read_bytes()
         changed = _fit_for_the_kernel(named.sub(lambda _: new.encode(), content))
         if b"\0" not in content and changed != content:
-            path.write_bytes(changed)
+            _replace(path, changed)
     # Last, so that an interrupted adjustment is done again.
     configuration = environment / "pyvenv.cfg"
-    configuration.write_text(MADE_BY.sub(lambda found: found[1] + new, configuration.read_text()))
+    _replace(configuration, MADE_BY.sub(lambda found: found[1] + new, configuration.read_text()).encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replace a file as a whole: what is linked to the old one, like a backup, stays as it is."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(content)
+    shutil.copymode(path, beside)
+    beside.replace(path)
 
 
 def _fit_for_the_kernel(script: bytes) -> bytes:
@@ -60,7 +69,8 @@ def main() -> None:
     *options, place = sys.argv[1:]
     environment = Path(place)
     if options == ["--check"]:
-        sys.exit(recorded_place(environment) not in (None, str(environment.resolve())))
+        recorded = recorded_place(environment)
+        sys.exit(recorded is not None and Path(recorded).resolve() != environment.resolve())
     relocate(environment)
 
 

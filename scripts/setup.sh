@@ -53,7 +53,7 @@ install_checkout() {
 # The code that the environment runs, as seen from anywhere: that of another checkout after a move or a copy.
 runs_this_checkout() {
   local found
-  found=$(.venv/bin/python -P -c 'import importlib.util as u; print(u.find_spec("ml_platform").origin)' 2>/dev/null) &&
+  found=$(.venv/bin/python -I -c 'import importlib.util as u; print(u.find_spec("ml_platform").origin)' 2>/dev/null) &&
     [ "$found" -ef ml_platform/__init__.py ]
 }
 

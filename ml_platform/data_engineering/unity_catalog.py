@@ -69,9 +69,9 @@ def statements(product: Product, location: CatalogLocation, data_set: DataSet) -
     declared = columns(product, data_set)
     lines = []
     for column, type_ in declared.items():
-        comment = _comment(product, data_set, column)
+        meaning = _comment(product, data_set, column)
         line = f"  {quoted(column)} {type_}{' NOT NULL' if column in key else ''}"
-        lines.append(line + (f" COMMENT {_text(comment)}" if comment else ""))
+        lines.append(line + (f" COMMENT {_text(meaning)}" if meaning else ""))
     marked = ", ".join(quoted(column) + (" TIMESERIES" if column == EVENT_DAY else "") for column in key)
     lines.append(f"  CONSTRAINT {quoted(f'{product.name}_{data_set}_key')} PRIMARY KEY ({marked})")
     return [

@@ -569,7 +569,7 @@ def test_a_column_has_the_narrowest_type_that_all_of_its_texts_are(
     tmp_path: Path, cell: Callable[[int], object], type_: str, more: Mapping[str, Any]
 ) -> None:
     path = write(tmp_path / "history.csv", rows(extra=cell))
-    column = drafted(path, event_day="day").product.source.columns["extra"]
+    column = drafted(path, event_day="day", label="again").product.source.columns["extra"]
     assert column.type == type_
     for key, value in more.items():
         assert getattr(column, key) == value

@@ -283,7 +283,7 @@ def opens(page: Page, name: str, address: str) -> None:
         case "run":
             expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
         case _:
-            expect(page.get_by_role("button", name=re.compile("^Materialize all"))).to_be_visible()
+            expect(page.get_by_role("button", name=re.compile("Materialize all"))).to_be_visible()
 
 
 def is_plotted(answer: Response) -> bool:

@@ -434,20 +434,28 @@ def _label(
         return (*possible[answers.label], "as you said")
     # Columns of 0 and 1 come first: among many numbers one of these is what a person counts, or flags.
     binary = {name: one for name, one in possible.items() if one[1] is labels.BINARY}
-    usual = [name for name in possible if name.strip().lower() in labels.USUAL_NAMES]
+    usual = [one for one in columns if one.header.strip().lower() in labels.USUAL_NAMES]
+    two = [one for one in columns if one.look.is_few and len(one.look.distinct) == 2]
     likely = binary or possible
-    if len(likely) == 1:
-        ((column, kind),) = likely.values()
-        return column, kind, f"the only column of {kind.in_words}"
     if len(usual) == 1:
-        return (*possible[usual[0]], "by its name")
+        (column,) = usual
+        if column.header not in possible:
+            why = labels.why_not(column.look, column.type)
+            raise FirstLookError(
+                f"{column.header!r} looks like the label by its name, and can't be one: {why}; name another "
+                "column with --label"
+            )
+        return (*possible[column.header], "by its name")
+    # A number may be anything, and what is yes or no may be said in words: then a person must choose.
+    if len(binary) == 1 and not any(one.type == "boolean" for one in columns):
+        ((column, kind),) = binary.values()
+        return column, kind, f"the only column of {kind.in_words}"
     if possible:
         return Question(
             "--label",
             "which column is to be predicted?",
             tuple((name, _examples(column)) for name, (column, _) in likely.items()),
         )
-    two = [one for one in columns if one.look.is_few and len(one.look.distinct) == 2]
     some = "".join(f"; {shown(one.header)} has {_examples(one)}" for one in two[:3])
     raise FirstLookError(
         f"no column can be the label: a contract predicts 0 and 1, or a number, and none has them{some}. "

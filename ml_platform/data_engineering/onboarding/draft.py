@@ -284,10 +284,12 @@ class _Writer:
             keys |= {"nullable": True, **choices.kind.column}
         elif column.nulls:
             keys["nullable"] = True
+        # A new customer or order is no error.
+        is_open = column is choices.label or column in (*facts.key.columns, *facts.entity)
         kept = {
             key: value
             for key, value in column.keys.items()
-            if not (key == "allowed" and (column is choices.label or self.is_brief))
+            if not (key == "allowed" and (is_open or self.is_brief))
         }
         keys |= kept
         why = [column.why] if column.why else []
@@ -361,7 +363,10 @@ class _Writer:
             is_constant = column.look.is_few and len(column.look.distinct) < 2 and not column.nulls
             if is_constant or column.header in facts.giveaways:
                 continue
-            if column in facts.key.columns and (column.type != "string" or not column.look.is_few):
+            tells = column.type not in ("string", "double") or (
+                column.type == "string" and not column.look.is_few
+            )
+            if column in facts.key.columns and tells:
                 if not facts.one_row and column.type in ("integer", "long", "string"):
                     rules[column.name] = "count"
                     numeric.append(column.name)

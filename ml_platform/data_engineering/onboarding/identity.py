@@ -364,7 +364,14 @@ def _key(spool: _Spool, choices: Choices, answers: Answers, days: int) -> tuple[
         found += _proved(spool, [*possible[:PROVED_KEYS], whole], days)
         unique = [key for key in found if not key.repeats]
         if unique:
-            return unique[0], [key for key in unique[1:] if len(key.columns) <= LONGEST_KEY][:3]
+            others: list[Key] = []
+            for key in unique[1:]:
+                known = [unique[0], *others]
+                if len(key.columns) <= LONGEST_KEY and not any(
+                    {*other.columns} <= {*key.columns} for other in known
+                ):
+                    others.append(key)
+            return unique[0], others[:3]
     return min(found, key=lambda key: (key.repeats, len(key.columns))), []
 
 

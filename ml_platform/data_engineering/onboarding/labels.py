@@ -111,4 +111,7 @@ def why_not(look: ColumnLook, type_: ColumnType) -> str:
     values = ", ".join(sorted(look.distinct)[:_NAMED])
     more = " …" if not look.is_few or len(look.distinct) > _NAMED else ""
     held = f"its values are {values}{more}" if values else f"it is a {type_}"
-    return f"{held}, and a label is 0 or 1, or a number that isn't always the same"
+    return (
+        f"{held}, and a label is 0 or 1, or a number that isn't always the same (one of many classes: see "
+        "`model.task` in docs/contract.md)"
+    )
