@@ -131,7 +131,7 @@ def test_nor_does_one_whose_days_spark_writes(
         before_the_first(monkeypatch, ards, "write", newer_run(platform))
     else:
         monkeypatch.setattr(FolderLocation, "lock", unlocked)
-        before_the_first(monkeypatch, PathLocation, "save", newer_run(platform))
+        before_the_first(monkeypatch, PathLocation, "replace", newer_run(platform))
     platform.run("ards", CHOSEN, run_id="older")
     assert_as_alone(platform, tmp_path)
 
