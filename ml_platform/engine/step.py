@@ -81,6 +81,8 @@ class DayResult(BaseModel):
         """
         if "withdrawn_rows" in self.metadata and not self.up_to_date:
             return None
+        if self.outcome == "empty" and "accepted_by" in self.metadata:
+            return None  # a person has seen that nothing of it can be used
         advice = self.advice or FAILING_OUTCOMES.get(self.outcome)
         return f"{self.day} is {self.outcome}: {self.reason}. Now: {advice}." if advice else None
 

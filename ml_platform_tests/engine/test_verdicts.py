@@ -69,7 +69,8 @@ def test_a_day_of_which_nothing_can_be_used_may_be_accepted_and_is_then_without_
     }
     (record,) = accept(platform.ledger, DAY, reason="a test delivery", by="ann")
     assert (record.outcome, record.accepted_by) == ("empty", "ann")
-    assert platform.run("ards", DAY).days[0].up_to_date
+    (day,) = platform.run("ards", DAY).days
+    assert (day.up_to_date, day.failure) == (True, None)
     assert platform.run("mrds", DAY).days[0].outcome == "empty"
     platform.deliver(DAY, "b.csv", HEADER + f"2,{DAY},bob,1.0,1,web\n")
     lenient = with_rules(platform, quarantined_share={"warning": 0.9, "error": 0.9})
