@@ -125,7 +125,7 @@ def tables(draw: st.DrawFn) -> tuple[list[tuple[str, str]], list[list[Any]]]:
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d %b %Y")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     table=tables(),
     delimiter=st.sampled_from([",", ";", "\t", "|", "\x01"]),
