@@ -8,6 +8,7 @@ import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,8 @@ def as_read(value: Any, type_: str) -> Any:
             return None if value is None else str(value)
         case "double":
             return float(value)
+        case "long" | "integer" if isinstance(value, float):
+            return int(Decimal(repr(value)))  # as it is written, which the nearest double may not be
         case "timestamp":
             return value.replace(tzinfo=UTC)
         case _:
