@@ -24,7 +24,8 @@ import pandas as pd
 
 from ml_platform.contract.product import Product
 from ml_platform.machine_learning import model_plots
-from ml_platform.machine_learning.kind import Kind
+from ml_platform.machine_learning.arrays import Floats
+from ml_platform.machine_learning.kind import Kind, Predictions
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.mlflow_store import (
     damaged,
@@ -286,11 +287,13 @@ class Registry:
             figures: dict[str, float] = {"training_rows": trained.rows}
             if product.task.has_positives:
                 figures["training_positives"] = trained.positives
+            unseen = None
             if holdout is not None:
                 label = kind.labels(holdout[product.label])
                 predictions = kind.decided(kind.predict(trained.pipeline, holdout), trained.threshold)
                 figures |= holdout_metrics(kind, label, predictions)
-            _log_plots(kind, trained, holdout)
+                unseen = (holdout, label, predictions)
+            _log_plots(kind, trained, unseen)
             mlflow.log_metrics(figures, model_id=model.model_id)
             version = self._register(client, product, model, run.info.run_id, facts)
         return _registered(version)
@@ -457,14 +460,19 @@ class Registry:
         return version
 
 
-def _log_plots(kind: Kind, trained: TrainedModel, holdout: pd.DataFrame | None) -> None:
-    """Log what can be drawn of a model to the present run; nothing depends on it."""
+def _log_plots(
+    kind: Kind, trained: TrainedModel, unseen: tuple[pd.DataFrame, Floats, Predictions] | None
+) -> None:
+    """Log what can be drawn of a model to the present run; nothing depends on it.
+
+    Args:
+        unseen: held-out rows, their labels, and what the model predicts for them.
+    """
     mlflow, product = mlflow_module(), kind.product
     try:
         plots = model_plots.of_weights(trained.pipeline, product.sensitive)
-        if holdout is not None:
-            label = kind.labels(holdout[product.label])
-            predictions = kind.decided(kind.predict(trained.pipeline, holdout), trained.threshold)
+        if unseen is not None:
+            holdout, label, predictions = unseen
             plots |= kind.plots(label, predictions, trained.threshold)
             if "coefficients" not in plots:
                 features = feature_frame(product, holdout)
