@@ -35,7 +35,7 @@ from ml_platform.engine.step import StepRequest
 from ml_platform.graph import run_processes
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.bad_days import MAX_RETRIES_TAG, shows_bad_days
-from ml_platform.graph.events import BACKFILL_TAG
+from ml_platform.graph.events import BACKFILL_TAG, not_shown
 from ml_platform.graph.jobs import PRODUCT_TAG
 from ml_platform.graph.partitions import range_tags
 from ml_platform.graph.resources import ChosenStepRunner, LocalStepRunner
@@ -269,8 +269,12 @@ class Backfill:
                 return
 
     def _is_pending(self, request: StepRequest) -> bool:
+        """Whether a step has something to do, or Dagster isn't told of all that it has done."""
         try:
-            return local.is_pending(self._context(request))
+            context = self._context(request)
+            return local.is_pending(context) or not set(request.days).isdisjoint(
+                not_shown(self.instance, self.product, context.ledger, request.step)
+            )
         except Exception:
             # What can't be asked isn't known to be up to date; its step fails for itself, and says why.
             if request.step in nothing_made_from():

@@ -22,7 +22,7 @@ from ml_platform.engine import local, presence
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.maintenance import small_tables_of_all
 from ml_platform.engine.step import PermanentError, StepRequest
-from ml_platform.graph.assets import asset_key
+from ml_platform.graph.events import not_shown
 from ml_platform.graph.resources import LocalStepRunner
 from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import ModelHistory
@@ -387,11 +387,7 @@ class Examination:
 
     def unknown_to(self, instance: dg.DagsterInstance | None, asset: str) -> list[date]:
         """The partitions of an asset that the ledger knows and Dagster doesn't."""
-        # A day that couldn't be used may have ended its run, which leaves no event of it.
-        known = self.ledger.latest(asset, outcomes=["written"], details=False)
-        shown = instance.get_materialized_partitions(asset_key(self.product, asset)) if instance else ()
-        partitions = {month_of(day) if asset == MODEL else day for day in known}
-        return sorted(partitions - {date.fromisoformat(key) for key in shown})
+        return not_shown(instance, self.product, self.ledger, asset)
 
 
 def _backfill(product: str, asset: str, days: Sequence[date]) -> str:

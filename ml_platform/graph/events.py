@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -10,12 +11,13 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 
-from ml_platform.contract.assets import PERFORMANCE_ABOVE_THRESHOLD, Asset
+from ml_platform.contract.assets import CATALOGUE, PERFORMANCE_ABOVE_THRESHOLD, Asset
+from ml_platform.contract.days import month_of
 from ml_platform.contract.product import Product
 from ml_platform.engine.report_targets import REPORT_FILE
 from ml_platform.engine.step import Check, DayResult, StepResult, result_of
 from ml_platform.graph import bad_days
-from ml_platform.storage.ledger import NOT_DONE, DayRecord
+from ml_platform.storage.ledger import NOT_DONE, DayRecord, Ledger
 
 #: The tag of the runs of a backfill over several days by the command; its value are the days.
 BACKFILL_TAG = "ml_platform/backfill"
@@ -73,6 +75,22 @@ def failure_of(context: dg.AssetExecutionContext, result: StepResult) -> str | N
     if len(result.days) > 1 or any(tag in context.run.tags for tag in BACKFILL_TAGS):
         return None
     return result.days[0].failure if result.days else None
+
+
+def not_shown(
+    instance: dg.DagsterInstance | None, product: Product, ledger: Ledger, asset: str
+) -> list[date]:
+    """The partitions of an asset that the ledger knows as written and Dagster doesn't show, ascending.
+
+    Dagster's database was lost (all of it, where ``instance`` is None), or a run was killed after it had
+    written days and before it had said so.
+    """
+    # A day that couldn't be used may have ended its run, which leaves no event of it.
+    written = ledger.latest(asset, outcomes=["written"], details=False)
+    key = dg.AssetKey([product.name, asset])
+    shown = instance.get_materialized_partitions(key) if instance else ()
+    partitions = {month_of(day) if CATALOGUE[asset].period == "month" else day for day in written}
+    return sorted(partitions - {date.fromisoformat(key) for key in shown})
 
 
 def report_verdict(instance: dg.DagsterInstance, product: Product, record: DayRecord) -> None:

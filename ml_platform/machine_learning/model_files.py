@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from threading import Lock
+from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from ml_platform.contract import estimators
 
@@ -15,29 +18,50 @@ FINGERPRINT, THRESHOLD = "fingerprint", "threshold"
 
 
 _importing = Lock()
+_LISTS = "skops.io._trusted_types"
 
 
 class RegistryError(Exception):
     """A model can't be kept or loaded; the message says which and why."""
 
 
+def _short_lists() -> ModuleType:
+    """Stands for the module of skops that lists what it trusts by itself, with what is quickly listed."""
+    numbers = {f"{kind.__module__}.{kind.__name__}" for kind in np.sctypeDict.values()}
+    generators = {
+        f"numpy.random.{name}"
+        for name, kind in vars(np.random).items()
+        if isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)
+    }
+    found = ModuleType(_LISTS)
+    vars(found).update(
+        PRIMITIVE_TYPE_NAMES=[f"builtins.{kind.__name__}" for kind in (int, float, str, bool)],
+        CONTAINER_TYPE_NAMES=[f"builtins.{kind.__name__}" for kind in (list, set, map, tuple)],
+        SKLEARN_ESTIMATOR_TYPE_NAMES=[],
+        SKLEARN_INTERNAL_TYPE_NAMES=[],
+        SCIPY_UFUNC_TYPE_NAMES=[],
+        NUMPY_UFUNC_TYPE_NAMES=[],
+        NUMPY_RANDOM_BIT_GENERATOR_TYPE_NAMES=sorted(generators - {"numpy.random.BitGenerator"}),
+        NUMPY_DTYPE_TYPE_NAMES=sorted(name for name in numbers if name.startswith("numpy")),
+    )
+    return found
+
+
 def skops_io() -> Any:
-    """The reader and writer of models, imported without its list of all estimators.
+    """The reader and writer of models, imported without its long lists of types that need no permission.
 
-    To make it, every module of scikit-learn is imported and searched. It only spares the known ones
-    permission, which :func:`trusted` gives here. Whoever has imported skops before has the list already.
+    To make them, every module of scikit-learn is imported, and every module that is loaded is searched for
+    each function of numpy and scipy: seconds. Whoever reads a file gives permission by :func:`trusted`. Who
+    has imported skops before has the lists already.
     """
-    from sklearn import utils
-
     with _importing:
         if "skops.io" in sys.modules:
             return import_module("skops.io")
-        every = utils.all_estimators
-        utils.all_estimators = list
+        sys.modules[_LISTS] = _short_lists()
         try:
             return import_module("skops.io")
         finally:
-            utils.all_estimators = every
+            del sys.modules[_LISTS]
 
 
 def trusted(types: list[str], origin: str) -> list[str]:
@@ -55,13 +79,19 @@ def trusted(types: list[str], origin: str) -> list[str]:
 
 
 def _is_accepted(name: str) -> bool:
-    """Whether a class is scikit-learn's own, or of a module that whoever runs the platform has named."""
+    """Whether a class is scikit-learn's own, or of a module that whoever runs the platform has named.
+
+    Functions of numpy and scipy that work on each element are accepted as well.
+    """
     module, _, attribute = name.rpartition(".")
-    if not estimators.is_allowed(module):
+    allowed = estimators.is_allowed(module)
+    if not allowed and module.partition(".")[0] not in ("numpy", "scipy"):
         return False
     try:
         found = getattr(import_module(module), attribute, None)
     except ImportError:
         return False
+    if isinstance(found, np.ufunc):
+        return True
     # What these modules have imported from elsewhere doesn't count.
-    return isinstance(found, type) and estimators.is_allowed(found.__module__)
+    return allowed and isinstance(found, type) and estimators.is_allowed(found.__module__)

@@ -91,6 +91,29 @@ def test_a_backfill_is_four_runs_and_nothing_the_second_time(
     assert changed == {(asset, bad) for asset in ("ards", "mrds", "predictions")}
 
 
+def test_days_that_a_killed_run_has_written_are_shown_by_the_next(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    """A run that ends between its last write and its events leaves days that only the ledger knows."""
+    week = days("2024-01-01", "2024-01-07")
+    deliver_visits(platform, week)
+    for asset in ("ards", "mrds", "online_features"):
+        platform.run(asset, week)
+    before = platform.fingerprints("ards", "mrds")
+    assert materialized(instance, "ards") == set()
+
+    select = ("ards", "mrds")
+    reports = Backfill(platform.product, platform.settings, instance, select=select).run(
+        DayRange(week[0], week[-1])
+    )
+    assert [report.assets for report in reports] == [select]
+    for asset in select:
+        assert materialized(instance, asset) == {str(day) for day in week}
+    assert platform.fingerprints("ards", "mrds") == before
+    again = Backfill(platform.product, platform.settings, instance, select=select)
+    assert again.run(DayRange(week[0], week[-1])) == []
+
+
 def test_a_run_of_just_a_missing_day_fails_and_says_why(
     platform: Platform, instance: dg.DagsterInstance
 ) -> None:

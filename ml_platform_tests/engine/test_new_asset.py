@@ -43,7 +43,7 @@ def added(monkeypatch: pytest.MonkeyPatch) -> Asset:
         monkeypatch.delitem(CATALOGUE, name)
     for name, known in rows.items():
         if name == "model":
-            CATALOGUE[NAME] = asset
+            monkeypatch.setitem(CATALOGUE, NAME, asset)
         CATALOGUE[name] = known
     return asset
 

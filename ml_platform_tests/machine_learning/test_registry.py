@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -353,10 +354,23 @@ def test_a_file_with_foreign_types_is_not_loaded(registry, client, trained):
         ("sklearn.tree._tree.NoSuchClass", False),
         ("os.system", False),
         ("sklearnx.Model", False),
+        ("numpy.log1p", True),
+        ("scipy.special.expit", True),
+        ("numpy.load", False),  # reads files
     ],
 )
 def test_only_scikit_learns_own_classes_are_trusted(name, accepted):
     assert model_files._is_accepted(name) == accepted
+
+
+def test_all_that_skops_trusts_by_itself_is_trusted():
+    theirs, ours = import_module("skops.io._trusted_types"), model_files._short_lists()
+    listed = {name: set(found) for name, found in vars(theirs).items() if name.endswith("_TYPE_NAMES")}
+    assert listed.keys() == {name for name in vars(ours) if name.endswith("_TYPE_NAMES")}
+    for name, found in listed.items():
+        own = set(getattr(ours, name))
+        assert own <= found
+        assert [one for one in found - own if not model_files._is_accepted(one)] == []
 
 
 def test_a_version_from_elsewhere_is_named(registry, client, logged):
