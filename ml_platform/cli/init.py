@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ml_platform.cli.console import fail, progress_of
 from ml_platform.cli.layout import say, say_command
+from ml_platform.contract.days import in_a_sentence
+from ml_platform.contract.tasks import TASKS
 from ml_platform.settings import PACKAGE, Settings
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 #: Where contracts go unless ML_PLATFORM_PRODUCTS or --to names a folder.
 _FOLDER = Path("contracts")
+Value = TypeVar("Value", bound=str)
 #: Between a column and its format.
 _SEPARATOR = "="
 
@@ -51,6 +54,10 @@ def init(
         typer.Option(help="How the dates of a column are written, COLUMN=%d/%m/%Y; may be repeated."),
     ] = None,
     label: Annotated[str | None, typer.Option(help="The column that is to be predicted.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help=f"What the label is: {', '.join(TASKS)}; without it what it looks like."),
+    ] = None,
     label_delay_days: Annotated[
         int | None, typer.Option(min=0, help="Days from the end of the event day until a label is known.")
     ] = None,
@@ -88,11 +95,12 @@ def init(
         encoding=encoding,
         delimiter=delimiter.replace("\\t", "\t") if delimiter else None,
         escape=quote_escape,
-        decimal=decimal,
+        decimal=_one_of("--decimal", decimal, (".", ",")),
         thousands=thousands,
         date_formats=_formats(date_format or []),
         event_day=event_day,
         label=label,
+        task=_one_of("--task", task, TASKS),
         label_delay_days=label_delay_days,
         key=tuple(key or ()),
         entity=tuple(entity or ()),
@@ -140,6 +148,13 @@ def _target(name: str, to: Path | None, settings: Settings, *, force: bool) -> P
         if taken:
             fail(f"there is a product {name} already, in {other}; choose another name")
     return path
+
+
+def _one_of(flag: str, given: str | None, accepted: Iterable[Value]) -> Value | None:
+    found = next((value for value in accepted if value == given), None)
+    if given is not None and found is None:
+        fail(f"{flag} {given}: accepted are {' and '.join(map(str, accepted))}")
+    return found
 
 
 def _formats(given: Sequence[str]) -> dict[str, str]:
@@ -243,6 +258,13 @@ def _say(drafted: Draft, path: Path, files: Sequence[Path], settings: Settings) 
             hanging=2,
             style="yellow",
         )
+    if poor := drafted.poor_months:
+        say(
+            f"Attention: no model in {in_a_sentence('month', poor)}, as fewer than "
+            f"{product.model.minimum_rows:,} labels are known by then (model.minimum_rows)",
+            hanging=2,
+            style="yellow",
+        )
     say("Look at the contract, then:")
     for command in _commands(product, drafted, path, files, settings):
         say_command(command)
@@ -257,5 +279,5 @@ def _commands(
         yield f"export ML_PLATFORM_PRODUCTS={shlex.quote(os.pathsep.join([*others, str(folder)]))}"
     yield f"ml-platform check {shlex.quote(str(path))}"
     yield f"ml-platform land {product.name} {shlex.join(map(str, files))}"
-    bad = " --allow-bad-days" if drafted.missing_days else ""
+    bad = " --allow-bad-days" if drafted.missing_days or drafted.poor_months else ""
     yield f"ml-platform backfill {product.name} --from {drafted.first} --to {drafted.last}{bad}"

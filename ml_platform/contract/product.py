@@ -73,6 +73,11 @@ class Product(Section):
         columns = self.source.columns
         if self.end is not None and self.end < self.start:
             raise ValueError(f"end {self.end} lies before start {self.start}")
+        if set(columns) == self.label_file_columns:
+            raise ValueError(
+                "source: every column is the label, the event day or part of the key, so that files of rows "
+                "and of labels look alike; declare another column of the files, or take one out of the key"
+            )
         for name in self.mrds.entity:
             if name in columns and columns[name].since:
                 raise ValueError(f"since: {name!r} is what is scored (mrds.entity), and has no first day")

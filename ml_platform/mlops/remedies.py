@@ -49,6 +49,14 @@ def remedies(
     match subject:
         case "missing" | "delivery overdue":
             return [Remedy(f"Put the day's files into {place}, then", again)]
+        case "refused" if asset == MODEL:
+            return [
+                Remedy(
+                    "Deliver more labelled days before it, or lower what the message names in the contract, "
+                    "then",
+                    f"{again} --select {MODEL}",
+                )
+            ]
         case "refused":
             return [Remedy(f"Correct the delivery in {place}, then", again)]
         case "empty":

@@ -99,6 +99,11 @@ def test_a_contract_that_is_there_is_not_written_over(folder: Path, monkeypatch:
     assert "there is a product flights already" in output
 
 
+def test_a_name_that_means_something_else_in_yaml_is_a_name(folder: Path) -> None:
+    assert run("init", "null", str(history(folder / "history.csv")))[0] == 0
+    assert load_product(folder / "contracts" / "null.yaml").name == "null"
+
+
 def test_it_goes_into_the_first_folder_of_contracts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = folder / "mine"
     mine.mkdir()
@@ -115,6 +120,8 @@ def test_it_goes_into_the_first_folder_of_contracts(folder: Path, monkeypatch: p
         (("My Orders", "history.csv"), "'My Orders' can't name a product"),
         (("orders", "nothing.csv"), "nothing.csv: can't be read: No such file or directory"),
         (("orders", "."), "is no regular file"),
+        (("orders", "history.csv", "--decimal", "x"), "--decimal x: accepted are . and ,"),
+        (("orders", "history.csv", "--task", "ranking"), "--task ranking: accepted are binary"),
         (("orders", "history.csv", "--date-format", "%d"), "expected is COLUMN=FORMAT"),
         (("orders", "history.csv", "--to", "orders.txt"), "a contract is a file named *.yaml"),
         (("orders", "history.csv", "--timezone", "Paris"), "'Paris' is not a time zone"),

@@ -254,10 +254,35 @@ def test_the_key_is_proved_on_all_days_and_has_few_columns(tmp_path: Path) -> No
 
 def test_rows_that_no_columns_tell_apart_are_counted(tmp_path: Path) -> None:
     text = rows(20)
-    text += text.splitlines()[-1] + "\n"
+    text += text.splitlines()[-1].replace(",28.5,", ",,") + "\n"
     made = drafted(write(tmp_path / "history.csv", text))
     assert "unique on 9 of 10 days; 1 of 21 rows repeat another one's" in made.text
     assert any("no columns tell all rows apart" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 200])
+def test_rows_that_are_equal_count_once(tmp_path: Path, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = rows(300, note=lambda n: "" if n % 2 else f"note {n}")
+    lines = text.splitlines()
+    path = write(tmp_path / "history.csv", "\n".join([*lines, *lines[20:25], lines[20]]) + "\n")
+    monkeypatch.setattr(identity, "BYTES_A_PART", max(1, len(text) // parts))
+    made = drafted(path)
+    assert made.product.source.key == ("order",)
+    assert "unique on 10 of 10 days" in made.text
+    (note,) = made.notes
+    assert note == (
+        "rows that are equal to another one of their day in every column: 6 of 306; they count once"
+    )
+
+
+def test_the_key_leaves_a_column_to_tell_rows_from_labels(tmp_path: Path) -> None:
+    """With all columns in the key a file of rows would be taken for one of labels."""
+    lines = ["day,width,height,again", *(f"2024-01-0{1 + n % 9},{n}.5,{n % 4}.5,{n % 2}" for n in range(90))]
+    path = write(tmp_path / "history.csv", "\n".join([*lines, "2024-01-01,0.5,1.5,0"]) + "\n")
+    made = drafted(path)
+    assert made.product.source.key == ("width",)
+    assert any("no columns tell all rows apart" in note for note in made.notes)
+    assert len(read_back(made.product, [path], tmp_path / "landing")) == 91
 
 
 @pytest.mark.parametrize("parts", [1, 3, 200])
@@ -330,7 +355,7 @@ def test_a_number_can_be_the_label(tmp_path: Path) -> None:
     amounts = [(n * 7 % 50) + 0.25 for n in range(300)]
     text = rows(300, amount=lambda n: amounts[n], again=lambda n: "a" if n % 2 else "b", size=lambda n: n % 9)
     path = write(tmp_path / "history.csv", text)
-    assert asked(path) == {"--label": ("order", "amount", "size")}
+    assert asked(path) == {"--label": ("order", "customer", "amount", "again", "size")}
     made = drafted(path, label="amount")
     assert made.product.task.name == "regression"
     assert (made.product.evaluation.metric, made.product.promotion.rule) == ("rmse", "superior")
@@ -341,10 +366,54 @@ def test_a_number_can_be_the_label(tmp_path: Path) -> None:
     made = drafted(path, label="size")
     assert made.product.model.task == "regression"
     assert made.product.source.columns["size"].type == "integer"
+    assert "taken for numbers; --task multiclass if its 9 values are classes" in made.text
     # Columns of 0 and 1 come before other numbers, and a person may still name one of these.
     both = write(tmp_path / "both.csv", rows(300))
     assert drafted(both).product.source.label == "again"
     assert drafted(both, label="amount").product.task.name == "regression"
+
+
+def test_one_of_several_classes_can_be_the_label(tmp_path: Path) -> None:
+    grades = ["none" if n % 5 < 3 else "mild" if n % 5 == 3 else "severe" for n in range(300)]
+    text = rows(300, grade=lambda n: grades[n], stars=lambda n: n % 4, again=lambda n: n % 3)
+    path = write(tmp_path / "history.csv", text)
+    made = drafted(path, label="grade")
+    assert made.product.task.name == "multiclass"
+    assert made.product.model.task is None  # the type of the label says it
+    assert made.product.source.columns["grade"].allowed == ("mild", "none", "severe")
+    assert "3 classes, the most frequent of them none in 60.0% of rows" in made.text
+    assert (made.product.evaluation.metric, made.product.evaluation.threshold) == ("accuracy", 0.64)
+    made = drafted(path, label="stars", task="multiclass")
+    assert made.product.model.task == "multiclass"
+    assert made.product.source.columns["stars"].allowed == (0, 1, 2, 3)
+    assert {row["stars"] for row in read_back(made.product, [path], tmp_path / "landing")} == {0, 1, 2, 3}
+    with pytest.raises(FirstLookError, match="it is no label of binary; --task may be regression or multi"):
+        drafted(path, label="stars", task="binary")
+
+
+def test_a_text_that_is_empty_because_of_another_column_is_named(tmp_path: Path) -> None:
+    text = rows(
+        200, amount=lambda n: "NA" if n % 7 == 0 else n + 0.5, town=lambda n: "NA" if n < 3 else "Ulm"
+    )
+    made = drafted(write(tmp_path / "history.csv", text), label="again")
+    assert made.product.source.null_values == ("", "NA")
+    assert made.notes == ("'NA' counts as empty in all columns, so also in 3 records of town",)
+
+
+def test_an_order_of_day_and_month_that_another_column_has_is_named(tmp_path: Path) -> None:
+    text = rows(200, day=lambda n: f"{1 + n % 10:02d}/02/2024", shipped=lambda n: f"{20 + n % 8}/03/2024")
+    made = drafted(write(tmp_path / "history.csv", text), event_day="day")
+    assert made.product.source.columns["day"].formats == ("%d/%m/%Y",)
+    (note,) = made.notes
+    assert note.startswith("day is read with day and month in the order of shipped; --date-format day=FORMAT")
+
+
+def test_months_with_too_little_to_learn_from_are_known_before(tmp_path: Path) -> None:
+    text = rows(120, day=lambda n: date(2024, 1, 1) + timedelta(days=n))
+    made = drafted(write(tmp_path / "history.csv", text))
+    # 31, 60 and 91 labels by the first of February, March and April; 120 by that of May.
+    assert made.product.model.minimum_rows == 100
+    assert made.poor_months == (date(2024, 2, 1), date(2024, 3, 1), date(2024, 4, 1))
 
 
 def test_measurements_tell_rows_apart_only_where_nothing_else_does(tmp_path: Path) -> None:
@@ -415,7 +484,8 @@ def test_points_that_may_be_decimal_or_group_digits_are_asked(tmp_path: Path) ->
     ("answers", "said"),
     [
         ({"event_day": "customer"}, "'customer' can't be the event day: its texts are not written as days"),
-        ({"label": "customer"}, "'customer' can't be the label: its values are c0, c1, c2, c3"),
+        ({"label": "customer", "task": "binary"}, "'customer' can't be the label: its values are c0, c1, c2"),
+        ({"label": "day"}, "'day' can't be the label: it is the event day"),
         ({"label": "nothing"}, "there is no column 'nothing'"),
         ({"key": ("again",)}, "'again' is the label, and can't tell rows apart"),
         ({"date_formats": {"day": "%d.%m.%Y"}}, "--date-format: some texts of 'day'"),
@@ -446,6 +516,12 @@ def test_an_answer_that_does_not_fit_is_refused(tmp_path: Path, answers: dict[st
         (b"\x1f\x8b\x08\x00broken", "can't be read"),
         (b"who,day,sex\nann,2024-01-01,f\nbob,2024-01-02,m\n", "no column can be the label"),
         (b"who,day,sex\nann,2024-01-01,f\nbob,2024-01-02,m\n", "sex has 'f' (1), 'm' (1)"),
+        (
+            b"order,day,again\n"
+            + b"".join(b"1,2024-01-%02d,0\n" % n for n in range(1, 21))
+            + b"Total,Total,1\n",
+            "but for 'Total' in line 22",
+        ),
         (b"order,amount,again\n1,7,0\n2,8,1\n", "no column can be the event day"),
         (b"order,day,again\n1,2024-01-01,0\n2,,1\n", "day would be days, but for records without one"),
         (b"day,again\n2024-01-01,0\n2024-01-02,1\n", "no column can be a feature"),

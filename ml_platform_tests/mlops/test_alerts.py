@@ -275,6 +275,12 @@ def test_a_warning_holds_nothing_back_and_asks_for_no_command() -> None:
     ("asset", "subject", "partition", "command"),
     [
         ("ards", "refused", "2024-02-03", "backfill shop --from 2024-02-03 --to 2024-02-03"),
+        (
+            "model",
+            "refused",
+            "2024-02-01",
+            "backfill shop --from 2024-02-01 --to 2024-02-01 --select model",
+        ),
         ("drift_report", "no_drift", "2024-02-01", "train shop"),
         (
             "model",

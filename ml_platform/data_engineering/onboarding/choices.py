@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ml_platform.contract.column_types import ColumnType
+from ml_platform.contract.days import counted
 from ml_platform.contract.fields import LONGEST_NAME, MAXIMUM_COLUMNS
 from ml_platform.contract.source import EVENT_DAY, RESERVED_COLUMNS, Column
+from ml_platform.contract.tasks import TaskName
 from ml_platform.data_engineering.files import shown
 from ml_platform.data_engineering.onboarding import labels
 from ml_platform.data_engineering.onboarding.columns import MARKS, ColumnLook, FirstLook, Marks, Moment
@@ -22,7 +24,6 @@ _NAMES_OF_DAYS = re.compile(r"(?i)date|day|month|year|time|jahr|datum")
 _USUAL_DAYS = frozenset({"event_day", "event_date", "date", "day"})
 #: Text columns with up to so many values get a list of what is allowed.
 ALLOWED_VALUES = 20
-_LONGEST_ALLOWED = 100
 _SHOWN = 40
 
 
@@ -38,6 +39,7 @@ class Answers:
     date_formats: Mapping[str, str] = field(default_factory=dict)
     event_day: str | None = None
     label: str | None = None
+    task: TaskName | None = None
     label_delay_days: int | None = None
     key: tuple[str, ...] = ()
     entity: tuple[str, ...] = ()
@@ -77,6 +79,8 @@ class Chosen:
         keys: beside the type and ``nullable``.
         nulls: records without a value.
         why: what was seen.
+        emptied: a text, and how often, that stands for no value since it does so in another column.
+        order_from: the column by whose dates those of this one are read, where they can be read in two ways.
     """
 
     header: str
@@ -86,6 +90,8 @@ class Chosen:
     keys: dict[str, Any] = field(default_factory=dict)
     nulls: int = 0
     why: str = ""
+    emptied: tuple[str, int] | None = None
+    order_from: str | None = None
 
     @property
     def column(self) -> Column:
@@ -150,7 +156,7 @@ def choose(look: FirstLook, answers: Answers) -> Choices:
     day = _event_day(columns, answers, formats)
     if isinstance(day, Question):
         questions.append(day)
-    label = _label(columns, None if isinstance(day, Question) else day[0], answers)
+    label = _label(columns, None if isinstance(day, Question) else day[0], answers, null_values)
     if isinstance(label, Question):
         questions.append(label)
     if questions or isinstance(day, Question) or isinstance(label, Question):
@@ -237,18 +243,24 @@ def _order(format_: object) -> str:
 
 @dataclass
 class _Formats:
-    """Formats of dates that were told, and the orders of day, month and year in columns that allow one."""
+    """Formats of dates that were told, and the orders of day, month and year in columns that allow one.
+
+    Attributes:
+        orders: with a column of each.
+    """
 
     told: Mapping[str, str]
-    orders: set[str]
+    orders: Mapping[str, str]
 
-    def of(self, header: str, readings: Sequence[Moment], look: ColumnLook) -> list[Moment]:
+    def of(self, column: Chosen, readings: Sequence[Moment]) -> list[Moment]:
         """The readings that are left, of which several differ in some value."""
-        if header in self.told:
-            return [one for one in readings if one.format == self.told[header]][:1]
+        look = column.look
+        if column.header in self.told:
+            return [one for one in readings if one.format == self.told[column.header]][:1]
         if _is_ambiguous(readings, look):
             usual = [one for one in readings if _order(one.format) in self.orders]
-            readings = usual if usual and not _is_ambiguous(usual, look) else readings
+            if usual and not _is_ambiguous(usual, look):
+                readings, column.order_from = usual, self.orders[_order(usual[0].format)]
         return list(readings) if _is_ambiguous(readings, look) else list(readings[:1])
 
 
@@ -257,12 +269,12 @@ def _is_ambiguous(readings: Sequence[Moment], look: ColumnLook) -> bool:
 
 
 def _formats(columns: Sequence[Chosen], answers: Answers) -> _Formats:
-    orders = set()
+    orders: dict[str, str] = {}
     for column in columns:
         for type_ in ("date", "timestamp"):
             readings = [one for one in column.look.moments if one.type == type_ and one.format]
             if column.type == "string" and readings and not _is_ambiguous(readings, column.look):
-                orders |= {_order(readings[0].format)}
+                orders.setdefault(_order(readings[0].format), column.header)
     return _Formats(answers.date_formats, orders)
 
 
@@ -272,9 +284,11 @@ def _choose_moment(column: Chosen, formats: _Formats) -> None:
     if not told and column.type != "string":
         return
     for type_ in ("date", "timestamp"):
-        readings = formats.of(column.header, [one for one in look.moments if one.type == type_], look)
+        readings = formats.of(column, [one for one in look.moments if one.type == type_])
         if len(readings) == 1:
             column.type, column.keys = readings[0].type, _format_of(readings[0])
+            if column.order_from:
+                column.why = f"day and month in the order of {shown(column.order_from)}"
             return
         if readings:
             options = " or ".join(str(one.format) for one in readings)
@@ -303,6 +317,11 @@ def _null_values(columns: Sequence[Chosen]) -> list[str]:
     words = Counter[str]()
     for column in typed:
         words.update(column.look.null_texts)
+    for column in columns:
+        emptied = {text: count for text, count in column.look.null_texts.items() if text in words}
+        if emptied and column not in typed:
+            text = max(emptied, key=lambda text: emptied[text])
+            column.emptied = (text, emptied[text])
     return ["", *sorted(words, key=lambda word: (-words[word], word))]
 
 
@@ -311,6 +330,9 @@ def _finish(column: Chosen, null_values: Sequence[str]) -> None:
     look = column.look
     column.nulls = look.nulls_with(null_values)
     parts = [column.why] if column.why else []
+    if column.emptied is not None:
+        text, count = column.emptied
+        parts.append(f"{_quoted(text)} in {counted(count, 'record')} counts as empty, as in other columns")
     if column.nulls:
         parts.append("always empty" if column.all_null else f"{column.nulls:,} of {look.records:,} are empty")
     kept = {text for text in look.null_texts if text not in null_values}
@@ -323,15 +345,15 @@ def _finish(column: Chosen, null_values: Sequence[str]) -> None:
         )
     if column.type == "string" and look.is_few and not column.all_null:
         values = [text for text in look.distinct if text not in null_values]
-        is_short = all(len(text) <= _LONGEST_ALLOWED and text.isprintable() for text in values)
+        is_short = all(len(text) <= labels.LONGEST_CLASS and text.isprintable() for text in values)
         if 1 < len(values) <= ALLOWED_VALUES and is_short:
             if look.last_new * 2 <= look.records:
                 column.keys["allowed"] = sorted(values)
-                parts.append(f"{len(values)} values, all of them by record {look.last_new:,}")
+                parts.append(f"{counted(len(values), 'value')}, all of them by record {look.last_new:,}")
             else:
-                parts.append(f"{len(values)} values, a new one in record {look.last_new:,} still")
+                parts.append(f"{counted(len(values), 'value')}, a new one in record {look.last_new:,} still")
         elif values:
-            parts.append(f"{len(values)} values")
+            parts.append(counted(len(values), "value"))
     column.why = "; ".join(parts)
 
 
@@ -371,7 +393,7 @@ def _event_day(
         if is_number and answers.event_day != column.header and not _NAMES_OF_DAYS.search(column.header):
             continue
         if readings and not column.nulls:
-            candidates[column.header] = (column, formats.of(column.header, readings, look))
+            candidates[column.header] = (column, formats.of(column, readings))
     if answers.event_day is not None:
         if answers.event_day not in candidates:
             column = next(one for one in columns if one.header == answers.event_day)
@@ -383,6 +405,12 @@ def _event_day(
     if not candidates:
         nullable = [one.header for one in columns if one.nulls and (one.look.moments or one.type == "date")]
         some = f" ({', '.join(nullable)} would be days, but for records without one)" if nullable else ""
+        some += "".join(
+            f" ({column.header} would be, but for {_quoted(misfit.text)} in line {misfit.line:,}: correct "
+            "it, or delete the line)"
+            for column in columns
+            if (misfit := column.look.misfit) is not None and misfit.was in ("date", "timestamp")
+        )
         raise FirstLookError(
             f"no column can be the event day: in none has every record a date{some}. "
             "A year or a month alone can be one: --event-day names a column of whole numbers like 2013 or "
@@ -417,21 +445,38 @@ def _event_day(
 
 
 def _label(
-    columns: Sequence[Chosen], event_day: Chosen | None, answers: Answers
+    columns: Sequence[Chosen], event_day: Chosen | None, answers: Answers, null_values: Sequence[str]
 ) -> tuple[Chosen, LabelKind, str] | Question:
     """The column that is to be predicted."""
-    possible = {
-        column.header: (column, kind)
+    kinds = {
+        column.header: labels.kinds_of(column.look, column.type, null_values)
         for column in columns
-        if column is not event_day and (kind := labels.kind_of(column.look, column.type)) is not None
+        if column is not event_day
     }
+    possible = {
+        column.header: (column, found[answers.task] if answers.task else next(iter(found.values())))
+        for column in columns
+        if (found := kinds.get(column.header)) and answers.task in (None, *found)
+    }
+
+    def why_not(column: Chosen) -> str:
+        if column is event_day:
+            return "it is the event day"
+        return labels.why_not(column.look, column.type, kinds[column.header], answers.task)
+
+    def chosen(name: str, why: str) -> tuple[Chosen, LabelKind, str]:
+        column, kind = possible[name]
+        values = len(column.look.distinct)
+        others = [task for task in kinds[name] if task != kind.task]
+        if others and answers.task is None and values <= ALLOWED_VALUES:
+            why += f", taken for {kind.in_words}; --task {others[0]} if its {values} values are classes"
+        return column, kind, why
+
     if answers.label is not None:
         column = next(one for one in columns if one.header == answers.label)
         if answers.label not in possible:
-            raise FirstLookError(
-                f"{answers.label!r} can't be the label: {labels.why_not(column.look, column.type)}"
-            )
-        return (*possible[answers.label], "as you said")
+            raise FirstLookError(f"{answers.label!r} can't be the label: {why_not(column)}")
+        return chosen(answers.label, "as you said")
     # Columns of 0 and 1 come first: among many numbers one of these is what a person counts, or flags.
     binary = {name: one for name, one in possible.items() if one[1] is labels.BINARY}
     usual = [one for one in columns if one.header.strip().lower() in labels.USUAL_NAMES]
@@ -440,12 +485,11 @@ def _label(
     if len(usual) == 1:
         (column,) = usual
         if column.header not in possible:
-            why = labels.why_not(column.look, column.type)
             raise FirstLookError(
-                f"{column.header!r} looks like the label by its name, and can't be one: {why}; name another "
-                "column with --label"
+                f"{column.header!r} looks like the label by its name, and can't be one: {why_not(column)}; "
+                "name another column with --label"
             )
-        return (*possible[column.header], "by its name")
+        return chosen(column.header, "by its name")
     # A number may be anything, and what is yes or no may be said in words: then a person must choose.
     if len(binary) == 1 and not any(one.type == "boolean" for one in columns):
         ((column, kind),) = binary.values()
@@ -458,9 +502,10 @@ def _label(
         )
     some = "".join(f"; {shown(one.header)} has {_examples(one)}" for one in two[:3])
     raise FirstLookError(
-        f"no column can be the label: a contract predicts 0 and 1, or a number, and none has them{some}. "
-        "Add a column with 1 where it is the case that you want to predict and 0 where it isn't, or with the "
-        "number, empty if it isn't known yet, and begin again"
+        f"no column can be the label{f' of {answers.task}' if answers.task else ''}: a contract predicts 0 "
+        f"and 1, a number, or one of several classes, and none has them{some}. Add a column with 1 where it "
+        "is the case that you want to predict and 0 where it isn't, or with the number or the class, empty "
+        "if it isn't known yet, and begin again"
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_platform.contract.calendars import Delivery
-from ml_platform.contract.column_types import NUMERIC_TYPES
+from ml_platform.contract.days import counted, month_of, months_between
 from ml_platform.contract.loading import ContractError, parse_product
 from ml_platform.contract.product import Product
 from ml_platform.contract.tasks import BY_TYPE
@@ -46,6 +46,7 @@ class Draft:
         assumed: what the files can't tell, in words.
         notes: what a person should know before going on.
         missing_days: days without rows, on which rows would be due.
+        poor_months: months in which there is too little to learn from as yet: they get no model.
     """
 
     text: str
@@ -55,6 +56,7 @@ class Draft:
     assumed: tuple[str, ...]
     notes: tuple[str, ...]
     missing_days: tuple[date, ...]
+    poor_months: tuple[date, ...]
 
 
 def draft(
@@ -85,7 +87,14 @@ def draft(
                 break  # a finished history may be too short for a model; one that goes on isn't
             missing = _missing(product, facts)
             return Draft(
-                text, product, first, last, tuple(writer.assumed), tuple(writer.notes), tuple(missing)
+                text,
+                product,
+                first,
+                last,
+                tuple(writer.assumed),
+                tuple(writer.notes),
+                tuple(missing),
+                tuple(_poor_months(product, facts)),
             )
     raise FirstLookError(
         f"the contract would have more than {MAXIMUM_BYTES:,} bytes; land files with fewer columns"
@@ -94,6 +103,16 @@ def draft(
 
 def _missing(product: Product, facts: Facts) -> list[date]:
     return [day for day in product.due_days(_between(facts)) if day not in facts.days]
+
+
+def _poor_months(product: Product, facts: Facts) -> list[date]:
+    """The months of the history before whose first day fewer labels are known than a model learns from."""
+    return [
+        month
+        for month in months_between(product.first_month, month_of(max(facts.days)))
+        if sum(rows for day, rows in facts.labelled.items() if day <= product.last_labelled_day(month))
+        < product.model.minimum_rows
+    ]
 
 
 def _between(facts: Facts) -> Iterator[date]:
@@ -141,6 +160,24 @@ class _Writer:
             "# what was seen in all of them. ASSUMED is what files can't tell: look at these lines first.\n"
             "# docs/contract.md explains every key."
         )
+        if facts.equal:
+            self.notes.append(
+                f"rows that are equal to another one of their day in every column: {facts.equal:,} of "
+                f"{facts.rows:,}; they count once"
+            )
+        for column in choices.columns:
+            if column.order_from and column.type in ("date", "timestamp"):
+                header = shown(column.header)
+                self.notes.append(
+                    f"{header} is read with day and month in the order of {shown(column.order_from)}; "
+                    f"--date-format {header}=FORMAT if that is wrong"
+                )
+            if column.emptied:
+                text, count = column.emptied
+                self.notes.append(
+                    f"{text!r} counts as empty in all columns, so also in {counted(count, 'record')} of "
+                    f"{shown(column.header)}"
+                )
         for problem, (count, where) in look.bad.items():
             said = f"{count:,} records can't be used and go to the quarantine: {problem} (first: {where})"
             self._add(f"# {_comment(said)}")
@@ -151,7 +188,7 @@ class _Writer:
                 f"of {count:,} of these records the event day isn't known either, which ends `land`: correct "
                 f"or delete them first (first: {where})"
             )
-        self._add(f"name: {self.name}")
+        self._add(f"name: {_scalar(self.name)}")
         if self.answers.description:
             self._add(f"description: {_scalar(self.answers.description)}")
         else:
@@ -254,7 +291,12 @@ class _Writer:
     def _why_day(self) -> str:
         days = self.facts.days
         busy = statistics.median(days.values())
-        return f"{self.choices.why_day}; {min(days)} to {max(days)}, {busy:,.0f} rows on the median day"
+        span = f"{min(days)} to {max(days)}, {counted(round(busy), 'row')} on the median day"
+        return f"{self.choices.why_day}{self._order()}; {span}"
+
+    def _order(self) -> str:
+        order_from = self.choices.event_day.order_from
+        return f", day and month in the order of {shown(order_from)}" if order_from else ""
 
     def _why_label(self) -> str:
         empty = self.choices.label.nulls
@@ -333,10 +375,7 @@ class _Writer:
 
         self._add("")
         self._add("model:")
-        if (
-            choices.label.type in NUMERIC_TYPES
-            and BY_TYPE.get(choices.label.type, "binary") != choices.kind.task
-        ):
+        if BY_TYPE.get(choices.label.type, "binary") != choices.kind.task:
             self._add(f"  task: {choices.kind.task}")
         self._add("  features:")
         if numeric:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ml_platform.contract.column_types import NUMERIC_TYPES
 from ml_platform.contract.fields import FIRST_DATE, LAST_DATE
 from ml_platform.contract.source import Source
 from ml_platform.data_engineering import conversion, files
@@ -81,6 +82,7 @@ class Facts:
         entity: what is scored; ``values`` is how many there are, each on ``days_each`` days on average.
         one_row: whether an entity has one row a day.
         giveaways: number columns whose value alone tells the label.
+        equal: rows that are equal to another one of their day in every column: they count once.
         unplaced: records that can't be read and whose day isn't known either: how many, and where the first
             is.
     """
@@ -94,6 +96,7 @@ class Facts:
     why_entity: str
     one_row: bool
     giveaways: set[str] = field(default_factory=set)
+    equal: int = 0
     unplaced: tuple[int, str] = (0, "")
 
     @property
@@ -145,13 +148,14 @@ def measure(
     return Facts(
         counts.days,
         counts.labelled,
-        counts.label.facts,
+        counts.label_facts,
         key,
         others,
         entity,
         why,
         one_row,
         {name for name, span in counts.spans.items() if span.tells},
+        spool.equal,
         counts.unplaced,
     )
 
@@ -204,8 +208,8 @@ class _Moments:
         self.count = total
 
     @property
-    def facts(self) -> LabelFacts:
-        return LabelFacts(self.count, self.mean, math.sqrt(self.squares / self.count) if self.count else 0.0)
+    def spread(self) -> float:
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
 
 
 @dataclass
@@ -213,8 +217,13 @@ class _Counts:
     days: Counter[date] = field(default_factory=Counter)
     labelled: Counter[date] = field(default_factory=Counter)
     label: _Moments = field(default_factory=lambda: _Moments())
+    classes: Counter[str] = field(default_factory=Counter)
     spans: dict[str, _Span] = field(default_factory=dict)
     unplaced: tuple[int, str] = (0, "")
+
+    @property
+    def label_facts(self) -> LabelFacts:
+        return LabelFacts(self.labelled.total(), self.label.mean, self.label.spread, dict(self.classes))
 
 
 def _read(
@@ -233,6 +242,7 @@ def _read(
         if column.type in ("integer", "long", "double") and column is not choices.label
     ]
     counts.spans = {column.header: _Span() for column in numbers}
+    spooled = {choices.event_day.header, *(column.header for column in spool.columns)}
     read = 0
     day_at = places[choices.event_day.header]
 
@@ -257,10 +267,22 @@ def _read(
             known = labels.is_valid().to_numpy(zero_copy_only=False)
             for ordinal, count in zip(*np.unique(ordinals[known], return_counts=True), strict=True):
                 counts.labelled[_EPOCH + timedelta(days=int(ordinal))] += int(count)
-            counts.label.add(labels.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False))
+            if choices.kind.column.get("allowed") is not None:
+                for found in pc.value_counts(labels.drop_null()).to_pylist():
+                    counts.classes[str(found["values"])] += found["counts"]
+            if choices.label.type in NUMERIC_TYPES:
+                counts.label.add(labels.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False))
             for column in numbers if choices.kind.has_positives else ():
                 _widen(counts.spans[column.header], values(column), labels)
-            spool.add(ordinals, [_numbers_of(values(column)) for column in spool.columns])
+            spool.add(
+                ordinals,
+                [_numbers_of(values(column)) for column in spool.columns],
+                [
+                    _numbers_of(pa.array(chunk.texts[place], pa.string()))
+                    for name, place in places.items()
+                    if name not in spooled
+                ],
+            )
             read += len(ordinals)
             if progress:
                 progress(read)
@@ -307,34 +329,62 @@ def _numbers_of(values: Any) -> NDArray[np.uint64]:
 
 
 class _Spool:
-    """Rows as numbers, the event day first, in files by event day."""
+    """Rows as numbers in files by event day: the day, one number for all of the row, and columns."""
+
+    FIRST = 2
+    """Where the columns' numbers begin."""
 
     def __init__(self, folder: Path, columns: Sequence[Chosen], parts: int) -> None:
         self.columns = list(columns)
+        self.equal = 0
         self._paths = [folder / f"{n}" for n in range(parts)]
         self._files = [path.open("wb") for path in self._paths]
 
-    def add(self, ordinals: NDArray[np.int32], numbers: Sequence[NDArray[np.uint64]]) -> None:
+    def add(
+        self,
+        ordinals: NDArray[np.int32],
+        numbers: Sequence[NDArray[np.uint64]],
+        others: Sequence[NDArray[np.uint64]],
+    ) -> None:
+        """Keep rows.
+
+        Args:
+            numbers: of the columns that are looked at; ``others`` of those that aren't.
+        """
         days = ordinals.astype(np.int64).astype(np.uint64)
-        rows = np.column_stack([days, *numbers])
+        whole = _combined(
+            np.column_stack([days, *numbers, *others]), range(1, 1 + len(numbers) + len(others))
+        )
+        rows = np.column_stack([days, whole, *numbers])
         part = ordinals % len(self._files)
         for n in np.unique(part):
             self._files[n].write(np.ascontiguousarray(rows[part == n]).tobytes())
 
     def close(self) -> None:
-        for file in self._files:
+        """End the writing: of rows that are equal one stays."""
+        for file, path in zip(self._files, self._paths, strict=True):
             file.close()
+            rows = self._rows(path)
+            _, first = np.unique(rows[:, 1], return_index=True)
+            if len(first) < len(rows):
+                self.equal += len(rows) - len(first)
+                rows[np.sort(first)].tofile(path)
 
     def parts(self) -> Iterator[NDArray[np.uint64]]:
         """All rows, those of a day together."""
         for path in self._paths:
-            rows = np.fromfile(path, dtype=np.uint64).reshape(-1, 1 + len(self.columns))
+            rows = self._rows(path)
             if len(rows):
                 yield rows
 
+    def _rows(self, path: Path) -> NDArray[np.uint64]:
+        return np.fromfile(path, dtype=np.uint64).reshape(-1, self.FIRST + len(self.columns))
+
     def places(self, columns: Sequence[Chosen]) -> list[int]:
         """Where columns stand; the event day's is 0."""
-        return [1 + self.columns.index(column) if column in self.columns else 0 for column in columns]
+        return [
+            self.FIRST + self.columns.index(column) if column in self.columns else 0 for column in columns
+        ]
 
 
 def _combined(rows: NDArray[np.uint64], places: Sequence[int]) -> NDArray[np.uint64]:
@@ -359,9 +409,8 @@ def _key(spool: _Spool, choices: Choices, answers: Answers, days: int) -> tuple[
     found: list[Key] = []
     # Measurements tell rows apart only where nothing else does.
     for candidates in ([one for one in spool.columns if one.type != "double"], spool.columns):
-        possible = _possible(spool, candidates, choices.event_day, busiest)
-        whole = tuple(candidates) or (choices.event_day,)
-        found += _proved(spool, [*possible[:PROVED_KEYS], whole], days)
+        possible = _possible(spool, candidates, choices, busiest)
+        found += _proved(spool, [*possible[:PROVED_KEYS], *_widest(candidates, choices)], days)
         unique = [key for key in found if not key.repeats]
         if unique:
             others: list[Key] = []
@@ -375,15 +424,27 @@ def _key(spool: _Spool, choices: Choices, answers: Answers, days: int) -> tuple[
     return min(found, key=lambda key: (key.repeats, len(key.columns))), []
 
 
+def _is_all(columns: Sequence[Chosen], choices: Choices) -> bool:
+    """Whether there is no other column but the event day and the label: a contract can't have such a key."""
+    return {*columns} >= {*choices.columns} - {choices.event_day, choices.label}
+
+
+def _widest(columns: Sequence[Chosen], choices: Choices) -> list[tuple[Chosen, ...]]:
+    """The keys of as many columns as a contract can have."""
+    if not columns or not _is_all(columns, choices):
+        return [tuple(columns) or (choices.event_day,)]
+    return [chosen or (choices.event_day,) for chosen in itertools.combinations(columns, len(columns) - 1)]
+
+
 def _possible(
-    spool: _Spool, columns: Sequence[Chosen], day: Chosen, busiest: NDArray[np.uint64]
+    spool: _Spool, columns: Sequence[Chosen], choices: Choices, busiest: NDArray[np.uint64]
 ) -> list[tuple[Chosen, ...]]:
     """Combinations of few columns that no two rows of the busiest day have in common."""
-    possible: list[tuple[Chosen, ...]] = [(day,)] if len(busiest) <= 1 else []
+    possible: list[tuple[Chosen, ...]] = [(choices.event_day,)] if len(busiest) <= 1 else []
     some = columns[:KEY_COLUMNS]
     for length in range(1, min(LONGEST_KEY, len(some)) + 1):
         for chosen in itertools.combinations(some, length):
-            if any(set(shorter) <= set(chosen) for shorter in possible):
+            if _is_all(chosen, choices) or any(set(shorter) <= set(chosen) for shorter in possible):
                 continue
             if _repeats(_combined(busiest, spool.places(chosen))) == 0:
                 possible.append(chosen)
@@ -394,7 +455,7 @@ def _possible(
 
 def _busiest_day(spool: _Spool) -> NDArray[np.uint64]:
     """Rows of the day that has the most, up to a bound."""
-    best = np.empty((0, 1 + len(spool.columns)), dtype=np.uint64)
+    best = np.empty((0, spool.FIRST + len(spool.columns)), dtype=np.uint64)
     for rows in spool.parts():
         found, counts = np.unique(rows[:, 0], return_counts=True)
         if counts.max() > len(best):
@@ -445,11 +506,11 @@ def _recurring(spool: _Spool, key: Key, days: int) -> tuple[tuple[Chosen, ...], 
             and (_NAMES_OF_IDS.search(column.header) or column in key.columns)
         )
         if is_name:
-            found[n] = _days_each(spool, 1 + n)
+            found[n] = _days_each(spool, spool.FIRST + n)
     recurring = {
         n: (values, each) for n, (values, each) in found.items() if values > 1 and each >= LEAST_DAYS_EACH
     }
-    places = [place - 1 for place in spool.places(key.columns)]
+    places = [place - spool.FIRST for place in spool.places(key.columns)]
     if len(places) == 1 and places[0] in recurring:
         values, each = recurring[places[0]]
         return key.columns, f"{values:,} of them, each on {each:,.1f} of {days:,} days on average"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ml_platform.contract.column_types import ColumnType
-from ml_platform.contract.tasks import TASKS, Metric, TaskName
+from ml_platform.contract.tasks import MAXIMUM_CLASSES, TASKS, Metric, TaskName
 from ml_platform.data_engineering.onboarding.columns import ColumnLook
 
+#: Of the texts that are classes the longest one: it stands in messages and plots.
+LONGEST_CLASS = 100
+#: Texts of which each stands in fewer records on average are names, and no classes.
+LEAST_ROWS_EACH = 2
+_WHOLE = re.compile(r"([+-]?[0-9]+)(?:[.,]0*)?")
 _ZERO_OR_ONE = re.compile(r"[01](?:[.,]0*)?")
 #: Of what a model could be better than a guess so much must it be.
 _BETTER = 0.1
@@ -28,11 +33,19 @@ class LabelFacts:
         rows: how many rows have a label.
         mean: of the labels; of 0 and 1 it is the share of 1.
         spread: their standard deviation.
+        classes: rows of each class, of a label that is one of several.
     """
 
     rows: int
     mean: float
     spread: float
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def most(self) -> tuple[str, float]:
+        """The class of the most rows, and its share of them."""
+        name = max(self.classes, key=lambda name: (self.classes[name], name))
+        return name, self.classes[name] / self.rows
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,17 @@ def _of_numbers(facts: LabelFacts) -> tuple[Metric, float, str]:
     return "rmse", threshold, f"to predict the mean, {facts.mean:.4g}, has an rmse of {facts.spread:.4g}"
 
 
+def _of_classes(facts: LabelFacts) -> tuple[Metric, float, str]:
+    name, share = facts.most
+    threshold = round(min(share + (1 - share) * _BETTER, 0.99), 2)
+    return "accuracy", threshold, f"to call every row {name} has an accuracy of {share:.2f}"
+
+
+def _say_classes(facts: LabelFacts) -> str:
+    name, share = facts.most
+    return f"{len(facts.classes)} classes, the most frequent of them {name} in {share:.1%} of rows"
+
+
 BINARY = LabelKind(
     task="binary",
     in_words="0 and 1",
@@ -97,21 +121,55 @@ REGRESSION = LabelKind(
 )
 
 
-def kind_of(look: ColumnLook, type_: ColumnType) -> LabelKind | None:
-    """The kind of label that a column of a type can be; None if none that a contract may have."""
+def kinds_of(look: ColumnLook, type_: ColumnType, null_values: Sequence[str]) -> dict[TaskName, LabelKind]:
+    """The kinds of label that a column of a type can be, the likely one first.
+
+    Args:
+        null_values: texts that stand for no value.
+    """
+    found: dict[TaskName, LabelKind] = {}
     texts = [text.strip() for text in look.distinct if text not in look.null_texts]
     if type_ == "integer" and look.is_few and all(map(_ZERO_OR_ONE.fullmatch, texts)):
-        return BINARY if len({text[0] for text in texts}) > 1 else None
+        if len({text[0] for text in texts}) > 1:
+            found["binary"] = BINARY
+        return found
     is_constant = look.is_few and len(texts) < 2
-    return REGRESSION if type_ in TASKS["regression"].label_types and not is_constant else None
+    if type_ in TASKS["regression"].label_types and not is_constant:
+        found["regression"] = REGRESSION
+    if type_ in TASKS["multiclass"].label_types and look.is_few:
+        classes = _classes([text for text in look.distinct if text not in null_values], type_)
+        if 1 < len(classes) <= MAXIMUM_CLASSES and len(classes) * LEAST_ROWS_EACH <= look.values:
+            found["multiclass"] = LabelKind(
+                task="multiclass",
+                in_words="classes",
+                column={"allowed": classes},
+                estimator=BINARY.estimator,
+                aggregation="last",
+                evaluation=_of_classes,
+                says=_say_classes,
+            )
+    return found
 
 
-def why_not(look: ColumnLook, type_: ColumnType) -> str:
-    """Why a column can't be the label."""
+def _classes(texts: Sequence[str], type_: ColumnType) -> list[Any]:
+    """The values of a label that texts stand for; none if one of them can't be a class."""
+    if type_ == "string":
+        is_short = all(len(text) <= LONGEST_CLASS and text.isprintable() and text.strip() for text in texts)
+        return sorted(texts) if is_short else []
+    whole = [_WHOLE.fullmatch(text.strip()) for text in texts]
+    return sorted({int(match[1]) for match in whole if match}) if all(whole) else []
+
+
+def why_not(
+    look: ColumnLook, type_: ColumnType, kinds: Mapping[TaskName, LabelKind], task: str | None
+) -> str:
+    """Why a column can't be the label, or not one of the kind that is asked for."""
     values = ", ".join(sorted(look.distinct)[:_NAMED])
     more = " …" if not look.is_few or len(look.distinct) > _NAMED else ""
     held = f"its values are {values}{more}" if values else f"it is a {type_}"
+    if task is not None and kinds:
+        return f"{held}, and it is no label of {task}; --task may be {' or '.join(kinds)}"
     return (
-        f"{held}, and a label is 0 or 1, or a number that isn't always the same (one of many classes: see "
-        "`model.task` in docs/contract.md)"
+        f"{held}, and a label is 0 or 1, a number that isn't always the same, or one of "
+        f"2 to {MAXIMUM_CLASSES} classes"
     )
