@@ -23,6 +23,8 @@ PACKAGE = Path(__file__).parent
 LOCAL_DAGSTER = "http://127.0.0.1:3000"
 LOCAL_REPORTS = "http://127.0.0.1:3001"
 LOCAL_MLFLOW = "http://127.0.0.1:5000"
+#: What says to MLflow's pages that they are to be of models, and not of language models' traces.
+MLFLOW_OF_MODELS = "workflowType=machine_learning"
 
 
 #: Names of Spark's settings that hold a secret, beyond those that Spark itself redacts.

@@ -12,7 +12,6 @@ import csv
 import gzip
 import http.server
 import json
-import os
 import random
 import re
 import shlex
@@ -456,10 +455,6 @@ def receiver() -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "ML_PLATFORM_TEST_DOCUMENTS" not in os.environ,
-    reason="the walk through all pages takes minutes: set ML_PLATFORM_TEST_DOCUMENTS=1",
-)
 def test_every_printed_command_does_what_its_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

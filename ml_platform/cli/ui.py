@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ml_platform.cli.mlflow_server import APP_NAME
 from ml_platform.engine.report_targets import report_base
 from ml_platform.settings import LOCAL_REPORTS, Settings
 
@@ -61,7 +62,7 @@ def serve(settings: Settings, port: int, mlflow_port: int, reports_port: int) ->
     commands = [
         ["python", "-m", "ml_platform.graph.webserver", "dev", "-h", HOST, "-p", str(port), *locations],
         [
-            *("mlflow", "server"),
+            *("mlflow", "server", "--app-name", APP_NAME),
             # Of several workers a busy machine kills those that don't answer within five seconds.
             *("--host", HOST, "--port", str(mlflow_port), "--workers", "1"),
         ],

@@ -53,7 +53,7 @@ from ml_platform.machine_learning.model_files import (
 from ml_platform.machine_learning.pipeline import feature_frame
 from ml_platform.machine_learning.promotion import CHAMPION
 from ml_platform.machine_learning.training import TrainedModel
-from ml_platform.settings import LOCAL_MLFLOW, Settings
+from ml_platform.settings import LOCAL_MLFLOW, MLFLOW_OF_MODELS, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -413,7 +413,7 @@ class Registry:
             from mlflow.utils.databricks_utils import get_databricks_host_creds
 
             return f"{get_databricks_host_creds(self._tracking_uri).host.rstrip('/')}/ml/{place}"
-        return f"{(ui_url or LOCAL_MLFLOW).rstrip('/')}/#/{place}"
+        return f"{(ui_url or LOCAL_MLFLOW).rstrip('/')}/#/{place}?{MLFLOW_OF_MODELS}"
 
     def _client(self) -> Any:
         if self._credentials:

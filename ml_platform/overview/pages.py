@@ -18,7 +18,7 @@ from ml_platform.mlops.html import plots
 from ml_platform.mlops.html.pages import template
 from ml_platform.mlops.links import TODAY, TODAY_PAGE, Links
 from ml_platform.overview.today import WORST_FIRST, DriftMonth, Today
-from ml_platform.settings import LOCAL_MLFLOW, Settings
+from ml_platform.settings import LOCAL_MLFLOW, MLFLOW_OF_MODELS, Settings
 
 #: What outcomes are called.
 WORDS: Mapping[str, str] = {
@@ -51,7 +51,10 @@ def product_page(today: Today, settings: Settings, links: Links) -> str:
         product=product,
         folder=TODAY,
         page=TODAY_PAGE,
-        links=[("Dagster", links.product(product.name)), ("MLflow", _mlflow(settings))],
+        links=[
+            ("Dagster", links.product(product.name)),
+            ("MLflow", f"{_mlflow(settings)}/#/experiments?{MLFLOW_OF_MODELS}"),
+        ],
         situation=list(_situation(today)),
         metric=_drawn(
             plots.timeline(
@@ -113,7 +116,7 @@ def all_page(
         now=now,
         folder=TODAY,
         page=TODAY_PAGE,
-        links=[("Dagster", links.ui), ("MLflow", _mlflow(settings))],
+        links=[("Dagster", links.ui), ("MLflow", f"{_mlflow(settings)}/#/experiments?{MLFLOW_OF_MODELS}")],
     )
 
 
@@ -228,4 +231,4 @@ def _model_link(product: Product, settings: Settings, today: Today) -> str | Non
     if today.champion is None or settings.registry_schema is not None:
         return None
     name = quote(product.name, safe="")
-    return f"{_mlflow(settings)}/#/models/{name}/versions/{today.champion.version}"
+    return f"{_mlflow(settings)}/#/models/{name}/versions/{today.champion.version}?{MLFLOW_OF_MODELS}"

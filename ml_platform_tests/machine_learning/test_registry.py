@@ -231,7 +231,9 @@ def test_a_run_that_raises_ends_failed_and_registers_nothing(registry, client, t
 
 def test_a_link_opens_the_run(registry, client, logged):
     experiment = client.get_run(logged.run_id).info.experiment_id
-    expected = f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{logged.run_id}"
+    expected = (
+        f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{logged.run_id}?workflowType=machine_learning"
+    )
     assert registry.run_url("http://127.0.0.1:5000/", logged.run_id) == expected
     assert registry.run_url(None, logged.run_id) == expected
 

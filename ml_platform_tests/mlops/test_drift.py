@@ -209,6 +209,15 @@ def test_new_and_gone_categories_are_named_and_masked_if_sensitive() -> None:
     assert (masked.new_categories, masked.gone_categories) == (("•••",), ("•••",))
 
 
+def test_of_many_new_categories_a_page_names_a_few() -> None:
+    places = [f"place {n:04d} {'x' * 100}" for n in range(2000)]
+    *_, new, gone = drift_report.why(compare(CHANNEL, ["web", *places], ["web", "app"]))
+    assert gone == "gone: app"
+    assert new.startswith("new: place 0000 xxx")
+    assert new.endswith("… and 1,995 more")
+    assert len(new) < 300
+
+
 def test_many_categories_are_compared_by_the_frequent_ones() -> None:
     """A thousand codes of five rows each differ by chance in every sample."""
     codes = [f"code{n}" for n in range(1000)]

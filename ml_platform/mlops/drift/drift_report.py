@@ -15,6 +15,8 @@ from ml_platform.mlops.links import TODAY, TODAY_PAGE, Around
 from ml_platform.mlops.remedies import remedies
 
 HTML, JSON = "report.html", "report.json"
+#: Categories that have come or gone which a cell of a page names, and characters of each.
+NAMED_CATEGORIES, LONGEST_CATEGORY = 5, 40
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,20 @@ def why(one: ColumnDrift) -> list[str]:
     """What there is to say of a column beside its score."""
     told = list(one.reasons)
     if one.new_categories:
-        told.append(f"new: {', '.join(one.new_categories)}")
+        told.append(f"new: {_some(one.new_categories)}")
     if one.gone_categories:
-        told.append(f"gone: {', '.join(one.gone_categories)}")
+        told.append(f"gone: {_some(one.gone_categories)}")
     return told
+
+
+def _some(categories: Sequence[str]) -> str:
+    """The first few of categories, none of them longer than a person reads, and how many more there are."""
+    shown = [
+        text if len(text) <= LONGEST_CATEGORY else f"{text[: LONGEST_CATEGORY - 1]}…"
+        for text in categories[:NAMED_CATEGORIES]
+    ]
+    more = len(categories) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def causes(month: MonthDrift) -> list[str]:
