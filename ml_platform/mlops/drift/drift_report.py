@@ -96,19 +96,19 @@ def why(one: ColumnDrift) -> list[str]:
     """What there is to say of a column beside its score."""
     told = list(one.reasons)
     if one.new_categories:
-        told.append(f"new: {_some(one.new_categories)}")
+        told.append(f"new: {_some(one.new_categories, one.new_count)}")
     if one.gone_categories:
-        told.append(f"gone: {_some(one.gone_categories)}")
+        told.append(f"gone: {_some(one.gone_categories, one.gone_count)}")
     return told
 
 
-def _some(categories: Sequence[str]) -> str:
-    """The first few of categories, none of them longer than a person reads, and how many more there are."""
+def _some(categories: Sequence[str], count: int) -> str:
+    """The first few of so many categories, none longer than a person reads, and how many more there are."""
     shown = [
         text if len(text) <= LONGEST_CATEGORY else f"{text[: LONGEST_CATEGORY - 1]}…"
         for text in categories[:NAMED_CATEGORIES]
     ]
-    more = len(categories) - len(shown)
+    more = count - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 

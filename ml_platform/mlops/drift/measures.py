@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,6 +100,8 @@ class ColumnDrift:
     range_before: str
     range_now: str
     new_categories: tuple[str, ...] = ()
+    new_count: int = 0
+    gone_count: int = 0
     gone_categories: tuple[str, ...] = ()
 
 
@@ -326,7 +328,7 @@ def _column(
     if _nulls_changed(product, now, before):
         verdict = "drifted"
         reasons.append(f"nulls {before.null_share or 0:.1%} before, {now.null_share or 0:.1%} now")
-    new, gone = _categories(product, column, current, reference)
+    (new, new_count), (gone, gone_count) = _categories(product, column, current, reference)
     masked = _is_masked(product, column)
     return ColumnDrift(
         column=column.name,
@@ -342,6 +344,8 @@ def _column(
         range_before=MASK if masked else _range(before),
         range_now=MASK if masked else _range(now),
         new_categories=new,
+        new_count=new_count,
+        gone_count=gone_count,
         gone_categories=gone,
     )
 
@@ -362,16 +366,18 @@ def _range(summary: Summary) -> str:
 
 def _categories(
     product: Product, column: Column, current: Window, reference: Window
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The categories that the samples have only now, and only before; the most frequent ones."""
+) -> tuple[tuple[tuple[str, ...], int], tuple[tuple[str, ...], int]]:
+    """The categories that the samples have only now, and only before: the most frequent, and how many."""
     if column.kind != "categorical" or column.name not in reference.sample:
-        return (), ()
+        return ((), 0), ((), 0)
     now = _counts(_texts(column, current.sample[column.name].dropna()))
     before = _counts(_texts(column, reference.sample[column.name].dropna()))
-    return tuple(_only(product, column, now, before)), tuple(_only(product, column, before, now))
+    return _only(product, column, now, before), _only(product, column, before, now)
 
 
-def _only(product: Product, column: Column, one: pd.Series, other: pd.Series) -> Iterator[str]:
-    names = [name for name in one.index if name not in other.index][:LISTED]
-    for name in names:
-        yield MASK if _is_masked(product, column) else str(name)
+def _only(
+    product: Product, column: Column, some: pd.Series, others: pd.Series
+) -> tuple[tuple[str, ...], int]:
+    names = [name for name in some.index if name not in others.index]
+    is_masked = _is_masked(product, column)
+    return tuple(MASK if is_masked else str(name) for name in names[:LISTED]), len(names)
