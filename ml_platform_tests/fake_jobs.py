@@ -67,6 +67,7 @@ class Run:
     files_seen: int = 0
     told: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    attempts: int = 0
 
     @property
     def over(self) -> bool:
@@ -91,6 +92,8 @@ class FakeJobs:
         environment: what each process finds in its environment besides what is usual.
         libraries: folders that each process finds modules in after the wheel.
         clusters: the existing ones.
+        retries: how often the workspace by itself starts a task again that has failed. The process finds in
+            ATTEMPT which one it is, counted from 1.
         slow_start: how many looks at a run find it pending.
         ends: if given, how runs end, without a process: life cycle, result and message.
         when_running: called once for each run, when its process has started.
@@ -104,6 +107,7 @@ class FakeJobs:
         self.environment: dict[str, str] = {}
         self.libraries: list[Path] = []
         self.clusters = {"0101-cluster"}
+        self.retries = 0
         self.slow_start = 1
         self.ends: tuple[str, str | None, str] | None = None
         self.when_running: Callable[[Run], None] = lambda _: None
@@ -161,17 +165,24 @@ class FakeJobs:
             return run
         names = (entry["package_name"], entry["entry_point"])
         parameters = self._mapped(run, entry.get("parameters", []))
-        with (run.folder / "output.txt").open("wb") as output:
-            run.process = subprocess.Popen(
-                [sys.executable, "-c", _DRIVER, *names, self.prelude, *parameters],
-                cwd=run.folder,
-                env=self._environment_of(run, wheel),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        threading.Thread(target=self._follow, args=[run], daemon=True).start()
+        command = [sys.executable, "-c", _DRIVER, *names, self.prelude, *parameters]
+        environment = self._environment_of(run, wheel)
+
+        def start() -> None:
+            run.attempts += 1
+            with (run.folder / "output.txt").open("wb") as output:
+                run.process = subprocess.Popen(
+                    command,
+                    cwd=run.folder,
+                    env=environment | {"ATTEMPT": str(run.attempts)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+
+        start()
+        threading.Thread(target=self._follow, args=[run, start], daemon=True).start()
         return run
 
     def _wheel(self, given: dict[str, Any], run: Run) -> Path:
@@ -253,7 +264,7 @@ class FakeJobs:
 
     # -- running -------------------------------------------------------------------------------------
 
-    def _follow(self, run: Run) -> None:
+    def _follow(self, run: Run, again: Callable[[], None]) -> None:
         assert run.process is not None
         with self._changed:
             if not run.over:
@@ -263,7 +274,10 @@ class FakeJobs:
         while True:
             try:
                 code = run.process.wait(0.02)
-                break
+                with self._changed:
+                    if code == 0 or run.over or run.attempts > self.retries:
+                        break
+                    again()
             except subprocess.TimeoutExpired:
                 with self._changed:
                     self._changed.notify_all()

@@ -165,7 +165,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        codes = {400: "INVALID_PARAMETER_VALUE", 403: "PERMISSION_DENIED", 429: "REQUEST_LIMIT_EXCEEDED"}
+        codes = {
+            400: "INVALID_PARAMETER_VALUE",
+            403: "PERMISSION_DENIED",
+            404: "RESOURCE_DOES_NOT_EXIST",
+            429: "REQUEST_LIMIT_EXCEEDED",
+        }
         code = codes.get(status, "TEMPORARILY_UNAVAILABLE" if status == 503 else "INTERNAL_ERROR")
         self._answer(status, _error(code, "injected"))
 

@@ -94,13 +94,28 @@ class MissingResultError(Exception):
 
 
 class RemoteMessages:
-    """What a remote step has said of its result."""
+    """What a remote step has said of its result; ``failure`` is None if its last attempt was a success.
+
+    A workspace by itself starts a failed task again, which then says all of it anew.
+    """
 
     def __init__(self, messages: list[Any]) -> None:
-        understood = [_MESSAGES.validate_python(message) for message in messages]
-        self._days = [message.result for message in understood if isinstance(message, DayDone)]
-        self._done = next((message for message in understood if isinstance(message, StepDone)), None)
-        self.failure = next((message for message in understood if isinstance(message, StepFailed)), None)
+        self._days: list[DayResult] = []
+        self._done: StepDone | None = None
+        self.failure: StepFailed | None = None
+        said: list[DayResult] = []
+        for message in map(_MESSAGES.validate_python, messages):
+            if isinstance(message, DayDone):
+                said.append(message.result)
+            elif isinstance(message, StepDone):
+                # An attempt that died in between may have left days before these.
+                self._days, said = said[max(0, len(said) - message.days) :], []
+                self._done, self.failure = message, None
+            else:
+                self._days, said = [], []
+                self._done, self.failure = None, message
+        if self._done is None:
+            self._days = said
 
     def result(self, request: StepRequest) -> StepResult:
         """The whole result.
@@ -141,6 +156,14 @@ def file_name(number: int) -> str:
     return f"{number}.json"
 
 
+def _next_number(folder: Path) -> int:
+    """The number behind an earlier attempt's files; that of its last one if it was killed while it wrote."""
+    last = max((int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()), default=0)
+    if last and decode((folder / file_name(last)).read_text(encoding="utf-8", errors="replace")) is None:
+        return last
+    return last + 1
+
+
 class VolumeMessageWriter(PipesMessageWriter["VolumeChannel"]):
     """Writes the messages of a remote step into a folder of a volume, while the step runs."""
 
@@ -154,6 +177,8 @@ class VolumeMessageWriter(PipesMessageWriter["VolumeChannel"]):
 class VolumeChannel(PipesMessageWriterChannel):
     """Collects messages and writes them into numbered files, the first at once, then at most one an interval.
 
+    Files of an earlier attempt at the same task stay, and are followed by these.
+
     A write that fails is tried again; a step goes on meanwhile. What could not be written in the end fails
     the task, since nobody would know of its result.
     """
@@ -166,7 +191,7 @@ class VolumeChannel(PipesMessageWriterChannel):
         self._changed = threading.Condition()
         self._closed = False
         self._error: OSError | None = None
-        self._number = 1
+        self._number = _next_number(folder)
 
     def write_message(self, message: PipesMessage) -> None:
         with self._changed:

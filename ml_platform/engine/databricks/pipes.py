@@ -21,7 +21,7 @@ from dagster_databricks.pipes import (
     PipesUnityCatalogVolumesMessageReader,
 )
 from dagster_pipes import PipesContextData, PipesParams
-from databricks.sdk.errors import NotFound
+from databricks.sdk.errors import NotFound, PermissionDenied
 
 from ml_platform.engine.databricks.messages import CONTEXT_FILE, decode, file_name
 from ml_platform.engine.databricks.workspace import Workspace, in_words
@@ -70,6 +70,8 @@ class VolumeMessageReader(PipesUnityCatalogVolumesMessageReader):
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._log = log
         self._handler: PipesMessageHandler | None = None
+        self._closed = False
+        self._done = False
 
     @property
     def expected_writer_count(self) -> int:
@@ -93,6 +95,7 @@ class VolumeMessageReader(PipesUnityCatalogVolumesMessageReader):
             for message in messages:
                 self._handler.handle_message(message)
                 self._note(message)
+                self._follow(message)
 
     @property
     def opened(self) -> bool:
@@ -100,7 +103,23 @@ class VolumeMessageReader(PipesUnityCatalogVolumesMessageReader):
 
     @property
     def closed(self) -> bool:
-        return self._handler is not None and self._handler.received_closed_message
+        """Whether the last attempt that has begun has also ended."""
+        return self._closed
+
+    @property
+    def done(self) -> bool:
+        """Whether the result of a whole step has come, after all that earlier attempts said."""
+        return self._done
+
+    def _follow(self, message: Mapping[str, Any]) -> None:
+        """Where the step is. Each attempt at a task opens and closes the messages anew."""
+        match message["method"]:
+            case "opened":
+                self._closed = self._done = False
+            case "closed":
+                self._closed = True
+            case "report_custom_message":
+                self._done = dict(message["params"]["payload"]).get("kind") == "done"
 
     def _next_file(self) -> list[Any] | None:
         try:
@@ -110,6 +129,11 @@ class VolumeMessageReader(PipesUnityCatalogVolumesMessageReader):
                 return decode(content.read().decode("utf-8"))
         except (NotFound, requests.RequestException, UnicodeDecodeError):
             # Not there yet, or the connection was cut while it came: the next look takes it.
+            return None
+        except PermissionDenied as error:
+            line = f"the messages can't be read: {in_words(error)}"
+            if line not in self.last_lines:
+                self.last_lines.append(line)
             return None
 
     def _note(self, message: Mapping[str, Any]) -> None:

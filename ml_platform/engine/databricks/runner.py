@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 from databricks.sdk.clock import Clock
+from databricks.sdk.errors import NotFound, PermissionDenied
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service import compute as clusters
 from databricks.sdk.service import jobs
@@ -242,7 +243,7 @@ class _RemoteRun:
         """Wait for the run's end, and show meanwhile what it says."""
         seen = None
         while True:
-            run = self.workspace.jobs.get_run(run_id)
+            run = self._looked_at(run_id)
             state = run.state or jobs.RunState()
             if self.page is None and run.run_page_url:
                 self.page = run.run_page_url
@@ -255,10 +256,29 @@ class _RemoteRun:
                 return state
             self.workspace.clock.sleep(self.settings.databricks_poll_seconds)
 
+    def _looked_at(self, run_id: int) -> jobs.Run:
+        """The run, as soon as the workspace shows it.
+
+        A workspace answers for moments that a run doesn't exist or must not be seen, which goes on meanwhile.
+
+        Raises:
+            DatabricksError: it has answered so for ``databricks_retry_seconds``.
+        """
+        start = self.workspace.clock.time()
+        while True:
+            try:
+                return self.workspace.jobs.get_run(run_id)
+            except (NotFound, PermissionDenied) as error:
+                if self.workspace.clock.time() - start >= self.settings.databricks_retry_seconds:
+                    raise
+                self.context.log.warning(f"run {run_id} can't be seen: {in_words(error)}; looking again")
+                self.workspace.clock.sleep(self.settings.databricks_poll_seconds)
+
     def _read_the_rest(self, *, succeeded: bool) -> None:
         """What was written just before the end may show up a little later."""
         for _ in range(_LAST_LOOKS):
-            if self.reader.closed or not (succeeded or self.reader.opened):
+            is_whole = self.reader.closed and (self.reader.done or not succeeded)
+            if is_whole or not (succeeded or self.reader.opened):
                 return
             self.workspace.clock.sleep(self.settings.databricks_poll_seconds)
             self.reader.read()

@@ -50,6 +50,58 @@ def test_errors_while_polling_are_waited_out(
     assert sum(clock.slept) > 5, "each attempt waits longer"
 
 
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_run_that_is_hidden_for_a_moment_goes_on(
+    graph: Graph, workspace: FakeWorkspace, status: int
+) -> None:
+    workspace.jobs.prelude = step()
+    hidden = Fault(status, "GET", "runs/get", spared=1, times=3)
+    workspace.inject(hidden, Fault(status, "GET", "/pipes/", times=2))
+    result = graph.run(["mrds"], *DAYS)
+    assert result.success, failure_of(result)
+    assert len(hidden.hit) == 3
+    assert len(workspace.jobs.runs) == 1
+    assert not workspace.asked("POST", "cancel")
+
+
+def test_a_run_that_stays_hidden_is_cancelled(
+    graph: Graph, workspace: FakeWorkspace, clock: QuickClock
+) -> None:
+    workspace.jobs.prelude = WAITS
+    workspace.inject(Fault(403, "GET", "runs/get", times=None))
+    result = graph.run(["mrds"], *DAYS)
+    assert "PermissionDenied" in failure_of(result)
+    assert 60 <= sum(clock.slept) < 90, "it has looked for as long as the settings say"
+    assert [run.result_state for run in workspace.jobs.runs.values()] == ["CANCELED"]
+
+
+FAILS_FIRST = (
+    "import os; attempt = os.environ['ATTEMPT']; log('attempt ' + attempt); {} if attempt == '1' else 0"
+)
+
+
+@pytest.mark.parametrize("first", ["1 / 0", "os._exit(1)"])
+def test_a_task_that_the_workspace_has_run_again_with_success_is_a_success(
+    graph: Graph, workspace: FakeWorkspace, first: str
+) -> None:
+    workspace.jobs.retries = 1
+    workspace.jobs.prelude = step(FAILS_FIRST.format(first))
+    result = graph.run(["mrds"], *DAYS)
+    assert result.success, failure_of(result)
+    (run,) = workspace.jobs.runs.values()
+    assert (run.attempts, run.result_state) == (2, "SUCCESS")
+
+
+def test_a_task_that_fails_again_is_a_failure_with_its_last_error(
+    graph: Graph, workspace: FakeWorkspace
+) -> None:
+    workspace.jobs.retries = 1
+    workspace.jobs.prelude = step("import os; raise OSError('attempt ' + os.environ['ATTEMPT'])")
+    result = graph.run(["mrds"], *DAYS)
+    assert "attempt 2" in failure_of(result)
+    assert [run.attempts for run in workspace.jobs.runs.values()] == [2]
+
+
 def test_a_run_that_nobody_can_see_any_more_is_cancelled(graph: Graph, workspace: FakeWorkspace) -> None:
     workspace.jobs.prelude = WAITS
     lost = Fault(500, "GET", "runs/get", times=None)

@@ -14,6 +14,7 @@ from ml_platform.engine.databricks import messages
 from ml_platform.engine.databricks.messages import (
     MissingResultError,
     RemoteMessages,
+    StepFailed,
     Task,
     VolumeChannel,
     VolumeMessageWriter,
@@ -53,6 +54,39 @@ def written(folder: Path) -> list[str]:
         assert found is not None
         texts += [one["params"]["message"] for one in found if one["params"]]
     return texts
+
+
+def test_an_attempts_files_follow_those_of_the_one_before_but_for_one_that_was_cut(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with VolumeChannel(tmp_path, 0).writing():
+            pass
+        channel = VolumeChannel(tmp_path, 0)
+        with channel.writing():
+            channel.write_message(message(text))
+    (tmp_path / "2.json").write_text('{"method": "log", "par')
+    (tmp_path / "notes.json").write_text("of somebody else")
+    channel = VolumeChannel(tmp_path, 0)
+    with channel.writing():
+        channel.write_message(message("third"))
+    (tmp_path / "notes.json").unlink()
+    assert written(tmp_path) == ["first", "third"]
+
+
+def failed(error: str) -> Any:
+    return StepFailed(permanent=True, error=error, traceback="").model_dump(mode="json")
+
+
+def test_what_the_last_attempt_has_said_counts() -> None:
+    sent = list(messages_of(RESULT))
+    for earlier in ([failed("x")], sent[:1], [*sent[:1], failed("x")], [failed("x"), failed("y"), *sent[:2]]):
+        found = RemoteMessages([*earlier, *sent])
+        assert found.failure is None
+        assert repr(found.result(REQUEST)) == repr(RESULT)
+    last = RemoteMessages([failed("x"), *sent[:1], failed("y")])
+    assert last.failure is not None
+    assert last.failure.error == "y"
+    with pytest.raises(MissingResultError):
+        last.result(REQUEST)
 
 
 def test_a_result_arrives_as_it_was_sent() -> None:
