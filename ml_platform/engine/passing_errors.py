@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from ml_platform.engine.step import PermanentError
+from ml_platform.storage.conflicts import is_conflict
 from ml_platform.storage.locks import LockedError
 from ml_platform.storage.tables import OvertakenError
 
@@ -81,7 +82,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def _is_passing(error: BaseException) -> bool:
-    if isinstance(error, LockedError | OvertakenError | ConnectionError | TimeoutError):
+    if isinstance(error, LockedError | OvertakenError | ConnectionError | TimeoutError) or is_conflict(error):
         return True
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         return True

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ml_platform.contract.faults import EndsTheRunError
 from ml_platform.settings import Settings
+from ml_platform.storage.conflicts import is_conflict
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.locations import location_of
 from ml_platform.storage.locks import DEFAULT_SECONDS
@@ -498,22 +499,10 @@ def _days_of(metadata: str | None) -> set[date]:
 
 def _commit(save: Callable[[], None]) -> None:
     """Save, again if another writer's commit came first and touched the same days."""
-    from delta.exceptions import base as conflicts
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-    # What Spark raises of these has no other class in common.
-    lost = (
-        conflicts.ConcurrentAppendException,
-        conflicts.ConcurrentDeleteDeleteException,
-        conflicts.ConcurrentDeleteReadException,
-        conflicts.ConcurrentTransactionException,
-        conflicts.ConcurrentWriteException,
-        conflicts.DeltaConcurrentModificationException,
-        conflicts.MetadataChangedException,
-        conflicts.ProtocolChangedException,
-    )
     attempts = Retrying(
-        retry=retry_if_exception_type(lost),
+        retry=retry_if_exception(is_conflict),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.2, max=10),
         reraise=True,

@@ -10,8 +10,10 @@ import dagster as dg
 import pytest
 import requests
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from delta.exceptions import ConcurrentAppendException
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from mlflow.exceptions import MlflowException
+from pyspark.errors.exceptions.base import UnknownException
 
 from ml_platform.cli.backfill import Backfill, BackfillError
 from ml_platform.contract.days import DayRange
@@ -50,6 +52,11 @@ PASSING = [
     OnlineStoreError("away", temporary=True),
     CommitFailedError("another was first"),
     MlflowException("API request to http://h failed with error code 503 != 200"),
+    ConcurrentAppendException("another was first"),
+    UnknownException(
+        "(io.delta.exceptions.ConcurrentAppendException) [DELTA_CONCURRENT_APPEND.WITH_HINT] no"
+    ),
+    UnknownException("[DELTA_METADATA_CHANGED] MetadataChangedException: changed since the read"),
 ]
 LASTING = [
     OSError(errno.ENOSPC, "no space left"),
@@ -63,6 +70,8 @@ LASTING = [
     PermanentError("set the setting"),
     KeyError("a fault in the code"),
     ValueError("Connection refused is what this text says"),
+    ValueError("io.delta.exceptions.ConcurrentAppendException is what this text says"),
+    UnknownException("a column is called ConcurrentAppendException"),
     MemoryError(),
 ]
 
