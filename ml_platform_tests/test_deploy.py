@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import json
 import re
 import subprocess
 import tomllib
@@ -19,7 +18,10 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.scheduler.instigation import TickStatus
 from dagster_azure.blob.compute_log_manager import AzureBlobComputeLogManager
+from databricks.sdk.service.catalog import Privilege, SchemaInfo, VolumeInfo
+from databricks.sdk.service.jobs import JobPermissionLevel, JobSettings
 
+from ml_platform.contract.compute import Compute
 from ml_platform.data_engineering import unity_catalog
 from ml_platform.engine.databricks.remote_settings import settings_for
 from ml_platform.graph.jobs import ENGINE_TAG, PRODUCT_TAG, jobs
@@ -132,21 +134,57 @@ def test_every_reference_of_the_bundle_leads_to_something() -> None:
         assert task.get("environment_key") in environments | {None}
 
 
-def test_the_cluster_policy_is_valid_json_that_the_smoke_jobs_cluster_fulfils() -> None:
-    policy = json.loads(RESOURCES["cluster_policies"]["steps"]["definition"])
+#: Kinds of resources that the Databricks CLI has known since bundles have schemas and volumes.
+KNOWN_TO_EVERY_CLI = {"jobs", "schemas", "volumes"}
+
+
+def test_the_bundle_asks_for_resources_alone_that_every_cli_knows() -> None:
+    assert set(RESOURCES) == KNOWN_TO_EVERY_CLI
+
+
+def test_every_key_and_value_of_the_bundles_resources_is_one_of_the_workspaces_api() -> None:
+    """The SDK drops keys that it doesn't know, and values that aren't among those of an enumeration."""
+    job = {name: value for name, value in SMOKE.items() if name != "permissions"}
+    assert JobSettings.from_dict(job).as_dict() == job
+    for permission in SMOKE["permissions"]:
+        assert permission["level"] in JobPermissionLevel.__members__
+    for kind, request in (("schemas", SchemaInfo), ("volumes", VolumeInfo)):
+        for resource in RESOURCES[kind].values():
+            plain = {name: value for name, value in resource.items() if name != "grants"}
+            assert request.from_dict(plain).as_dict() == plain
+            for grant in resource["grants"]:
+                assert set(grant) == {"principal", "privileges"}
+                assert set(grant["privileges"]) <= set(Privilege.__members__)
+
+
+def test_the_platform_may_do_what_steps_do() -> None:
+    granted = {
+        kind: {
+            grant["principal"]: set(grant["privileges"])
+            for resource in RESOURCES[kind].values()
+            for grant in resource["grants"]
+        }
+        for kind in ("schemas", "volumes")
+    }
+    steps = {"USE_SCHEMA", "SELECT", "MODIFY", "CREATE_TABLE", "CREATE_MODEL", "APPLY_TAG", "EXECUTE"}
+    assert granted["schemas"]["${var.platform}"] >= steps
+    assert granted["volumes"]["${var.platform}"] == {"READ_VOLUME", "WRITE_VOLUME"}
+    assert "default" not in BUNDLE["variables"]["platform"], "an empty principal is granted nothing"
+
+
+def test_the_smoke_jobs_cluster_isolates_its_user_and_takes_a_policy_by_its_id() -> None:
     cluster = SMOKE["job_clusters"][0]["new_cluster"]
-    for name in ("spark_version", "instance_pool_id"):
-        assert cluster[name] == policy[name]["value"]
-    assert policy["num_workers"]["minValue"] <= cluster["num_workers"] <= policy["num_workers"]["maxValue"]
-    assert RESOURCES["instance_pools"]["steps"]["preloaded_spark_versions"] == ["${var.spark_version}"]
+    assert cluster["data_security_mode"] == "SINGLE_USER"
+    assert cluster["policy_id"] == "${var.policy_id}"
 
 
 def test_the_computes_python_is_one_the_package_runs_on() -> None:
     # Python of Databricks' runtimes and serverless environments, from their release notes.
-    python = {"17.3.x-scala2.13": (3, 12), "environment 4": (3, 12)}
+    python = {"17.3.x-scala2.13": (3, 12), "environment 5": (3, 12)}
     lowest, highest = re.findall(r"3\.(\d+)", PROJECT["requires-python"])
     runtime = BUNDLE["variables"]["spark_version"]["default"]
     version = SMOKE["environments"][0]["spec"]["environment_version"]
+    assert version == Compute().environment_version, "steps and the smoke job have one environment"
     for name in (runtime, f"environment {version}"):
         assert int(lowest) <= python[name][1] < int(highest)
 

@@ -23,7 +23,7 @@ class Compute(BaseModel):
     new_cluster: dict[str, Any] | None = Field(
         default=None, description="a cluster for each step, as the Jobs API describes one"
     )
-    environment_version: str = Field(default="4", description="of serverless compute")
+    environment_version: str = Field(default="5", description="of serverless compute")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
