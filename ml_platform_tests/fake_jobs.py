@@ -195,16 +195,20 @@ class FakeJobs:
                 name: self._filled_in(value)
                 for name, value in task["new_cluster"].get("spark_env_vars", {}).items()
             }
-            (wheel,) = [library["whl"] for library in task["libraries"]]
+            (wheel,) = [library["whl"] for library in task["libraries"] if "whl" in library]
         elif "existing_cluster_id" in task:
             if task["existing_cluster_id"] not in self.clusters:
                 raise RefusedError(f"Cluster {task['existing_cluster_id']} does not exist")
-            (wheel,) = [library["whl"] for library in task["libraries"]]
+            (wheel,) = [library["whl"] for library in task["libraries"] if "whl" in library]
         else:
             environments = {one["environment_key"]: one["spec"] for one in given.get("environments", [])}
             if task.get("environment_key") not in environments:
                 raise RefusedError("a serverless task needs one of the environments")
-            (wheel,) = environments[task["environment_key"]]["dependencies"]
+            needed = environments[task["environment_key"]]["dependencies"]
+            (wheel,) = [each for each in needed if each.endswith(".whl")]
+            for each in needed:
+                if each != wheel and not re.fullmatch(r"[a-z-]+==[0-9.]+", each):
+                    raise RefusedError(f"{each} is no requirement of a package with its version")
         path = self._workspace.path(wheel)
         if not path.is_file():
             raise RefusedError(f"the library {wheel} does not exist")

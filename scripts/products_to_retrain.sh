@@ -11,7 +11,7 @@ shift
 folders=("$@")
 [ ${#folders[@]} -gt 0 ] || folders=(contracts)
 
-TRAINING=(ml_platform/machine_learning ml_platform/engine/steps/model.py ml_platform/contract/estimators.py ml_platform/contract/assets.py)
+TRAINING=(ml_platform/machine_learning ml_platform/engine/steps/model.py ml_platform/contract/estimators.py ml_platform/contract/boosting.py ml_platform/contract/assets.py)
 
 if git diff --quiet "$base" HEAD -- "${TRAINING[@]}"; then
   changed=$(git diff --name-only --diff-filter=d "$base" HEAD -- "${folders[@]}")

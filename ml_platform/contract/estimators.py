@@ -1,7 +1,8 @@
 """Whether what a contract names is a classifier or a regressor that can be built.
 
-A contract is data: it may name classes of scikit-learn, and of modules that whoever runs the platform has
-named in a setting. Anything else is refused before it is imported, since importing runs its code.
+A contract is data: it may name classes of scikit-learn, those of LightGBM, XGBoost and CatBoost that
+:mod:`.boosting` lists, and classes of modules that whoever runs the platform has named in a setting. Anything
+else is refused before it is imported, since importing runs its code.
 
 Importing scikit-learn takes longer than all else that drawing the graph needs, so what has been found of
 one of its classes is kept in the user's cache, for each of its versions.
@@ -22,12 +23,12 @@ from typing import Any, Literal
 
 import platformdirs
 
+from ml_platform.contract import boosting
+
 Method = Literal["any", "predict_proba", "predict"]
 
 #: The libraries whose models can be registered and loaded again without pickle.
 LIBRARIES = ("sklearn",)
-#: Libraries that people ask for, and whose models can't.
-_NOT_YET = ("lightgbm", "xgboost", "catboost")
 #: Longer than any class's full name; it stands in messages.
 _LONGEST_NAME = 200
 _FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
@@ -53,9 +54,11 @@ def build(path: str, params: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: the class may not or can't be imported, predicts nothing, or doesn't take the parameters.
     """
-    found = _class(path)
+    found, library = _class(path), boosting.library_of(path)
     try:
-        return found(**params)
+        return found(**(library.checked(found, params) if library else params))
+    except boosting.ParameterError:
+        raise
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # its code is not ours
@@ -76,6 +79,42 @@ def check_class(path: str, needs: Method = "any", place: str = "") -> str:
     return path
 
 
+def imported(path: str) -> Any:
+    """The class that a contract names.
+
+    Raises:
+        ValueError: as :func:`check_class`.
+    """
+    return _class(path)
+
+
+def check_learning(
+    path: str, params: Mapping[str, Any], *, labels: Sequence[Any] | None, numbers: int, categories: int
+) -> None:
+    """See that an estimator of LightGBM, XGBoost or CatBoost learns with a contract's parameters.
+
+    These libraries take any, and look at them when they learn; scikit-learn's classes are left alone.
+
+    Args:
+        labels: the classes; None if the label is a number.
+        numbers: how many columns the estimator takes as numbers.
+        categories: how many as categories.
+
+    Raises:
+        ValueError: it doesn't.
+    """
+    if boosting.library_of(path) is None:
+        return
+    shape = [list(labels) if labels is not None else None, numbers, categories]
+    _once(
+        [path, params, shape],
+        path,
+        lambda: boosting.try_out(
+            _class(path), path, params, labels=labels, numbers=numbers, categories=categories
+        ),
+    )
+
+
 def check(path: str, params: Mapping[str, Any]) -> None:
     """See that :func:`build` succeeds.
 
@@ -93,6 +132,12 @@ def _class(path: str, needs: Method = "any", place: str = "") -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise anything, or end the process
+        library = boosting.library_of(path)
+        if library is not None and library.requirement is None:
+            raise ValueError(
+                f"{path!r} needs {library.name}, which isn't installed here: install the extra of that name "
+                f"(pip install 'ml-platform[{library.name}]')"
+            ) from error
         raise ValueError(
             f"{path!r} can't be imported ({_reason(error)}); accepted is the full name of a scikit-learn "
             "classifier or regressor, like sklearn.linear_model.LogisticRegression"
@@ -130,16 +175,17 @@ def _refuse(path: str) -> None:
             f"{path[:_LONGEST_NAME]!r} can't be imported: it is not the full name of a class, like "
             "sklearn.linear_model.LogisticRegression"
         )
-    library = path.partition(".")[0]
-    if is_allowed(path.rpartition(".")[0]):
+    if is_allowed(path.rpartition(".")[0]) or boosting.library_of(path) is not None:
         return
-    if library in _NOT_YET:
+    library = boosting.LIBRARIES.get(path.partition(".")[0])
+    if library is not None:
         raise ValueError(
-            f"{path!r} is not accepted: models of {library} can't be kept and loaded without pickle yet; "
-            "sklearn.ensemble.HistGradientBoostingClassifier is the nearest that can"
+            f"{path!r} is not accepted, and was not imported: accepted of {library.name} are "
+            f"{' and '.join(sorted(library.classes))}"
         )
     raise ValueError(
-        f"{path!r} is not accepted, and was not imported: accepted are classes of scikit-learn, and of "
+        f"{path!r} is not accepted, and was not imported: accepted are classes of scikit-learn, the "
+        "classifiers and regressors of LightGBM, XGBoost and CatBoost, and classes of "
         f"modules that ML_PLATFORM_ESTIMATOR_MODULES names ({', '.join(sorted(_allowed)) or 'none now'})"
     )
 
@@ -165,9 +211,11 @@ def _once(facts: Sequence[Any], path: str, look: Callable[[], object]) -> None:
 
 def _known(facts: Sequence[Any], path: str) -> Path | None:
     """The file that exists if looking has succeeded; None for a class that may change at any time."""
-    if path.partition(".")[0] not in LIBRARIES:
+    library = boosting.library_of(path)
+    if path.partition(".")[0] not in LIBRARIES and (library is None or library.requirement is None):
         return None
-    content = json.dumps([*facts, _scikit_learn()], sort_keys=True, default=repr)
+    versions = [_scikit_learn(), *([library.requirement, boosting.RULES] if library else [])]
+    content = json.dumps([*facts, *versions], sort_keys=True, default=repr)
     name = hashlib.sha256(content.encode()).hexdigest()[:32]
     return platformdirs.user_cache_path("ml_platform") / "estimators" / name
 

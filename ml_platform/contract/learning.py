@@ -10,7 +10,7 @@ from pydantic import (
     model_validator,
 )
 
-from ml_platform.contract import estimators
+from ml_platform.contract import boosting, estimators
 from ml_platform.contract.fields import Days, Month, Months, Rows, Section
 from ml_platform.contract.tasks import MAXIMUM_CLASSES, METRICS, Metric, TaskName
 
@@ -52,17 +52,46 @@ class Features(Section):
         return (*self.numeric, *self.categorical)
 
 
+Encoding = Literal["native", "onehot", "ordinal", "target"]
+"""How an estimator gets categories: as they are, or as numbers."""
+
+
 class Estimator(Section):
-    """A scikit-learn classifier or regressor, and its parameters."""
+    """A classifier or regressor, its parameters, and how it gets categories."""
 
     # `class` is what scikit-learn users expect to write, and no Python name.
     class_: Annotated[str, AfterValidator(estimators.check_class)] = Field(alias="class")
     params: dict[str, Any] = {}
+    categorical: Encoding | None = Field(
+        default=None,
+        description="how categories are given to it; by default native for LightGBM, XGBoost and CatBoost, "
+        "and onehot for all others",
+    )
 
     @model_validator(mode="after")
     def _constructible(self) -> Self:
         estimators.check(self.class_, self.params)
+        if self.categorical == "native":
+            if not boosting.takes_categories(self.class_):
+                raise ValueError(
+                    f"categorical and class: {self.class_} takes numbers only, so categorical can't be "
+                    "native; accepted are onehot, ordinal, target"
+                )
+            if boosting.library_of(self.class_) is None and "categorical_features" in self.params:
+                raise ValueError(
+                    "categorical and params.categorical_features: with native, which columns are categories "
+                    "follows from model.features; leave the parameter out"
+                )
         return self
+
+    @property
+    def encoding(self) -> Encoding:
+        """How categories are given to the estimator.
+
+        Those of scikit-learn get them one-hot unless the contract says otherwise, also histogram trees, which
+        could take them as they are: another default would give existing contracts other models.
+        """
+        return self.categorical or ("onehot" if boosting.library_of(self.class_) is None else "native")
 
     def build(self) -> Any:
         """A new, unfitted estimator."""

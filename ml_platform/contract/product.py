@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from ml_platform.contract import estimators
+from ml_platform.contract import boosting, estimators
 from ml_platform.contract.calendars import Delivery
 from ml_platform.contract.column_types import NUMERIC_TYPES, ColumnType
 from ml_platform.contract.compute import EngineChoice
@@ -132,6 +132,7 @@ class Product(Section):
             raise ValueError("model.features: at least one feature is needed")
         if len(set(self.model.features.all)) < len(self.model.features.all):
             raise ValueError("model.features: a feature is listed twice")
+        self._check_learning()
         for name in self.validation.ranges:
             type_ = columns[name].type
             if type_ not in NUMERIC_TYPES:
@@ -239,6 +240,33 @@ class Product(Section):
                 f"evaluation.metric: mape divides by the label, so validation.ranges.{label} must exclude 0, "
                 "for instance by minimum: 1; otherwise take mae"
             )
+
+    def _check_learning(self) -> None:
+        """See that the estimator learns with its parameters, as far as that can be known without data.
+
+        Raises:
+            ValueError: it doesn't.
+        """
+        estimator, features = self.model.estimator, self.model.features
+        categories = len(features.categorical)
+        library = boosting.library_of(estimator.class_)
+        if library is not None and categories and estimator.encoding == "onehot":
+            for name in sorted(library.by_position & set(estimator.params)):
+                raise ValueError(
+                    f"model.estimator.params.{name} and categorical: it tells columns by their places, which "
+                    "those of categories that are encoded one-hot don't keep; take native or ordinal"
+                )
+        labels = None if self.task.is_number else self.allowed_in(self.label)
+        try:
+            estimators.check_learning(
+                estimator.class_,
+                estimator.params,
+                labels=labels,
+                numbers=len(features.numeric) + (0 if estimator.encoding == "native" else categories),
+                categories=categories if estimator.encoding == "native" else 0,
+            )
+        except ValueError as error:
+            raise ValueError(f"model.estimator.{error}") from error
 
     def _excludes_zero(self, column: str) -> bool:
         """Whether the contract lets no value of a column be 0."""

@@ -17,9 +17,9 @@ from ml_platform.machine_learning.bootstrap import Difference
 from ml_platform.machine_learning.kind import Figures, Fitted, Kind, Predictions
 from ml_platform.machine_learning.pipeline import (
     TrainingError,
-    build_pipeline,
     feature_frame,
     features_of,
+    fit_pipeline,
     halves,
 )
 
@@ -57,7 +57,7 @@ class Binary(Kind):
     def fit(self, rows: pd.DataFrame, features: pd.DataFrame) -> Fitted:
         product = self.product
         label = rows[product.label].to_numpy(dtype=np.int64)
-        pipeline = build_pipeline(product).fit(features, label)
+        pipeline = fit_pipeline(product, features, label)
         threshold = product.model.decision_threshold
         if threshold == "tuned":
             scores = _out_of_fold(product, rows, features, label)
@@ -168,7 +168,7 @@ def _out_of_fold(
     for scored in (second, ~second):
         if len(np.unique(label[~scored])) < 2 or not scored.any():
             return None
-        pipeline = build_pipeline(product).fit(features[~scored], label[~scored])
+        pipeline = fit_pipeline(product, features[~scored], label[~scored])
         scores[scored] = _positive(pipeline, features[scored])
     return scores
 

@@ -8,10 +8,12 @@ from datetime import date
 from importlib.metadata import version as installed_version
 from typing import Any
 
+from ml_platform.contract import boosting
 from ml_platform.contract.product import Product
 from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.kind import Kind, Predictions
 from ml_platform.machine_learning.model_files import skops_io, trusted
+from ml_platform.machine_learning.pipeline import contracts_estimator
 from ml_platform.machine_learning.training import TrainedModel
 
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
@@ -55,17 +57,24 @@ def log_model(kind: Kind, trained: TrainedModel, facts: Mapping[str, str]) -> An
         pyfunc_predict_fn=kind.predict_method,
         signature=ModelSignature(inputs=Schema(inputs), outputs=Schema([kind.output_spec()])),
         input_example=trained.example,
-        pip_requirements=[f"{name}=={installed_version(name)}" for name in REQUIREMENTS],
+        pip_requirements=requirements(kind.product),
         tags=dict(facts),
     )
+
+
+def requirements(product: Product) -> list[str]:
+    """The packages that a model of a product needs to be loaded, with their versions."""
+    needed = [f"{name}=={installed_version(name)}" for name in REQUIREMENTS]
+    library = boosting.library_of(product.model.estimator.class_)
+    if library is not None and library.requirement is not None:
+        needed.append(library.requirement)
+    return needed
 
 
 def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[str, Any]:
     """The parameters of a run."""
     model = product.model
-    last_step = trained.pipeline.named_steps["estimator"]
-    # What learns a transformed label holds the contract's estimator.
-    estimator = getattr(last_step, "regressor_", last_step).get_params(deep=False)
+    estimator = contracts_estimator(trained.pipeline).get_params(deep=False)
     params = {
         "estimator": model.estimator.class_,
         **{f"estimator.{name}": value for name, value in estimator.items()},
@@ -78,6 +87,8 @@ def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[s
     if trained.threshold is not None:
         params["decision_threshold"] = trained.threshold
         params["decision_threshold_rule"] = "tuned" if model.decision_threshold == "tuned" else "fixed"
+    if model.features.categorical:
+        params["categorical"] = model.estimator.encoding
     given = {"transform": model.transform, "interval": model.interval}
     return params | {name: value for name, value in given.items() if value is not None}
 

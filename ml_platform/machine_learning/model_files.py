@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ml_platform.contract import estimators
+from ml_platform.contract import boosting, estimators
 
 #: The file of a version, and the tags that it has.
 MODEL_FILE = "model.skops"
@@ -19,6 +19,11 @@ FINGERPRINT, THRESHOLD = "fingerprint", "threshold"
 
 _importing = Lock()
 _LISTS = "skops.io._trusted_types"
+
+
+#: What scikit-learn's histogram trees with categories hold besides classes: a check of an array, with its
+#: arguments. What a partial calls is asked for by its own name.
+_OF_HISTOGRAM_TREES = frozenset({"functools.partial", "sklearn.utils.validation.check_array"})
 
 
 class RegistryError(Exception):
@@ -72,8 +77,9 @@ def trusted(types: list[str], origin: str) -> list[str]:
     wrong = [name for name in types if name != "numpy.dtype" and not _is_accepted(name)]
     if wrong:
         raise RegistryError(
-            f"{origin} holds {', '.join(wrong)}; accepted are only classes of scikit-learn and numpy, and of "
-            "modules that ML_PLATFORM_ESTIMATOR_MODULES names"
+            f"{origin} holds {', '.join(wrong)}; accepted are only classes of scikit-learn and numpy, the "
+            "models of LightGBM, XGBoost and CatBoost, and classes of modules that "
+            "ML_PLATFORM_ESTIMATOR_MODULES names"
         )
     return types
 
@@ -81,8 +87,12 @@ def trusted(types: list[str], origin: str) -> list[str]:
 def _is_accepted(name: str) -> bool:
     """Whether a class is scikit-learn's own, or of a module that whoever runs the platform has named.
 
-    Functions of numpy and scipy that work on each element are accepted as well.
+    Functions of numpy and scipy that work on each element are accepted as well, and of the libraries of
+    boosted trees just the types that their models consist of. Those restore themselves from bytes or a text
+    that the library's own reader takes, without pickle.
     """
+    if name in boosting.TYPES or name in _OF_HISTOGRAM_TREES:
+        return True
     module, _, attribute = name.rpartition(".")
     allowed = estimators.is_allowed(module)
     if not allowed and module.partition(".")[0] not in ("numpy", "scipy"):

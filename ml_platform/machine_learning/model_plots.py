@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml_platform.machine_learning.arrays import Floats, Integers
+from ml_platform.machine_learning.pipeline import contracts_estimator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +29,7 @@ def of_weights(pipeline: Any, sensitive: Collection[str] = ()) -> dict[str, Any]
         pipeline: fitted, of :func:`.pipeline.build_pipeline`.
         sensitive: columns whose values must not be shown: their categories count as one.
     """
-    last_step = pipeline.named_steps["estimator"]
-    # What learns a transformed label holds the contract's estimator.
-    estimator = getattr(last_step, "regressor_", last_step)
+    estimator = contracts_estimator(pipeline)
     columns = _columns(pipeline)
     for name, label, weights in (
         ("coefficients", "coefficient, of scaled features", getattr(estimator, "coef_", None)),
@@ -166,12 +165,20 @@ def _columns(pipeline: Any) -> list[tuple[str, str]]:
     columns = []
     for kind, transformer, features in extraction.transformers_:
         if kind == "categorical":
-            encoder = transformer.named_steps["encode"]
-            columns += [
-                (feature, f"{feature} = {category}")
-                for feature, categories in zip(features, encoder.categories_, strict=True)
-                for category in categories
-            ]
+            encoder = transformer.named_steps.get("encode")
+            values: Any = None
+            if hasattr(encoder, "drop_idx_"):  # one-hot: a column for each category
+                values = encoder.categories_
+            elif getattr(encoder, "target_type_", None) == "multiclass":  # a column for each class
+                values = [encoder.classes_] * len(features)
+            if values is None:
+                columns += [(feature, feature) for feature in features]
+            else:
+                columns += [
+                    (feature, f"{feature} = {value}")
+                    for feature, found in zip(features, values, strict=True)
+                    for value in found
+                ]
         elif kind == "numeric":
             columns += [(feature, feature) for feature in features]
     return columns

@@ -15,7 +15,7 @@ from ml_platform.machine_learning import model_plots, multiclass_metrics
 from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.bootstrap import Difference
 from ml_platform.machine_learning.kind import LAST_LABEL, Figures, Fitted, Kind, Predictions
-from ml_platform.machine_learning.pipeline import TrainingError, build_pipeline, feature_frame, features_of
+from ml_platform.machine_learning.pipeline import TrainingError, feature_frame, features_of, fit_pipeline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +79,7 @@ class Multiclass(Kind):
         names = np.array(self.classes)
         counts = np.bincount(label, minlength=len(names))
         try:
-            pipeline = build_pipeline(self.product).fit(features, names[label])
+            pipeline = fit_pipeline(self.product, features, names[label])
         except ValueError as error:
             rare = [place for place in np.argsort(counts, kind="stable") if counts[place]][:1]
             raise TrainingError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_platform.contract import boosting
 from ml_platform.contract.learning import Features
 from ml_platform.contract.product import Product
 from ml_platform.machine_learning.arrays import Floats
@@ -36,34 +37,66 @@ def features_of(pipeline: Any) -> Features:
     return Features(numeric=columns.get("numeric", ()), categorical=columns.get("categorical", ()))
 
 
+def fit_pipeline(product: Product, features: pd.DataFrame, label: NDArray[Any]) -> Any:
+    """A fitted :func:`build_pipeline`, of rows in a fixed order.
+
+    Args:
+        features: a :func:`feature_frame`.
+    """
+    pipeline, extra = _unfitted(product)
+    estimator = product.model.estimator
+    if estimator.class_ in boosting.HISTOGRAM and estimator.encoding != "onehot":
+        # Scikit-learn's histogram trees can't make bins of a column without a value; of a constant one they
+        # make no split.
+        empty = [name for name in product.model.features.numeric if features[name].isna().all()]
+        features = features.assign(**dict.fromkeys(empty, 0.0))
+    return pipeline.fit(features, label, **extra)
+
+
 def build_pipeline(product: Product) -> Any:
     """The unfitted scikit-learn pipeline: feature extraction and the contract's estimator.
 
-    It takes a :func:`feature_frame`. Missing numbers become the median, missing categories one of their
-    own, and a category that training didn't see counts as none. An estimator without a seed gets one.
+    It takes a :func:`feature_frame`. A missing category is one of its own, and a category that training
+    didn't see counts as none. Missing numbers become the median, unless the estimator can do without. An
+    estimator without a seed gets one.
     """
-    from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+    return _unfitted(product)[0]
 
-    features, estimator = product.model.features, product.model.estimator.build()
+
+def contracts_estimator(pipeline: Any) -> Any:
+    """The fitted estimator that the contract names, within whatever holds it."""
+    last_step = pipeline.named_steps["estimator"]
+    # What learns a transformed label holds it, and so does what gives classes numbers.
+    if hasattr(last_step, "regressor_"):
+        return last_step.regressor_
+    named = getattr(last_step, "named_estimators_", {})
+    return named.get(_NUMBERED, last_step)
+
+
+#: How the contract's estimator is called within what gives the classes of its label numbers.
+_NUMBERED = "of_numbers"
+
+
+def _unfitted(product: Product) -> tuple[Any, dict[str, Any]]:
+    """The pipeline, and what its ``fit`` has to be given besides the rows."""
+    from sklearn.pipeline import Pipeline
+
+    contract = product.model.estimator
+    estimator = contract.build()
     if estimator.get_params().get("random_state", 0) is None:
         estimator.set_params(random_state=0)
-    median = SimpleImputer(strategy="median", keep_empty_features=True)
-    constant = SimpleImputer(
-        missing_values=None, strategy="constant", fill_value=MISSING, keep_empty_features=True
-    )
-    numeric = Pipeline([("impute", median), ("scale", StandardScaler())])
-    categorical = Pipeline([("impute", constant), ("encode", OneHotEncoder(handle_unknown="ignore"))])
-    kinds = [
-        ("numeric", numeric, list(features.numeric)),
-        ("categorical", categorical, list(features.categorical)),
-    ]
-    extraction = ColumnTransformer(
-        [kind for kind in kinds if kind[2]],
-        sparse_threshold=0.3 if _takes_sparse(estimator) else 0,
-    )
+    extraction = _extraction(product, estimator)
+    features, extra = product.model.features, {}
+    if _is_native(product):
+        count = len(features.all)
+        positions = range(len(features.numeric), count)
+        extra = boosting.set_categories(contract.class_, estimator, positions, count)
+    library = boosting.library_of(contract.class_)
+    if library is not None and library.names_classes_by_number and product.task.names_classes:
+        from sklearn.ensemble import VotingClassifier
+
+        # The vote of one, by its probabilities, keeps the classes' names beside their numbers.
+        estimator = VotingClassifier([(_NUMBERED, estimator)], voting="soft")
     if product.model.transform is not None:
         from sklearn.compose import TransformedTargetRegressor
 
@@ -71,7 +104,90 @@ def build_pipeline(product: Product) -> Any:
         estimator = TransformedTargetRegressor(
             regressor=estimator, func=transform, inverse_func=inverse, check_inverse=False
         )
-    return Pipeline([("features", extraction), ("estimator", estimator)])
+    pipeline = Pipeline([("features", extraction), ("estimator", estimator)])
+    return pipeline, {f"estimator__{name}": value for name, value in extra.items()}
+
+
+def _is_native(product: Product) -> bool:
+    return product.model.estimator.encoding == "native"
+
+
+def _extraction(product: Product, estimator: Any) -> Any:
+    """What makes the columns that an estimator takes of the features: numbers first, then categories."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    features, contract = product.model.features, product.model.estimator
+    # Unless a contract asks for something else, scikit-learn's estimators get what they have always got:
+    # other columns would be other models.
+    as_ever = contract.encoding == "onehot" and boosting.library_of(contract.class_) is None
+    scales = as_ever or not _grows_trees(contract.class_, estimator)
+    steps: list[tuple[str, Any]] = []
+    if as_ever or not _takes_missing(estimator):
+        steps.append(("impute", SimpleImputer(strategy="median", keep_empty_features=True)))
+    if scales:
+        steps.append(("scale", StandardScaler()))
+    constant = SimpleImputer(
+        missing_values=None, strategy="constant", fill_value=MISSING, keep_empty_features=True
+    )
+    encoder = _encoder(product, estimator)
+    encoded = [("impute", constant), *([("encode", encoder)] if encoder is not None else [])]
+    if scales and contract.encoding in ("ordinal", "target"):
+        encoded.append(("scale", StandardScaler()))
+    kinds = [
+        ("numeric", Pipeline(steps) if steps else "passthrough", list(features.numeric)),
+        ("categorical", Pipeline(encoded), list(features.categorical)),
+    ]
+    sparse = contract.encoding == "onehot" and _takes_sparse(contract.class_, estimator)
+    extraction = ColumnTransformer([kind for kind in kinds if kind[2]], sparse_threshold=0.3 if sparse else 0)
+    if encoder is None:
+        # Columns of numbers and of texts: in a frame, as only that holds both.
+        extraction.set_output(transform="pandas").set_params(verbose_feature_names_out=False)
+    return extraction
+
+
+def _encoder(product: Product, estimator: Any) -> Any:
+    """What turns categories into numbers; None where the estimator takes texts."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
+
+    contract = product.model.estimator
+    match contract.encoding:
+        case "onehot":
+            return OneHotEncoder(handle_unknown="ignore")
+        case "ordinal":
+            return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+        case "target":
+            # Said outright: whole numbers would be taken for classes.
+            folds = KFold if product.task.is_number else StratifiedKFold
+            kind = "continuous" if product.task.is_number else product.task.name
+            return TargetEncoder(target_type=kind, cv=folds(shuffle=True, random_state=0))
+    library = boosting.library_of(contract.class_)
+    if library is not None and library.takes_texts:
+        return None
+    # Histogram trees have as many bins for categories as for numbers; the rarest share one.
+    most = min(estimator.max_bins, _MOST_BINS) if library is None else None
+    return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan, max_categories=most)
+
+
+#: Bins that scikit-learn's histogram trees have at most.
+_MOST_BINS = 255
+
+
+def _grows_trees(path: str, estimator: Any) -> bool:
+    """Whether an estimator is made of trees, to which the scale of a number is nothing."""
+    if boosting.library_of(path) is not None:
+        return getattr(estimator, "booster", None) != "gblinear"
+    return path.startswith(("sklearn.tree.", "sklearn.ensemble."))
+
+
+def _takes_missing(estimator: Any) -> bool:
+    """Whether the estimator takes numbers that are missing as they are."""
+    from sklearn.utils import get_tags
+
+    return bool(get_tags(estimator).input_tags.allow_nan)
 
 
 def feature_frame(product: Product, frame: pd.DataFrame, features: Features | None = None) -> pd.DataFrame:
@@ -99,9 +215,13 @@ def halves(product: Product, rows: pd.DataFrame) -> NDArray[np.bool_]:
     return second
 
 
-def _takes_sparse(estimator: Any) -> bool:
+def _takes_sparse(path: str, estimator: Any) -> bool:
     """Whether the estimator accepts sparse input; histogram gradient boosting, for one, does not."""
     from sklearn.utils import get_tags
+
+    library = boosting.library_of(path)
+    if library is not None and library.takes_zeros_for_missing:
+        return False
 
     return bool(get_tags(estimator).input_tags.sparse)
 

@@ -17,9 +17,9 @@ from ml_platform.machine_learning.kind import LAST_LABEL, Figures, Fitted, Kind,
 from ml_platform.machine_learning.pipeline import (
     TRANSFORMS,
     TrainingError,
-    build_pipeline,
     feature_frame,
     features_of,
+    fit_pipeline,
     halves,
 )
 
@@ -98,7 +98,7 @@ class Regression(Kind):
 
     def fit(self, rows: pd.DataFrame, features: pd.DataFrame) -> Fitted:
         label = self.labels(rows[self.product.label])
-        pipeline = build_pipeline(self.product).fit(features, label)
+        pipeline = fit_pipeline(self.product, features, label)
         facts: dict[str, Any] = {"mean": float(np.mean(label)), "median": float(np.median(label))}
         if self._has_interval:
             transform = self.product.model.transform
@@ -119,7 +119,7 @@ class Regression(Kind):
         for scored in (second, ~second):
             if scored.sum() < LEAST_ROWS_OF_INTERVAL or (~scored).sum() < LEAST_ROWS_OF_INTERVAL:
                 return None
-            pipeline = build_pipeline(self.product).fit(features[~scored], label[~scored])
+            pipeline = fit_pipeline(self.product, features[~scored], label[~scored])
             predicted = self._within(pipeline.predict(features[scored]))
             distances.append(np.abs(_forward(label[scored], transform) - _forward(predicted, transform)))
         every = np.sort(np.concatenate(distances))

@@ -67,7 +67,7 @@ BROKEN = {
     "a relative class": (with_estimator("..sklearn.X"), "not the full name of a class"),
     "a dot": (with_estimator("."), "not the full name of a class"),
     "another library": (with_estimator("os.system"), "was not imported"),
-    "not yet": (with_estimator("lightgbm.LGBMClassifier"), "without pickle"),
+    "another class of a library": (with_estimator("lightgbm.LGBMRanker"), "accepted of lightgbm are"),
     "deep nesting": ("a: " + "[" * 20_000 + "]" * 20_000, f"nested deeper than {MAXIMUM_DEPTH} levels"),
     "deep mappings": ("".join("  " * n + "a:\n" for n in range(500)), "nested deeper than"),
     "an alias bomb": (bomb(30), f"more than {MAXIMUM_VALUES:,} values"),

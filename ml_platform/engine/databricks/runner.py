@@ -18,6 +18,7 @@ from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service import compute as clusters
 from databricks.sdk.service import jobs
 
+from ml_platform.contract import boosting
 from ml_platform.contract.compute import Compute
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
@@ -206,19 +207,24 @@ class _RemoteRun:
         entry = jobs.PythonWheelTask(
             package_name=wheels.PACKAGE, entry_point=wheels.ENTRY_POINT, parameters=parameters
         )
-        library = clusters.Library(whl=self.wheel)
+        # The wheel asks for no library of boosted trees: only products whose model is of one need it.
+        boosted = boosting.library_of(self.task.product.model.estimator.class_)
+        extra = boosted.requirement if boosted is not None else None
+        libraries = [clusters.Library(whl=self.wheel)]
+        if extra is not None:
+            libraries.append(clusters.Library(pypi=clusters.PythonPyPiLibrary(package=extra)))
         if self.compute.cluster_id is not None:
             on_cluster = jobs.SubmitTask(
                 task_key=_TASK_KEY,
                 python_wheel_task=entry,
                 existing_cluster_id=self.compute.cluster_id,
-                libraries=[library],
+                libraries=libraries,
             )
             return on_cluster, None
         if self.compute.new_cluster is not None:
             cluster = clusters.ClusterSpec.from_dict(self._cluster(self.compute.new_cluster))
             on_new = jobs.SubmitTask(
-                task_key=_TASK_KEY, python_wheel_task=entry, new_cluster=cluster, libraries=[library]
+                task_key=_TASK_KEY, python_wheel_task=entry, new_cluster=cluster, libraries=libraries
             )
             return on_new, None
         serverless = jobs.SubmitTask(
@@ -227,7 +233,8 @@ class _RemoteRun:
         environment = jobs.JobEnvironment(
             environment_key=_ENVIRONMENT,
             spec=clusters.Environment(
-                environment_version=self.compute.environment_version, dependencies=[self.wheel]
+                environment_version=self.compute.environment_version,
+                dependencies=[self.wheel, *([extra] if extra is not None else [])],
             ),
         )
         return serverless, [environment]
