@@ -154,6 +154,9 @@ def _written(
     del content["summary"]
     for comparison in content["comparisons"]:
         comparison["columns"].sort(key=lambda column: column["column"])
+        for column in comparison["columns"]:
+            # Fingerprints are older than these.
+            del column["new_count"], column["gone_count"]
     exceeding = drift_report.exceeds(product, month)
     check = Check(
         name=NO_DRIFT,
