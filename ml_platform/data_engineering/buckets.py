@@ -27,9 +27,16 @@ from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import hashes_of
 from ml_platform.storage.tables import column
 
-#: Bytes of CSV in a bucket. A task takes about ten times as much for it, and a function of a serverless
-#: worker has 1 GB, of which libraries take 150 MB, and Great Expectations 260 more where it was imported.
-BUCKET_BYTES = 32 << 20
+#: Bytes that a Python function on serverless compute has.
+FUNCTION_BYTES = 1_000_000_000
+#: Bytes that libraries take of that: 110 MB, and Great Expectations 260 MB more where it was imported.
+LIBRARY_BYTES = 370 << 20
+#: Bytes that a task takes at most for a byte of CSV: 18 to 20.4 were measured, for 6 columns and for 66.
+BYTES_A_BYTE = 22
+#: How many times over what a task takes must fit: other values than were measured take other room.
+MARGIN = 1.5
+#: Bytes of CSV in a bucket, as many megabytes as fit by the above: 17.
+BUCKET_BYTES = int((FUNCTION_BYTES - LIBRARY_BYTES) / (BYTES_A_BYTE * MARGIN)) >> 20 << 20
 #: Bytes of a bucket as typed records, above which it is divided once more: a text of one character may take
 #: eight bytes as a number, and what a packed file holds is a guess.
 HELD_BYTES = 96 << 20
