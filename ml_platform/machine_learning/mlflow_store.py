@@ -56,13 +56,19 @@ def damaged(database: Path, error: BaseException) -> str:
 
 def has_file(location: str | None) -> bool:
     """Whether a model's file is there; of one that isn't in a local folder it is taken for granted."""
+    return urlsplit(location or "").scheme not in ("", "file") or local_file(location) is not None
+
+
+def local_file(location: str | None) -> Path | None:
+    """A model's file, if it is in a local folder, and there."""
     parts = urlsplit(location or "")
     if parts.scheme not in ("", "file"):
-        return True
+        return None
+    path = Path(unquote(parts.path)) / MODEL_FILE
     try:
-        return (Path(unquote(parts.path)) / MODEL_FILE).stat().st_size > 0
+        return path if path.stat().st_size > 0 else None
     except OSError:
-        return False
+        return None
 
 
 def prepare_sqlite(uri: str, database: Path) -> None:

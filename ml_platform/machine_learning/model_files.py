@@ -69,6 +69,19 @@ def skops_io() -> Any:
             del sys.modules[_LISTS]
 
 
+def read_pipeline(file: str, origin: str) -> Any:
+    """The pipeline in a model's file.
+
+    Args:
+        origin: where the file is from, for the message.
+
+    Raises:
+        RegistryError: it holds types that a pipeline may not have.
+    """
+    skops = skops_io()
+    return skops.load(file, trusted=trusted(skops.get_untrusted_types(file=file), origin))
+
+
 def trusted(types: list[str], origin: str) -> list[str]:
     """Of the types that skops doesn't know, those that a scikit-learn pipeline may hold: all, or it fails.
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -30,6 +31,7 @@ from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.mlflow_store import (
     damaged,
     has_file,
+    local_file,
     mlflow_module,
     prepared_client,
     sqlite_file,
@@ -47,8 +49,7 @@ from ml_platform.machine_learning.model_files import (
     MODEL_FILE,
     THRESHOLD,
     RegistryError,
-    skops_io,
-    trusted,
+    read_pipeline,
 )
 from ml_platform.machine_learning.pipeline import feature_frame
 from ml_platform.machine_learning.promotion import CHAMPION
@@ -75,6 +76,9 @@ _KIND = ("mlflow.experimentKind", "custom_model_development")
 #: What was last written about a version, beside its description: one that a person has changed stays.
 _DESCRIBED = "described"
 
+#: The stage of a version that was deleted: its row stays in MLflow's database.
+_DELETED = "Deleted_Internal"
+
 #: What MLflow's stores, and Databricks', say of what isn't there.
 _GONE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
@@ -89,6 +93,14 @@ class RegisteredModel:
     fingerprint: str
     threshold: float | None
     remark: str = ""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A model version as the registry's database has it: the folder of its file, and its tags."""
+
+    place: str
+    tags: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -189,37 +201,69 @@ class Registry:
         Raises:
             RegistryError: the database is damaged.
         """
-        database = sqlite_file(self._registry_uri)
-        if database is None or self._schema:
+        database = self._database()
+        if database is None:
             return {}
         if not database.exists():
             return dict.fromkeys(versions, f"{database} is gone")
+        stored = self._stored(product, database)
+        if stored is None:
+            return dict.fromkeys(versions, f"{database} has no models")
+        lost = {}
+        for version, fingerprint in versions.items():
+            found = stored.get(version)
+            if found is None or found.tags.get(FINGERPRINT) != fingerprint:
+                lost[version] = f"{database} lacks version {version} of {self.name(product)}, or has another"
+            elif not has_file(found.place):
+                lost[version] = f"{found.place}/{MODEL_FILE} is gone"
+        return lost
+
+    def _database(self) -> Path | None:
+        """The file of the registry, if it is one."""
+        return None if self._schema else sqlite_file(self._registry_uri)
+
+    def _stored(self, product: Product, database: Path) -> dict[str, _Stored] | None:
+        """What a SQLite registry has of a product's versions; None without its tables.
+
+        MLflow's own client says the same after seconds of imports.
+
+        Raises:
+            RegistryError: the database is damaged.
+        """
         query = (
-            "SELECT v.version, v.storage_location, t.value "
+            "SELECT v.version, v.storage_location, t.key, t.value "
             "FROM model_versions v "
-            "LEFT JOIN model_version_tags t ON t.name = v.name AND t.version = v.version AND t.key = ? "
-            "WHERE v.name = ?"
+            "LEFT JOIN model_version_tags t ON t.name = v.name AND t.version = v.version "
+            "WHERE v.name = ? AND v.current_stage IS NOT ?"
         )
         try:
             with contextlib.closing(
                 sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=60)
             ) as connection:
-                rows = connection.execute(query, [FINGERPRINT, self.name(product)]).fetchall()
+                rows = connection.execute(query, [self.name(product), _DELETED]).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
-                return dict.fromkeys(versions, f"{database} has no models")
+                return None
             raise  # it is locked, or the disk is at fault: that passes
         except sqlite3.DatabaseError as error:
             raise RegistryError(damaged(database, error)) from error
-        stored = {str(version): (place, fingerprint) for version, place, fingerprint in rows}
-        lost = {}
-        for version, fingerprint in versions.items():
-            place, found = stored.get(version, ("", None))
-            if found != fingerprint:
-                lost[version] = f"{database} lacks version {version} of {self.name(product)}, or has another"
-            elif not has_file(place):
-                lost[version] = f"{place}/{MODEL_FILE} is gone"
-        return lost
+        stored: dict[str, _Stored] = {}
+        for version, place, key, value in rows:
+            stored.setdefault(str(version), _Stored(place or "", {})).tags[key] = value
+        return stored
+
+    def _load_here(self, product: Product, version: str, fingerprint: str) -> LoadedModel | None:
+        """A version whose file lies in a local folder, by the registry's own file; None if that can't be."""
+        database = self._database()
+        if database is None or not database.exists():
+            return None
+        found = (self._stored(product, database) or {}).get(version)
+        if found is None or found.tags.get(FINGERPRINT) != fingerprint or THRESHOLD not in found.tags:
+            return None
+        file = local_file(found.place)
+        if file is None:
+            return None
+        return LoadedModel(_read_file(str(file), fingerprint), _threshold_in(found.tags), fingerprint)
 
     def _find_in_catalog(self, client: Any, product: Product, fingerprint: str) -> list[Any]:
         """The versions with a fingerprint, by their runs: Unity Catalog can't search versions by tag."""
@@ -343,6 +387,8 @@ class Registry:
             RegistryError: the version isn't there or isn't this model, as :meth:`require` finds, or its file
                 holds more than scikit-learn's and numpy's own types.
         """
+        if here := self._load_here(product, version, fingerprint):
+            return here
         found = self.require(product, version, fingerprint)
         client, name = self._client(), self.name(product)
         # Only by its name does Unity Catalog give out the credentials of a version's storage.
@@ -355,7 +401,7 @@ class Registry:
             pipeline=_read_pipeline(
                 self._tracking_uri, self._registry_uri, f"{place}/{MODEL_FILE}", fingerprint
             ),
-            threshold=_threshold_of(found),
+            threshold=_threshold_in(found.tags),
             fingerprint=fingerprint,
         )
 
@@ -489,13 +535,13 @@ def _registered(version: Any) -> RegisteredModel:
         run_id=version.run_id,
         model_uri=f"models:/{version.name}/{version.version}",
         fingerprint=version.tags[FINGERPRINT],
-        threshold=_threshold_of(version),
+        threshold=_threshold_in(version.tags),
         remark=version.tags.get(REMARK, ""),
     )
 
 
-def _threshold_of(version: Any) -> float | None:
-    said = version.tags[THRESHOLD]
+def _threshold_in(tags: Mapping[str, str]) -> float | None:
+    said = tags[THRESHOLD]
     return None if said == _NO_THRESHOLD else float(said)
 
 
@@ -518,9 +564,15 @@ def _run_tag(client: Any, version: Any, name: str) -> str | None:
 @lru_cache(maxsize=32)
 def _read_pipeline(tracking_uri: str, registry_uri: str, file_uri: str, fingerprint: str) -> Any:
     """The pipeline in a file; ``fingerprint`` tells it from a model that had the same address before."""
-    skops, mlflow = skops_io(), mlflow_module()
+    mlflow = mlflow_module()
     with TemporaryDirectory(prefix="ml-platform-") as folder:
         file = mlflow.artifacts.download_artifacts(
             artifact_uri=file_uri, dst_path=folder, tracking_uri=tracking_uri, registry_uri=registry_uri
         )
-        return skops.load(file, trusted=trusted(skops.get_untrusted_types(file=file), file_uri))
+        return read_pipeline(file, file_uri)
+
+
+@lru_cache(maxsize=32)
+def _read_file(file: str, fingerprint: str) -> Any:
+    """The pipeline in a local file; ``fingerprint`` tells it from a model that was there before."""
+    return read_pipeline(file, file)

@@ -322,6 +322,28 @@ def test_a_loaded_model_scores_as_the_trained_one(registry, trained, logged):
     assert registry.load(FLIGHTS, logged.version, "the fingerprint").pipeline is loaded.pipeline
 
 
+def test_a_model_in_a_local_folder_is_loaded_without_mlflow(registry, logged):
+    """Which takes seconds to import, in each morning's run."""
+    code = (
+        "import sys; from ml_platform.machine_learning.registry import Registry; "
+        "from ml_platform_tests.machine_learning.test_training import FLIGHTS; "
+        f"found = Registry({registry._tracking_uri!r}).load(FLIGHTS, {logged.version!r}, 'the fingerprint'); "
+        "print(found.pipeline.steps[-1][1], [name for name in sys.modules if name.startswith('mlflow')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("LogisticRegression(")
+    assert done.stdout.rstrip().endswith(" []")
+
+
+def test_a_version_that_was_deleted_is_not_loaded_although_its_file_is_there(registry, client, trained):
+    model = log(registry, trained, fingerprint="deleted")
+    assert registry.absent(FLIGHTS, {model.version: "deleted"}) == {}
+    client.delete_model_version(FLIGHTS.name, model.version)
+    assert registry.absent(FLIGHTS, {model.version: "deleted"}).keys() == {model.version}
+    with pytest.raises(RegistryError, match=f"the registry has no version {model.version} of flights"):
+        registry.load(FLIGHTS, model.version, "deleted")
+
+
 @pytest.mark.parametrize(
     ("class_", "params"),
     [
