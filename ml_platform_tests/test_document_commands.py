@@ -455,6 +455,7 @@ def receiver() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_every_printed_command_does_what_its_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
