@@ -6,6 +6,7 @@ computed of each resample is the business of a kind of label's metrics.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,3 +72,47 @@ def bounds(values: Floats, level: float) -> tuple[float, float] | None:
         return None
     lower, upper = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(lower), float(upper)
+
+
+Resampled = Callable[[Integers, Floats], Floats]
+"""A metric under each row of cluster weights, given each row's cluster; NaN where it is undefined."""
+
+
+def interval_of(
+    resampled: Resampled, cluster: ArrayLike, rows: int, *, replicates: int, level: float, seed: int
+) -> tuple[float, float] | None:
+    """The percentile interval of a metric that is defined; None where clusters are too few to tell."""
+    codes, clusters = coded(cluster, rows)
+    if clusters < MINIMUM_CLUSTERS:
+        return None
+    return bounds(resampled(codes, weights(clusters, replicates, seed)), level)
+
+
+def difference_of(
+    scores: tuple[float | None, float | None],
+    resampled: tuple[Resampled, Resampled],
+    sign: int,
+    cluster: ArrayLike,
+    rows: int,
+    *,
+    replicates: int,
+    level: float,
+    seed: int,
+) -> Difference:
+    """How much better a challenger is than a champion, both on each resample of the same clusters.
+
+    Args:
+        scores: the challenger's and the champion's, on all rows; ``resampled`` likewise.
+        sign: -1 of a metric that is an error.
+    """
+    codes, clusters = coded(cluster, rows)
+    challenger, champion = scores
+    if challenger is None or champion is None:
+        return Difference.undefined()
+    found = None
+    if clusters >= MINIMUM_CLUSTERS:
+        drawn = weights(clusters, replicates, seed)
+        better, worse = (each(codes, drawn) for each in resampled)
+        found = bounds(sign * (better - worse), level)
+    lower, upper = found or (None, None)
+    return Difference(challenger, champion, sign * (challenger - champion), lower, upper)

@@ -15,16 +15,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ml_platform.contract.tasks import Metric
+from ml_platform.contract.tasks import METRICS, Metric
 from ml_platform.machine_learning.arrays import Floats, Integers
 from ml_platform.machine_learning.bootstrap import (
     DIFFERENCE_REPLICATES,
     INTERVAL_REPLICATES,
-    MINIMUM_CLUSTERS,
     Difference,
-    bounds,
-    coded,
-    weights,
+    difference_of,
+    interval_of,
 )
 
 _RANKING: frozenset[Metric] = frozenset({"roc_auc", "average_precision"})
@@ -111,10 +109,16 @@ def interval(
         Lower and upper bound; None when the metric is undefined or its clusters are too few to tell.
     """
     y, p, d = _checked(label, probability, decision)
-    codes, clusters = coded(cluster, len(y))
-    if clusters < MINIMUM_CLUSTERS or not _defined(metric, positives=int(y.sum()), rows=len(y)):
+    if not _defined(metric, positives=int(y.sum()), rows=len(y)):
         return None
-    return bounds(_resampled(metric, y, p, d, codes, weights(clusters, replicates, seed)), level)
+    return interval_of(
+        lambda codes, drawn: _resampled(metric, y, p, d, codes, drawn),
+        cluster,
+        len(y),
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )
 
 
 def paired_difference(
@@ -133,19 +137,19 @@ def paired_difference(
     """How much better the challenger is: both models scored on each resample of the same clusters."""
     y, p1, d1 = _checked(label, challenger_probability, challenger_decision)
     _, p2, d2 = _checked(label, champion_probability, champion_decision)
-    codes, clusters = coded(cluster, len(y))
-    challenger, champion = score(metric, y, p1, d1), score(metric, y, p2, d2)
-    if challenger is None or champion is None:
-        return Difference.undefined()
-    found = None
-    if clusters >= MINIMUM_CLUSTERS:
-        drawn = weights(clusters, replicates, seed)
-        differences = _resampled(metric, y, p1, d1, codes, drawn) - _resampled(
-            metric, y, p2, d2, codes, drawn
-        )
-        found = bounds(differences, level)
-    lower, upper = found or (None, None)
-    return Difference(challenger, champion, challenger - champion, lower, upper)
+    return difference_of(
+        (score(metric, y, p1, d1), score(metric, y, p2, d2)),
+        (
+            lambda codes, drawn: _resampled(metric, y, p1, d1, codes, drawn),
+            lambda codes, drawn: _resampled(metric, y, p2, d2, codes, drawn),
+        ),
+        METRICS[metric].sign,
+        cluster,
+        len(y),
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )
 
 
 # -- arrays ----------------------------------------------------------------------------------------

@@ -18,11 +18,9 @@ from ml_platform.machine_learning.arrays import Floats, Integers
 from ml_platform.machine_learning.bootstrap import (
     DIFFERENCE_REPLICATES,
     INTERVAL_REPLICATES,
-    MINIMUM_CLUSTERS,
     Difference,
-    bounds,
-    coded,
-    weights,
+    difference_of,
+    interval_of,
 )
 
 #: No probability counts as less, as in scikit-learn: its logarithm would be no number.
@@ -78,10 +76,14 @@ def interval(
         Lower and upper bound; None without rows, or when the clusters are too few to tell.
     """
     checked = _checked(label, predicted, probability)
-    codes, clusters = coded(cluster, len(checked[0]))
-    if clusters < MINIMUM_CLUSTERS:
-        return None
-    return bounds(_resampled(metric, checked, codes, weights(clusters, replicates, seed), k), level)
+    return interval_of(
+        lambda codes, drawn: _resampled(metric, checked, codes, drawn, k),
+        cluster,
+        len(checked[0]),
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )
 
 
 def paired_difference(
@@ -102,17 +104,19 @@ def paired_difference(
         challenger: the classes that it predicts, and its probabilities; ``champion`` likewise.
     """
     first, second = _checked(label, *challenger), _checked(label, *champion)
-    codes, clusters = coded(cluster, len(first[0]))
-    scores = [score(metric, *checked, k=k) for checked in (first, second)]
-    if scores[0] is None or scores[1] is None:
-        return Difference.undefined()
-    sign, found = METRICS[metric].sign, None
-    if clusters >= MINIMUM_CLUSTERS:
-        drawn = weights(clusters, replicates, seed)
-        better, worse = (_resampled(metric, checked, codes, drawn, k) for checked in (first, second))
-        found = bounds(sign * (better - worse), level)
-    lower, upper = found or (None, None)
-    return Difference(scores[0], scores[1], sign * (scores[0] - scores[1]), lower, upper)
+    return difference_of(
+        (score(metric, *first, k=k), score(metric, *second, k=k)),
+        (
+            lambda codes, drawn: _resampled(metric, first, codes, drawn, k),
+            lambda codes, drawn: _resampled(metric, second, codes, drawn, k),
+        ),
+        METRICS[metric].sign,
+        cluster,
+        len(first[0]),
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )
 
 
 # -- arrays ----------------------------------------------------------------------------------------

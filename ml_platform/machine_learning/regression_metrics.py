@@ -18,11 +18,9 @@ from ml_platform.machine_learning.arrays import Floats, Integers
 from ml_platform.machine_learning.bootstrap import (
     DIFFERENCE_REPLICATES,
     INTERVAL_REPLICATES,
-    MINIMUM_CLUSTERS,
     Difference,
-    bounds,
-    coded,
-    weights,
+    difference_of,
+    interval_of,
 )
 
 MEDIAN = 0.5
@@ -86,11 +84,16 @@ def interval(
         Lower and upper bound; None when the metric is undefined or its clusters are too few to tell.
     """
     y, p = _checked(label, predicted)
-    codes, clusters = coded(cluster, len(y))
-    if clusters < MINIMUM_CLUSTERS or not _defined(metric, y):
+    if not _defined(metric, y):
         return None
-    drawn = weights(clusters, replicates, seed)
-    return bounds(_resampled(metric, y, p, codes, drawn, quantile), level)
+    return interval_of(
+        lambda codes, drawn: _resampled(metric, y, p, codes, drawn, quantile),
+        cluster,
+        len(y),
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )
 
 
 def paired_difference(
@@ -108,17 +111,19 @@ def paired_difference(
     """How much better the challenger is: both models scored on each resample of the same clusters."""
     y, p1 = _checked(label, challenger)
     _, p2 = _checked(label, champion)
-    codes, clusters = coded(cluster, len(y))
-    first, second = (score(metric, y, p, quantile=quantile) for p in (p1, p2))
-    if first is None or second is None:
-        return Difference.undefined()
-    sign, found = METRICS[metric].sign, None
-    if clusters >= MINIMUM_CLUSTERS:
-        drawn = weights(clusters, replicates, seed)
-        better, worse = (_resampled(metric, y, p, codes, drawn, quantile) for p in (p1, p2))
-        found = bounds(sign * (better - worse), level)
-    lower, upper = found or (None, None)
-    return Difference(first, second, sign * (first - second), lower, upper)
+    return difference_of(
+        (score(metric, y, p1, quantile=quantile), score(metric, y, p2, quantile=quantile)),
+        (
+            lambda codes, drawn: _resampled(metric, y, p1, codes, drawn, quantile),
+            lambda codes, drawn: _resampled(metric, y, p2, codes, drawn, quantile),
+        ),
+        METRICS[metric].sign,
+        cluster,
+        len(y),
+        replicates=replicates,
+        level=level,
+        seed=seed,
+    )
 
 
 # -- arrays ----------------------------------------------------------------------------------------

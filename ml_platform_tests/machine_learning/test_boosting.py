@@ -514,6 +514,17 @@ def test_catboost_gets_texts_and_the_same_as_alone() -> None:
     np.testing.assert_array_equal(pipeline.predict_proba(frame), alone.predict_proba(given_))
 
 
+@pytest.mark.parametrize("features", [{"numeric": ["spend"]}, {"categorical": ["channel", "customer"]}])
+@pytest.mark.parametrize("library", NATIVE)
+def test_numbers_alone_and_categories_alone_are_features(library: str, features: dict[str, Any]) -> None:
+    chosen = estimator(library, "binary") | {"categorical": "native"}
+    product = product_of(library, "binary", model__estimator=chosen, model__features=features)
+    model = train(product, rows("binary"))
+    content = written(model.pipeline)
+    trusted(skops_io().get_untrusted_types(data=content), "the file")
+    assert np.isfinite(said(product, model.pipeline, rows("binary", seed=2))).all()
+
+
 def test_more_categories_than_a_histogram_has_bins_are_learned() -> None:
     product = encoded(HISTOGRAM, "binary", "native")
     learned = rows("binary", 2_000)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 
 from ml_platform.graph.bad_days import only_bad_days
 from ml_platform_tests.conftest import CHECKOUT
-from ml_platform_tests.engine.databricks.conftest import VOLUME, QuickClock, remote_settings, step
+from ml_platform_tests.engine.databricks.conftest import VOLUME, QuickClock, light_shop, remote_settings, step
 from ml_platform_tests.fake_jobs import Run
 from ml_platform_tests.fake_workspace import FakeWorkspace
 from ml_platform_tests.graph.stand_ins import Graph, failure_of
@@ -378,3 +379,21 @@ def test_the_entry_point_says_that_it_is_no_command_for_people() -> None:
         result.stderr.strip()
         == "ml-platform-step is started by a Dagster run; to run steps, materialize assets"
     )
+
+
+@pytest.mark.parametrize("compute", [{}, {"new_cluster": {"spark_version": "17.3.x-scala2.13"}}])
+def test_a_product_with_boosted_trees_brings_their_library_along(
+    graph_of: Callable[..., Graph], workspace: FakeWorkspace, compute: dict[str, Any]
+) -> None:
+    pytest.importorskip("lightgbm")
+    workspace.jobs.prelude = step()
+    boosted = shop(model__estimator={"class": "lightgbm.LGBMClassifier", "params": {"n_estimators": 5}})
+    for product, expected in ((boosted, [f"lightgbm=={version('lightgbm')}"]), (light_shop(), [])):
+        assert graph_of(product=product, databricks_compute=compute).run(["mrds"], *DAYS).success
+        run = list(workspace.jobs.runs.values())[-1]
+        if compute:
+            found = [each["pypi"]["package"] for each in run.task["libraries"] if "pypi" in each]
+        else:
+            (environment,) = run.submitted["environments"]
+            found = environment["spec"]["dependencies"][1:]
+        assert found == expected
