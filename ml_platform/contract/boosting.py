@@ -11,6 +11,7 @@ written or read: parameters that would change that are refused.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import subprocess
@@ -34,7 +35,7 @@ _PROCESSOR = "models are trained on the CPU, where the same rows give the same m
 
 
 #: Raised whenever what is accepted changes, so that what was found by other rules is looked at again.
-RULES = 2
+RULES = 3
 
 
 class ParameterError(ValueError):
@@ -123,6 +124,8 @@ class Library:
                     f"params.{name}: it must be a number of threads from 1 on, not {value!r}: the same "
                     "number on every machine gives the same model"
                 )
+            if name in self.trees and (type(value) is not int or value < 1):
+                raise ParameterError(f"params.{name}: it must be a number of trees from 1 on, not {value!r}")
         objective = params.get("objective")
         makes_classes = bool(self.objectives) and hasattr(found, "predict_proba")
         if objective is not None and makes_classes and objective not in self.objectives:
@@ -347,7 +350,7 @@ def try_out(
         raise ValueError(f"{path} is of none of these libraries")
     task = (path, dict(params), None if labels is None else list(labels), numbers, categories)
     if _IN_THIS_PROCESS not in os.environ and library.unsafe & params.keys():
-        _try_elsewhere(task)
+        _try_elsewhere(task, library.unsafe)
     else:
         _grow(library, found, *task)
 
@@ -371,8 +374,15 @@ except ValueError as error:
 """
 
 
-def _try_elsewhere(task: tuple[Any, ...]) -> None:
+def _try_elsewhere(task: tuple[Any, ...], suspects: frozenset[str]) -> None:
     path = task[0]
+    try:
+        ast.literal_eval(repr(task))
+    except (ValueError, SyntaxError):
+        raise ValueError(
+            f"params: {path} takes texts, finite numbers, and lists and mappings of them; one of these is "
+            "none"
+        ) from None
     try:
         tried = subprocess.run(  # noqa: S603 - this interpreter; the contract is on its standard input
             [sys.executable, "-c", _TRIAL],
@@ -389,7 +399,11 @@ def _try_elsewhere(task: tuple[Any, ...]) -> None:
         raise ValueError(tried.stdout.strip())
     if tried.returncode:
         reason = " ".join((tried.stderr or tried.stdout).split())[-_LONGEST_REASON:]
-        raise ValueError(f"params: {path} can't learn with them, and ends the process: {reason}")
+        given = ", ".join(sorted(suspects & set(task[1])))
+        raise ValueError(
+            f"params: {path} can't learn with them, and ends the process (one of {given} is wrong)"
+            f"{f': {reason}' if reason else ''}"
+        )
 
 
 def _grow(
