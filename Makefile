@@ -6,7 +6,7 @@ FROM ?= 2013-01-01
 TO ?= 2013-12-31
 ONLINE_TESTS := ml_platform_tests/online_store/test_store.py ml_platform_tests/online_store/test_publish.py
 
-.PHONY: help setup demo ui test test-online test-slow test-browser bench bench-online bench-parsing bench-products smoke-databricks lint format lock clean
+.PHONY: help setup demo ui test test-online test-slow test-connect test-browser bench bench-online bench-parsing bench-products smoke-databricks lint format lock clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test-online: setup  ## run the online store's tests against a database: make tes
 test-slow: setup  ## run the slow tests: killed runs, a cluster, parity, a concept shift over months, the browser
 	-scripts/install_chromium.sh
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+
+test-connect: setup  ## run every step against a real Spark Connect server, as on serverless compute
+	$(BIN)/python -m pytest -m connect
 
 test-browser: setup  ## click through the UI in a real browser
 	scripts/install_chromium.sh
