@@ -102,8 +102,8 @@ def init(
         label=label,
         task=_one_of("--task", task, TASKS),
         label_delay_days=label_delay_days,
-        key=tuple(key or ()),
-        entity=tuple(entity or ()),
+        key=tuple(dict.fromkeys(key or ())),
+        entity=tuple(dict.fromkeys(entity or ())),
         timezone=timezone,
         description=description,
     )
@@ -153,7 +153,7 @@ def _target(name: str, to: Path | None, settings: Settings, *, force: bool) -> P
 def _one_of(flag: str, given: str | None, accepted: Iterable[Value]) -> Value | None:
     found = next((value for value in accepted if value == given), None)
     if given is not None and found is None:
-        fail(f"{flag} {given}: accepted are {' and '.join(map(str, accepted))}")
+        fail(f"{flag} {given}: accepted are {', '.join(map(str, accepted))}")
     return found
 
 

@@ -246,6 +246,8 @@ class Source(Section):
             "label": (self.label,),
         }.items():
             for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{role} names the column {name!r} twice")
                 if name not in self.columns:
                     raise ValueError(
                         f"{role} names the column {name!r}, which columns does not declare; "

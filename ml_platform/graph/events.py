@@ -86,7 +86,8 @@ def not_shown(
     written days and before it had said so.
     """
     # A day that couldn't be used may have ended its run, which leaves no event of it.
-    written = ledger.latest(asset, outcomes=["written"], details=False)
+    known = ledger.latest(asset, details=False)
+    written = [day for day, record in known.items() if record.outcome == "written"]
     key = dg.AssetKey([product.name, asset])
     shown = instance.get_materialized_partitions(key) if instance else ()
     partitions = {month_of(day) if CATALOGUE[asset].period == "month" else day for day in written}

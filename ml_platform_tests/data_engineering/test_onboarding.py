@@ -257,7 +257,7 @@ def test_rows_that_no_columns_tell_apart_are_counted(tmp_path: Path) -> None:
     text += text.splitlines()[-1].replace(",28.5,", ",,") + "\n"
     made = drafted(write(tmp_path / "history.csv", text))
     assert "unique on 9 of 10 days; 1 of 21 rows repeat another one's" in made.text
-    assert any("no columns tell all rows apart" in note for note in made.notes)
+    assert any("no key that a contract can have tells all rows apart" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("parts", [1, 3, 200])
@@ -281,7 +281,7 @@ def test_the_key_leaves_a_column_to_tell_rows_from_labels(tmp_path: Path) -> Non
     path = write(tmp_path / "history.csv", "\n".join([*lines, "2024-01-01,0.5,1.5,0"]) + "\n")
     made = drafted(path)
     assert made.product.source.key == ("width",)
-    assert any("no columns tell all rows apart" in note for note in made.notes)
+    assert any("no key that a contract can have tells all rows apart" in note for note in made.notes)
     assert len(read_back(made.product, [path], tmp_path / "landing")) == 91
 
 
@@ -408,10 +408,79 @@ def test_an_order_of_day_and_month_that_another_column_has_is_named(tmp_path: Pa
     assert note.startswith("day is read with day and month in the order of shipped; --date-format day=FORMAT")
 
 
+@pytest.mark.parametrize("since", ["01/01/2024", "{n:02d}/{n:02d}/2024"])
+def test_an_order_is_asked_for_where_no_column_proves_one(tmp_path: Path, since: str) -> None:
+    text = rows(60, day=lambda n: f"{1 + n % 9:02d}/02/2024", since=lambda n: since.format(n=1 + n % 9))
+    path = write(tmp_path / "history.csv", text)
+    assert asked(path, event_day="day") == {"--date-format": ("%d/%m/%Y", "%m/%d/%Y")}
+    # Nor does one that is written otherwise.
+    text = rows(60, day=lambda n: f"{1 + n % 9:02d}/02/2024", since=lambda n: f"{20 + n % 9}.02.2024")
+    path = write(tmp_path / "other.csv", text)
+    assert asked(path, event_day="day") == {"--date-format": ("%d/%m/%Y", "%m/%d/%Y")}
+
+
+def test_labels_are_read_with_the_marks_of_numbers(tmp_path: Path) -> None:
+    lines = [
+        "id;day;amount;again",
+        *(f"{n};2024-01-0{1 + n % 9};{n}.234,5;{n % 3}.000" for n in range(1, 200)),
+    ]
+    path = write(tmp_path / "history.csv", "\n".join(lines) + "\n")
+    made = drafted(path, label="again", task="multiclass", decimal=",", thousands=".")
+    assert made.product.source.columns["again"].allowed == (0, 1000, 2000)
+    assert {row["again"] for row in read_back(made.product, [path], tmp_path / "landing")} == {0, 1000, 2000}
+    assert drafted(path, label="again", decimal=",", thousands=".").product.task.name == "regression"
+
+
+def test_a_rare_class_keeps_the_threshold_above_the_guess(tmp_path: Path) -> None:
+    text = rows(
+        600, kind=lambda n: "rare" if n in (7, 300) else "common", again=lambda n: int(n not in (7, 9))
+    )
+    path = write(tmp_path / "history.csv", text)
+    assert drafted(path, label="kind").product.evaluation.threshold > 598 / 600
+    share = 598 / 600
+    assert drafted(path, label="again").product.evaluation.threshold > 2 * share / (1 + share)
+
+
+def test_words_for_yes_and_no_are_two_classes(tmp_path: Path) -> None:
+    path = write(tmp_path / "history.csv", rows(300, churned=lambda n: "yes" if n % 3 else "no"))
+    made = drafted(path, label="churned")
+    assert made.product.task.name == "multiclass"
+    assert made.product.source.columns["churned"].allowed == ("no", "yes")
+    found = read_back(made.product, [path], tmp_path / "landing")
+    assert [row["churned"] for row in found].count("yes") == 200
+
+
+def test_a_label_beyond_what_a_double_tells_apart_is_a_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "history.csv", rows(90, again=lambda n: 2**53 + 1 + n % 3))
+    assert drafted(path, label="again").product.task.name == "regression"
+    with pytest.raises(FirstLookError, match="it is no label of multiclass"):
+        drafted(path, label="again", task="multiclass")
+
+
+def test_the_shortest_of_equally_good_keys_is_taken_where_none_is_unique(tmp_path: Path) -> None:
+    lines = rows(100).splitlines()
+    path = write(
+        tmp_path / "history.csv", "\n".join([*lines, *(f"{line[:-1]}" for line in lines[1:])]) + "\n"
+    )
+    assert drafted(path).product.source.key == ("order",)
+
+
+def test_what_is_learned_from_is_counted_by_entity_and_day(tmp_path: Path) -> None:
+    text = rows(
+        3600,
+        day=lambda n: date(2024, 1, 1) + timedelta(days=n // 40),
+        customer=lambda n: f"c{n % 2}",
+        again=lambda n: n // 2 % 2,
+    )
+    made = drafted(write(tmp_path / "history.csv", text), entity=("customer",))
+    # 62 of two customers by the first of February, 120 by that of March: nine tenths of 120 are enough.
+    assert made.poor_months == (date(2024, 2, 1),)
+
+
 def test_months_with_too_little_to_learn_from_are_known_before(tmp_path: Path) -> None:
     text = rows(120, day=lambda n: date(2024, 1, 1) + timedelta(days=n))
     made = drafted(write(tmp_path / "history.csv", text))
-    # 31, 60 and 91 labels by the first of February, March and April; 120 by that of May.
+    # 31, 60 and 91 labels by the first of February, March and April; 120 by that of May, 108 not held out.
     assert made.product.model.minimum_rows == 100
     assert made.poor_months == (date(2024, 2, 1), date(2024, 3, 1), date(2024, 4, 1))
 

@@ -156,7 +156,7 @@ def choose(look: FirstLook, answers: Answers) -> Choices:
     day = _event_day(columns, answers, formats)
     if isinstance(day, Question):
         questions.append(day)
-    label = _label(columns, None if isinstance(day, Question) else day[0], answers, null_values)
+    label = _label(columns, None if isinstance(day, Question) else day[0], answers, marks, null_values)
     if isinstance(label, Question):
         questions.append(label)
     if questions or isinstance(day, Question) or isinstance(label, Question):
@@ -237,8 +237,8 @@ def _chosen(look: ColumnLook, marks: Marks) -> Chosen:
 
 
 def _order(format_: object) -> str:
-    """The order of day, month and year in a format."""
-    return "".join(re.findall("%([dmy])", str(format_).lower().replace("%b", "%m")))
+    """The order of day, month and year in a format, and how they are written; without the time of day."""
+    return re.split("[ T]?%[HI]", str(format_))[0]
 
 
 @dataclass
@@ -273,8 +273,10 @@ def _formats(columns: Sequence[Chosen], answers: Answers) -> _Formats:
     for column in columns:
         for type_ in ("date", "timestamp"):
             readings = [one for one in column.look.moments if one.type == type_ and one.format]
-            if column.type == "string" and readings and not _is_ambiguous(readings, column.look):
-                orders.setdefault(_order(readings[0].format), column.header)
+            # Where day and month are equal in all texts, both orders are left and neither is proved.
+            written = {_order(one.format) for one in readings}
+            if column.type == "string" and len(written) == 1:
+                orders.setdefault(written.pop(), column.header)
     return _Formats(answers.date_formats, orders)
 
 
@@ -445,11 +447,15 @@ def _event_day(
 
 
 def _label(
-    columns: Sequence[Chosen], event_day: Chosen | None, answers: Answers, null_values: Sequence[str]
+    columns: Sequence[Chosen],
+    event_day: Chosen | None,
+    answers: Answers,
+    marks: Marks,
+    null_values: Sequence[str],
 ) -> tuple[Chosen, LabelKind, str] | Question:
     """The column that is to be predicted."""
     kinds = {
-        column.header: labels.kinds_of(column.look, column.type, null_values)
+        column.header: labels.kinds_of(column.look, column.type, marks, null_values)
         for column in columns
         if column is not event_day
     }
@@ -466,6 +472,8 @@ def _label(
 
     def chosen(name: str, why: str) -> tuple[Chosen, LabelKind, str]:
         column, kind = possible[name]
+        if column.type == "boolean":  # words for yes and no are two classes
+            column.type, column.keys = "string", {}
         values = len(column.look.distinct)
         others = [task for task in kinds[name] if task != kind.task]
         if others and answers.task is None and values <= ALLOWED_VALUES:

@@ -31,6 +31,8 @@ CATEGORIES = 50
 #: Of a window's usual rows so many are enough evidence, where the default asks for more than there are.
 _ENOUGH = 0.5
 _LEAST_EVALUATED, _LEAST_POSITIVES = 30, 5
+#: A tenth of the entities are held out, to compare models on.
+_LEARNED_FROM = 0.9
 _COMMENT_AT, _LONGEST_COMMENT = 60, 200
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
@@ -106,13 +108,22 @@ def _missing(product: Product, facts: Facts) -> list[date]:
 
 
 def _poor_months(product: Product, facts: Facts) -> list[date]:
-    """The months of the history before whose first day fewer labels are known than a model learns from."""
-    return [
-        month
-        for month in months_between(product.first_month, month_of(max(facts.days)))
-        if sum(rows for day, rows in facts.labelled.items() if day <= product.last_labelled_day(month))
-        < product.model.minimum_rows
-    ]
+    """The months of the history before whose first day fewer labels are known than a model learns from.
+
+    An entity has one label a day, and part of the entities are held out.
+    """
+    positive = facts.label.mean if product.task.has_positives else 1.0
+    poor = []
+    for month in months_between(product.first_month, month_of(max(facts.days))):
+        newest = product.last_labelled_day(month)
+        known = _LEARNED_FROM * sum(
+            min(rows, facts.entities[day]) for day, rows in facts.labelled.items() if day <= newest
+        )
+        if known < product.model.minimum_rows or (
+            product.task.has_positives and known * positive < product.model.minimum_positives
+        ):
+            poor.append(month)
+    return poor
 
 
 def _between(facts: Facts) -> Iterator[date]:
@@ -280,7 +291,9 @@ class _Writer:
             said += (
                 f"; {key.repeats:,} of {facts.rows:,} rows repeat another one's, of which the later counts"
             )
-            self.notes.append(f"no columns tell all rows apart: {', '.join(key.headers)} is {said}")
+            self.notes.append(
+                f"no key that a contract can have tells all rows apart: {', '.join(key.headers)} is {said}"
+            )
         elif facts.other_keys:
             others = " or ".join(
                 ", ".join(shown(name) for name in other.headers) for other in facts.other_keys

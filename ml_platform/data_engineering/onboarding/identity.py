@@ -82,6 +82,7 @@ class Facts:
         entity: what is scored; ``values`` is how many there are, each on ``days_each`` days on average.
         one_row: whether an entity has one row a day.
         giveaways: number columns whose value alone tells the label.
+        entities: of what is scored, how many there are on each day.
         equal: rows that are equal to another one of their day in every column: they count once.
         unplaced: records that can't be read and whose day isn't known either: how many, and where the first
             is.
@@ -96,6 +97,7 @@ class Facts:
     why_entity: str
     one_row: bool
     giveaways: set[str] = field(default_factory=set)
+    entities: Counter[date] = field(default_factory=Counter)
     equal: int = 0
     unplaced: tuple[int, str] = (0, "")
 
@@ -145,6 +147,7 @@ def measure(
         spool.close()
         key, others = _key(spool, choices, answers, len(counts.days))
         entity, why, one_row = _entity(spool, choices, answers, key, len(counts.days))
+        entities = _entities_by_day(spool, entity)
     return Facts(
         counts.days,
         counts.labelled,
@@ -155,6 +158,7 @@ def measure(
         why,
         one_row,
         {name for name, span in counts.spans.items() if span.tells},
+        entities,
         spool.equal,
         counts.unplaced,
     )
@@ -271,7 +275,9 @@ def _read(
                 for found in pc.value_counts(labels.drop_null()).to_pylist():
                     counts.classes[str(found["values"])] += found["counts"]
             if choices.label.type in NUMERIC_TYPES:
-                counts.label.add(labels.drop_null().cast(pa.float64()).to_numpy(zero_copy_only=False))
+                counts.label.add(
+                    labels.drop_null().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+                )
             for column in numbers if choices.kind.has_positives else ():
                 _widen(counts.spans[column.header], values(column), labels)
             spool.add(
@@ -421,7 +427,9 @@ def _key(spool: _Spool, choices: Choices, answers: Answers, days: int) -> tuple[
                 ):
                     others.append(key)
             return unique[0], others[:3]
-    return min(found, key=lambda key: (key.repeats, len(key.columns))), []
+    found += _proved(spool, [(column,) for column in spool.columns[:KEY_COLUMNS]], days)
+    usable = [key for key in found if not _is_all(key.columns, choices)]
+    return min(usable, key=lambda key: (key.repeats, len(key.columns))), []
 
 
 def _is_all(columns: Sequence[Chosen], choices: Choices) -> bool:
@@ -525,6 +533,15 @@ def _recurring(spool: _Spool, key: Key, days: int) -> tuple[tuple[Chosen, ...], 
         key.columns,
         "ASSUMED: no column comes back from day to day like a customer would; --entity names one",
     )
+
+
+def _entities_by_day(spool: _Spool, entity: Sequence[Chosen]) -> Counter[date]:
+    found: Counter[date] = Counter()
+    for rows in spool.parts():
+        _, first = np.unique(_combined(rows, spool.places(entity)), return_index=True)
+        for ordinal, count in zip(*np.unique(rows[first, 0], return_counts=True), strict=True):
+            found[_EPOCH + timedelta(days=int(ordinal.astype(np.int64)))] += int(count)
+    return found
 
 
 def _days_each(spool: _Spool, place: int) -> tuple[int, float]:

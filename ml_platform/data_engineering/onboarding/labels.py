@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ml_platform.contract.column_types import ColumnType
-from ml_platform.contract.tasks import MAXIMUM_CLASSES, TASKS, Metric, TaskName
-from ml_platform.data_engineering.onboarding.columns import ColumnLook
+from ml_platform.contract.tasks import LARGEST_CLASS, MAXIMUM_CLASSES, TASKS, Metric, TaskName
+from ml_platform.data_engineering.onboarding.columns import ColumnLook, Marks
 
 #: Of the texts that are classes the longest one: it stands in messages and plots.
 LONGEST_CLASS = 100
 #: Texts of which each stands in fewer records on average are names, and no classes.
 LEAST_ROWS_EACH = 2
-_WHOLE = re.compile(r"([+-]?[0-9]+)(?:[.,]0*)?")
-_ZERO_OR_ONE = re.compile(r"[01](?:[.,]0*)?")
+_WHOLE = re.compile(r"([+-]?[0-9]+)(?:[.]0*)?")
+_ZERO_OR_ONE = re.compile(r"[01](?:[.]0*)?")
 #: Of what a model could be better than a guess so much must it be.
 _BETTER = 0.1
 #: Values that a message names.
@@ -76,10 +76,16 @@ class LabelKind:
         return TASKS[self.task].has_positives
 
 
+def _above(guess: float) -> float:
+    """A share that is better than that of a guess, with so many digits that it stays so."""
+    wanted = guess + (1 - guess) * _BETTER
+    rounded = (round(wanted, digits) for digits in (2, 4, 6))
+    return next((value for value in rounded if guess < value < 1), wanted)
+
+
 def _of_two_classes(facts: LabelFacts) -> tuple[Metric, float, str]:
     guess = 2 * facts.mean / (1 + facts.mean)
-    threshold = round(min(guess + (1 - guess) * _BETTER, 0.99), 2)
-    return "f1", threshold, f"to call every row 1 has an f1 of {guess:.2f}"
+    return "f1", _above(guess), f"to call every row 1 has an f1 of {guess:.2f}"
 
 
 def _of_numbers(facts: LabelFacts) -> tuple[Metric, float, str]:
@@ -89,8 +95,7 @@ def _of_numbers(facts: LabelFacts) -> tuple[Metric, float, str]:
 
 def _of_classes(facts: LabelFacts) -> tuple[Metric, float, str]:
     name, share = facts.most
-    threshold = round(min(share + (1 - share) * _BETTER, 0.99), 2)
-    return "accuracy", threshold, f"to call every row {name} has an accuracy of {share:.2f}"
+    return "accuracy", _above(share), f"to call every row {name} has an accuracy of {share:.2f}"
 
 
 def _say_classes(facts: LabelFacts) -> str:
@@ -121,14 +126,17 @@ REGRESSION = LabelKind(
 )
 
 
-def kinds_of(look: ColumnLook, type_: ColumnType, null_values: Sequence[str]) -> dict[TaskName, LabelKind]:
+def kinds_of(
+    look: ColumnLook, type_: ColumnType, marks: Marks, null_values: Sequence[str]
+) -> dict[TaskName, LabelKind]:
     """The kinds of label that a column of a type can be, the likely one first.
 
     Args:
+        marks: how numbers are written.
         null_values: texts that stand for no value.
     """
     found: dict[TaskName, LabelKind] = {}
-    texts = [text.strip() for text in look.distinct if text not in look.null_texts]
+    texts = [_plain(text, marks) for text in look.distinct if text not in look.null_texts]
     if type_ == "integer" and look.is_few and all(map(_ZERO_OR_ONE.fullmatch, texts)):
         if len({text[0] for text in texts}) > 1:
             found["binary"] = BINARY
@@ -136,8 +144,8 @@ def kinds_of(look: ColumnLook, type_: ColumnType, null_values: Sequence[str]) ->
     is_constant = look.is_few and len(texts) < 2
     if type_ in TASKS["regression"].label_types and not is_constant:
         found["regression"] = REGRESSION
-    if type_ in TASKS["multiclass"].label_types and look.is_few:
-        classes = _classes([text for text in look.distinct if text not in null_values], type_)
+    if type_ in (*TASKS["multiclass"].label_types, "boolean") and look.is_few:
+        classes = _classes([text for text in look.distinct if text not in null_values], type_, marks)
         if 1 < len(classes) <= MAXIMUM_CLASSES and len(classes) * LEAST_ROWS_EACH <= look.values:
             found["multiclass"] = LabelKind(
                 task="multiclass",
@@ -151,13 +159,22 @@ def kinds_of(look: ColumnLook, type_: ColumnType, null_values: Sequence[str]) ->
     return found
 
 
-def _classes(texts: Sequence[str], type_: ColumnType) -> list[Any]:
+def _plain(text: str, marks: Marks) -> str:
+    """A number as Python writes it."""
+    text = text.strip()
+    if marks.thousands is not None:
+        text = text.replace(marks.thousands, "")
+    return text.replace(marks.decimal, ".")
+
+
+def _classes(texts: Sequence[str], type_: ColumnType, marks: Marks) -> list[Any]:
     """The values of a label that texts stand for; none if one of them can't be a class."""
-    if type_ == "string":
+    if type_ in ("string", "boolean"):
         is_short = all(len(text) <= LONGEST_CLASS and text.isprintable() and text.strip() for text in texts)
         return sorted(texts) if is_short else []
-    whole = [_WHOLE.fullmatch(text.strip()) for text in texts]
-    return sorted({int(match[1]) for match in whole if match}) if all(whole) else []
+    whole = [_WHOLE.fullmatch(_plain(text, marks)) for text in texts]
+    found = sorted({int(match[1]) for match in whole if match}) if all(whole) else []
+    return [] if any(abs(value) > LARGEST_CLASS for value in found) else found
 
 
 def why_not(
