@@ -41,6 +41,23 @@ if ! java_is_fit; then
   fi
 fi
 
+has_openmp() {
+  "$python" -c 'import ctypes, sys; ctypes.CDLL("libomp.dylib" if sys.platform == "darwin" else "libgomp.so.1")' 2>/dev/null
+}
+
+if ! has_openmp; then
+  echo "Installing OpenMP's library, which LightGBM needs ..."
+  if command -v apt-get >/dev/null; then
+    as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq libgomp1 >/dev/null || true
+  elif command -v dnf >/dev/null; then
+    as_root dnf install -y -q libgomp || true
+  elif command -v brew >/dev/null; then
+    brew install --quiet libomp || true
+  fi
+  # All else works without it.
+  has_openmp || [ "$(uname)" = Darwin ] || echo "LightGBM needs libgomp: install it (Debian: apt-get install libgomp1)." >&2
+fi
+
 stamp=.venv/.installed
 state=$(cat requirements.lock pyproject.toml setup.cfg scripts/setup.sh | sha256sum | cut -d' ' -f1)
 
