@@ -222,6 +222,7 @@ NOT_RUN: dict[str, str] = {
     ".venv/bin/uv pip install -e '.[sqlserver]'": "would change the environment of these tests",
     "make test": _SUITE,
     "make test-slow": _SUITE,
+    "make test-connect": _SUITE,
     "make test-browser": _SUITE,
     "make lint": _SUITE,
     "make bench": "takes most of an hour",
