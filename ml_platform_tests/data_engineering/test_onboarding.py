@@ -419,6 +419,28 @@ def test_an_order_is_asked_for_where_no_column_proves_one(tmp_path: Path, since:
     assert asked(path, event_day="day") == {"--date-format": ("%d/%m/%Y", "%m/%d/%Y")}
 
 
+def test_an_order_that_no_date_shows_is_assumed_and_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "history.csv", rows(200, day=lambda n: "03/03/2024"))
+    made = drafted(path)
+    assert made.product.source.columns["day"].formats == ("%d/%m/%Y",)
+    assert any("dates of day are written as %d/%m/%Y" in assumed for assumed in made.assumed)
+    path = write(tmp_path / "told.csv", rows(200, day=lambda n: "03/03/2024"))
+    made = drafted(path, date_formats={"day": "%m/%d/%Y"})
+    assert made.product.source.columns["day"].formats == ("%m/%d/%Y",)
+    assert not any("dates of day" in assumed for assumed in made.assumed)
+
+
+def test_a_class_that_is_empty_in_other_columns_is_named(tmp_path: Path) -> None:
+    some = {"amount": lambda n: "NA" if n % 7 == 0 else n + 0.5}
+    text = rows(200, **some, region=lambda n: ("NA", "EU", "AS")[n % 3])
+    made = drafted(write(tmp_path / "history.csv", text), label="region")
+    assert made.product.source.columns["region"].allowed == ("AS", "EU")
+    assert any("67 records of region, the label: these rows have none" in note for note in made.notes)
+    text = rows(200, **some, region=lambda n: ("NA", "EU")[n % 2])
+    with pytest.raises(FirstLookError, match="'NA' counts as empty here"):
+        drafted(write(tmp_path / "two.csv", text), label="region")
+
+
 def test_labels_are_read_with_the_marks_of_numbers(tmp_path: Path) -> None:
     lines = [
         "id;day;amount;again",

@@ -81,6 +81,7 @@ class Chosen:
         why: what was seen.
         emptied: a text, and how often, that stands for no value since it does so in another column.
         order_from: the column by whose dates those of this one are read, where they can be read in two ways.
+        is_order_assumed: whether all dates are the same in several ways to read them: those to come won't be.
     """
 
     header: str
@@ -92,6 +93,7 @@ class Chosen:
     why: str = ""
     emptied: tuple[str, int] | None = None
     order_from: str | None = None
+    is_order_assumed: bool = False
 
     @property
     def column(self) -> Column:
@@ -261,6 +263,8 @@ class _Formats:
             usual = [one for one in readings if _order(one.format) in self.orders]
             if usual and not _is_ambiguous(usual, look):
                 readings, column.order_from = usual, self.orders[_order(usual[0].format)]
+        elif len({_order(one.format) for one in readings}) > 1:
+            column.is_order_assumed = True
         return list(readings) if _is_ambiguous(readings, look) else list(readings[:1])
 
 
@@ -468,7 +472,10 @@ def _label(
     def why_not(column: Chosen) -> str:
         if column is event_day:
             return "it is the event day"
-        return labels.why_not(column.look, column.type, kinds[column.header], answers.task)
+        why = labels.why_not(column.look, column.type, kinds[column.header], answers.task)
+        if column.emptied is not None:
+            why += f"; {_quoted(column.emptied[0])} counts as empty here, since it does so in other columns"
+        return why
 
     def chosen(name: str, why: str) -> tuple[Chosen, LabelKind, str]:
         column, kind = possible[name]

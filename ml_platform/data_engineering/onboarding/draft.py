@@ -183,12 +183,21 @@ class _Writer:
                     f"{header} is read with day and month in the order of {shown(column.order_from)}; "
                     f"--date-format {header}=FORMAT if that is wrong"
                 )
+            if column.is_order_assumed and column.type in ("date", "timestamp"):
+                written = self._format(column)
+                self.assumed.append(
+                    f"dates of {shown(column.header)} are written as {written} (day and month are the same "
+                    f"in all of them): --date-format {shown(column.header)}=FORMAT"
+                )
             if column.emptied:
                 text, count = column.emptied
-                self.notes.append(
-                    f"{text!r} counts as empty in all columns, so also in {counted(count, 'record')} of "
-                    f"{shown(column.header)}"
+                records = counted(count, "record")
+                said = (
+                    f"{text!r} counts as empty in all columns, so also in {records} of {shown(column.header)}"
                 )
+                if column is choices.label:
+                    said += ", the label: these rows have none"
+                self.notes.append(said)
         for problem, (count, where) in look.bad.items():
             said = f"{count:,} records can't be used and go to the quarantine: {problem} (first: {where})"
             self._add(f"# {_comment(said)}")
@@ -310,6 +319,10 @@ class _Writer:
     def _order(self) -> str:
         order_from = self.choices.event_day.order_from
         return f", day and month in the order of {shown(order_from)}" if order_from else ""
+
+    @staticmethod
+    def _format(column: Chosen) -> str:
+        return " or ".join(column.column.formats)
 
     def _why_label(self) -> str:
         empty = self.choices.label.nulls

@@ -183,7 +183,9 @@ def why_not(
     """Why a column can't be the label, or not one of the kind that is asked for."""
     values = ", ".join(sorted(look.distinct)[:_NAMED])
     more = " …" if not look.is_few or len(look.distinct) > _NAMED else ""
-    held = f"its values are {values}{more}" if values else f"it is a {type_}"
+    held = (
+        f"its values are {values}{more}" if values else f"it is {'an' if type_ == 'integer' else 'a'} {type_}"
+    )
     if task is not None and kinds:
         return f"{held}, and it is no label of {task}; --task may be {' or '.join(kinds)}"
     return (
