@@ -202,7 +202,7 @@ def test_a_team_scaffolds_products_in_a_project_of_its_own_and_runs_them(tmp_pat
 
     # What is wrong is said with the file and the key.
     contract = project.defs / "orders" / "contract.yaml"
-    contract.write_text(contract.read_text().replace("label: again", "label: amount"))
+    contract.write_text(contract.read_text().replace("label: again", "label: agian"))
     said = " ".join(project.dg("check", "defs", code=1).split())
     assert "orders/contract.yaml: source" in said
-    assert "'amount'" in said
+    assert "label names the column 'agian'" in said
