@@ -260,8 +260,8 @@ def _say(drafted: Draft, path: Path, files: Sequence[Path], settings: Settings) 
         )
     if poor := drafted.poor_months:
         say(
-            f"Attention: no model in {in_a_sentence('month', poor)}, as fewer than "
-            f"{product.model.minimum_rows:,} labels are known by then (model.minimum_rows)",
+            f"Attention: no model in {in_a_sentence('month', poor)}, as too few labels are known by then "
+            "(model.minimum_rows, model.minimum_positives)",
             hanging=2,
             style="yellow",
         )
