@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ml_platform.contract.tasks import METRICS, Metric
+from ml_platform.machine_learning import ranking
 from ml_platform.machine_learning.arrays import Floats, Integers
 from ml_platform.machine_learning.bootstrap import (
     DIFFERENCE_REPLICATES,
@@ -24,9 +25,6 @@ from ml_platform.machine_learning.bootstrap import (
     difference_of,
     interval_of,
 )
-
-_RANKING: frozenset[Metric] = frozenset({"roc_auc", "average_precision"})
-_CHUNK_CELLS = 300_000
 
 
 def score(
@@ -194,8 +192,8 @@ def _resampled(
     """``metric`` under each row of cluster ``weights``; NaN where it is undefined."""
     # All sums are of whole numbers below 2**53, so they are exact and the rows' order can't matter.
     with np.errstate(divide="ignore", invalid="ignore"):
-        if metric in _RANKING:
-            return _resampled_ranking(metric, y, p, codes, weights)
+        if metric == "roc_auc" or metric == "average_precision":
+            return ranking.resampled(metric, y, p, codes, weights)
         cells = np.bincount(4 * codes + 2 * y + d, minlength=4 * weights.shape[1])
         tn, fp, fn, tp = (weights @ cells.reshape(-1, 4).astype(np.float64)).T
         values: Floats
@@ -211,30 +209,3 @@ def _resampled(
             case _:
                 values = (tp / (tp + fn) + tn / (tn + fp)) / 2
         return values
-
-
-def _resampled_ranking(metric: Metric, y: Integers, p: Floats, codes: Integers, weights: Floats) -> Floats:
-    order = np.argsort(-p, kind="stable")
-    y, p, codes = y[order], p[order], codes[order]
-    last_of_tie = np.append(np.flatnonzero(np.diff(p)), len(p) - 1)
-    chunk = max(1, _CHUNK_CELLS // len(y))
-    return np.concatenate(
-        [
-            _ranking(metric, np.take(weights[start : start + chunk], codes, axis=1), y, last_of_tie)
-            for start in range(0, len(weights), chunk)
-        ]
-    )
-
-
-def _ranking(metric: Metric, weight: Floats, y: Integers, last_of_tie: Integers) -> Floats:
-    """ROC AUC (trapezoids) or average precision (steps) of rows sorted by falling probability."""
-    tp = np.cumsum(weight * y, axis=1)[:, last_of_tie]
-    fp = np.cumsum(weight, axis=1)[:, last_of_tie] - tp
-    new_tp = np.diff(tp, axis=1, prepend=0)
-    values: Floats
-    if metric == "roc_auc":
-        new_fp = np.diff(fp, axis=1, prepend=0)
-        values = np.sum(new_fp * (tp - new_tp / 2), axis=1) / (tp[:, -1] * fp[:, -1])
-    else:
-        values = np.sum(new_tp * tp / np.maximum(tp + fp, 1), axis=1) / tp[:, -1]
-    return values
