@@ -154,6 +154,11 @@ class Settings(BaseSettings):
         description="times its own size that a file of more than 64 MB may unpack to; beyond, it is refused",
     )
 
+    watch_arrivals: bool = Field(
+        default=True,
+        description="whether the landing sensor and backfills keep when files were first seen",
+    )
+
     engine: EngineName = Field(default="local", description="where steps run; a contract may choose")
     databricks_volume: str | None = Field(
         default=None,

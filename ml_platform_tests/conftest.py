@@ -15,6 +15,8 @@ os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
 
 # Named in the environment, since processes that tests start read their settings there.
 os.environ.setdefault("ML_PLATFORM_ESTIMATOR_MODULES", "ml_platform_tests.light_classifier")
+# Files that tests deliver one after another come on one morning; tests of arrivals say when they look.
+os.environ.setdefault("ML_PLATFORM_WATCH_ARRIVALS", "false")
 
 from ml_platform.contract import estimators
 from ml_platform.settings import Settings

@@ -153,6 +153,10 @@ RUN: list[Step] = [
     Step("ml-platform doctor", says="flights: all is as the ledger says"),
     Step("ml-platform doctor flights --json", says="[]"),
     Step("ml-platform doctor flights --repair", says="flights: all is as the ledger says"),
+    Step("ml-platform arrivals show flights", says="none of them came after its day had been looked at"),
+    Step("ml-platform arrivals export flights var/arrivals.csv", says="written to var/arrivals.csv"),
+    Step("ml-platform arrivals forget flights --from 2013-01-01 --to 2013-01-31", says="forgotten"),
+    Step("ml-platform arrivals import flights var/arrivals.csv", says="added"),
     # A blocked day, from the delivery that is cut off to the one that is whole again.
     Step(f"head -n 201 {BLOCKED} > var/cut.csv"),
     Step(f"mv var/cut.csv {BLOCKED}"),

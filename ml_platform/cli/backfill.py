@@ -11,7 +11,7 @@ import contextlib
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -93,6 +93,7 @@ class Backfill:
             BackfillError: a run failed. All that isn't made from what failed has been brought up to date.
         """
         self._days = days
+        self._watch_arrivals(days)
         with self._failing_at_the_end():
             for stage in stages():
                 self._stage(self._selected(stage), self._partitions(stage, days), rescore=self.rescore)
@@ -143,6 +144,25 @@ class Backfill:
         """
         self._stage((MODEL,), [month_of(as_of)], as_of=as_of)
 
+    def _watch_arrivals(self, days: DayRange) -> None:
+        """Keep which files of the days are there now, before anything is made of them.
+
+        Where the ARDS is made on another machine, its deliveries can't be seen from here.
+        """
+        from ml_platform.data_engineering.arrivals import ArrivalRegister
+        from ml_platform.data_engineering.files import FileRules
+        from ml_platform.data_engineering.landing import delivered_days
+        from ml_platform.storage.tables import Tables
+
+        settings, product = self.settings, self.product
+        is_here = product.engine.of(ARDS, settings.engine) == "local"
+        if not (settings.watch_arrivals and is_here and ARDS in self.select):
+            return
+        there = [day for day in delivered_days(product, settings.landing_path) if day in days]
+        register = ArrivalRegister(Tables.of(settings), product)
+        now, rules = datetime.now(tz=UTC), FileRules.of(settings)
+        register.observe(settings.landing_path, there, now, rules)
+
     def _make_again(self, days: Sequence[date]) -> None:
         """Make days that an earlier contract made under the present one, as far as there are deliveries."""
         gone = self.without_delivery(DayRange(days[0], days[-1]))
@@ -184,6 +204,7 @@ class Backfill:
             BackfillError: a run failed.
         """
         self._days = days
+        self._watch_arrivals(days)
         with self._failing_at_the_end():
             self._replay(days)
         return self.reports

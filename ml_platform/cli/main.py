@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from ml_platform.cli import alerts, databricks, history, online
+from ml_platform.cli import alerts, arrivals, databricks, history, online
 from ml_platform.cli.console import (
     ProductName,
     console,
@@ -53,6 +53,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(arrivals.app, name="arrivals")
 app.add_typer(databricks.app, name="databricks")
 app.add_typer(online.app, name="online")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Mapping
 from datetime import date
 from functools import cached_property
@@ -74,6 +75,33 @@ def _escape(value: str) -> str:
             "or '\"' if quotes are doubled"
         )
     return value
+
+
+_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+
+
+def _time_of_day(value: object) -> object:
+    """Accept 10:00 without quotes, which YAML takes for a number of minutes."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 24 * 60:
+        return f"{value // 60:02}:{value % 60:02}"
+    return value
+
+
+def _a_time_of_day(value: str) -> str:
+    match = _TIME.fullmatch(value)
+    if match is None:
+        raise ValueError(f"{value!r} is no time of day; accepted are 00:00 to 23:59, for instance 10:00")
+    return f"{int(match[1]):02}:{match[2]}"
+
+
+TimeOfDay = Annotated[str, BeforeValidator(_time_of_day), AfterValidator(_a_time_of_day)]
+"""Hours and minutes, as ``10:00``."""
+
+
+def minutes_of(time: str) -> int:
+    """The minutes since midnight of a :data:`TimeOfDay`."""
+    hours, minutes = time.split(":")
+    return 60 * int(hours) + int(minutes)
 
 
 class Column(Section):
@@ -181,6 +209,10 @@ class Source(Section):
     event_day: str
     label: str
     label_delay_days: Days = Field(default=1, ge=0)
+    morning_ends: TimeOfDay = Field(
+        default="10:00",
+        description="what is delivered later on a day is known on the next, in the product's time zone",
+    )
     columns: dict[ColumnName, Column] = Field(min_length=1, max_length=MAXIMUM_COLUMNS)
 
     @field_validator("extra_columns", mode="before")

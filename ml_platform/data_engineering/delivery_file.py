@@ -15,7 +15,10 @@ from ml_platform.data_engineering.files import FileRules
 
 @dataclass(frozen=True)
 class DeliveryFile:
-    """One file of a day's delivery; ``number`` is its place in file-name order.
+    """One file of a day's delivery; ``number`` is its place in the order in which they count.
+
+    Of two files the one that is known later counts, and of those known on one morning the one whose name
+    comes later. ``known_on`` is the morning since which its labels are known.
 
     ``header`` has the names as they stand in the file; :func:`.headers.resolve` says what they mean.
     ``size`` is in bytes, as it lies there, and ``likely_bytes`` what that probably is unpacked.

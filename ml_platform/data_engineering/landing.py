@@ -12,25 +12,27 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import files, headers, replacements
+from ml_platform.data_engineering import files, headers, knowledge, replacements
 from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
+from ml_platform.data_engineering.knowledge import Arrivals, FileFacts, Known, Seen
 from ml_platform.data_engineering.parsing import read_header
 from ml_platform.data_engineering.replacements import ManifestError, is_manifest, manifests_in
 
-_DELIVERED_ON = re.compile(r"^(\d{4}-\d{2}-\d{2})")
 _SUFFIXES = (".csv", ".csv.gz")
 #: What other programs leave beside data; nobody expects it to be read.
 _NO_DATA = (".", "_")
 #: A day in a name that isn't just the day: 20240104, day=2024-01-04, 2024_1_4.
 _A_DAY = re.compile(r"(?<!\d)(\d{4})[-_./]?(\d{1,2})[-_./]?(\d{1,2})(?!\d)")
 _A_YEAR = re.compile(r"^(?:\w+=)?(\d{4})$")
+#: What begins the part of a day's inputs that says which files came late.
+LATE = "late "
 #: Names in a message; more are counted.
 _LISTED = 5
 #: Names of folders whose days are known: those of a hundred years, which all products share.
@@ -44,7 +46,8 @@ class Delivery:
     ``stamp`` changes whenever a file or a manifest is added, removed or written again. ``refusal`` says why
     the day can't be read, if so. ``ignored_columns`` and ``missing_columns`` count, by name, the files with a
     column that the contract doesn't read, and those with rows that lack a declared one. ``unread`` are the
-    names of what lies beside the files and isn't read.
+    names of what lies beside the files and isn't read, ``late`` those of files that came after the day had
+    been looked at, with the morning on which each came.
     """
 
     day: date
@@ -54,6 +57,19 @@ class Delivery:
     ignored_columns: Mapping[str, int] = field(default_factory=dict)
     missing_columns: Mapping[str, int] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    late: Mapping[str, date] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> str:
+        """What rows depend on: the files, and since when those are known that came late."""
+        return made_from(self.stamp, self.late)
+
+
+def made_from(stamp: str, late: Mapping[str, date]) -> str:
+    """The inputs of a day with this stamp and these late files."""
+    if not late:
+        return stamp
+    return f"{stamp}/{LATE}{fingerprint_of([[name, str(day)] for name, day in late.items()])}"
 
 
 def delivered_days(product: Product, landing: Path) -> list[date]:
@@ -68,6 +84,13 @@ def delivered_days(product: Product, landing: Path) -> list[date]:
 def folder_of(product: Product, landing: Path, day: date) -> Path:
     """Where a day's files lie."""
     return landing / product.name / day.isoformat()
+
+
+def facts(product: Product, landing: Path, day: date) -> list[FileFacts]:
+    """The files of a day as they lie there, by name; none if nothing was delivered, or can be looked at."""
+    with contextlib.suppress(OSError):
+        return [_facts(path) for path in _look_into(folder_of(product, landing, day)).paths]
+    return []
 
 
 def stamp(product: Product, landing: Path, day: date) -> str | None:
@@ -85,7 +108,7 @@ def size(product: Product, landing: Path, days: Iterable[date]) -> int:
     for day in days:
         with contextlib.suppress(OSError):  # such a day is refused, when it is scanned
             paths = _look_into(folder_of(product, landing, day)).paths
-            total += sum(_facts(path)[1] for path in paths)
+            total += sum(_facts(path).size for path in paths)
     return total
 
 
@@ -93,12 +116,16 @@ def last_change(product: Product, landing: Path, day: date) -> float | None:
     """When the newest file of a day was written, in seconds since 1970; None if nothing was delivered."""
     with contextlib.suppress(OSError):
         paths = _look_into(folder_of(product, landing, day)).paths
-        return max((_facts(path)[2] / 1e9 for path in paths), default=None)
+        return max((_facts(path).modified / 1e9 for path in paths), default=None)
     return None
 
 
 def scan(
-    product: Product, landing: Path, days: Iterable[date], rules: FileRules | None = None
+    product: Product,
+    landing: Path,
+    days: Iterable[date],
+    rules: FileRules | None = None,
+    arrivals: Arrivals | None = None,
 ) -> dict[date, Delivery]:
     """The deliveries of ``days``; a day for which nothing was delivered is absent.
 
@@ -107,6 +134,7 @@ def scan(
 
     Args:
         rules: how files may be opened; by default, with links inside ``landing`` only.
+        arrivals: when files were first seen, as far as somebody has looked.
     """
     rules = rules or FileRules(root=str(landing))
     found = {}
@@ -116,7 +144,8 @@ def scan(
             folder = _look_into(place)
             if not folder.paths:
                 continue
-            delivery = _delivery(product, day, folder, landing, rules)
+            seen = arrivals.seen(day, map(_facts, folder.paths)) if arrivals is not None else None
+            delivery = _delivery(product, day, folder, landing, rules, seen)
         except OSError as error:
             delivery = Delivery(day, (), fingerprint_of(_why(error)), _why(error))
         if delivery.refusal or any(not file.labels_only for file in delivery.files):
@@ -154,17 +183,6 @@ def absences(
         )
         for day in days
     }
-
-
-def known_on(product: Product, day: date, name: str) -> date:
-    """The day on which labels in a file became known: its delivery date, or the contract's delay."""
-    match = _DELIVERED_ON.match(name)
-    if match:
-        try:
-            return date.fromisoformat(match.group(1))
-        except ValueError:
-            pass
-    return day + timedelta(days=1 + product.source.label_delay_days)
 
 
 @dataclass(frozen=True)
@@ -271,9 +289,9 @@ def _why(error: OSError) -> str:
     return f"{shown(str(error.filename))}: can't be read: {error.strerror}"
 
 
-def _facts(path: Path) -> tuple[str, int, int]:
+def _facts(path: Path) -> FileFacts:
     status = path.stat()
-    return path.name, status.st_size, status.st_mtime_ns
+    return FileFacts(path.name, status.st_size, status.st_mtime_ns)
 
 
 def _stamp(paths: Sequence[Path]) -> str:
@@ -281,8 +299,48 @@ def _stamp(paths: Sequence[Path]) -> str:
     return fingerprint_of([_facts(path) for path in (*paths, *manifests_in(paths[0].parent))])
 
 
-def _delivery(product: Product, day: date, folder: _Folder, landing: Path, rules: FileRules) -> Delivery:
-    known = [_facts(path) for path in folder.paths]
+@dataclass(frozen=True)
+class _LookedAt:
+    """A file of a day's folder: since when it is known, and what its header says, or why it says nothing."""
+
+    path: Path
+    size: int
+    known: Known
+    header: tuple[str, ...] = ()
+    meaning: headers.Header | None = None
+    likely_bytes: int = 0
+    refusal: str | None = None
+
+    @property
+    def order(self) -> tuple[date, str]:
+        """Sorts a day's files as they count: the one known later after the others, then by name."""
+        labels_only = self.meaning is not None and self.meaning.labels_only
+        return self.known.labels if labels_only else self.known.rows, self.path.name
+
+
+def _look_at(
+    product: Product, day: date, path: Path, landing: Path, rules: FileRules, seen: Seen | None
+) -> _LookedAt:
+    looked_at = _LookedAt(path, _facts(path).size, knowledge.known(product, day, path.name, seen))
+    try:
+        _refuse_name(path.name)
+        header = read_header(str(path), product.source, rules)
+        likely_bytes = files.likely_bytes(str(path), rules)
+    except UnreadableFile as error:
+        return replace(looked_at, refusal=str(error))
+    meaning = headers.resolve(product, header, day)
+    problem = meaning.problem
+    if problem and not FileRules(root=str(landing)).allows(path):
+        # What a link may lead to is nobody's to read in a message.
+        problem = "its header is not that of the contract"
+    return replace(
+        looked_at, header=header, meaning=meaning, likely_bytes=likely_bytes, refusal=problem or None
+    )
+
+
+def _delivery(
+    product: Product, day: date, folder: _Folder, landing: Path, rules: FileRules, seen: Seen | None
+) -> Delivery:
     facts = _stamp(folder.paths)
     place = folder_of(product, landing, day)
     if not rules.allows(place):
@@ -291,31 +349,25 @@ def _delivery(product: Product, day: date, folder: _Folder, landing: Path, rules
     for manifest in manifests:
         if not rules.allows(manifest):
             return Delivery(day, (), facts, f"{shown(manifest.name)}: {files.LEADS_OUT}")
+    looked_at = sorted(
+        (_look_at(product, day, path, landing, rules, seen) for path in folder.paths),
+        key=lambda file: file.order,
+    )
     try:
-        replacing = replacements.replacing(folder.paths, manifests)
+        replacing = replacements.replacing([file.path for file in looked_at], manifests)
     except ManifestError as error:
         return Delivery(day, (), facts, shown(str(error)))
     found = []
     ignored: Counter[str] = Counter()
     missing: Counter[str] = Counter()
-    for number, path in enumerate(folder.paths):
-        name = shown(path.name)
-        try:
-            _refuse_name(path.name)
-            header = read_header(str(path), product.source, rules)
-            likely_bytes = files.likely_bytes(str(path), rules)
-        except UnreadableFile as error:
+    for number, file in enumerate(looked_at):
+        name = shown(file.path.name)
+        if file.refusal:
             if number < replacing:
                 continue
-            return Delivery(day, (), facts, f"{name}: {error}")
-        meaning = headers.resolve(product, header, day)
-        if meaning.problem and number < replacing:
-            continue
-        if meaning.problem:
-            # What a link may lead to is nobody's to read in a message.
-            linked = not FileRules(root=str(landing)).allows(path)
-            problem = "its header is not that of the contract" if linked else meaning.problem
-            return Delivery(day, (), facts, f"{name}: {problem}")
+            return Delivery(day, (), facts, f"{name}: {file.refusal}")
+        meaning = file.meaning
+        assert meaning is not None, "a file that isn't refused has a header"
         if number == replacing and meaning.labels_only:
             problem = "a file of labels can't replace a day's rows; take `replaces` out of its manifest"
             return Delivery(day, (), facts, f"{name}: {problem}")
@@ -325,14 +377,14 @@ def _delivery(product: Product, day: date, folder: _Folder, landing: Path, rules
         found.append(
             DeliveryFile(
                 day=day,
-                path=str(path),
-                name=path.name,
+                path=str(file.path),
+                name=file.path.name,
                 number=number,
                 labels_only=meaning.labels_only,
-                header=header,
-                known_on=known_on(product, day, path.name),
-                size=known[number][1],
-                likely_bytes=likely_bytes,
+                header=file.header,
+                known_on=file.known.labels,
+                size=file.size,
+                likely_bytes=file.likely_bytes,
                 rules=rules,
                 replaced=number < replacing,
             )
@@ -344,6 +396,7 @@ def _delivery(product: Product, day: date, folder: _Folder, landing: Path, rules
         ignored_columns=dict(ignored),
         missing_columns=dict(missing),
         unread=folder.unread,
+        late=seen.late_files if seen is not None else {},
     )
 
 

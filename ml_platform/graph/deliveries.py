@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
@@ -18,8 +18,10 @@ from ml_platform.contract.days import DayRange
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
+from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules
-from ml_platform.graph import partitions
+from ml_platform.data_engineering.knowledge import Arrivals
+from ml_platform.graph import ledger_views, partitions
 from ml_platform.settings import Settings
 
 #: Delivered days, from the newest back, whose files are looked at on every tick, if labels come in a month.
@@ -84,6 +86,7 @@ def pending(
     *,
     turn: int = 0,
     also: Collection[date] = (),
+    register: ArrivalRegister | None = None,
 ) -> Pending:
     """The days whose files are others than those they were made from.
 
@@ -93,6 +96,7 @@ def pending(
     Args:
         made_from: by day, the fingerprint of the inputs that the ledger has of the ARDS.
         turn: which of the older days to look at.
+        register: where to keep which files are there now; what came late is made anew.
     """
     listed = landed_days(product, settings)
     count = max(WATCHED_DAYS, product.source.label_delay_days + LATE_LABELS)
@@ -103,14 +107,20 @@ def pending(
     start = turn % turns * OLDER_A_TICK
     looked_at = {*watched, *made[start : start + OLDER_A_TICK], *({*also} & {*made})}
     states = {day: State(UNSEEN, None) for day in unseen}
+    arrivals = _arrivals(product, settings, register, sorted(looked_at))
     withdrawn = []
     for day in sorted(looked_at):
         stamp, before = landing.stamp(product, settings.landing_path, day), made_from.get(day)
         if stamp is None:
             if before:
                 withdrawn.append(day)
-        elif _content(before) != stamp and not (before == "" and _only_labels(product, settings, day)):
-            states[day] = State(stamp, before)
+            continue
+        seen = arrivals.seen(day, landing.facts(product, settings.landing_path, day))
+        now = landing.made_from(stamp, seen.late_files if seen else {})
+        if not _is_made_from(before, stamp, now) and not (
+            before == "" and _only_labels(product, settings, day)
+        ):
+            states[day] = State(now, before)
     history = _history(product)
     if watched and history is not None:
         recent, present = DayRange(watched[0], history.last), {*watched}
@@ -129,9 +139,27 @@ def pending(
     return Pending(dict(sorted(states.items())), newest, (turn + 1) % turns, warning)
 
 
-def _content(made_from: str | None) -> str | None:
-    """The stamp in a record's inputs, which say besides that the files were refused or couldn't be read."""
-    return made_from.partition("/")[0] if made_from is not None else None
+def _arrivals(
+    product: Product, settings: Settings, register: ArrivalRegister | None, days: Sequence[date]
+) -> Arrivals:
+    """What was seen of some days, this look included."""
+    if register is None:
+        return Arrivals()
+
+    def known() -> Arrivals:
+        return ledger_views.of_version(register, "arrivals", register.read)
+
+    now, rules = datetime.now(tz=UTC), FileRules.of(settings)
+    register.observe(settings.landing_path, days, now, rules, known())
+    return known()
+
+
+def _is_made_from(before: str | None, stamp: str, inputs: str) -> bool:
+    """Whether a record's inputs are those of now; they may say besides that files couldn't be read."""
+    content, _, more = (before or "").partition("/")
+    if before is None or content != stamp:
+        return False
+    return before == inputs if not more or more.startswith(landing.LATE) else True
 
 
 def _only_labels(product: Product, settings: Settings, day: date) -> bool:

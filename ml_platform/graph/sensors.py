@@ -13,6 +13,7 @@ import dagster as dg
 
 from ml_platform.contract.assets import DRIFT_REPORT, NO_DRIFT
 from ml_platform.contract.product import Product
+from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.graph import deliveries, ledger_views, partitions
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.jobs import UNFINISHED, retrain_request, status_of, training_in_progress, unique_key
@@ -45,9 +46,16 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
     )
     def landing_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         requested = deliveries.Requested.read(context.cursor)
-        ledger = Ledger(Tables.of(settings), product.name)
-        made_from = ledger_views.made_from(ledger)
-        pending = deliveries.pending(product, settings, made_from, turn=requested.turn, also=requested.days)
+        tables = Tables.of(settings)
+        ledger = Ledger(tables, product.name)
+        pending = deliveries.pending(
+            product,
+            settings,
+            ledger_views.made_from(ledger),
+            turn=requested.turn,
+            also=requested.days,
+            register=ArrivalRegister(tables, product) if settings.watch_arrivals else None,
+        )
         if pending.warning:
             context.log.warning(pending.warning)
         due = requested.due(pending.states, lambda key: status_of(context.instance, key))

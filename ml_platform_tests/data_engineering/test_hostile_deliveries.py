@@ -7,10 +7,12 @@ and files; ``case(seed)`` makes it again.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,25 @@ def expected(folder: Path, product: Product) -> Wanted:
     """The records of a folder's files by another reader."""
     names = sorted(path.name for path in folder.iterdir())
     csv = [name for name in names if name.lower().endswith((".csv", ".csv.gz")) and not name.startswith(".")]
+    found: dict[str, Read | Exception] = {}
+    for name in csv:
+        try:
+            found[name] = read(content_of(folder / name, name), product)
+        except (Unsure, Refused) as error:
+            found[name] = error
+    day, delay = date.fromisoformat(folder.name), product.source.label_delay_days
+
+    def known(name: str) -> tuple[date, str]:
+        """Sorts files as they count: by when they are known, which names may say, then by name."""
+        file = found[name]
+        late = delay if isinstance(file, Read) and file.labels_only else 0
+        match = re.match(r"(\d{4}-\d\d-\d\d)(?:T(\d\d)(\d\d))?", name)
+        if match and date.fromisoformat(match[1]) > day:
+            is_later = match[2] is not None and (match[2], match[3]) > ("10", "00")
+            return date.fromisoformat(match[1]) + timedelta(days=is_later), name
+        return day + timedelta(days=1 + late), name
+
+    csv.sort(key=known)
     wanted, last = Wanted(), -1
     for name in names:
         for suffix in (".manifest.yaml", ".manifest.yml", ".manifest.json"):
@@ -164,13 +185,14 @@ def expected(folder: Path, product: Product) -> Wanted:
                     last = max(last, csv.index(of))
     wanted.replaced = set(csv[: max(last, 0)])
     for name in csv:
-        try:
-            wanted.files[name] = found = read(content_of(folder / name, name), product)
-            if last >= 0 and name == csv[last] and found.labels_only:
-                raise Refused("labels replace nothing")
-        except Unsure:
+        file = found[name]
+        if isinstance(file, Read) and last >= 0 and name == csv[last] and file.labels_only:
+            file = Refused("labels replace nothing")
+        if isinstance(file, Read):
+            wanted.files[name] = file
+        elif isinstance(file, Unsure):
             wanted.unsure.add(name)
-        except Refused:
+        else:
             (wanted.unsure if name in wanted.replaced else wanted.refused).add(name)
     return wanted
 

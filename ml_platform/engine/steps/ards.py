@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 from ml_platform.data_engineering import ards, landing, unity_catalog
+from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules, shown
 from ml_platform.data_engineering.resolution import Refusal
 from ml_platform.engine import presence, withdrawals
@@ -34,7 +35,8 @@ class Ards(Step):
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         product, folder = self.context.product, self.context.settings.landing_path
         rules = FileRules.of(self.context.settings)
-        deliveries = landing.scan(product, folder, days, rules)
+        arrivals = ArrivalRegister(self.context.tables, product).read(days)
+        deliveries = landing.scan(product, folder, days, rules, arrivals)
         absent = [day for day in days if day not in deliveries]
         absences = landing.absences(product, folder, absent, rules) if absent else {}
         found = self._away(absent)
@@ -52,7 +54,7 @@ class Ards(Step):
                 # Another stamp than that of its content: the same files may be read when they are reached.
                 found[day] = Inputs(f"{delivery.stamp}/refused", "refused", delivery.refusal)
             else:
-                found[day] = Inputs(delivery.stamp, found=delivery)
+                found[day] = Inputs(delivery.inputs, found=delivery)
         return found
 
     def is_outdated(self, work: Mapping[date, Inputs]) -> bool:
@@ -186,4 +188,6 @@ def _of_files(delivery: landing.Delivery) -> dict[str, Any]:
         if counts
     }
     counts = {"files": len(delivery.files), "bytes": sum(file.size for file in delivery.files)}
-    return counts | columns | ({"unread_files": landing.listed(delivery.unread)} if delivery.unread else {})
+    late = [f"{shown(name)} (known since {morning})" for name, morning in delivery.late.items()]
+    names = {"unread_files": delivery.unread, "late_files": late}
+    return counts | columns | {key: landing.listed(listed) for key, listed in names.items() if listed}
