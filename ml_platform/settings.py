@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ml_platform.contract import estimators
 from ml_platform.contract.compute import Compute, EngineName
 from ml_platform.contract.secrets import Secret, SecretAddress, holds_credentials
+from ml_platform.contract.volumes import NO_TABLES, is_in_volume
 
 PACKAGE = Path(__file__).parent
 
@@ -210,6 +211,13 @@ class Settings(BaseSettings):
                 "ML_PLATFORM_STORAGE_OPTIONS, ML_PLATFORM_BLOB_CREDENTIAL or the environment's own variables"
             )
         return address
+
+    @field_validator("tables", "control_tables")
+    @classmethod
+    def _outside_volumes(cls, root: str | None) -> str | None:
+        if root is not None and is_in_volume(root):
+            raise ValueError(f"no tables can be kept at {root}: {NO_TABLES}")
+        return root
 
     @field_validator("home", "landing")
     @classmethod

@@ -18,9 +18,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ml_platform.contract.volumes import is_in_volume
 from ml_platform.engine.step import PermanentError
 from ml_platform.settings import LOCAL_REPORTS, Settings
-from ml_platform.storage.reports import BlobTarget, DatabricksTarget, FolderTarget, ReportStore, ReportTarget
+from ml_platform.storage.reports import (
+    BlobTarget,
+    DatabricksTarget,
+    FolderTarget,
+    MountedTarget,
+    ReportStore,
+    ReportTarget,
+)
 
 #: Metadata with the path of a report's page in a folder.
 REPORT_FILE = "report_file"
@@ -96,11 +104,12 @@ def _target(settings: Settings, address: str) -> ReportTarget:
         mounted = Path(address if address.startswith("/") else f"/dbfs{address.removeprefix('dbfs:')}")
         # On a cluster both are folders; elsewhere they are reached through the workspace.
         if len(mounted.parts) > 2 and Path(*mounted.parts[:3]).is_dir():
-            return FolderTarget(address, mounted)
+            return MountedTarget(address, mounted)
         return DatabricksTarget(address, address, _workspace)
     parts = urlsplit(address)
     if parts.scheme in ("", "file"):
-        return FolderTarget(address, Path(unquote(parts.path)).expanduser().absolute())
+        folder = Path(unquote(parts.path)).expanduser().absolute()
+        return (MountedTarget if is_in_volume(address) else FolderTarget)(address, folder)
     raise PermanentError(
         f"the report target {parts.scheme}://… is of an unknown kind; accepted are file:///folder, "
         "azblob://container/prefix, /Volumes/catalog/schema/volume/… and dbfs:/…"

@@ -12,10 +12,12 @@ small tables that steer the platform always lie at a path (:mod:`.path_locations
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from ml_platform.contract.volumes import NO_TABLES, is_in_volume, leads_into_volume
 from ml_platform.storage.catalog_location import CatalogLocation
 from ml_platform.storage.locks import DEFAULT_SECONDS
 from ml_platform.storage.path_locations import FolderLocation, ObjectStoreLocation
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 UNITY_CATALOG = "uc:"
 OBJECT_STORE = "abfss"
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]+)(://?)")
 
 
 def location_of(
@@ -43,20 +46,27 @@ def location_of(
         session: gives the session on which a catalog's tables are opened.
 
     Raises:
-        LocationError: the place is of none of the kinds.
+        LocationError: the place is of none of the kinds, or lies in a volume, which can hold no tables.
     """
+    if is_in_volume(place):
+        raise LocationError(f"no tables can be kept at {place}: {NO_TABLES}")
     if place.startswith(UNITY_CATALOG):
         parts = place.removeprefix(UNITY_CATALOG).split(".")
         if len(parts) != 2 or not all(re.fullmatch(r"[^\s/\\`.]+", part) for part in parts):
             raise LocationError(f"{place!r} names no schema; accepted is {UNITY_CATALOG}catalog.schema")
         catalog, schema = parts
         return CatalogLocation(catalog, schema, session)
-    scheme, separator, _ = place.partition("://")
-    if not separator:
+    # A letter alone is a disk of Windows.
+    scheme, separator = (found[1], found[2]) if (found := _SCHEME.match(place)) else ("", "")
+    if not scheme:
+        if leads_into_volume(place):
+            raise LocationError(
+                f"no tables can be kept at {place}, which leads to {os.path.realpath(place)}: {NO_TABLES}"
+            )
         return FolderLocation(place, lock_seconds=lock_seconds)
-    if scheme != OBJECT_STORE:
+    if scheme != OBJECT_STORE or separator != "://":
         raise LocationError(
-            f"no tables can be kept at {scheme}://…; accepted are a folder, "
+            f"no tables can be kept at {scheme}{separator}…; accepted are a folder, "
             f"abfss://container@account.dfs.core.windows.net/path and {UNITY_CATALOG}catalog.schema"
         )
     return ObjectStoreLocation(place.rstrip("/"), options)

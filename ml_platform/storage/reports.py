@@ -135,7 +135,7 @@ def _content_type(name: str) -> str:
 
 
 class FolderTarget(ReportTarget):
-    """A folder of this machine, or one that is mounted: a Unity Catalog volume on a cluster."""
+    """A folder of this machine."""
 
     def __init__(self, name: str, root: Path) -> None:
         super().__init__(name)
@@ -151,18 +151,31 @@ class FolderTarget(ReportTarget):
         folder = self.root / path
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in _page_last(files):
-            # Who may read a report is for the umask to say; a temporary file of the library's is its owner's.
-            written = folder / f".{name}.{uuid.uuid4().hex}"
-            try:
-                written.write_bytes(content)
-                written.replace(folder / name)
-            except OSError:
-                written.unlink(missing_ok=True)
-                raise
+            self._write(folder / name, content)
         for other in folder.iterdir():
             if other.name not in files:
                 shutil.rmtree(other) if other.is_dir() else other.unlink(missing_ok=True)
         return (folder / next(iter(files))).as_uri()
+
+    def _write(self, file: Path, content: bytes) -> None:
+        # Who may read a report is for the umask to say; a temporary file of the library's is its owner's.
+        written = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+        try:
+            written.write_bytes(content)
+            written.replace(file)
+        except OSError:
+            written.unlink(missing_ok=True)
+            raise
+
+
+class MountedTarget(FolderTarget):
+    """A volume or DBFS as a cluster mounts it: a file is written whole, under its own name.
+
+    The store behind it shows a file when that is closed, and knows no rename.
+    """
+
+    def _write(self, file: Path, content: bytes) -> None:
+        file.write_bytes(content)
 
 
 class BlobTarget(ReportTarget):

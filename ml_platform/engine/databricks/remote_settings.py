@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_platform.contract.assets import CATALOGUE, StepName
 from ml_platform.contract.secrets import SCHEME, Secret, holds_credentials
+from ml_platform.contract.volumes import NO_TABLES, is_in_volume
 from ml_platform.engine.step import PermanentError
 from ml_platform.settings import Settings
 from ml_platform.storage.locations import UNITY_CATALOG
@@ -58,6 +59,10 @@ def settings_for(step: StepName, settings: Settings) -> dict[str, Any]:
             f"{step} on Databricks can't reach the folders of this machine: set {', '.join(missing)} to "
             "places that both reach (or ML_PLATFORM_DATABRICKS_SECRETS, for what is secret)"
         )
+    for name in ("tables", "control_tables"):
+        # macOS has its disks there; over there it is a volume.
+        if is_in_volume(getattr(settings, name) or "", disks=False):
+            raise PermanentError(f"{_variable(name)} is {getattr(settings, name)}: {NO_TABLES}")
     chosen = {
         name: _plain(getattr(settings, name))
         for name in (*_PLACES, *_MANNER)
