@@ -10,9 +10,11 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from ml_platform.contract.learning import Estimator
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.monitoring import CustomExpectation
 from ml_platform.contract.product import Product
+from ml_platform.contract.searching import MAXIMUM_SECONDS, MAXIMUM_TRIALS, Search, Space
 from ml_platform.contract.source import Column
 from ml_platform.contract.yaml_text import parse_yaml
 from ml_platform.mlops.quality.expectations import RULES
@@ -49,9 +51,13 @@ def is_section(one: Any) -> bool:
 
 
 OF_A_COLUMN = CONTRACT["source"]["columns"]["amount"]
-FOUND = [*keys(Product, CONTRACT), *keys(Column, OF_A_COLUMN, "source.columns.amount.")]
+FOUND = [
+    *keys(Product, CONTRACT),
+    *keys(Column, OF_A_COLUMN, "source.columns.amount."),
+    *keys(Estimator, CONTRACT["model"]["estimator"], "model.estimator."),
+]
 #: Keys whose default is that there is nothing, which would make no contract.
-WITH_AN_EXAMPLE = {"model.features.numeric"}
+WITH_AN_EXAMPLE = {"model.features.numeric", "model.estimator"}
 
 
 def test_the_reference_is_a_valid_contract() -> None:
@@ -70,6 +76,21 @@ def test_a_key_without_a_default_is_marked_as_required() -> None:
     required = {path.split(".")[-1] for path, _, default in FOUND if default is NOTHING}
     sections = {name for name, field in Product.model_fields.items() if field.is_required()}
     assert marked == required | sections | {"features", "estimator"}
+
+
+def test_a_search_is_shown_with_its_keys_and_defaults() -> None:
+    (text,) = re.findall(r"## Several estimators, and a search\n.*?```\n(.*?)```", TEXT, re.DOTALL)
+    content = {**CONTRACT, "model": {**CONTRACT["model"], **parse_yaml(text)["model"]}}
+    del content["model"]["estimator"]
+    first, second = parse_product(content, "docs/contract.md").model.estimators
+    assert first.search is not None
+    assert second.search is not None
+    written = parse_yaml(text)["model"]["estimators"][0]["search"]
+    assert set(written) == set(Search.model_fields)
+    assert (first.search.trials, first.search.seconds) == (second.search.trials, second.search.seconds)
+    assert {key for space in written["params"].values() for key in space} == set(Space.model_fields)
+    assert f"{MAXIMUM_TRIALS:,}" in text
+    assert f"{MAXIMUM_SECONDS:,}" in text
 
 
 def test_each_rule_is_listed_with_its_severity() -> None:

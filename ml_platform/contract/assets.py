@@ -244,6 +244,21 @@ def _describe_model(product: Product) -> str:
     )
 
 
+def _model_in_words(product: Product) -> str:
+    model = product.model
+    named = [
+        f"{one.class_} (searched: {one.search.in_words})" if one.search else one.class_
+        for one in model.candidates
+    ]
+    which = named[0]
+    if len(named) > 1:
+        which = (
+            f"the best of {len(named)} by {product.evaluation.metric} on folds of what is learned from: "
+            f"{'; '.join(named)}; each"
+        )
+    return f"{which} on {', '.join(model.features.all)}, learning from {model.training_months} months."
+
+
 def _describe_performance(product: Product) -> str:
     return (
         f"How good the predictions of {product.evaluation.window_days} event days were, as it was "
@@ -361,10 +376,7 @@ _ROWS: tuple[Asset, ...] = (
         period="month",
         reads=(Reads(MRDS, "days_learned_from"),),
         describe=_describe_model,
-        in_words=lambda product: (
-            f"{product.model.estimator.class_} on "
-            f"{', '.join(product.model.features.all)}, learning from {product.model.training_months} months."
-        ),
+        in_words=_model_in_words,
         step="ml_platform.engine.steps.model:Model",
         version="1",
         sections=("source", "mrds", "model", "evaluation.metric"),

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -122,6 +123,39 @@ def check(path: str, params: Mapping[str, Any]) -> None:
         ValueError: as :func:`build`.
     """
     _once([path, params], path, lambda: build(path, params))
+
+
+def check_values(path: str, params: Mapping[str, Any]) -> None:
+    """See that a class of scikit-learn accepts values that a search may find, as it does before it learns.
+
+    Parameters that a contract gives outright are left to the training, as they have always been.
+
+    Raises:
+        ValueError: it doesn't; the message names the parameter.
+    """
+    if path.partition(".")[0] in LIBRARIES:
+        _once(["values", path, params], path, lambda: _validate(path, params))
+
+
+def _validate(path: str, params: Mapping[str, Any]) -> None:
+    validate = getattr(build(path, params), "_validate_params", None)
+    if validate is None:
+        return
+    try:
+        validate()
+    except ValueError as error:
+        raise ValueError(f"params: {_reason(error)}") from error
+
+
+def check_takes_fractions(path: str, name: str, place: str) -> None:
+    """See that a parameter of a library of boosted trees doesn't have a whole number as its default.
+
+    Raises:
+        ValueError: it has, so that a range of it is one of whole numbers.
+    """
+    parameter = inspect.signature(_class(path)).parameters.get(name)
+    if parameter is not None and type(parameter.default) is int:
+        raise ValueError(f"{place}: {name} takes whole numbers; write low and high without a decimal point")
 
 
 def _class(path: str, needs: Method = "any", place: str = "") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
 
 from ml_platform.contract import boosting, estimators
 from ml_platform.contract.fields import Days, Month, Months, Rows, Section
+from ml_platform.contract.searching import Search
 from ml_platform.contract.tasks import MAXIMUM_CLASSES, METRICS, Metric, TaskName
 
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
@@ -31,6 +33,10 @@ FIRST_LABELLED_DAYS = 27
 
 #: Days on which a challenger is compared forward in time at least: an interval needs ten weeks.
 LEAST_DAYS_FORWARD = 70
+
+
+#: Estimators among which the best is taken: each costs as much training as the first.
+MAXIMUM_ESTIMATORS = 20
 
 
 class Mrds(Section):
@@ -67,6 +73,9 @@ class Estimator(Section):
         description="how categories are given to it; by default native for LightGBM, XGBoost and CatBoost, "
         "and onehot for all others",
     )
+    search: Search | None = Field(
+        default=None, description="parameters whose values are searched when a model is trained"
+    )
 
     @model_validator(mode="after")
     def _constructible(self) -> Self:
@@ -83,6 +92,28 @@ class Estimator(Section):
                     "follows from model.features; leave the parameter out"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _searchable(self) -> Self:
+        if self.search is not None:
+            self.search.check(self.class_, self.params)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The class without its module, for people."""
+        return self.class_.rpartition(".")[2]
+
+    @property
+    def corners(self) -> list[dict[str, Any]]:
+        """The parameters as they are or, of a search, with the values at the ends of its ranges."""
+        if self.search is None:
+            return [self.params]
+        return [{**self.params, **values} for values in self.search.corners]
+
+    def with_params(self, values: Mapping[str, Any]) -> Estimator:
+        """The estimator with values that were found for the parameters that are searched."""
+        return self.model_copy(update={"params": {**self.params, **values}, "search": None})
 
     @property
     def encoding(self) -> Encoding:
@@ -103,7 +134,10 @@ class Model(Section):
 
     task: TaskName | None = Field(default=None, description="the kind of label; by default by its type")
     features: Features
-    estimator: Estimator
+    estimator: Estimator | None = None
+    estimators: tuple[Estimator, ...] = Field(
+        default=(), max_length=MAXIMUM_ESTIMATORS, description="instead of one; the best of them is taken"
+    )
     training_months: Months = Field(default=24, ge=1)
     holdout: Holdout | Literal["auto"] = Field(
         default="auto", description="what models are compared on; auto: time where entities are few"
@@ -120,6 +154,39 @@ class Model(Section):
     interval: Annotated[float, Field(ge=0.5, le=0.99)] | None = Field(
         default=None, description="the share of a number's values that an interval around each holds"
     )
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if (self.estimator is None) == (not self.estimators):
+            found = "neither is given" if self.estimator is None else "both are given"
+            raise ValueError(
+                f"estimator and estimators: {found}; write estimator for one, or estimators for a list of "
+                "which the best is taken each month"
+            )
+        for place, estimator in enumerate(self.estimators):
+            if estimator in self.estimators[:place]:
+                first = self.estimators.index(estimator)
+                raise ValueError(f"estimators.{place}: it is the same as estimators.{first}; leave one out")
+        return self
+
+    @property
+    def candidates(self) -> tuple[Estimator, ...]:
+        """What is trained as of a date, in the order in which the first of equals is taken."""
+        return self.estimators or (self.one,)
+
+    @property
+    def one(self) -> Estimator:
+        """The estimator of a contract that has only one, or that one has been chosen for."""
+        if self.estimator is None:
+            raise ValueError(
+                f"the contract has {len(self.estimators)} estimators, of which none is chosen yet"
+            )
+        return self.estimator
+
+    @property
+    def selects(self) -> bool:
+        """Whether what is trained has to be found first: among several estimators, or by a search."""
+        return len(self.candidates) > 1 or any(one.search is not None for one in self.candidates)
 
     @model_validator(mode="after")
     def _long_enough(self) -> Self:

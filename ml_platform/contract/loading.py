@@ -13,7 +13,6 @@ from pydantic import (
 
 from ml_platform.contract.fields import listed
 from ml_platform.contract.product import Product
-from ml_platform.contract.source import Column
 from ml_platform.contract.yaml_text import YamlError, read_yaml
 
 
@@ -87,10 +86,11 @@ def _accepted_keys(location: tuple[int | str, ...]) -> str:
         if isinstance(section, type) and issubclass(section, BaseModel):
             fields = {f.alias or name: f.annotation for name, f in section.model_fields.items()}
             section = _without_none(fields.get(str(part)))
-            if get_origin(section) is dict and get_args(section)[1] is Column:
-                section = {"": Column}
+            if get_origin(section) in (dict, tuple):
+                # Of a mapping by name, and of a list, each value is a section.
+                section = {"": get_args(section)[1 if get_origin(section) is dict else 0]}
         elif isinstance(section, dict):
-            section = Column
+            section = section[""]
     if isinstance(section, type) and issubclass(section, BaseModel):
         return listed([f.alias or name for name, f in section.model_fields.items()])
     return "those of docs/contract.md"

@@ -27,6 +27,7 @@ from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.learning import (
     AGGREGATIONS_OF_NUMBERS,
     FIRST_LABELLED_DAYS,
+    Estimator,
     Evaluation,
     Model,
     Mrds,
@@ -215,9 +216,8 @@ class Product(Section):
                 f"evaluation.metric: {metric!r} can't be measured, since {says}; accepted are "
                 f"{', '.join(task.metrics)}"
             )
-        estimators.check_class(
-            model.estimator.class_, needs=task.needs, place=f"model.estimator.class, {says}"
-        )
+        for place, estimator in self._candidates.items():
+            estimators.check_class(estimator.class_, needs=task.needs, place=f"{place}.class, {says}")
         if METRICS[metric].greatest == 1 and self.promotion.margin > 1:
             raise ValueError(
                 f"promotion.margin: {self.promotion.margin:g} is more than any {metric} can differ"
@@ -247,26 +247,37 @@ class Product(Section):
         Raises:
             ValueError: it doesn't.
         """
-        estimator, features = self.model.estimator, self.model.features
+        features = self.model.features
         categories = len(features.categorical)
-        library = boosting.library_of(estimator.class_)
-        if library is not None and categories and estimator.encoding == "onehot":
-            for name in sorted(library.by_position & set(estimator.params)):
-                raise ValueError(
-                    f"model.estimator.params.{name} and categorical: it tells columns by their places, which "
-                    "those of categories that are encoded one-hot don't keep; take native or ordinal"
-                )
         labels = None if self.task.is_number else self.allowed_in(self.label)
-        try:
-            estimators.check_learning(
-                estimator.class_,
-                estimator.params,
-                labels=labels,
-                numbers=len(features.numeric) + (0 if estimator.encoding == "native" else categories),
-                categories=categories if estimator.encoding == "native" else 0,
-            )
-        except ValueError as error:
-            raise ValueError(f"model.estimator.{error}") from error
+        for place, estimator in self._candidates.items():
+            library = boosting.library_of(estimator.class_)
+            searched = estimator.search.params if estimator.search is not None else {}
+            if library is not None and categories and estimator.encoding == "onehot":
+                for name in sorted(library.by_position & {*estimator.params, *searched}):
+                    within = "search.params" if name in searched else "params"
+                    raise ValueError(
+                        f"{place}.{within}.{name} and categorical: it tells columns by their places, which "
+                        "those of categories that are encoded one-hot don't keep; take native or ordinal"
+                    )
+            for params in estimator.corners:
+                try:
+                    estimators.check_learning(
+                        estimator.class_,
+                        params,
+                        labels=labels,
+                        numbers=len(features.numeric) + (0 if estimator.encoding == "native" else categories),
+                        categories=categories if estimator.encoding == "native" else 0,
+                    )
+                except ValueError as error:
+                    raise ValueError(f"{place}.{'search.' if searched else ''}{error}") from error
+
+    @property
+    def _candidates(self) -> dict[str, Estimator]:
+        """The estimators of the contract, by the place where each is written."""
+        if self.model.estimators:
+            return {f"model.estimators.{at}": one for at, one in enumerate(self.model.estimators)}
+        return {"model.estimator": self.model.one}
 
     def _excludes_zero(self, column: str) -> bool:
         """Whether the contract lets no value of a column be 0."""
@@ -291,6 +302,11 @@ class Product(Section):
     def task(self) -> Task:
         """The kind of label."""
         return TASKS[self._task_name]
+
+    def with_estimator(self, estimator: Estimator) -> Product:
+        """The product as if its contract had just this estimator."""
+        model = self.model.model_copy(update={"estimator": estimator, "estimators": ()})
+        return self.model_copy(update={"model": model})
 
     @property
     def metric(self) -> MetricRule:

@@ -32,6 +32,8 @@ from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.rollback import Rollback
+from ml_platform.machine_learning.selection import Selection
+from ml_platform.machine_learning.training import Choosing
 from ml_platform.storage.ledger import DayRecord
 
 
@@ -48,6 +50,11 @@ def training_rows(
         held_out=False if mode == "entities" else None,
         maximum_rows=context.product.model.maximum_rows,
     )
+
+
+def seed_of(fingerprint: str) -> int:
+    """The seed of what is drawn at random while the model with a training fingerprint is trained."""
+    return int(fingerprint[:8], 16)
 
 
 class UnseenRows:
@@ -258,7 +265,7 @@ class Decider:
         days = [day for day in _days_of_twin(self.product, challenger) if self.rows.can_count(day, labels)]
         known = training_rows(self.context, days, as_of, "time").collect() if days else pd.DataFrame()
         try:
-            twin = training.train(self.product, known)
+            twin = training.train(self.product, known, self._choosing_twin(challenger))
         except TrainingError as error:
             return promotion.not_compared(
                 self.product,
@@ -269,6 +276,16 @@ class Decider:
         scored = self._scored(twin.pipeline, twin.threshold, frame)
         found = self._compared_on(frame, twin.pipeline, scored, None)
         return dataclasses.replace(found, reason=f"of a twin as of {as_of}: {found.reason}")
+
+    def _choosing_twin(self, challenger: ModelRecord) -> Choosing:
+        """How a twin's estimator is chosen: by its own days, in as many trials as the challenger's took."""
+        chosen = Selection.read(challenger.selection).trials if challenger.selection else ()
+        return Choosing(
+            "time",
+            seed=seed_of(challenger.fingerprint),
+            trials=chosen,
+            say=lambda what: self.context.log(f"twin of the model as of {challenger.as_of}, {what}"),
+        )
 
     def _scored(self, pipeline: Any, threshold: float | None, frame: pd.DataFrame) -> Predictions:
         kind = kind_of(self.product)

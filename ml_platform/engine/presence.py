@@ -16,7 +16,7 @@ from ml_platform.contract.assets import MODEL
 from ml_platform.contract.days import month_of
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
-from ml_platform.machine_learning.model_history import COLUMNS, ModelHistory, ModelRecord
+from ml_platform.machine_learning.model_history import COLUMNS, SELECTION, ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import Decision
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.storage.ledger import DayRecord
@@ -213,6 +213,7 @@ def _model_of(record: DayRecord) -> ModelRecord | None:
             run_id=record.run_id,
             columns=record.details.get(COLUMNS),
             holdout=facts.get("holdout"),
+            selection=record.details.get(SELECTION),
         )
     except (KeyError, IndexError):
         return None

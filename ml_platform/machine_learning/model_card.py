@@ -65,7 +65,7 @@ def log_model(kind: Kind, trained: TrainedModel, facts: Mapping[str, str]) -> An
 def requirements(product: Product) -> list[str]:
     """The packages that a model of a product needs to be loaded, with their versions."""
     needed = [f"{name}=={installed_version(name)}" for name in REQUIREMENTS]
-    library = boosting.library_of(product.model.estimator.class_)
+    library = boosting.library_of(product.model.one.class_)
     if library is not None and library.requirement is not None:
         needed.append(library.requirement)
     return needed
@@ -76,7 +76,7 @@ def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[s
     model = product.model
     estimator = contracts_estimator(trained.pipeline).get_params(deep=False)
     params = {
-        "estimator": model.estimator.class_,
+        "estimator": model.one.class_,
         **{f"estimator.{name}": value for name, value in estimator.items()},
         "numeric_features": ", ".join(model.features.numeric),
         "categorical_features": ", ".join(model.features.categorical),
@@ -88,7 +88,7 @@ def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[s
         params["decision_threshold"] = trained.threshold
         params["decision_threshold_rule"] = "tuned" if model.decision_threshold == "tuned" else "fixed"
     if model.features.categorical:
-        params["categorical"] = model.estimator.encoding
+        params["categorical"] = model.one.encoding
     given = {"transform": model.transform, "interval": model.interval}
     return params | {name: value for name, value in given.items() if value is not None}
 

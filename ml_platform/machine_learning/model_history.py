@@ -34,7 +34,7 @@ Kind = Literal["monthly", "retrain"]
 TABLES = CATALOGUE[MODEL].small_tables
 
 #: Where the ledger's record of a model has the columns that it needs, beside its metadata.
-COLUMNS = "columns"
+COLUMNS, SELECTION = "columns", "selection"
 #: Where the record of a day of predictions has the models that scored it.
 MODELS = "models"
 
@@ -56,6 +56,7 @@ _MODELS = pa.schema(
         (COMMIT, pa.int64()),
         ("columns", pa.string()),
         ("holdout", pa.string()),
+        ("selection", pa.string()),
     ]
 )
 _COMPARISONS = pa.schema([("key", pa.string()), ("comparison", pa.string())])
@@ -89,7 +90,8 @@ class ModelRecord:
     """A model that was trained as of a date, and where MLflow keeps it.
 
     ``columns`` is what it needs of the MRDS, a :class:`.model_columns.ModelColumns` as text, ``holdout`` how
-    it is compared; older records lack both.
+    it is compared; older records lack both. ``selection`` is what was chosen before it was trained, a
+    :class:`.selection.Selection` as text, if its contract left a choice.
     """
 
     as_of: date
@@ -108,6 +110,7 @@ class ModelRecord:
     commit: int | None = None
     columns: str | None = None
     holdout: Holdout | None = None
+    selection: str | None = None
 
     @property
     def compared_by(self) -> Holdout:

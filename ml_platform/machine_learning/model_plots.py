@@ -22,6 +22,29 @@ CALIBRATION_BINS = 10
 SCATTERED_ROWS = 2_000
 
 
+def of_trials(scores: Sequence[float | None], metric: str, sign: int) -> Any | None:
+    """The scores of a search's trials in their order, and the best so far; None of fewer than two.
+
+    Args:
+        scores: None for a trial that has failed.
+        sign: -1 where less is better.
+    """
+    if len(scores) < 2:
+        return None
+    from matplotlib.figure import Figure
+
+    values = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
+    numbers = np.arange(1, len(values) + 1)
+    best = sign * np.maximum.accumulate(np.where(np.isnan(values), -np.inf, sign * values))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(numbers, values, "o", color="C0", markersize=4, label="trial")
+    axes.step(numbers, np.where(np.isinf(best), np.nan, best), where="post", color="C1", label="best so far")
+    axes.set(xlabel="trial", ylabel=f"{metric}, mean of the folds", title="Search of parameters")
+    axes.legend()
+    return figure
+
+
 def of_weights(pipeline: Any, sensitive: Collection[str] = ()) -> dict[str, Any]:
     """Coefficients or importances that the estimator holds itself; nothing if it has neither.
 

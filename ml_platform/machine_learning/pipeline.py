@@ -44,7 +44,7 @@ def fit_pipeline(product: Product, features: pd.DataFrame, label: NDArray[Any]) 
         features: a :func:`feature_frame`.
     """
     pipeline, extra = _unfitted(product)
-    estimator = product.model.estimator
+    estimator = product.model.one
     if estimator.class_ in boosting.HISTOGRAM and estimator.encoding != "onehot":
         # Scikit-learn's histogram trees can't make bins of a column without a value; of a constant one they
         # make no split.
@@ -81,7 +81,7 @@ def _unfitted(product: Product) -> tuple[Any, dict[str, Any]]:
     """The pipeline, and what its ``fit`` has to be given besides the rows."""
     from sklearn.pipeline import Pipeline
 
-    contract = product.model.estimator
+    contract = product.model.one
     estimator = contract.build()
     if estimator.get_params().get("random_state", 0) is None:
         estimator.set_params(random_state=0)
@@ -109,7 +109,7 @@ def _unfitted(product: Product) -> tuple[Any, dict[str, Any]]:
 
 
 def _is_native(product: Product) -> bool:
-    return product.model.estimator.encoding == "native"
+    return product.model.one.encoding == "native"
 
 
 def _extraction(product: Product, estimator: Any) -> Any:
@@ -119,7 +119,7 @@ def _extraction(product: Product, estimator: Any) -> Any:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-    features, contract = product.model.features, product.model.estimator
+    features, contract = product.model.features, product.model.one
     # Unless a contract asks for something else, scikit-learn's estimators get what they have always got:
     # other columns would be other models.
     as_ever = contract.encoding == "onehot" and boosting.library_of(contract.class_) is None
@@ -153,7 +153,7 @@ def _encoder(product: Product, estimator: Any) -> Any:
     from sklearn.model_selection import KFold, StratifiedKFold
     from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
-    contract = product.model.estimator
+    contract = product.model.one
     match contract.encoding:
         case "onehot":
             return OneHotEncoder(handle_unknown="ignore")

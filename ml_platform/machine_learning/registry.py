@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning import model_plots
+from ml_platform.machine_learning import model_plots, selection_runs
 from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.kind import Kind, Predictions
 from ml_platform.machine_learning.kinds import kind_of
@@ -53,6 +53,7 @@ from ml_platform.machine_learning.model_files import (
 )
 from ml_platform.machine_learning.pipeline import feature_frame
 from ml_platform.machine_learning.promotion import CHAMPION
+from ml_platform.machine_learning.selection import Selection
 from ml_platform.machine_learning.training import TrainedModel
 from ml_platform.settings import LOCAL_MLFLOW, MLFLOW_OF_MODELS, Settings
 
@@ -299,7 +300,8 @@ class Registry:
             holdout: labelled rows of held-out entities, for metrics and plots.
             tags: ``partition``, ``dagster_run_id``, ``code_version`` and whatever else names the origin.
         """
-        client = self._client()
+        client, contract = self._client(), product
+        product = product.with_estimator(trained.estimator)
         remark = kind_of(product).remark(trained.pipeline)
         mlflow = mlflow_module()
         # Logging a model works with the process's tracking store only; dagster-mlflow sets it as well.
@@ -339,8 +341,19 @@ class Registry:
                 unseen = (holdout, label, predictions)
             _log_plots(kind, trained, unseen)
             mlflow.log_metrics(figures, model_id=model.model_id)
+            if trained.selection is not None:
+                origin = {name: facts[name] for name in ("product", "partition", "as_of")}
+                if _PARENT_TAG in facts:
+                    origin[_CHILD_TAG] = facts[_PARENT_TAG]
+                selection_runs.log(
+                    client, run.info.experiment_id, run.info.run_id, contract, trained.selection, origin
+                )
             version = self._register(client, product, model, run.info.run_id, facts)
         return _registered(version)
+
+    def selection(self, run_id: str) -> Selection | None:
+        """What was chosen before the model of a run was trained; None if there was no choice."""
+        return selection_runs.read(self._client(), run_id)
 
     def require(self, product: Product, version: str, fingerprint: str) -> Any:
         """A version, as MLflow describes it, which must be of the model with this training fingerprint.

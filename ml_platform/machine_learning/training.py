@@ -7,16 +7,21 @@ same model. How a kind of label is learned is said in :mod:`.kinds`, which rows 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import pandas as pd
 
+from ml_platform.contract.learning import Estimator, Holdout
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
+from ml_platform.machine_learning import selection
+from ml_platform.machine_learning.kind import Fitted
 from ml_platform.machine_learning.kinds import kind_of
-from ml_platform.machine_learning.pipeline import feature_frame
+from ml_platform.machine_learning.pipeline import TrainingError, feature_frame
+from ml_platform.machine_learning.selection import NothingFitsError, Selection
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class TrainedModel:
 
     ``threshold`` is None where the kind of label has no decisions, ``positives`` 0 where it has none.
     ``days`` counts the event days that had rows, from ``first_day`` to ``last_day``; ``example`` holds a
-    few rows as the pipeline takes them.
+    few rows as the pipeline takes them. ``estimator`` is what was fitted, ``selection`` why, if the contract
+    leaves a choice.
     """
 
     pipeline: Any
@@ -36,16 +42,40 @@ class TrainedModel:
     first_day: date
     last_day: date
     example: pd.DataFrame
+    estimator: Estimator
+    selection: Selection | None = None
 
 
-def train(product: Product, frame: pd.DataFrame) -> TrainedModel:
+@dataclass(frozen=True)
+class Choosing:
+    """How an estimator is chosen, where the contract leaves a choice.
+
+    Attributes:
+        holdout: how models are compared, which the folds follow.
+        seed: of the searches.
+        known: what was chosen when this model was trained first: it is trained again, and not searched again.
+        trials: how many trials each search makes, whatever the clock says.
+        say: is told how far it is.
+    """
+
+    holdout: Holdout = "entities"
+    seed: int = 0
+    known: Selection | None = None
+    trials: Sequence[int | None] = ()
+    say: Callable[[str], None] = lambda _: None
+
+
+def train(product: Product, frame: pd.DataFrame, choosing: Choosing | None = None) -> TrainedModel:
     """Fit the contract's pipeline and, where there are decisions, choose their threshold on the same rows.
+
+    Of several estimators, and of parameters that are searched, the best on folds of the rows are taken.
 
     Args:
         frame: entity, event day, features and label; all labelled, none of a held-out entity.
 
     Raises:
-        TrainingError: too few rows, or rows that this kind of label can't be learned from.
+        TrainingError: too few rows, or rows that this kind of label can't be learned from, or all of several
+            estimators have failed.
     """
     from threadpoolctl import threadpool_limits
 
@@ -55,7 +85,10 @@ def train(product: Product, frame: pd.DataFrame) -> TrainedModel:
     features = feature_frame(product, rows)
     # How BLAS splits a sum among threads changes its last digits, and with them the model.
     with threadpool_limits(limits=1, user_api="blas"):
-        fitted = kind.fit(rows, features)
+        if product.model.selects:
+            fitted, chosen, estimator = _fit_best(product, rows, features, choosing or Choosing())
+        else:
+            fitted, chosen, estimator = kind.fit(rows, features), None, product.model.one
     return TrainedModel(
         pipeline=fitted.pipeline,
         threshold=fitted.threshold,
@@ -65,4 +98,31 @@ def train(product: Product, frame: pd.DataFrame) -> TrainedModel:
         first_day=pd.Timestamp(rows[EVENT_DAY].iloc[0]).date(),
         last_day=pd.Timestamp(rows[EVENT_DAY].iloc[-1]).date(),
         example=features.head(5),
+        estimator=estimator,
+        selection=chosen,
     )
+
+
+def _fit_best(
+    product: Product, rows: pd.DataFrame, features: pd.DataFrame, choosing: Choosing
+) -> tuple[Fitted, Selection, Estimator]:
+    """Fit the estimator that is chosen; if that fails, which it didn't on the folds, the next best one."""
+    try:
+        chosen = choosing.known or selection.choose(
+            product,
+            rows,
+            features,
+            choosing.holdout,
+            seed=choosing.seed,
+            trials=choosing.trials,
+            say=choosing.say,
+        )
+        while True:
+            estimator = chosen.estimator(product)
+            try:
+                return kind_of(product.with_estimator(estimator)).fit(rows, features), chosen, estimator
+            except Exception as error:
+                why = selection.failure_of(product, error)
+                chosen = selection.decide(product, selection.failed(chosen, chosen.chosen, why))
+    except NothingFitsError as error:
+        raise TrainingError(str(error)) from error

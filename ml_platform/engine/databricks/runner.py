@@ -208,11 +208,11 @@ class _RemoteRun:
             package_name=wheels.PACKAGE, entry_point=wheels.ENTRY_POINT, parameters=parameters
         )
         # The wheel asks for no library of boosted trees: only products whose model is of one need it.
-        boosted = boosting.library_of(self.task.product.model.estimator.class_)
-        extra = boosted.requirement if boosted is not None else None
+        found = (boosting.library_of(one.class_) for one in self.task.product.model.candidates)
+        needed = (library.requirement for library in found if library is not None)
+        extra = list(dict.fromkeys(requirement for requirement in needed if requirement is not None))
         libraries = [clusters.Library(whl=self.wheel)]
-        if extra is not None:
-            libraries.append(clusters.Library(pypi=clusters.PythonPyPiLibrary(package=extra)))
+        libraries += [clusters.Library(pypi=clusters.PythonPyPiLibrary(package=package)) for package in extra]
         if self.compute.cluster_id is not None:
             on_cluster = jobs.SubmitTask(
                 task_key=_TASK_KEY,
@@ -234,7 +234,7 @@ class _RemoteRun:
             environment_key=_ENVIRONMENT,
             spec=clusters.Environment(
                 environment_version=self.compute.environment_version,
-                dependencies=[self.wheel, *([extra] if extra is not None else [])],
+                dependencies=[self.wheel, *extra],
             ),
         )
         return serverless, [environment]

@@ -21,17 +21,19 @@ from ml_platform.contract.product import Product
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import presence, training_plan
 from ml_platform.engine.context import left_out
-from ml_platform.engine.deciding import Decider, UnseenRows, training_rows
+from ml_platform.engine.deciding import Decider, UnseenRows, seed_of, training_rows
 from ml_platform.engine.run_partitions import FAILED, Done, Step
 from ml_platform.engine.step import Check, DayResult, Inputs, Written, result_of
 from ml_platform.engine.training_plan import TrainingPlan
 from ml_platform.machine_learning import holdout, model_history, training, training_data
 from ml_platform.machine_learning.model_card import DataUsed
 from ml_platform.machine_learning.model_columns import ModelColumns
-from ml_platform.machine_learning.model_history import COLUMNS, ModelHistory, ModelRecord
+from ml_platform.machine_learning.model_history import COLUMNS, SELECTION, ModelHistory, ModelRecord
 from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.machine_learning.registry import RegisteredModel, Registry
+from ml_platform.machine_learning.selection import Selection
+from ml_platform.machine_learning.training import Choosing
 from ml_platform.storage.ledger import DayRecord
 
 
@@ -127,9 +129,10 @@ class Model(Step):
         if found is not None and mlflow.absent(product, {found.version: fingerprint}):
             found = None  # the version is there, its file isn't
         tally = "models_trained" if found is None else "models_reused"
+        chosen = self._chosen(fingerprint, found)
         try:
             if found is None:
-                found = self._fit(plan, slice_, fingerprint, mode, rows)
+                found, chosen = self._fit(plan, slice_, fingerprint, mode, rows, chosen)
         except TrainingError as error:
             why = f"{error}; {_outdated(product, plan)}" if plan.outdated else str(error)
             return None, Written("refused", why)
@@ -148,15 +151,41 @@ class Model(Step):
             run_id=context.request.run_id,
             columns=ModelColumns.of(product).plain,
             holdout=mode,
+            selection=chosen.plain if chosen is not None else None,
         )
         return model, Written(
             "written",
             fingerprint=fingerprint,
             metadata=_metadata(model, plan, context.settings.mlflow_ui_url, mlflow)
-            | ({"remark": found.remark} if found.remark else {}),
-            details={COLUMNS: model.columns} if model.columns else {},
+            | ({"remark": found.remark} if found.remark else {})
+            | (_chosen_in_words(product, chosen) if chosen is not None else {}),
+            details={
+                name: text
+                for name, text in {COLUMNS: model.columns, SELECTION: model.selection}.items()
+                if text
+            },
             tally=tally,
         )
+
+    @property
+    def contract(self) -> str:
+        # What is chosen follows from the whole of the metric, what is fitted from its name alone.
+        of_metric = ("evaluation.quantile", "evaluation.k") if self.context.product.model.selects else ()
+        return self.context.product.hash_of(*self.spec.sections, *of_metric)
+
+    def _chosen(self, fingerprint: str, found: RegisteredModel | None) -> Selection | None:
+        """What was chosen when the model with a training fingerprint was first trained, if it was chosen.
+
+        The clock has a part in a search, so what it has found is a fact: whoever trains the model again
+        takes it from the model's record, or from its run in MLflow, and searches no more.
+        """
+        context = self.context
+        if not context.product.model.selects:
+            return None
+        record = ModelHistory(context.tables, context.product).by_fingerprint().get(fingerprint)
+        if record is not None and record.selection is not None:
+            return Selection.read(record.selection)
+        return Registry.of(context.settings).selection(found.run_id) if found is not None else None
 
     def _mode(self) -> Holdout:
         """What the product's models are compared on: as its contract says, or as its first model was.
@@ -191,15 +220,22 @@ class Model(Step):
         fingerprint: str,
         mode: Holdout,
         rows: UnseenRows,
-    ) -> RegisteredModel:
+        before: Selection | None,
+    ) -> tuple[RegisteredModel, Selection | None]:
         context, product = self.context, self.context.product
         frame = slice_.collect()
-        trained = training.train(product, frame)
+        choosing = Choosing(
+            mode,
+            seed=seed_of(fingerprint),
+            known=before,
+            say=lambda what: context.log(f"{MODEL}: as of {plan.as_of}, {what}"),
+        )
+        trained = training.train(product, frame, choosing)
         unseen = pd.DataFrame()
         if mode == "entities":
             known = context.ledger.latest(MRDS, details=False)
             unseen = rows.by_entities(plan.as_of, known)
-        return Registry.of(context.settings).log(
+        registered = Registry.of(context.settings).log(
             product,
             trained,
             as_of=plan.as_of,
@@ -222,6 +258,7 @@ class Model(Step):
             },
             parent_run_id=context.request.mlflow_parent_run_id,
         )
+        return registered, trained.selection
 
     # -- what people see -----------------------------------------------------------------------------
 
@@ -284,6 +321,13 @@ def _metadata(model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: Re
     skipped = {"days_of_another_contract": plan.outdated, "days_before_since": plan.untrainable}
     metadata |= {name: len(days) for name, days in skipped.items() if days}
     return metadata | ({"left_out": ", ".join(missing)} if missing else {})
+
+
+def _chosen_in_words(product: Product, chosen: Selection) -> dict[str, Any]:
+    """What was chosen before a model was trained, and why, for people."""
+    found = {"estimator": chosen.estimator(product).class_, "selection": chosen.reason}
+    trials = [number for number in chosen.trials if number is not None]
+    return found | ({"search_trials": sum(trials)} if trials else {})
 
 
 def _outdated(product: Product, plan: TrainingPlan) -> str:
