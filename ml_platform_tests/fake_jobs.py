@@ -91,6 +91,7 @@ class FakeJobs:
         prelude: Python that each process runs before the entry point.
         environment: what each process finds in its environment besides what is usual.
         libraries: folders that each process finds modules in after the wheel.
+        python: the interpreter of each process; that of the tests, with their environment's packages.
         clusters: the existing ones.
         retries: how often the workspace by itself starts a task again that has failed. The process finds in
             ATTEMPT which one it is, counted from 1.
@@ -103,9 +104,11 @@ class FakeJobs:
         self._workspace = workspace
         self._wheels = wheels
         self.runs: dict[int, Run] = {}
+        self.deleted: list[Run] = []
         self.prelude = ""
         self.environment: dict[str, str] = {}
         self.libraries: list[Path] = []
+        self.python = sys.executable
         self.clusters = {"0101-cluster"}
         self.retries = 0
         self.slow_start = 1
@@ -127,6 +130,12 @@ class FakeJobs:
                 return self._output(self._run(given, task=True))
             case "cancel":
                 self.cancel(self._run(given))
+                return {}
+            case "delete":
+                run = self._run(given)
+                if not run.over:
+                    raise RefusedError(f"Run {run.run_id} is active", 400, "INVALID_STATE")
+                self.deleted.append(self.runs.pop(run.run_id))
                 return {}
             case "list":
                 runs = [self._described(run) for run in self.active]
@@ -155,7 +164,8 @@ class FakeJobs:
             for run in self.runs.values():
                 if token is not None and run.token == token:
                     return run
-            run = Run(1000 * (len(self.runs) + 1), given.get("run_name", "Untitled"), token, given)
+            number = len(self.runs) + len(self.deleted) + 1
+            run = Run(1000 * number, given.get("run_name", "Untitled"), token, given)
             wheel, entry = self._wheel(given, run), run.task["python_wheel_task"]
             self.runs[run.run_id] = run
         run.folder = self._workspace.root / "driver" / str(run.run_id)
@@ -165,7 +175,7 @@ class FakeJobs:
             return run
         names = (entry["package_name"], entry["entry_point"])
         parameters = self._mapped(run, entry.get("parameters", []))
-        command = [sys.executable, "-c", _DRIVER, *names, self.prelude, *parameters]
+        command = [self.python, "-c", _DRIVER, *names, self.prelude, *parameters]
         environment = self._environment_of(run, wheel)
 
         def start() -> None:
@@ -207,8 +217,8 @@ class FakeJobs:
             needed = environments[task["environment_key"]]["dependencies"]
             (wheel,) = [each for each in needed if each.endswith(".whl")]
             for each in needed:
-                if each != wheel and not re.fullmatch(r"[a-z-]+==[0-9.]+", each):
-                    raise RefusedError(f"{each} is no requirement of a package with its version")
+                if each != wheel and not re.fullmatch(r"[a-z-]+(==[0-9.]+)?", each):
+                    raise RefusedError(f"{each} is no requirement of a package, with its version or without")
         path = self._workspace.path(wheel)
         if not path.is_file():
             raise RefusedError(f"the library {wheel} does not exist")

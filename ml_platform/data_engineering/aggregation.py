@@ -22,6 +22,8 @@ from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering.conversion import ARROW_TYPES
 
 _LARGEST = 2**63 - 1
+#: Arrow takes the place of nulls with each key from 25 on, and warns of the one for all that runtimes have.
+_NULLS_BY_KEY = int(pa.__version__.partition(".")[0]) >= 25
 #: Integers are added in two halves of so many bits where their sum might not fit, so that none is lost.
 HALF_BITS = 32
 
@@ -261,6 +263,8 @@ def _sorted(rows: pa.Table, by: Sequence[tuple[str, str]], nulls: str = "at_star
         if pa.types.is_floating(values.type) and pc.any(is_nan := pc.is_nan(values)).as_py():
             # Arrow puts NaN beside the nulls, wherever these are.
             rows = rows.append_column(f"{name} is NaN", is_nan)
-            keys.append((f"{name} is NaN", order, nulls))
-        keys.append((name, order, nulls))
-    return pc.sort_indices(rows, sort_keys=keys)
+            keys.append((f"{name} is NaN", order))
+        keys.append((name, order))
+    if _NULLS_BY_KEY:
+        return pc.sort_indices(rows, sort_keys=[(*key, nulls) for key in keys])
+    return pc.sort_indices(rows, sort_keys=keys, null_placement=nulls)

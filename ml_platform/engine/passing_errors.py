@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 from collections.abc import Iterator
 
 from ml_platform.engine.step import PermanentError
@@ -68,14 +69,13 @@ _TEXT = re.compile(
 
 def is_passing(error: BaseException) -> bool:
     """Whether an error, or what caused it, may be gone when the same is tried again."""
-    # Here, so that drawing the graph doesn't import SQLAlchemy.
-    from ml_platform.online_store.failures import OnlineStoreError
-
+    # Who raises such an error has imported it. Nobody else needs SQLAlchemy, which most remote steps lack.
+    failures = sys.modules.get("ml_platform.online_store.failures")
     for cause in _causes(error):
         if isinstance(cause, PermanentError):
             return False
-        if isinstance(cause, OnlineStoreError):
-            return cause.temporary
+        if failures is not None and isinstance(cause, failures.OnlineStoreError):
+            return bool(cause.temporary)
         if _is_passing(cause):
             return True
     return False

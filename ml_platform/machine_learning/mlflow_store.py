@@ -38,10 +38,11 @@ def prepared_client(tracking_uri: str, registry_uri: str) -> Any:
 
 def sqlite_file(uri: str) -> Path | None:
     """The file of a SQLite store; None for any other store."""
-    from sqlalchemy.engine import make_url
-
     if not uri.startswith("sqlite:"):
         return None
+    # A store behind an API needs none of it, and a remote step doesn't have it then.
+    from sqlalchemy.engine import make_url
+
     name = make_url(uri).database
     return Path(name).absolute() if name and name != ":memory:" else None
 

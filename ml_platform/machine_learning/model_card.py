@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from typing import Any
 
@@ -64,11 +65,21 @@ def log_model(kind: Kind, trained: TrainedModel, facts: Mapping[str, str]) -> An
 
 def requirements(product: Product) -> list[str]:
     """The packages that a model of a product needs to be loaded, with their versions."""
-    needed = [f"{name}=={installed_version(name)}" for name in REQUIREMENTS]
+    needed = [f"{name}=={_version_of(name)}" for name in REQUIREMENTS]
     library = boosting.library_of(product.model.one.class_)
     if library is not None and library.requirement is not None:
         needed.append(library.requirement)
     return needed
+
+
+def _version_of(name: str) -> str:
+    try:
+        return installed_version(name)
+    except PackageNotFoundError:
+        if name != "mlflow":
+            raise
+        # Where only the client is installed, it has the version of the whole.
+        return installed_version("mlflow-skinny")
 
 
 def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.service import compute as clusters
 from databricks.sdk.service import jobs
 
-from ml_platform.contract import boosting
 from ml_platform.contract.compute import Compute
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
+from ml_platform.engine.databricks import requirements
 from ml_platform.engine.databricks import wheel as wheels
 from ml_platform.engine.databricks.messages import MissingResultError, RemoteMessages, Task
 from ml_platform.engine.databricks.pipes import VolumeContextInjector, VolumeMessageReader, message_folder
@@ -207,12 +207,11 @@ class _RemoteRun:
         entry = jobs.PythonWheelTask(
             package_name=wheels.PACKAGE, entry_point=wheels.ENTRY_POINT, parameters=parameters
         )
-        # The wheel asks for no library of boosted trees: only products whose model is of one need it.
-        found = (boosting.library_of(one.class_) for one in self.task.product.model.candidates)
-        needed = (library.requirement for library in found if library is not None)
-        extra = list(dict.fromkeys(requirement for requirement in needed if requirement is not None))
-        libraries = [clusters.Library(whl=self.wheel)]
-        libraries += [clusters.Library(pypi=clusters.PythonPyPiLibrary(package=package)) for package in extra]
+        needed = requirements.of_step(self.task.request.step, self.task.product, self.settings)
+        libraries = [
+            clusters.Library(whl=self.wheel),
+            *(clusters.Library(pypi=clusters.PythonPyPiLibrary(package=package)) for package in needed),
+        ]
         if self.compute.cluster_id is not None:
             on_cluster = jobs.SubmitTask(
                 task_key=_TASK_KEY,
@@ -234,7 +233,7 @@ class _RemoteRun:
             environment_key=_ENVIRONMENT,
             spec=clusters.Environment(
                 environment_version=self.compute.environment_version,
-                dependencies=[self.wheel, *extra],
+                dependencies=[self.wheel, *needed],
             ),
         )
         return serverless, [environment]

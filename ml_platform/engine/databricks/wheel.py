@@ -2,8 +2,8 @@
 
 It is written here rather than by a build backend, so that a checkout and an installed package give the same
 bytes, without tools, network or git: files in order, with one fixed time. A hash of the code is part of its
-version, so equal code is uploaded once, and a cluster takes other code for another version. What a cluster
-brings itself, or nobody needs there, isn't among its requirements: Spark, Delta Lake and Dagster.
+version, so equal code is uploaded once, and a cluster takes other code for another version. What it asks for
+is in :mod:`.requirements`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 import ml_platform
+from ml_platform.engine.databricks import requirements
 from ml_platform.engine.databricks.workspace import Workspace
 from ml_platform.engine.step import PermanentError
 
@@ -30,8 +30,6 @@ ENTRY_POINT = "ml-platform-step"
 _TIME = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644 << 16
 _WHEEL = "Wheel-Version: 1.0\nGenerator: ml-platform\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-_KEPT = frozenset({"dagster-pipes"})
-_NOT_THERE = re.compile(r"^(dagster|pyspark\b|delta-spark\b)")
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,12 @@ def build_wheel() -> Wheel:
             f"{DISTRIBUTION} isn't installed in this environment, so no wheel can be made of it: "
             "run make setup in a checkout, or pip install the package"
         ) from error
+    # The command of people stays here: what it needs isn't among the wheel's requirements.
     scripts = [
-        (point.name, point.value) for point in distribution.entry_points.select(group="console_scripts")
+        (point.name, point.value)
+        for point in distribution.entry_points.select(group="console_scripts", name=ENTRY_POINT)
     ]
-    if ENTRY_POINT not in dict(scripts):
+    if not scripts:
         raise PermanentError(
             f"the installed {DISTRIBUTION} has no {ENTRY_POINT}: install it again (make setup)"
         )
@@ -113,21 +113,9 @@ def _description(distribution: metadata.Distribution) -> str:
     lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", "Version: {version}"]
     if "Requires-Python" in distribution.metadata:
         lines.append(f"Requires-Python: {distribution.metadata['Requires-Python']}")
-    lines += [f"Requires-Dist: {requirement}" for requirement in _requirements(distribution)]
+    needed = requirements.of_wheel(distribution.requires or [])
+    lines += [f"Requires-Dist: {requirement}" for requirement in needed]
     return "\n".join(lines) + "\n"
-
-
-def _requirements(distribution: metadata.Distribution) -> list[str]:
-    return [
-        requirement
-        for requirement in sorted(distribution.requires or [])
-        if "extra ==" not in requirement and _is_needed(requirement)
-    ]
-
-
-def _is_needed(requirement: str) -> bool:
-    name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
-    return name in _KEPT or not _NOT_THERE.match(name)
 
 
 def _entry_points(scripts: list[tuple[str, str]]) -> str:

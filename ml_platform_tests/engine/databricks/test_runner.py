@@ -388,7 +388,11 @@ def test_a_product_with_boosted_trees_brings_their_library_along(
     pytest.importorskip("lightgbm")
     workspace.jobs.prelude = step()
     boosted = shop(model__estimator={"class": "lightgbm.LGBMClassifier", "params": {"n_estimators": 5}})
-    for product, expected in ((boosted, [f"lightgbm=={version('lightgbm')}"]), (light_shop(), [])):
+    mlflow = f"mlflow=={version('mlflow')}"  # its store is a database here
+    for product, expected in (
+        (boosted, [f"lightgbm=={version('lightgbm')}", mlflow]),
+        (light_shop(), [mlflow]),
+    ):
         assert graph_of(product=product, databricks_compute=compute).run(["mrds"], *DAYS).success
         run = list(workspace.jobs.runs.values())[-1]
         if compute:
