@@ -407,7 +407,7 @@ def curves(bench: Bench, picture: Path) -> dict[str, Any]:
 
 
 def intervals(rows: int) -> dict[str, Any]:
-    """The bootstrap of ranking metrics, beside that of a metric which only counts; CPU, the least of three."""
+    """The bootstrap of ranking metrics beside that of one which only counts; CPU, the least of three."""
     import numpy as np
 
     from ml_platform.machine_learning import metrics

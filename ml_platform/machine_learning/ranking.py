@@ -42,7 +42,7 @@ def resampled(metric: Ranking, y: Integers, p: Floats, codes: Integers, weights:
     threshold = np.cumsum(np.append(False, p[1:] != p[:-1]))
     asks = np.bincount(threshold, weights=y) > 0
     # A step ends with a threshold that a positive lies at; rows below the last of these are in no step.
-    step = (np.cumsum(asks) - asks)[threshold]
+    step: Integers = (np.cumsum(asks) - asks)[threshold]
     shape, fits = (int(asks.sum()), weights.shape[1]), np.max(totals[0] + totals[1]) < 2**31
     numbers: Any = np.int32 if fits else np.float64
 
