@@ -262,16 +262,24 @@ def _model_in_words(product: Product) -> str:
 def _describe_performance(product: Product) -> str:
     return (
         f"How good the predictions of {product.evaluation.window_days} event days were, as it was "
-        f"known on the morning after the day: {product.evaluation.metric} with a 95 % interval, "
+        f"known on the morning after the day: {product.metric_in_words} with a 95 % interval, "
         "beside what the retrain decision looks at (`champion_*`: only rows that the current "
         "champion scored or, where labels come too late for that, that it never learned from)."
     )
 
 
+def _predictions_in_words(product: Product) -> str:
+    scored = "scored with the model that served the day"
+    highest = product.model.decision_highest
+    if highest is None:
+        return f"{scored}."
+    return f"{scored}; the {highest:,} highest rows of each day are decided to be 1, all if it has fewer."
+
+
 def _performance_in_words(product: Product) -> str:
     rules = product.evaluation
     return (
-        f"{rules.metric} over {rules.window_days} days, {product.metric.bound} {rules.threshold}; "
+        f"{product.metric_in_words} over {rules.window_days} days, {product.metric.bound} {rules.threshold}; "
         f"{product.metric.beyond} it the model is "
         f"trained again, at most every {product.retrain.cooldown_days} days; after "
         f"{product.retrain.back_off_after} retrains that lost in a row each further one waits twice as long "
@@ -398,7 +406,7 @@ _ROWS: tuple[Asset, ...] = (
             "them, the one that served the day. Predictions once written stay, unless the run asks "
             "to rescore or the day's delivery is withdrawn; rows that came later are added."
         ),
-        in_words=lambda _: "scored with the model that served the day.",
+        in_words=_predictions_in_words,
         step="ml_platform.engine.steps.predictions:Predictions",
         version="1",
         sections=("mrds", "model.features"),

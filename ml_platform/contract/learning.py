@@ -14,7 +14,7 @@ from pydantic import (
 from ml_platform.contract import boosting, estimators
 from ml_platform.contract.fields import Days, Month, Months, Rows, Section
 from ml_platform.contract.searching import Search
-from ml_platform.contract.tasks import MAXIMUM_CLASSES, METRICS, Metric, TaskName
+from ml_platform.contract.tasks import AT_K, MAXIMUM_CLASSES, METRICS, MOST_HIGHEST, Metric, TaskName
 
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
 
@@ -147,6 +147,9 @@ class Model(Section):
     minimum_rows: Rows = Field(default=100, ge=1)
     minimum_positives: Rows = Field(default=10, ge=1)
     decision_threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["tuned"] = "tuned"
+    decision_highest: Annotated[int, Field(ge=1, le=MOST_HIGHEST)] | None = Field(
+        default=None, description="instead of a threshold: how many rows of a day, the highest, are decided 1"
+    )
     first_month: Month | None = None
     transform: Literal["log1p"] | None = Field(
         default=None, description="of a number, before it is learned; undone in predictions"
@@ -196,6 +199,11 @@ class Model(Section):
                 f"holdout: time compares models on weeks, and needs holdout_days of at least "
                 f"{LEAST_DAYS_FORWARD}, not {self.holdout_days}"
             )
+        if self.decision_highest is not None and "decision_threshold" in self.model_fields_set:
+            raise ValueError(
+                "decision_highest and decision_threshold: a day's decisions are either its highest rows or "
+                "those from a threshold on; leave one out"
+            )
         return self
 
 
@@ -224,8 +232,10 @@ class Evaluation(Section):
     quantile: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="that the metric pinball is of"
     )
-    k: Annotated[int, Field(ge=1, le=MAXIMUM_CLASSES)] | None = Field(
-        default=None, description="how many classes top_k_accuracy looks at"
+    k: Annotated[int, Field(ge=1, le=MOST_HIGHEST)] | None = Field(
+        default=None,
+        description="how many classes top_k_accuracy looks at, and how many rows of a day precision_at_k, "
+        "recall_at_k and lift_at_k do; of these by default model.decision_highest",
     )
     threshold: float = Field(allow_inf_nan=False)
     window_days: Days = Field(default=31, ge=1)
@@ -252,9 +262,17 @@ class Evaluation(Section):
                 "quantile and metric: a quantile goes with the metric pinball, and the metric needs one, for "
                 "instance 0.9"
             )
-        if (self.metric == "top_k_accuracy") != (self.k is not None):
+        is_of_classes = self.metric == "top_k_accuracy"
+        if is_of_classes and self.k is None:
+            raise ValueError("k and metric: top_k_accuracy needs k, for instance 3")
+        if self.k is not None and not is_of_classes and self.metric not in AT_K:
             raise ValueError(
-                "k and metric: k goes with the metric top_k_accuracy, and the metric needs it, for instance 3"
+                "k and metric: k goes with precision_at_k, recall_at_k and lift_at_k, and of many classes "
+                f"with top_k_accuracy, not with {self.metric}"
+            )
+        if is_of_classes and self.k is not None and self.k > MAXIMUM_CLASSES:
+            raise ValueError(
+                f"k and metric: top_k_accuracy looks at {MAXIMUM_CLASSES} classes at most, not {self.k:,}"
             )
         return self
 

@@ -37,10 +37,12 @@ from ml_platform.contract.learning import (
 from ml_platform.contract.monitoring import Alerts, DataSet, Drift, Validation
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Source
 from ml_platform.contract.tasks import (
+    AT_K,
     BY_TYPE,
     LARGEST_CLASS,
     MAXIMUM_CLASSES,
     METRICS,
+    RANK,
     TASKS,
     MetricRule,
     Task,
@@ -188,9 +190,12 @@ class Product(Section):
                 f"{MAXIMUM_CLASSES} of them named"
             )
         taken = {column.name for column in task.outputs(self)} & {*self.mrds.entity, *self.mrds.aggregate}
-        if taken and not task.has_positives:
+        if task.has_positives:  # contracts of old may have the names of the columns there have always been
+            taken &= {RANK}
+        if taken:
+            why = "they are ranked by evaluation.k or model.decision_highest" if task.has_positives else says
             raise ValueError(
-                f"mrds: the name {min(taken)!r} is that of a column of the predictions, since {says}; give "
+                f"mrds: the name {min(taken)!r} is that of a column of the predictions, since {why}; give "
                 "the column another name (source.columns.….aliases reads the one that the files have)"
             )
         if any("\0" in str(name) for name in allowed or ()) and task.names_classes:
@@ -227,9 +232,15 @@ class Product(Section):
                 if value is not None:
                     raise ValueError(f"model.{key}: it is for numbers, and {says}")
         if task.has_positives:
+            if metric in AT_K and self.highest is None:
+                raise ValueError(
+                    f"evaluation.k and evaluation.metric: {metric} needs k, for instance 100, unless "
+                    "model.decision_highest says how many rows of a day are decided to be 1"
+                )
             return
         for key, section, place in (
             ("decision_threshold", model, "model"),
+            ("decision_highest", model, "model"),
             ("minimum_positives", model, "model"),
             ("minimum_positives", self.evaluation, "evaluation"),
         ):
@@ -312,6 +323,25 @@ class Product(Section):
     def metric(self) -> MetricRule:
         """What is better of the metric that is evaluated."""
         return METRICS[self.evaluation.metric]
+
+    @property
+    def highest(self) -> int | None:
+        """How many rows of a day the metric counts as its highest, if it does: those decided 1, or its k."""
+        if self.evaluation.metric in AT_K and self.evaluation.k is not None:
+            return self.evaluation.k
+        return self.model.decision_highest
+
+    @property
+    def metric_in_words(self) -> str:
+        """The metric that is evaluated, with how many rows of a day it looks at."""
+        metric = self.evaluation.metric
+        return f"{metric} (k = {self.highest:,})" if metric in AT_K and self.highest else metric
+
+    @property
+    def deepest_rank(self) -> int | None:
+        """To which rank predictions are ranked; None if they aren't."""
+        asked = [n for n in (self.highest, self.model.decision_highest) if n is not None]
+        return max(asked, default=None)
 
     def allowed_in(self, name: str) -> tuple[str | int | float | bool, ...] | None:
         """The values that a column of the deliveries may have, None if it may have any."""

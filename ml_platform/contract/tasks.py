@@ -29,6 +29,9 @@ Metric = Literal[
     "balanced_accuracy",
     "roc_auc",
     "average_precision",
+    "precision_at_k",
+    "recall_at_k",
+    "lift_at_k",
     "rmse",
     "mae",
     "median_absolute_error",
@@ -40,6 +43,13 @@ Metric = Literal[
     "log_loss",
     "top_k_accuracy",
 ]
+
+#: The column of the predictions that holds a row's rank in its day.
+RANK = "rank"
+#: The metrics of the k highest of each day.
+AT_K: frozenset[Metric] = frozenset({"precision_at_k", "recall_at_k", "lift_at_k"})
+#: Rows of a day that may be the highest at most: the keys of so many are held of each part of a large day.
+MOST_HIGHEST = 1_000_000
 
 #: Errors from here on are shown without decimals.
 _LARGE = 1000
@@ -95,6 +105,9 @@ METRICS: Mapping[Metric, MetricRule] = {
     "balanced_accuracy": _SHARE,
     "roc_auc": _SHARE,
     "average_precision": _SHARE,
+    "precision_at_k": _SHARE,
+    "recall_at_k": _SHARE,
+    "lift_at_k": MetricRule(greatest=None),
     "rmse": _ERROR,
     "mae": _ERROR,
     "median_absolute_error": _ERROR,
@@ -159,11 +172,20 @@ class Task:
 
 
 def _of_two_classes(product: Product) -> tuple[OutputColumn, ...]:
-    return (
+    highest, deepest = product.model.decision_highest, product.deepest_rank
+    decision, threshold = "1 from the threshold on", "of the model"
+    if highest is not None:
+        decision = f"1 for the {highest:,} highest ranks of the day"
+        threshold = "null where the day's highest were decided to be 1"
+    columns = (
         OutputColumn("probability", "double", False, f"that {product.label} is 1"),
-        OutputColumn("decision", "integer", False, "1 from the threshold on"),
-        OutputColumn("threshold", "double", False, "of the model", is_of_features=False),
+        OutputColumn("decision", "integer", False, decision),
+        OutputColumn("threshold", "double", highest is not None, threshold, is_of_features=False),
     )
+    if deepest is None:
+        return columns
+    rank = f"among the day's rows by probability, from 1; null beyond {deepest:,}"
+    return (*columns, OutputColumn(RANK, "long", True, rank))
 
 
 def _of_numbers(product: Product) -> tuple[OutputColumn, ...]:
@@ -192,7 +214,18 @@ def _of_many_classes(product: Product) -> tuple[OutputColumn, ...]:
 _KEEP_A_CLASS = ("min", "max", "first", "last")
 BINARY = Task(
     name="binary",
-    metrics=("f1", "precision", "recall", "accuracy", "balanced_accuracy", "roc_auc", "average_precision"),
+    metrics=(
+        "f1",
+        "precision",
+        "recall",
+        "accuracy",
+        "balanced_accuracy",
+        "roc_auc",
+        "average_precision",
+        "precision_at_k",
+        "recall_at_k",
+        "lift_at_k",
+    ),
     label_types=("integer", "long"),
     allowed=(0, 1),
     aggregations=_KEEP_A_CLASS,

@@ -19,7 +19,7 @@ from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.training_plan import content_of, readable_contracts, training_days
 from ml_platform.machine_learning import holdout, promotion, rollback, training, training_data
-from ml_platform.machine_learning.kind import LAST_LABEL, Predictions
+from ml_platform.machine_learning.kind import LAST_LABEL, ROWS_OF_DAY, Predictions
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.model_history import (
     ModelHistory,
@@ -55,6 +55,19 @@ def training_rows(
 def seed_of(fingerprint: str) -> int:
     """The seed of what is drawn at random while the model with a training fingerprint is trained."""
     return int(fingerprint[:8], 16)
+
+
+def collected(product: Product, slice_: training_data.Slice, mode: Holdout) -> pd.DataFrame:
+    """The rows that a model learns from, with about how many their whole days have, if it matters.
+
+    That is worked out of the rows themselves: what is learned must follow from them alone.
+    """
+    frame = slice_.collect()
+    if frame.empty or not kind_of(product).uses_rows_of_day:
+        return frame
+    share = slice_.taken / slice_.available * (1 - 1 / training_data.HELD_OUT if mode == "entities" else 1)
+    rows = frame.groupby(EVENT_DAY)[EVENT_DAY].transform("size") / share
+    return frame.assign(**{ROWS_OF_DAY: rows})
 
 
 class UnseenRows:
@@ -107,6 +120,9 @@ class UnseenRows:
         ).collect()
         if kind_of(product).uses_last_label:
             frame = training_data.with_last_labels(product, frame, days.first, LAST_LABEL)
+        if kind_of(product).uses_rows_of_day:
+            rows = {candidate: known[candidate].counts["rows"] for candidate in read if candidate in known}
+            frame = frame.assign(**{ROWS_OF_DAY: [rows[_date(value)] for value in frame[EVENT_DAY]]})
         self._compared = (key, frame)
         return frame
 
@@ -143,6 +159,8 @@ class Decider:
         of_metric = [
             f"evaluation.{key}" for key in ("quantile", "k") if getattr(self.product.evaluation, key)
         ]
+        if self.product.model.decision_highest is not None:
+            of_metric.append("model.decision_highest")
         contract = self.product.hash_of("promotion", "evaluation.metric", "model.holdout_days", *of_metric)
 
         before = self.history.decisions()
@@ -263,7 +281,9 @@ class Decider:
         """A first model has no days after it yet: a twin, trained as of long enough before, stands for it."""
         as_of = holdout.twin_as_of(self.product, challenger.as_of)
         days = [day for day in _days_of_twin(self.product, challenger) if self.rows.can_count(day, labels)]
-        known = training_rows(self.context, days, as_of, "time").collect() if days else pd.DataFrame()
+        known = pd.DataFrame()
+        if days:
+            known = collected(self.product, training_rows(self.context, days, as_of, "time"), "time")
         try:
             twin = training.train(self.product, known, self._choosing_twin(challenger))
         except TrainingError as error:
@@ -289,7 +309,7 @@ class Decider:
 
     def _scored(self, pipeline: Any, threshold: float | None, frame: pd.DataFrame) -> Predictions:
         kind = kind_of(self.product)
-        return kind.decided(kind.predict(pipeline, frame), threshold)
+        return kind.decided(kind.in_days(kind.predict(pipeline, frame), frame), threshold)
 
     def _compared_on(
         self, frame: pd.DataFrame, pipeline: Any, challenger: Predictions, champion: Predictions | None

@@ -18,6 +18,8 @@ def mismatch(registry: Registry, product: Product, model: ModelRecord) -> str | 
     A model whose record lacks its columns is loaded. One that can't be loaded is taken for one that can
     score: what was made with it stays as it is, and who needs it for new rows gets the error.
     """
+    if model.threshold is None and product.task.has_positives and product.model.decision_highest is None:
+        return "it has no threshold, since it was to decide for the highest of each day (decision_highest)"
     if model.columns is not None:
         return ModelColumns.read(model.columns).mismatch(product)
     try:

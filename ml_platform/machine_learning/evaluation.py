@@ -30,7 +30,7 @@ from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.day_rows import Kernel, RowsInFolder, day_rows, mapped, subschema
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.machine_learning import scoring
-from ml_platform.machine_learning.kind import Predictions
+from ml_platform.machine_learning.kind import ROWS_OF_DAY, Predictions
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.retraining import JudgedOn
 from ml_platform.machine_learning.scoring import PREDICTIONS
@@ -314,7 +314,7 @@ def judge_on_unseen(
         share = share_of(maximum, sizes[part.event_day])
         if days not in scored:
             scored.clear()  # at most one window's rows are held
-            scored[days] = _score_unseen(session, product, tables, pipeline, model, days, share)
+            scored[days] = _score_unseen(session, product, tables, pipeline, model, days, share, labelled)
         rows = scored[days]
         inside = np.isin(rows.event_day, [day.toordinal() for day in chosen[part.event_day]])
         known = inside & (rows.known_on <= part.event_day.toordinal() + 1)
@@ -362,6 +362,7 @@ def _score_unseen(
     model: Learned,
     days: Sequence[date],
     share: int,
+    labelled: Mapping[date, int],
 ) -> _Scored:
     """The labelled rows of ``days`` that a model has not learned from, of some millionths of the entities."""
     names = [*product.identity, *product.model.features.all, product.label, LABEL_KNOWN_ON]
@@ -369,11 +370,13 @@ def _score_unseen(
     rows = day_rows(session, tables, product.name, MRDS, days, schema)
     frame: pd.DataFrame = rows.map(_unseen(product, model.last_day, share), schema).to_pandas()
     kind = kind_of(product)
+    if kind.uses_rows_of_day:
+        frame = frame.assign(**{ROWS_OF_DAY: frame[EVENT_DAY].map(labelled)})
     return _Scored(
         _ordinals(frame[EVENT_DAY]),
         _ordinals(frame[LABEL_KNOWN_ON]),
         kind.labels(frame[product.label]),
-        kind.rounded(kind.predict(pipeline, frame)),
+        kind.in_days(kind.rounded(kind.predict(pipeline, frame)), frame),
     )
 
 
@@ -475,7 +478,7 @@ def _evaluate(
         fp=int(whole.get("fp") or 0),
         fn=int(whole.get("fn") or 0),
         tn=int(whole.get("tn") or 0),
-        baseline=_rounded(kind.score(y, kind.constant(y))),
+        baseline=_rounded(kind.score(y, kind.constant(y, made))),
         sampled=sampled,
         models=tuple(str(date.fromordinal(int(name))) for name in np.unique(model)),
         champion_as_of=champion.as_of if champion else None,

@@ -97,8 +97,7 @@ def _start(day: NDArray[np.int64], part: int) -> int:
 def _can_tell(kind: Kind, label: NDArray[Any], fold: Fold) -> bool:
     if len(np.unique(label[fold.learned])) < 2 or not len(fold.scored):
         return False
-    scored = label[fold.scored]
-    return kind.score(scored, kind.constant(scored)) is not None
+    return kind.is_defined(label[fold.scored])
 
 
 def _entities(rows: pd.DataFrame, names: Sequence[str]) -> NDArray[np.int64]:

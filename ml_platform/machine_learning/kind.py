@@ -29,6 +29,8 @@ Figures = Mapping[str, float | int | None]
 
 #: The column of rows to compare on that holds the entity's last label that was known before, if it has one.
 LAST_LABEL = "_last_label"
+#: The column of rows to compare on that says how many rows their whole day has.
+ROWS_OF_DAY = "_rows_of_day"
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Kind(ABC):
     Attributes:
         read: the columns of the predictions that :meth:`of_table` takes. Rows are sorted by the first.
         uses_last_label: whether a baseline is the entity's last label.
+        uses_rows_of_day: whether decisions or the metric depend on how many rows a day has.
         figures: of the :meth:`summary`, what an evaluation keeps beside its own fields.
         too_thin: what to say of rows whose resamples mostly leave the metric undefined.
     """
 
     read: tuple[str, ...]
     uses_last_label = False
+    uses_rows_of_day = False
     too_thin = "labels that differ too little"
     figures: tuple[str, ...] = ()
 
@@ -117,6 +121,14 @@ class Kind(ABC):
     def of_table(self, frame: pd.DataFrame) -> Predictions:
         """The predictions that stored rows hold, with the columns of :attr:`read`."""
 
+    def in_days(self, outputs: Predictions, frame: pd.DataFrame) -> Predictions:
+        """Outputs of some of their days' rows, with what :meth:`decided` asks of the days.
+
+        Args:
+            frame: the rows, with :data:`ROWS_OF_DAY` if the kind uses it.
+        """
+        return outputs
+
     def together(self, parts: Sequence[Predictions]) -> Predictions:
         """The outputs for several parts of some rows."""
         import pandas as pd
@@ -129,6 +141,10 @@ class Kind(ABC):
     @abstractmethod
     def score(self, label: Floats, predictions: Predictions) -> float | None:
         """The contract's metric; None where it is undefined."""
+
+    def is_defined(self, label: Floats) -> bool:
+        """Whether labels let the metric be told, whatever is predicted."""
+        return self.score(label, self.constant(label, ())) is not None
 
     @abstractmethod
     def summary(self, label: Floats, predictions: Predictions) -> Figures:
@@ -155,8 +171,12 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def constant(self, label: Floats) -> Predictions:
-        """What the evaluation shows beside a metric: the predictions of a constant."""
+    def constant(self, label: Floats, predictions: Predictions) -> Predictions:
+        """What the evaluation shows beside a metric: the predictions of a constant.
+
+        Args:
+            predictions: the model's for the same rows, or nothing if these don't matter.
+        """
 
     # -- showing -----------------------------------------------------------------------------------
 

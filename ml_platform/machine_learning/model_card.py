@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_platform.contract import boosting
 from ml_platform.contract.product import Product
+from ml_platform.contract.tasks import AT_K
 from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.kind import Kind, Predictions
 from ml_platform.machine_learning.model_files import skops_io, trusted
@@ -95,6 +96,10 @@ def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[s
         "last_day": data.last_day,
         "training_days": trained.days,
     }
+    if model.decision_highest is not None:
+        params["decision_highest"] = model.decision_highest
+    if product.highest is not None and product.evaluation.metric in AT_K:
+        params["k"] = product.highest
     if trained.threshold is not None:
         params["decision_threshold"] = trained.threshold
         params["decision_threshold_rule"] = "tuned" if model.decision_threshold == "tuned" else "fixed"

@@ -95,8 +95,12 @@ def of_shuffling(pipeline: Any, features: pd.DataFrame, label: Any) -> dict[str,
     return {"permutation_importance": _bars(by_name, f"increase of the {measure}", title)}
 
 
-def of_decisions(threshold: float, label: Integers, probability: Floats) -> dict[str, Any]:
-    """The confusion matrix, the calibration, and the precision-recall curve of held-out rows."""
+def of_decisions(at: str, label: Integers, probability: Floats, decision: Integers) -> dict[str, Any]:
+    """The confusion matrix, the calibration, and the precision-recall curve of held-out rows.
+
+    Args:
+        at: how they were decided, in words that follow "decided".
+    """
     from sklearn.calibration import CalibrationDisplay
     from sklearn.metrics import (
         ConfusionMatrixDisplay,
@@ -105,9 +109,8 @@ def of_decisions(threshold: float, label: Integers, probability: Floats) -> dict
         recall_score,
     )
 
-    decision = (probability >= threshold).astype(np.int64)
     figures = {}
-    figures["confusion_matrix"], axes = _figure(f"Held-out rows, decided at {threshold:.3f}")
+    figures["confusion_matrix"], axes = _figure(f"Held-out rows, decided {at}")
     ConfusionMatrixDisplay.from_predictions(
         label, decision, labels=[0, 1], cmap="Blues", colorbar=False, values_format=",", ax=axes
     )
@@ -130,7 +133,7 @@ def of_decisions(threshold: float, label: Integers, probability: Floats) -> dict
         precision_score(label, decision, zero_division=0),
         "o",
         color="black",
-        label=f"decided at {threshold:.3f}",
+        label=f"decided {at}",
     )
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(loc="best", fontsize="small")

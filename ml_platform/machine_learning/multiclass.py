@@ -206,7 +206,7 @@ class Multiclass(Kind):
             found["last_known_class"] = (place, probability)
         return found
 
-    def constant(self, label: Floats) -> Predictions:
+    def constant(self, label: Floats, predictions: Predictions) -> Predictions:
         """The most frequent class in hindsight, with the shares of all classes as probabilities."""
         counts = np.bincount(label.astype(np.int64), minlength=len(self.classes))
         return self._alike(counts / max(len(label), 1), len(label))

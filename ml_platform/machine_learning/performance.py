@@ -17,6 +17,7 @@ from ml_platform.contract.assets import MODEL_PERFORMANCE
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
+from ml_platform.contract.tasks import AT_K, MOST_HIGHEST
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.machine_learning.retraining import PerformanceRow
 from ml_platform.storage.ledger import DayRecord
@@ -24,6 +25,8 @@ from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 
 PERFORMANCE = MODEL_PERFORMANCE
+#: In the details of a record of predictions: to which rank all of the day's rows are ranked.
+RANKED_TO = "ranked_to"
 
 _SCHEMA = pa.schema(
     [
@@ -63,7 +66,7 @@ class Evaluated:
     """What an evaluation of a day is made from: a hash of it, and the event days that it counts.
 
     ``scored`` are the days of the window whose predictions count, ``labelled`` all whose labels do.
-    ``left_out`` names the others that are there, each with its outcome.
+    ``left_out`` names the others that are there, each with its outcome, or why it doesn't count.
     """
 
     window: DayRange
@@ -97,17 +100,26 @@ def evaluated(
     ]
     there = [evaluated_day for evaluated_day in days if evaluated_day in predictions]
     outcomes = [predictions[evaluated_day].outcome for evaluated_day in there]
+    unranked = {
+        evaluated_day
+        for evaluated_day in there
+        if predictions[evaluated_day].outcome == "written"
+        and not is_ranked(product, predictions[evaluated_day])
+    }
     scored = [
         evaluated_day
         for evaluated_day in there
-        if predictions[evaluated_day].outcome == "written" and evaluated_day in set(usable)
+        if predictions[evaluated_day].outcome == "written"
+        and evaluated_day in set(usable)
+        and evaluated_day not in unranked
     ]
     made_from = [
         (evaluated_day, *_content(predictions.get(evaluated_day)), *_content(labels.get(evaluated_day)))
         for evaluated_day in days
         if evaluated_day in predictions or evaluated_day in labels
     ]
-    unusable = {
+    of_highest = [] if product.highest is None else [product.highest, product.model.decision_highest]
+    unusable: dict[date, str] = {
         evaluated_day: predictions[evaluated_day].outcome
         for evaluated_day in there
         if not predictions[evaluated_day].usable
@@ -117,14 +129,30 @@ def evaluated(
         for evaluated_day in days
         if evaluated_day in labels and not labels[evaluated_day].usable
     }
+    why = f"not ranked to k = {product.highest}; a backfill with --rescore does that"
+    unusable |= dict.fromkeys(unranked & set(usable), why)
     return Evaluated(
         window=days,
-        inputs=fingerprint_of([made_from, champion]),
+        inputs=fingerprint_of([made_from, champion, *of_highest]),
         scored=tuple(scored),
         labelled=tuple(usable),
         left_out=tuple(f"{evaluated_day} ({unusable[evaluated_day]})" for evaluated_day in sorted(unusable)),
         unscored=any(outcome == "no_model" for outcome in outcomes) or set(outcomes) <= {"not_due"},
     )
+
+
+def ranked_to(record: DayRecord) -> int:
+    """To which rank all rows of a day's predictions are ranked; 0 if they aren't."""
+    found = int(record.details.get(RANKED_TO, 0))
+    # A day of fewer rows is ranked as a whole.
+    return MOST_HIGHEST if found and record.counts.get("rows", 0) <= found else found
+
+
+def is_ranked(product: Product, record: DayRecord) -> bool:
+    """Whether a day's predictions tell its highest rows, if the metric asks for them."""
+    if product.evaluation.metric not in AT_K or product.highest is None:
+        return True
+    return ranked_to(record) >= product.highest
 
 
 def _content(record: DayRecord | None) -> tuple[str | None, str | None]:

@@ -65,10 +65,10 @@ def resampled(metric: Ranking, y: Integers, p: Floats, codes: Integers, weights:
 def _average_precision(of_steps: Sequence[Any], weights: Floats) -> Floats:
     """The precision at each positive's threshold, summed over the positives."""
     found, above = np.zeros(len(weights)), np.zeros((2, len(weights)))
-    for drawn, (new, fp) in _in_steps(of_steps, weights):
+    for drawn, _, (new, fp) in in_steps(of_steps, weights):
         tp = new.copy()
         for sums, carried in zip((tp, fp), above, strict=True):
-            _run_on(sums, carried[drawn])
+            run_on(sums, carried[drawn])
         fp += tp
         if not fp[0].all():
             np.maximum(fp, 1, out=fp)  # before the first row that is drawn nothing is found
@@ -80,8 +80,8 @@ def _pairs_lost(of_steps: Sequence[Any], weights: Floats) -> Floats:
     """The pairs whose negative lies above the positive, and half of those that tie."""
     found, above = np.zeros(len(weights)), np.zeros(len(weights))
     has_ties = of_steps[-1].nnz > 0
-    for drawn, (new, fp, *tied) in _in_steps(of_steps if has_ties else of_steps[:-1], weights):
-        _run_on(fp, above[drawn])
+    for drawn, _, (new, fp, *tied) in in_steps(of_steps if has_ties else of_steps[:-1], weights):
+        run_on(fp, above[drawn])
         asked = new.astype(np.float64)
         found[drawn] += np.einsum("ij,ij->j", asked, fp.astype(np.float64))
         for half in tied:
@@ -89,14 +89,14 @@ def _pairs_lost(of_steps: Sequence[Any], weights: Floats) -> Floats:
     return found
 
 
-def _in_steps(of_steps: Sequence[Any], weights: Floats) -> Iterator[tuple[slice, list[Any]]]:
+def in_steps(of_steps: Sequence[Any], weights: Floats) -> Iterator[tuple[slice, slice, list[Any]]]:
     """Some replicates, and what each has in each of some steps (rows) that follow those before.
 
     Args:
         of_steps: matrices of what each step has of each cluster.
 
     Yields:
-        Arrays of the steps and replicates, one of each matrix.
+        Which replicates, which steps, and arrays of the steps and replicates, one of each matrix.
     """
     some = [
         (slice(start, start + _REPLICATES), weights[start : start + _REPLICATES])
@@ -105,12 +105,13 @@ def _in_steps(of_steps: Sequence[Any], weights: Floats) -> Iterator[tuple[slice,
     columns = [(drawn, np.ascontiguousarray(of.T, dtype=of_steps[0].dtype)) for drawn, of in some]
     at_once = max(1, _CELLS // min(_REPLICATES, len(weights)))
     for start in range(0, of_steps[0].shape[0], at_once):
-        parts = [matrix[start : start + at_once] for matrix in of_steps]
+        steps = slice(start, start + at_once)
+        parts = [matrix[steps] for matrix in of_steps]
         for drawn, times in columns:
-            yield drawn, [part @ times for part in parts]
+            yield drawn, steps, [part @ times for part in parts]
 
 
-def _run_on(values: NDArray[Any], carried: Floats) -> None:
+def run_on(values: NDArray[Any], carried: Floats) -> None:
     """Sum numbers up from row to row, in place, on from ``carried``, which becomes the last row's."""
     values[0] += carried.astype(values.dtype)
     _sum_up(values)

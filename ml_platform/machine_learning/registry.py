@@ -336,7 +336,8 @@ class Registry:
             unseen = None
             if holdout is not None:
                 label = kind.labels(holdout[product.label])
-                predictions = kind.decided(kind.predict(trained.pipeline, holdout), trained.threshold)
+                outputs = kind.in_days(kind.predict(trained.pipeline, holdout), holdout)
+                predictions = kind.decided(outputs, trained.threshold)
                 figures |= holdout_metrics(kind, label, predictions)
                 unseen = (holdout, label, predictions)
             _log_plots(kind, trained, unseen)

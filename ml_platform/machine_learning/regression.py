@@ -228,7 +228,7 @@ class Regression(Kind):
             found["last_known_value"] = self._of_values(np.where(np.isnan(last), median, last))
         return found
 
-    def constant(self, label: Floats) -> Predictions:
+    def constant(self, label: Floats, predictions: Predictions) -> Predictions:
         """The best constant in hindsight: the mean, the median or the quantile of the labels themselves."""
         if not len(label):
             best = 0.0

@@ -8,26 +8,32 @@ decided in :mod:`.promotion` and comes in as an argument.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
+from ml_platform.contract.tasks import RANK
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.buckets import BucketFiles
 from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.day_rows import mapped, subschema
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
+from ml_platform.machine_learning.arrays import Floats
+from ml_platform.machine_learning.kind import Predictions
 from ml_platform.machine_learning.kinds import kind_of
+from ml_platform.machine_learning.ranks import Ranks, keys_of, ties
 from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.fingerprints import hashes_of
@@ -38,6 +44,7 @@ PREDICTIONS = "predictions"
 #: Rows that are scored at once: what a pipeline makes of its features may be far wider than they are.
 _ROWS_AT_ONCE = 10_000
 _BUCKET = "_bucket"
+_TIE, _TAKEN, _PLACE = "_tie", "_taken", "_place"
 
 
 @dataclass(frozen=True)
@@ -233,10 +240,17 @@ class _InTasks:
             self.mrds.row_groups(self.versions[0], day),
         )
 
-        def score_group(number: int) -> _Scored:
+        def pieces(number: int) -> Iterator[pa.Table]:
             batches = self.mrds.read_row_group(version, day, row_groups[number], names)
-            pieces = buckets.pieces(batches, buckets.PIECE_BYTES)
-            return sum((self._written(day, rows, None) for rows in pieces), _Scored())
+            return buckets.pieces(batches, buckets.PIECE_BYTES)
+
+        def rank_group(number: int) -> Ranks:
+            return Ranks.together(self.product, (self._ranks(day, rows, None) for rows in pieces(number)))
+
+        ranks = self._ranks_of_parts(session, len(row_groups), rank_group)
+
+        def score_group(number: int) -> _Scored:
+            return sum((self._written(day, rows, None, ranks) for rows in pieces(number)), _Scored())
 
         return sum(each_in_a_task(session, len(row_groups), score_group, _Scored), _Scored())
 
@@ -256,25 +270,48 @@ class _InTasks:
                 [path for piece in pieces for path in piece.files] for pieces in (rows, present)
             )
 
-            def score_bucket(number: int) -> _Scored:
+            def gathered(number: int) -> tuple[pa.Table, pa.Table | None]:
                 new, old = (
                     list(files.gather(paths, shares[number], keys)) for paths in (of_rows, of_present)
                 )
-                return self._written(
-                    day,
+                return (
                     pa.Table.from_batches(new) if new else self._no_rows(),
                     pa.Table.from_batches(old) if old else None,
                 )
 
+            def rank_bucket(number: int) -> Ranks:
+                return self._ranks(day, *gathered(number))
+
+            ranks = self._ranks_of_parts(session, len(shares), rank_bucket)
+
+            def score_bucket(number: int) -> _Scored:
+                return self._written(day, *gathered(number), ranks)
+
             return sum(each_in_a_task(session, len(shares), score_bucket, _Scored), _Scored())
+
+    def _ranks_of_parts(self, session: Session, parts: int, rank: Callable[[int], Ranks]) -> Ranks | None:
+        """The ranks of a day that is scored in parts, each of which is scored once more for them."""
+        if self.product.deepest_rank is None:
+            return None
+        return Ranks.together(self.product, each_in_a_task(session, parts, rank, Ranks))
+
+    def _ranks(self, day: date, rows: pa.Table, present: pa.Table | None) -> Ranks:
+        """What a part of a day has to do with its ranks."""
+        return _ranks_of(self.product, _new(self.product, rows, present), self.serving[day], present)
 
     def _no_rows(self) -> pa.Table:
         return subschema(aggregation.schema(self.product), self._features).empty_table()
 
     def _written(
-        self, day: date, rows: pa.Table, present: pa.Table | None, *, is_whole: bool = False
+        self,
+        day: date,
+        rows: pa.Table,
+        present: pa.Table | None,
+        ranks: Ranks | None = None,
+        *,
+        is_whole: bool = False,
     ) -> _Scored:
-        scored = score(self.product, day, rows, self.serving[day], present)
+        scored = score(self.product, day, rows, self.serving[day], present, ranks)
         models = pc.value_counts(scored["model_fingerprint"]).to_pylist()
         return _Scored(
             [self.counting.of_part(scored, is_whole=is_whole)],
@@ -303,21 +340,32 @@ def _by_spark(
         rows = tables.read_days(spark, product.name, table, chosen)
         return rows.select(*[column(name) for name in columns.names])
 
+    ranked = product.deepest_rank is not None
+    given_back = made.append(pa.field(_TIE, pa.int64())) if ranked else made
+
+    def tied(scored: pa.Table, new: int) -> pa.Table:
+        """Predictions, the last ``new`` of which are to be ranked, with what breaks ties among these."""
+        if not ranked:
+            return scored
+        is_new = np.arange(len(scored)) >= len(scored) - new
+        return scored.append_column(_TIE, pa.array(ties(product, scored), pa.int64(), mask=~is_new))
+
     def score_piece(piece: pa.Table) -> pa.Table:
-        parts = [made.empty_table()]
+        parts = [given_back.empty_table()]
         for day in pc.unique(piece[EVENT_DAY]).to_pylist():
             of_day = piece.filter(pc.equal(piece[EVENT_DAY], pa.scalar(day, pa.date32())))
-            parts.append(score(product, day, of_day, models[day]))
+            scored = predictions(product, day, of_day, models[day])
+            parts.append(tied(scored, len(scored)))
         return pa.concat_tables(parts)
 
     def score_rest(rows: pa.Table, present: pa.Table) -> pa.Table:
         rows, present = rows.drop_columns(_BUCKET).cast(given), present.drop_columns(_BUCKET).cast(made)
         day = (rows if len(rows) else present)[EVENT_DAY][0].as_py()
-        scored = score(product, day, rows, models[day], present)
+        new = predictions(product, day, _new(product, rows, present), models[day])
         spare_next_task()
-        return scored
+        return tied(pa.concat_tables([present, new]), len(new))
 
-    scored = mapped(rows_of(MRDS, new, given), score_piece, given, made)
+    scored = mapped(rows_of(MRDS, new, given), score_piece, given, given_back)
     if kept:
         rest = rows_of(MRDS, sorted(kept), given)
         largest = max((row["count"] for row in rest.groupBy(EVENT_DAY).count().collect()), default=0)
@@ -326,29 +374,98 @@ def _by_spark(
         both = [rest, rows_of(PREDICTIONS, sorted(kept), made)]
         by_rows, by_present = (rows.withColumn(_BUCKET, bucket).groupBy(EVENT_DAY, _BUCKET) for rows in both)
         scored = scored.unionByName(
-            by_rows.cogroup(by_present).applyInArrow(score_rest, from_arrow_schema(made))
+            by_rows.cogroup(by_present).applyInArrow(score_rest, from_arrow_schema(given_back))
         )
+    if ranked:
+        stays = rows_of(PREDICTIONS, sorted(kept), made) if kept else None
+        scored = _ranked_by_spark(product, scored, stays)
     if len(days) > 1:
         scored = scored.repartition(EVENT_DAY)
     return tables.replace_days(spark, product.name, PREDICTIONS, scored, days, run_id=run_id)
+
+
+def _ranked_by_spark(product: Product, scored: DataFrame, present: DataFrame | None) -> DataFrame:
+    """Predictions with the ranks of those that have a tie breaker: what :class:`.ranks.Ranks` does.
+
+    Each day's rows are sorted by one task, which writes what it can't hold to disk.
+
+    Args:
+        present: the predictions that stay.
+    """
+    is_new, place = F.col(_TIE).isNotNull(), F.col(_PLACE)
+    order = Window.partitionBy(EVENT_DAY, is_new).orderBy(F.col("probability").desc(), F.col(_TIE))
+    taken = F.lit(0).cast("long")
+    if present is not None:
+        counts = present.groupBy(EVENT_DAY).agg(F.count(F.lit(1)).alias(_TAKEN))
+        scored = scored.join(F.broadcast(counts), EVENT_DAY, "left")
+        taken = F.coalesce(F.col(_TAKEN), taken)
+    scored = scored.withColumn(_PLACE, taken + F.row_number().over(order))
+    rank = F.when(place <= product.deepest_rank, place)
+    scored = scored.withColumn(RANK, F.when(is_new, rank).otherwise(F.col(RANK)))
+    decided = product.model.decision_highest
+    if decided is not None:
+        decision = (place <= decided).cast("int")
+        scored = scored.withColumn("decision", F.when(is_new, decision).otherwise(F.col("decision")))
+    return scored.select(*[column(name) for name in schema(product).names])
 
 
 # -- what is computed -------------------------------------------------------------------------------
 
 
 def score(
-    product: Product, day: date, rows: pa.Table, model: ServingModel, present: pa.Table | None = None
+    product: Product,
+    day: date,
+    rows: pa.Table,
+    model: ServingModel,
+    present: pa.Table | None = None,
+    ranks: Ranks | None = None,
 ) -> pa.Table:
     """Predictions of a day's rows of the MRDS, or of a bucket of them, in :func:`schema`.
 
     Args:
         present: predictions of the same entities that stay; only rows without one are scored.
+        ranks: of all the day's new rows, if these are not all of them, and if predictions are ranked.
     """
+    scored = predictions(product, day, _new(product, rows, present), model)
+    if product.deepest_rank is not None:
+        if ranks is None:
+            ranks = Ranks.of(
+                product, scored, _probability(scored), len(present) if present is not None else 0
+            )
+        columns = ranks.columns(product, keys_of(product, scored, _probability(scored)))
+        for name, values in columns.items():
+            scored = scored.set_column(scored.schema.get_field_index(name), scored.schema.field(name), values)
     if present is None or not len(present):
-        return predictions(product, day, rows, model)
-    known, asked = (_row_keys(product, table) for table in (present, rows))
-    scored = predictions(product, day, rows.filter(pa.array(~asked.isin(known))), model)
+        return scored
     return pa.concat_tables([present.cast(scored.schema), scored])
+
+
+def _new(product: Product, rows: pa.Table, present: pa.Table | None) -> pa.Table:
+    """The rows that have no prediction yet."""
+    if present is None or not len(present):
+        return rows
+    known, asked = (_row_keys(product, table) for table in (present, rows))
+    return rows.filter(pa.array(~asked.isin(known)))
+
+
+def _ranks_of(product: Product, rows: pa.Table, model: ServingModel, present: pa.Table | None) -> Ranks:
+    """The ranks among some new rows, with the number of those that have predictions already."""
+    kind = kind_of(product)
+    outputs = kind.stored(kind.together(_outputs(product, rows, model)), model.threshold)
+    return Ranks.of(product, rows, outputs["probability"], len(present) if present is not None else 0)
+
+
+def _outputs(product: Product, rows: pa.Table, model: ServingModel) -> list[Predictions]:
+    kind = kind_of(product)
+    return [
+        kind.predict(model.pipeline, rows.slice(start, _ROWS_AT_ONCE).to_pandas())
+        for start in range(0, len(rows), _ROWS_AT_ONCE)
+    ]
+
+
+def _probability(scored: pa.Table) -> Floats:
+    found: Floats = scored["probability"].to_numpy()
+    return found
 
 
 def _row_keys(product: Product, rows: pa.Table) -> pd.MultiIndex:
@@ -359,15 +476,11 @@ def _row_keys(product: Product, rows: pa.Table) -> pd.MultiIndex:
 
 
 def predictions(product: Product, day: date, rows: pa.Table, model: ServingModel) -> pa.Table:
-    """Predictions for a day's rows of the MRDS, in :func:`schema` and their order."""
+    """Predictions for a day's rows of the MRDS, in :func:`schema` and their order; none of them is ranked."""
     kind = kind_of(product)
-    parts = [
-        kind.predict(model.pipeline, rows.slice(start, _ROWS_AT_ONCE).to_pandas())
-        for start in range(0, len(rows), _ROWS_AT_ONCE)
-    ]
-    outputs = kind.stored(kind.together(parts), model.threshold)
+    outputs = kind.stored(kind.together(_outputs(product, rows, model)), model.threshold)
     found = {name: rows[name] for name in product.entity if name != EVENT_DAY} | dict(outputs)
-    alike = {
+    alike: dict[str, Any] = {
         EVENT_DAY: day,
         "model_name": model.name,
         "model_version": model.version,
@@ -375,6 +488,8 @@ def predictions(product: Product, day: date, rows: pa.Table, model: ServingModel
         "model_fingerprint": model.fingerprint,
     }
     ordered = schema(product)
+    if product.deepest_rank is not None:
+        alike[RANK] = None
     found |= {
         name: pa.repeat(pa.scalar(value, ordered.field(name).type), len(rows))
         for name, value in alike.items()

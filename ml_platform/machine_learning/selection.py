@@ -19,6 +19,7 @@ from ml_platform.contract.days import counted
 from ml_platform.contract.faults import ends_the_run, in_words
 from ml_platform.contract.learning import Estimator, Holdout
 from ml_platform.contract.product import Product
+from ml_platform.contract.tasks import AT_K
 from ml_platform.machine_learning import search
 from ml_platform.machine_learning.folds import Fold, folds
 from ml_platform.machine_learning.kinds import kind_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 #: Metrics that look at no decision: to tune a threshold for them on each fold would be work for nothing.
-_WITHOUT_DECISIONS = frozenset({"roc_auc", "average_precision"})
+_WITHOUT_DECISIONS = frozenset({"roc_auc", "average_precision"}) | AT_K
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,8 @@ class _Contest:
                 for fold in self.folds:
                     fitted = kind.fit(self.rows.iloc[fold.learned], self.features.iloc[fold.learned])
                     scored = self.rows.iloc[fold.scored]
-                    predictions = kind.decided(kind.predict(fitted.pipeline, scored), fitted.threshold)
+                    outputs = kind.in_days(kind.predict(fitted.pipeline, scored), scored)
+                    predictions = kind.decided(outputs, fitted.threshold)
                     score = kind.score(kind.labels(scored[product.label]), predictions)
                     assert score is not None, "a fold whose labels leave the metric undefined is none"
                     scores.append(score)

@@ -70,7 +70,7 @@ def product_page(today: Today, settings: Settings, links: Links) -> str:
                 ],
                 product.evaluation.threshold,
                 today.promoted_on,
-                f"{product.evaluation.metric} over time",
+                f"{product.metric_in_words} over time",
             )
         )
         if today.latest
@@ -218,7 +218,7 @@ def _spark(today: Today) -> str:
     return plots.sparkline(
         [evaluation.value for evaluation in recent],
         [evaluation.failed for evaluation in recent],
-        f"{today.product.evaluation.metric}",
+        f"{today.product.metric_in_words}",
     )
 
 

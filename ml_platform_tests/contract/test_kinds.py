@@ -89,6 +89,44 @@ def test_a_label_that_is_0_or_1_may_have_no_other_value_and_a_number_any() -> No
             NUMBER | {"mrds__aggregate__paid": "count"},
             ["mrds.aggregate.paid", "min, max, first, last, sum, mean"],
         ),
+        (
+            {"model__decision_highest": 9, "model__decision_threshold": 0.5},
+            ["model", "decision_highest and decision_threshold"],
+        ),
+        (
+            {"model__decision_highest": 9, "model__decision_threshold": "tuned"},
+            ["model", "decision_highest and decision_threshold"],
+        ),
+        ({"model__decision_highest": 0}, ["model.decision_highest"]),
+        ({"model__decision_highest": 1_000_001}, ["model.decision_highest"]),
+        (
+            NUMBER | {"model__decision_highest": 9},
+            ["model.decision_highest", "model.task is regression"],
+        ),
+        (
+            {"evaluation__metric": "precision_at_k"},
+            ["evaluation.k and evaluation.metric", "decision_highest"],
+        ),
+        ({"evaluation__metric": "recall_at_k", "evaluation__k": 0}, ["evaluation.k"]),
+        ({"evaluation__k": 9}, ["evaluation", "k and metric", "not with f1"]),
+        ({"evaluation__k": 9, "model__decision_highest": 9}, ["evaluation", "k and metric", "not with f1"]),
+        (
+            {"evaluation__metric": "lift_at_k", "evaluation__k": 9, "evaluation__threshold": -0.1},
+            ["evaluation: threshold", "less than any lift_at_k"],
+        ),
+        (
+            {"evaluation__metric": "recall_at_k", "evaluation__k": 9, "evaluation__threshold": 1.1},
+            ["evaluation: threshold", "greater than any recall_at_k"],
+        ),
+        (
+            NUMBER | {"evaluation__metric": "lift_at_k", "evaluation__k": 9},
+            ["evaluation.metric: 'lift_at_k'", "model.task is regression"],
+        ),
+        (
+            {"model__decision_highest": 9, "mrds__entity": ["customer", "rank"]}
+            | {"source__columns__rank": {"type": "string"}},
+            ["mrds: the name 'rank'", "model.decision_highest"],
+        ),
         (NUMBER | {"evaluation__metric": "mape"}, ["evaluation.metric", "validation.ranges.paid", "mae"]),
         (NUMBER | {"evaluation__metric": "pinball"}, ["evaluation", "quantile", "metric"]),
         (NUMBER | {"evaluation__quantile": 0.9}, ["evaluation", "quantile", "metric"]),
@@ -109,6 +147,37 @@ def test_what_does_not_go_together_is_an_error_that_names_both_keys(
     message = refused(**changes)
     for part in expected:
         assert part in message
+
+
+def test_k_is_that_of_the_decision_unless_the_contract_says_otherwise() -> None:
+    decided = {
+        "model__decision_highest": 500,
+        "evaluation__metric": "lift_at_k",
+        "evaluation__threshold": 2.5,
+    }
+    product = shop(**decided)
+    assert (product.highest, product.deepest_rank) == (500, 500)
+    assert "lift_at_k (k = 500) over 10 days, at least 2.5" in CATALOGUE[MODEL_PERFORMANCE].in_words(product)
+    assert "the 500 highest rows of each day" in CATALOGUE[PREDICTIONS].in_words(product)
+    deeper, alone = (
+        shop(**decided, evaluation__k=900),
+        shop(evaluation__metric="recall_at_k", evaluation__k=7),
+    )
+    assert (deeper.highest, deeper.deepest_rank, alone.deepest_rank) == (900, 900, 7)
+    names = [output.name for output in alone.task.outputs(alone)]
+    assert names == ["probability", "decision", "threshold", "rank"]
+
+
+def test_without_highest_rows_a_contract_asks_for_no_ranks_and_has_the_hashes_of_old() -> None:
+    product = shop()
+    assert (product.highest, product.deepest_rank) == (None, None)
+    assert [output.name for output in product.task.outputs(product)] == [
+        "probability",
+        "decision",
+        "threshold",
+    ]
+    assert "decision_highest" not in product.content_of("model")["model"]
+    assert "k" not in product.content_of("evaluation")["evaluation"]
 
 
 def test_mape_is_accepted_where_no_label_can_be_0() -> None:

@@ -101,8 +101,8 @@ def test_names_are_printed_as_they_are():
 def test_the_curves_are_scikit_learns(trained):
     label = UNSEEN["late"].to_numpy()
     probability = probabilities(trained.pipeline, FLIGHTS, UNSEEN)
-    figures = drawn(model_plots.of_decisions(trained.threshold, label, probability))
-    decision = probability >= trained.threshold
+    decision = (probability >= trained.threshold).astype(int)
+    figures = drawn(model_plots.of_decisions("at 0.5", label, probability, decision))
 
     (axes,) = figures["precision_recall"].axes
     precision, recall, _ = precision_recall_curve(label, probability)
@@ -120,8 +120,8 @@ def test_the_curves_are_scikit_learns(trained):
 @pytest.mark.parametrize("value", [0, 1])
 def test_rows_of_one_class_have_the_plots_that_exist(trained, value):
     label = np.full(len(UNSEEN), value)
-    figures = drawn(
-        model_plots.of_decisions(trained.threshold, label, probabilities(trained.pipeline, FLIGHTS, UNSEEN))
-    )
+    probability = probabilities(trained.pipeline, FLIGHTS, UNSEEN)
+    decision = (probability >= trained.threshold).astype(int)
+    figures = drawn(model_plots.of_decisions("at 0.5", label, probability, decision))
     assert "confusion_matrix" in figures
     assert ("precision_recall" in figures) == bool(value)

@@ -278,6 +278,9 @@ def test_a_number_that_a_double_does_not_hold_names_no_class() -> None:
         ({"model__estimator": RIDGE}, ["model.estimator.class", "model.task is multiclass", "predict_proba"]),
         ({"model__transform": "log1p"}, ["model.transform", "model.task is multiclass"]),
         ({"model__decision_threshold": 0.5}, ["model.decision_threshold", "model.task is multiclass"]),
+        ({"model__decision_highest": 9}, ["model.decision_highest", "model.task is multiclass"]),
+        ({"evaluation__metric": "lift_at_k", "evaluation__k": 9}, ["evaluation.metric: 'lift_at_k'"]),
+        ({"evaluation__metric": "top_k_accuracy", "evaluation__k": 101}, ["k and metric", "100 classes"]),
         ({"mrds__aggregate__paid": "sum"}, ["mrds.aggregate.paid"]),
     ],
 )

@@ -21,7 +21,7 @@ from ml_platform.contract.product import Product
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import presence, training_plan
 from ml_platform.engine.context import left_out
-from ml_platform.engine.deciding import Decider, UnseenRows, seed_of, training_rows
+from ml_platform.engine.deciding import Decider, UnseenRows, collected, seed_of, training_rows
 from ml_platform.engine.run_partitions import FAILED, Done, Step
 from ml_platform.engine.step import Check, DayResult, Inputs, Written, result_of
 from ml_platform.engine.training_plan import TrainingPlan
@@ -156,7 +156,7 @@ class Model(Step):
         return model, Written(
             "written",
             fingerprint=fingerprint,
-            metadata=_metadata(model, plan, context.settings.mlflow_ui_url, mlflow)
+            metadata=_metadata(product, model, plan, context.settings.mlflow_ui_url, mlflow)
             | ({"remark": found.remark} if found.remark else {})
             | (_chosen_in_words(product, chosen) if chosen is not None else {}),
             details={
@@ -223,7 +223,7 @@ class Model(Step):
         before: Selection | None,
     ) -> tuple[RegisteredModel, Selection | None]:
         context, product = self.context, self.context.product
-        frame = slice_.collect()
+        frame = collected(product, slice_, mode)
         choosing = Choosing(
             mode,
             seed=seed_of(fingerprint),
@@ -304,7 +304,9 @@ def _numbers(product: Product, comparison: Comparison) -> dict[str, Any]:
     return {f"holdout_{name}": values[name] for name in sorted(names) if values[name] is not None}
 
 
-def _metadata(model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: Registry) -> dict[str, Any]:
+def _metadata(
+    product: Product, model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: Registry
+) -> dict[str, Any]:
     missing: Sequence[str] = left_out(plan.records)
     metadata = {
         "as_of": str(model.as_of),
@@ -318,6 +320,8 @@ def _metadata(model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: Re
     }
     if model.threshold is not None:
         metadata["decision_threshold"] = model.threshold
+    if product.model.decision_highest is not None:
+        metadata["decision_highest"] = product.model.decision_highest
     skipped = {"days_of_another_contract": plan.outdated, "days_before_since": plan.untrainable}
     metadata |= {name: len(days) for name, days in skipped.items() if days}
     return metadata | ({"left_out": ", ".join(missing)} if missing else {})

@@ -109,6 +109,8 @@ class ModelPerformance(Step):
                 found[day] = Inputs(plan.inputs, "no_model", f"nothing was predicted from {plan.window}")
             else:
                 reason = f"no usable predictions from {plan.window}"
+                if any("ranked" in left_out for left_out in plan.left_out):
+                    reason += f": left out are {', '.join(plan.left_out)}"
                 found[day] = Inputs(plan.inputs, "held_back", reason)
         return found
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+from ml_platform.contract.product import Product
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import evolution, presence, serving_models
 from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import FAILED, Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT
-from ml_platform.machine_learning import model_history, scoring
+from ml_platform.machine_learning import model_history, performance, scoring
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import (
@@ -24,6 +25,7 @@ from ml_platform.machine_learning.model_history import (
     scored_by,
     scored_otherwise,
 )
+from ml_platform.machine_learning.performance import RANKED_TO
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.storage.contract_versions import ContractVersions
@@ -91,7 +93,7 @@ class Predictions(Step):
             of_day = _Day(rows, model, obstacle, scored.get(day), is_kept, decided)
             if obstacle is None:
                 assert model is not None, "without a model there is an obstacle"
-                found[day] = Inputs(f"{rows}/{model.fingerprint}", found=of_day)
+                found[day] = Inputs(f"{rows}/{model.fingerprint}{_ranking(product)}", found=of_day)
             elif day in scored:
                 found[day] = Inputs(f"{rows}/kept", found=of_day)
             else:
@@ -183,7 +185,7 @@ class Predictions(Step):
                 # Rescoring must see that some rows were scored before the day's rows changed.
                 inputs=f"{days[day].rows}/kept" if days[day].is_kept else None,
                 metadata=_named(scores.models, known),
-                details={MODELS: dict(scores.models)},
+                details={MODELS: dict(scores.models)} | _ranked_to(product, days[day]),
             )
             for day, scores in written.items()
         }
@@ -218,6 +220,22 @@ class Predictions(Step):
         return remarks
 
 
+def _ranking(product: Product) -> str:
+    """What of the contract tells how a day's rows are ranked and decided, if they are ranked."""
+    deepest, decided = product.deepest_rank, product.model.decision_highest
+    return f"/ranked to {deepest}, decided {decided}" if deepest is not None else ""
+
+
+def _ranked_to(product: Product, of_day: _Day) -> dict[str, int]:
+    """To which rank all of a day's rows are ranked: of those that stay it is as before."""
+    deepest = product.deepest_rank
+    if deepest is None:
+        return {}
+    if of_day.is_kept and of_day.scored is not None:
+        deepest = min(deepest, performance.ranked_to(of_day.scored))
+    return {RANKED_TO: deepest} if deepest else {}
+
+
 def _as_scored(of_day: _Day) -> Written:
     """A day that can't be scored now, and has been before: it stays, and says so."""
     record, obstacle = of_day.scored, of_day.obstacle
@@ -230,7 +248,8 @@ def _as_scored(of_day: _Day) -> Written:
         delta_version=record.delta_version,
         inputs=f"{of_day.rows}/kept",
         metadata={**record.details.get("metadata", {}), "not_scored_again": obstacle.reason},
-        details={MODELS: scored_by(record)},
+        details={MODELS: scored_by(record)}
+        | {name: value for name, value in record.details.items() if name == RANKED_TO},
     )
 
 
