@@ -71,8 +71,9 @@ class FakeWorkspace:
     Args:
         wheels: a folder where installed wheels are kept; workspaces may share it.
 
-    ``requests`` is the log, ``secrets`` the values by scope and key. ``cut_files`` names parts of paths of
-    files that come cut in the middle, and how often. ``errors`` are the fake's own mistakes.
+    ``requests`` is the log, ``secrets`` the values by scope and key, ``tables`` the full names of those of
+    the catalog. ``cut_files`` names parts of paths of files that come cut in the middle, and how often.
+    ``errors`` are the fake's own mistakes.
     """
 
     def __init__(self, root: Path, wheels: Path | None = None) -> None:
@@ -82,6 +83,7 @@ class FakeWorkspace:
         self.cut_files: dict[str, int] = {}
         self.handles: dict[int, tuple[Path, bytes]] = {}
         self.secrets: dict[tuple[str, str], str] = {}
+        self.tables: set[str] = set()
         self.errors: list[str] = []
         self.token = TOKEN
         self.lock = threading.Lock()
@@ -203,6 +205,12 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._answer(200, self.workspace.jobs.call(path.rpartition("/")[2], given))
             if path == "/api/2.0/secrets/get":
                 return self._secret(given["scope"], given["key"])
+            if path.startswith("/api/2.1/unity-catalog/tables/") and self.command == "DELETE":
+                name = path.rpartition("/")[2]
+                if name not in self.workspace.tables:
+                    raise RefusedError(f"Table '{name}' does not exist.", 404, "TABLE_DOES_NOT_EXIST")
+                self.workspace.tables.remove(name)
+                return self._answer(200)
             if path == "/api/2.0/preview/scim/v2/Me":
                 return self._answer(200, {"userName": USER})
         except RefusedError as refused:

@@ -9,11 +9,15 @@ import typer
 from rich.markup import escape
 
 from ml_platform.cli.console import console, fail
+from ml_platform.cli.interruption import interruption
 from ml_platform.contract.assets import names
 from ml_platform.settings import Settings
 
 if TYPE_CHECKING:
     from ml_platform.engine.databricks.workspace import Workspace
+
+#: How long an interrupted check may take to cancel its run and to remove what it has made.
+_CLEAN_UP_SECONDS = 600.0
 
 app = typer.Typer(no_args_is_help=True, help="Steps on Databricks: the wheel, and a check of the set-up.")
 
@@ -59,14 +63,21 @@ def smoke(
     ] = None,
     rows_per_day: Annotated[int, typer.Option(help="Size of a day of the sample.")] = 100,
     tables: Annotated[
-        str | None, typer.Option(help="Root of the tables in the workspace. Default: a folder of the volume.")
+        str | None, typer.Option(help="Root of the tables in the workspace. Default: ML_PLATFORM_TABLES.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Where the page is written. Default: below ML_PLATFORM_HOME.")
     ] = None,
 ) -> None:
     """Run a small sample product in the workspace and here, compare the results, and clean up.
 
+    It says first what it will create, removes all of it again whatever happens, and ends with a page for an
+    issue: versions, settings without secrets, steps, fingerprints, and what was created and removed.
+
     Example: `ml-platform databricks smoke --assets ards,mrds`
     """
-    from ml_platform.cli.smoke import Smoke, SmokeError
+    from ml_platform.cli.smoke import Smoke
+    from ml_platform.storage.table_location import LocationError
 
     chosen = tuple(part.strip() for part in assets.split(",")) if assets else names()
     unknown = [asset for asset in chosen if asset not in names()]
@@ -77,9 +88,10 @@ def smoke(
     def say(message: str) -> None:
         console.print(escape(message), soft_wrap=True, highlight=False)
 
+    interruption.clean_up(_CLEAN_UP_SECONDS, "Interrupted: what was created is being removed.\n")
     with Refusals():
         try:
-            verdict = Smoke(
+            check = Smoke(
                 settings,
                 workspace,
                 volume,
@@ -87,16 +99,23 @@ def smoke(
                 rows_per_day,
                 tables,
                 say,
-            ).run()
-        except SmokeError as error:
+            )
+            found = check.run()
+        except LocationError as error:
             fail(str(error))
-    for asset in verdict.left_out:
-        say(f"{asset} was left out: name its store in ML_PLATFORM_ONLINE_STORE_URL, or among the secrets")
-    for asset, partition, here, there in verdict.differences:
-        say(f"{asset} {partition}: here {here}, there {there}")
-    if verdict.differences:
-        fail(f"{len(verdict.differences)} of {verdict.compared} partitions differ")
-    say(f"All {verdict.compared} partitions are the same here and there.")
+    text = found.text(settings)
+    file = page or settings.home / "smoke" / f"{found.product}.md"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    say("\n" + text)
+    say(f"The page is in {file}")
+    if found.outcome == "interrupted":
+        raise KeyboardInterrupt
+    if found.outcome != "passed":
+        fail(found.error)
+    if found.left:
+        fail(f"{len(found.left)} of what was created could not be removed; the page says how to")
+    say(f"All {sum(count for count, _ in found.compared.values())} partitions are the same here and there.")
 
 
 def _workspace() -> tuple[Workspace, str, Settings]:

@@ -30,6 +30,8 @@ class Interruption:
     def __init__(self) -> None:
         self.number: int | None = None
         self._expected = False
+        self._grace: float | None = None
+        self._line = _LINE
         self._noticed = threading.Event()
 
     def install(self) -> None:
@@ -48,6 +50,13 @@ class Interruption:
         """An interruption is how this command is ended as a rule; it ends by itself, and well."""
         self._expected = True
 
+    def clean_up(self, seconds: float, line: str) -> None:
+        """From now on an interruption leaves so many seconds to remove things; ``line`` is said first.
+
+        A second interruption reaches the command as the first one does.
+        """
+        self._grace, self._line = seconds, line
+
     def _handle(self, number: int, _: FrameType | None) -> None:
         self._notice(number)
         raise KeyboardInterrupt
@@ -61,7 +70,7 @@ class Interruption:
                 threading.Thread(target=self._end_after_grace, name="deadline", daemon=True).start()
 
     def _end_after_grace(self) -> None:
-        time.sleep(GRACE)
+        time.sleep(GRACE if self._grace is None else self._grace)
         self.end()
 
     def _notice(self, number: int) -> None:
@@ -71,10 +80,10 @@ class Interruption:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
         with contextlib.suppress(OSError):
-            os.write(2, _LINE.encode())
+            os.write(2, self._line.encode())
         # What libraries say of an interruption is of no use to anybody.
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):
+        for stream in (1, 2) if self._grace is None else (2,):
             os.dup2(nowhere, stream)
         self._noticed.set()
 

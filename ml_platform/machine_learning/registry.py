@@ -175,6 +175,31 @@ class Registry:
             if dagster_run_id and is_over(dagster_run_id):
                 client.set_terminated(run.info.run_id, "KILLED")
 
+    def remove_model(self, product: Product) -> bool:
+        """Delete the registered model with all its versions; False if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        client, name = self._client(), self.name(product)
+        try:
+            client.get_registered_model(name)
+            for version in client.search_model_versions(f"name = '{name}'"):
+                client.delete_model_version(name, version.version)
+            client.delete_registered_model(name)
+        except MlflowException as error:
+            if error.error_code not in _GONE:
+                raise
+            return False
+        return True
+
+    def remove_experiment(self, product: Product) -> bool:
+        """Delete the experiment, which MLflow keeps as a deleted one for a while; False if there is none."""
+        client = self._client()
+        found = client.get_experiment_by_name(self.experiment_name(product.name))
+        if found is None or found.lifecycle_stage == "deleted":
+            return False
+        client.delete_experiment(found.experiment_id)
+        return True
+
     def find(self, product: Product, fingerprint: str) -> RegisteredModel | None:
         """The newest version with this training fingerprint, which its run must have as well.
 

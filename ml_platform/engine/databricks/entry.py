@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +28,26 @@ from dagster_pipes import (
 from ml_platform.contract import estimators
 from ml_platform.contract.secrets import SecretError
 from ml_platform.engine import local
-from ml_platform.engine.databricks.messages import TASK, StepFailed, Task, VolumeMessageWriter, messages_of
+from ml_platform.engine.databricks.messages import (
+    ENVIRONMENT,
+    TASK,
+    StepFailed,
+    Task,
+    VolumeMessageWriter,
+    messages_of,
+)
 from ml_platform.engine.step import PermanentError
 from ml_platform.settings import Settings
 from ml_platform.spark.session import session_here
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+#: Packages whose versions tell most of a difference between both ends.
+_PACKAGES = (
+    "ml-platform", "databricks-connect", "deltalake", "great-expectations", "mlflow-skinny", "numpy",
+    "pandas", "pyarrow", "pyspark", "scikit-learn", "scipy", "skops",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -67,9 +82,18 @@ def _run(pipes: PipesContext) -> None:
     def session() -> SparkSession:
         return session_here(settings)
 
+    pipes.log.info(f"{ENVIRONMENT}: {_versions()}")
     context = local.context_for(task.request, task.product, settings, session, pipes.log.info)
     for message in messages_of(local.run_step(context)):
         pipes.report_custom_message(message)
+
+
+def _versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)
 
 
 def _settings(task: Task) -> Settings:

@@ -30,6 +30,8 @@ from ml_platform.engine.step import DayResult, StepRequest, StepResult
 #: The name of the task among the extras.
 TASK = "task"
 CONTEXT_FILE = "context.json"
+#: What the line of a step's log begins with that tells the versions over there.
+ENVIRONMENT = "environment"
 
 _COUNT = "messages"
 #: Files stay below this size as long as a single message does.

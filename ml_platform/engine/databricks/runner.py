@@ -50,6 +50,7 @@ class DatabricksStepRunner:
 
     Args:
         progress: is called with each line that a step logs.
+        submitted: is called with the id of each run.
         clock: tells and passes the time between attempts and polls.
     """
 
@@ -58,10 +59,12 @@ class DatabricksStepRunner:
         settings: Settings,
         *,
         progress: Callable[[str], None] | None = None,
+        submitted: Callable[[int], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings
         self._progress = progress or (lambda _: None)
+        self._submitted = submitted or (lambda _: None)
         self._clock = clock
         self._connected: Workspace | None = None
         self._wheel: str | None = None
@@ -99,6 +102,7 @@ class DatabricksStepRunner:
                     folder=folder,
                     context=context,
                     progress=self._progress,
+                    submitted=self._submitted,
                 )
                 return run.result()
 
@@ -148,6 +152,7 @@ class _RemoteRun:
     folder: str
     context: dg.OpExecutionContext
     progress: Callable[[str], None]
+    submitted: Callable[[int], None]
     run_id: int | None = None
     page: str | None = None
     reader: VolumeMessageReader = field(init=False)
@@ -172,6 +177,7 @@ class _RemoteRun:
         ) as session:
             try:
                 self.run_id = self._submit(session)
+                self.submitted(self.run_id)
                 state = self._follow(self.run_id)
             except BaseException:
                 # Whatever ends this process's interest in the run, an interrupt as well, ends the run.
@@ -295,6 +301,8 @@ class _RemoteRun:
             run_id = self.run_id or self._started_unseen()
             if run_id is None:
                 return
+            if self.run_id is None:
+                self.submitted(run_id)
             self.context.log.warning(f"run {run_id} is being cancelled")
             self.workspace.jobs.cancel_run(run_id)
             for _ in range(_LAST_LOOKS_AT_A_CANCELLED_RUN):

@@ -25,6 +25,7 @@ from databricks.sdk.errors import (
 )
 from databricks.sdk.errors.base import DatabricksError
 from databricks.sdk.retries import retried
+from databricks.sdk.service.catalog import TablesAPI
 from databricks.sdk.service.files import FilesAPI
 from databricks.sdk.service.iam import CurrentUserAPI
 from databricks.sdk.service.jobs import JobsAPI
@@ -98,6 +99,11 @@ class Workspace:
     def user(self) -> str:
         """Who is asking; fails if the credentials are not good."""
         return _untyped(CurrentUserAPI)(self.api_client).me().user_name or ""
+
+    def catalog_tables(self) -> TablesAPI:
+        """The tables of Unity Catalog."""
+        found: TablesAPI = _untyped(TablesAPI)(self.api_client)
+        return found
 
     def has_file(self, path: str) -> bool:
         try:
