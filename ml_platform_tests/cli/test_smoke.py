@@ -22,6 +22,7 @@ from ml_platform.cli.smoke_traces import Trace, traces_of
 from ml_platform.contract.product import Product
 from ml_platform.engine.databricks.workspace import Workspace
 from ml_platform.engine.step import DayResult, StepRequest, StepResult
+from ml_platform.machine_learning.registry import Registry
 from ml_platform.settings import Settings
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.engine.databricks.conftest import VOLUME, step
@@ -266,3 +267,24 @@ def test_a_small_product_is_the_same_here_and_there(workspace: FakeWorkspace, tm
     assert not client.search_registered_models()
     assert [one.name for one in client.search_experiments()] == ["Default"]
     assert "| registered model |" in output
+
+
+def test_a_model_and_its_experiment_are_removed_and_no_other(
+    workspace: FakeWorkspace, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    settings = Settings(tables=str(tmp_path / "t"), mlflow_tracking_uri=uri, mlflow_experiments="/Shared/x")  # type: ignore[arg-type]
+    Registry.of(settings).prepare("shop")
+    client = mlflow.MlflowClient(uri)
+    for name in ("shop", "shops"):
+        client.create_registered_model(name)
+        client.create_model_version(name, "file:///nowhere")
+    client.create_experiment("/Shared/x/shops")
+    for expected in ("removed", "was never made"):
+        traces = traces_of(shop(), settings, Workspace(60), f"{VOLUME}/smoke/shop", ["model"])
+        of_mlflow = [trace for trace in traces if trace.kind in ("registered model", "experiment")]
+        for trace in of_mlflow:
+            trace.clean()
+        assert [trace.state for trace in of_mlflow] == [expected] * 2
+    assert [model.name for model in client.search_registered_models()] == ["shops"]
+    assert {one.name for one in client.search_experiments()} == {"Default", "/Shared/x/shops"}
