@@ -32,6 +32,11 @@ MLFLOW_OF_MODELS = "workflowType=machine_learning"
 SECRET_NAMES = re.compile(r"(?i)secret|passw|token|credential|access[.]?key|account[.]?key|[.]key\b|[.]sas\b")
 
 
+#: Schemes of the object stores that deliveries may lie in.
+OBJECT_STORES = ("abfss", "az", "s3", "gs")
+_ADDRESSES = "abfss://container@account.dfs.core.windows.net/path, az://container/path, s3://bucket/path, gs://bucket/path"
+
+
 def _default_home() -> Path:
     """``var`` in the checkout that holds this package, or in the working directory when installed."""
     checkout = PACKAGE.parent
@@ -66,7 +71,10 @@ class Settings(BaseSettings):
         description="modules besides scikit-learn whose estimators contracts may name, separated by spaces",
     )
     own_products: bool = Field(default=True, description="whether the package's sample products are loaded")
-    landing: Path | None = None
+    landing: str | Path | None = Field(
+        default=None,
+        description="where deliveries lie: a folder, abfss://container@account…, s3://bucket/…, gs://bucket/…",
+    )
     tables: str | None = Field(
         default=None,
         description="root of the Delta tables: a folder, abfss://container@account…, or uc:catalog.schema",
@@ -219,10 +227,35 @@ class Settings(BaseSettings):
             raise ValueError(f"no tables can be kept at {root}: {NO_TABLES}")
         return root
 
-    @field_validator("home", "landing")
+    @field_validator("home")
     @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser().absolute()
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @field_validator("landing")
+    @classmethod
+    def _folder_or_address(cls, given: str | Path | None) -> str | Path | None:
+        if given is None:
+            return None
+        scheme, separator, rest = str(given).partition("://")
+        if not separator:
+            if re.match(r"[a-z0-9+]{2,}:/", str(given)):
+                raise ValueError(f"{given!s} is no folder; write /Volumes/… for a volume, and {_ADDRESSES}")
+            return Path(given).expanduser().absolute()
+        if scheme not in OBJECT_STORES or not rest.strip("/"):
+            raise ValueError(
+                f"{given!s} is no place of deliveries that can be read; accepted are a folder, {_ADDRESSES}"
+            )
+        if scheme == "abfss" and not re.match(r"[^@/]+@[^@/]+", rest):
+            raise ValueError(
+                f"{given!s} names no account; accepted is abfss://container@account.dfs.core.windows.net/path"
+            )
+        if holds_credentials(str(given)):
+            raise ValueError(
+                "a key or a signature can't stand here, where it would be shown; keep it in "
+                "ML_PLATFORM_STORAGE_OPTIONS or the environment's own variables"
+            )
+        return str(given).rstrip("/")
 
     @field_validator("products", mode="before")
     @classmethod
@@ -253,6 +286,8 @@ class Settings(BaseSettings):
 
     @property
     def landing_path(self) -> Path:
+        """The folder of the deliveries, if they lie in one."""
+        assert not isinstance(self.landing, str), "deliveries in an object store have no folder"
         return self.landing or self.home / "landing"
 
     @property

@@ -32,12 +32,13 @@ def show(name: ProductName) -> None:
     """
     from ml_platform.data_engineering import landing
     from ml_platform.data_engineering.files import shown
+    from ml_platform.data_engineering.object_store import landing_of
 
     settings, product = product_named(name)
     arrivals = _register(name).read()
     rows = []
-    for day in sorted(arrivals.days):
-        seen = arrivals.seen(day, landing.facts(product, settings.landing_path, day))
+    for day, look in landing.looks(product, landing_of(settings), sorted(arrivals.days)).items():
+        seen = arrivals.seen(day, look.files)
         if seen is not None:
             rows += [
                 Row([str(day), shown(file), str(seen.first_look), str(late)])

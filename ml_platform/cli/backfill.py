@@ -152,16 +152,18 @@ class Backfill:
         from ml_platform.data_engineering.arrivals import ArrivalRegister
         from ml_platform.data_engineering.files import FileRules
         from ml_platform.data_engineering.landing import delivered_days
+        from ml_platform.data_engineering.object_store import landing_of
         from ml_platform.storage.tables import Tables
 
         settings, product = self.settings, self.product
         is_here = product.engine.of(ARDS, settings.engine) == "local"
         if not (settings.watch_arrivals and is_here and ARDS in self.select):
             return
-        there = [day for day in delivered_days(product, settings.landing_path) if day in days]
+        place = landing_of(settings)
+        there = [day for day in delivered_days(product, place) if day in days]
         register = ArrivalRegister(Tables.of(settings), product)
         now, rules = datetime.now(tz=UTC), FileRules.of(settings)
-        register.observe(settings.landing_path, there, now, rules)
+        register.observe(place, there, now, rules)
 
     def _make_again(self, days: Sequence[date]) -> None:
         """Make days that an earlier contract made under the present one, as far as there are deliveries."""

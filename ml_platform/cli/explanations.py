@@ -89,7 +89,9 @@ def _first_line(error: BaseException) -> str:
 def _full_places(settings: Settings, chain: list[BaseException]) -> str:
     """The places that have no room, or the one that the error names."""
     named = [str(cause.filename) for cause in chain if isinstance(cause, OSError) and cause.filename]
-    places = [settings.home, settings.landing_path, Path(tempfile.gettempdir())]
+    places = [settings.home, Path(tempfile.gettempdir())]
+    if not isinstance(settings.landing, str):
+        places.append(settings.landing_path)
     places += [
         Path(folder) for folder in (settings.tables_root, os.environ.get("DAGSTER_HOME", "")) if "/" in folder
     ]

@@ -18,6 +18,7 @@ from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, MRDS, names, tab
 from ml_platform.contract.days import in_a_sentence, last_day_of, month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
+from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.engine import local, presence
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.maintenance import small_tables_of_all
@@ -215,7 +216,7 @@ class Examination:
     def deliveries(self) -> Iterator[Finding]:
         if not self._sees_deliveries:
             return
-        place = self.settings.landing_path / self.product.name
+        place = landing_of(self.settings) / self.product.name
         if gone := self._gone():
             yield Finding(
                 "landing",
@@ -232,8 +233,8 @@ class Examination:
         """The days that were made from deliveries that aren't there any more."""
         known = self.ledger.latest("ards", details=False)
         used = [day for day, record in known.items() if record.outcome in ("written", "blocked", "empty")]
-        place = self.settings.landing_path
-        return tuple(day for day in used if landing.stamp(self.product, place, day) is None)
+        looks = landing.looks(self.product, landing_of(self.settings), used)
+        return tuple(day for day in used if looks[day].stamp is None)
 
     def _present(self, asset: str) -> str:
         """The hash of the present contract, as the records of an asset name it."""

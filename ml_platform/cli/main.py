@@ -110,26 +110,29 @@ def land(
 
     Example: `ml-platform land orders history.csv.gz`
     """
+    from ml_platform.data_engineering import uploads
     from ml_platform.data_engineering.files import FileRules
+    from ml_platform.data_engineering.object_store import landing_of
     from ml_platform.data_engineering.splitting import SplitError, split_history
 
     settings, product = product_named(name)
     with progress_of("rows read") as progress:
         try:
-            summary = split_history(
-                product,
-                files,
-                settings.landing_path,
-                labels_apart=labels_apart,
-                progress=progress,
-                rules=replace(FileRules.of(settings), root=None),  # these files may lie anywhere
-            )
-        except SplitError as error:
+            with uploads.folder_for(product, settings) as folder:
+                summary = split_history(
+                    product,
+                    files,
+                    folder,
+                    labels_apart=labels_apart,
+                    progress=progress,
+                    rules=replace(FileRules.of(settings), root=None),  # these files may lie anywhere
+                )
+        except (SplitError, uploads.UploadError) as error:
             fail(str(error))
     console.print(
         f"{counted(summary.rows, 'row')} and {counted(summary.labels, 'label')} of "
         f"{counted(summary.days, 'day')} ({named('day', summary.first, summary.last)}) are in "
-        f"{settings.landing_path / product.name}"
+        f"{landing_of(settings) / product.name}"
     )
 
 
@@ -144,6 +147,8 @@ def sample(
 
     Example: `ml-platform sample customers --from 2022-01-01 --to 2022-03-31 --rows-per-day 2000`
     """
+    from ml_platform.data_engineering import uploads
+    from ml_platform.data_engineering.object_store import landing_of
     from ml_platform.samples import GENERATED, SAMPLES
 
     settings, product = product_named(name)
@@ -155,10 +160,11 @@ def sample(
     options = {} if rows_per_day is None else {"rows_per_day": rows_per_day}
     with progress_of("rows written") as progress:
         try:
-            SAMPLES[name](product, settings.landing_path, days, progress=progress, **options)
+            with uploads.folder_for(product, settings, replace=True) as folder:
+                SAMPLES[name](product, folder, days, progress=progress, **options)
         except ValueError as error:
             fail(str(error))
-    console.print(f"The deliveries of {days} are in {settings.landing_path / product.name}")
+    console.print(f"The deliveries of {days} are in {landing_of(settings) / product.name}")
 
 
 @app.command()

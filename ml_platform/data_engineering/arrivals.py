@@ -13,7 +13,6 @@ import os
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
@@ -23,6 +22,7 @@ from ml_platform.contract.product import Product
 from ml_platform.data_engineering import knowledge, landing
 from ml_platform.data_engineering.files import DeliveredBytes, FileRules, UnreadableFile, open_bytes
 from ml_platform.data_engineering.knowledge import Arrival, Arrivals, FileFacts
+from ml_platform.data_engineering.object_store import Place
 from ml_platform.storage.small_tables import COMMIT, ControlTable
 from ml_platform.storage.tables import Tables
 
@@ -81,7 +81,7 @@ class ArrivalRegister:
 
     def observe(
         self,
-        folder: Path,
+        folder: Place,
         days: Sequence[date],
         now: datetime,
         rules: FileRules,
@@ -92,7 +92,7 @@ class ArrivalRegister:
         A file that has been written again with the content that it had is no other file.
 
         Args:
-            folder: the landing folder.
+            folder: where the deliveries lie.
             now: when this is, with a time zone.
             known: what the register says of these days, if somebody has just read it.
 
@@ -102,8 +102,8 @@ class ArrivalRegister:
         known = known or self.read(days)
         seen_on = knowledge.morning_of(self._product, now)
         new = []
-        for day in days:
-            for file in landing.facts(self._product, folder, day):
+        for day, look in landing.looks(self._product, folder, days).items():
+            for file in look.files:
                 if known.of_file(day, file) is not None:
                     continue
                 path = landing.folder_of(self._product, folder, day) / file.name
@@ -173,7 +173,7 @@ def _parsed(line: Sequence[str], number: int) -> dict[str, Any]:
     return dict(zip(_NAMES, values, strict=True))
 
 
-def _content(path: Path, rules: FileRules) -> str:
+def _content(path: Place, rules: FileRules) -> str:
     """What tells a file's content from others, packed or not: a hash of its length and of its bytes.
 
     Of a large file only some blocks are hashed: the first ones, each at twice the distance after, the last.
@@ -194,7 +194,7 @@ def _content(path: Path, rules: FileRules) -> str:
     return _finished(found, length, last)
 
 
-def _content_of_plain(path: Path) -> str:
+def _content_of_plain(path: Place) -> str:
     """The same of a file that isn't packed, without reading what isn't hashed."""
     found = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:

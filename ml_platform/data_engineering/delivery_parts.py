@@ -102,7 +102,8 @@ def _head(beginning: bytes) -> bytes | None:
 
 def _line_ends(file: DeliveryFile, part_bytes: int, start: int) -> Iterator[int]:
     """Where lines end, about every ``part_bytes`` of a file; at last its end."""
-    with files.open_bytes(file.path, FileRules(root=file.rules.root)) as stream:
+    rules = FileRules(root=file.rules.root, store_options=file.rules.store_options)
+    with files.open_bytes(file.path, rules) as stream:
         end = start
         while (nominal := end + part_bytes) < file.size:
             end = stream.line_end(nominal, _LOOK_BYTES)

@@ -12,11 +12,12 @@ import gzip
 import io
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from ml_platform.contract.secrets import Secret
+from ml_platform.data_engineering.object_store import ObjectPath, Place, is_address, landing_of
 from ml_platform.settings import Settings
 
 _GZIP = b"\x1f\x8b"
@@ -61,7 +62,8 @@ class FileRules:
 
     ``root`` is the folder that links must not lead out of, or None if they may lead anywhere;
     ``line_characters`` and ``file_bytes`` bound a line and a file, unpacked, and ``unpacking`` how many times
-    its own size a packed file may become. ``part`` is all that is read of a file, if not the whole of it.
+    its own size a packed file may become. ``part`` is all that is read of a file, if not the whole of it, and
+    ``store_options`` are those of the object store, if files lie in one.
     """
 
     root: str | None = None
@@ -69,21 +71,23 @@ class FileRules:
     file_bytes: int = Settings.model_fields["delivery_file_bytes"].default
     unpacking: int = Settings.model_fields["delivery_unpacking"].default
     part: Part | None = None
+    store_options: Mapping[str, Secret] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, settings: Settings) -> FileRules:
         """The rules for the landing folder of a deployment."""
         return cls(
-            root=str(settings.landing_path) if settings.delivery_links == "inside" else None,
+            root=str(landing_of(settings)) if settings.delivery_links == "inside" else None,
             line_characters=settings.delivery_line_characters,
             file_bytes=settings.delivery_file_bytes,
             unpacking=settings.delivery_unpacking,
+            store_options=settings.storage_options if isinstance(settings.landing, str) else {},
         )
 
-    def allows(self, path: str | Path) -> bool:
+    def allows(self, path: str | Place) -> bool:
         """Whether a path, when its links are followed, lies where files may be read."""
-        if self.root is None:
-            return True
+        if self.root is None or isinstance(path, ObjectPath):
+            return True  # an object store has no links
         base = os.path.realpath(self.root)
         return os.path.commonpath([base, os.path.realpath(path)]) == base
 
@@ -101,6 +105,11 @@ def open_bytes(path: str, rules: FileRules) -> DeliveredBytes:
         UnreadableFile: it is no regular file, or a link leads out of the landing folder.
         OSError: the machine doesn't give its content.
     """
+    if is_address(path):
+        stored = ObjectPath(path, rules.store_options).open()
+        size = stored.seek(0, os.SEEK_END)
+        stored.seek(0)
+        return DeliveredBytes(stored, size, rules)
     if not rules.allows(path):
         raise UnreadableFile(LEADS_OUT)
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a device may do something already
@@ -108,9 +117,10 @@ def open_bytes(path: str, rules: FileRules) -> DeliveredBytes:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
     try:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise UnreadableFile(NOT_REGULAR)
-        return DeliveredBytes(file, rules)
+        return DeliveredBytes(file, status.st_size, rules)
     except BaseException:
         file.close()
         raise
@@ -124,14 +134,13 @@ LEADS_OUT = (
 
 
 class DeliveredBytes(io.RawIOBase):
-    """The bytes of an open file, unpacked, up to a bound.
+    """The bytes of an open file of a size in bytes, unpacked, up to a bound.
 
     ``packed`` says whether it is a gzip file, and ``likely_bytes`` how many bytes it will probably give.
     """
 
-    def __init__(self, file: Any, rules: FileRules) -> None:
+    def __init__(self, file: Any, size: int, rules: FileRules) -> None:
         self.packed = file.read(2) == _GZIP
-        size = os.fstat(file.fileno()).st_size
         self.likely_bytes = max(size * _PACKED_TO_PLAIN, _said_size(file, size)) if self.packed else size
         file.seek(0)
         self._file = file

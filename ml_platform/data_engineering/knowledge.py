@@ -32,7 +32,10 @@ class Known:
 
 
 class FileFacts(NamedTuple):
-    """A file as it lies there: its name, its size in bytes, and when it was written, in ns since 1970."""
+    """A file as it lies there: its name, its size in bytes, and what changes when it is written.
+
+    ``modified`` is when it was written, in ns since 1970; in an object store a number made of its ETag.
+    """
 
     name: str
     size: int

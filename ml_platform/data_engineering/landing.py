@@ -6,12 +6,11 @@ opened is :mod:`.files`' business, and what is inside it :mod:`.parsing`'s.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -22,8 +21,9 @@ from ml_platform.data_engineering import files, headers, knowledge, replacements
 from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
 from ml_platform.data_engineering.knowledge import Arrivals, FileFacts, Known, Seen
+from ml_platform.data_engineering.object_store import ObjectPath, Place
 from ml_platform.data_engineering.parsing import read_header
-from ml_platform.data_engineering.replacements import ManifestError, is_manifest, manifests_in
+from ml_platform.data_engineering.replacements import ManifestError, is_manifest
 
 _SUFFIXES = (".csv", ".csv.gz")
 #: What other programs leave beside data; nobody expects it to be read.
@@ -35,6 +35,8 @@ _A_YEAR = re.compile(r"^(?:\w+=)?(\d{4})$")
 LATE = "late "
 #: Names in a message; more are counted.
 _LISTED = 5
+#: Days apart that a listing of an object store still covers, rather than another one being made.
+LISTED_TOGETHER = 31
 #: Names of folders whose days are known: those of a hundred years, which all products share.
 _NAMES_KNOWN = 36_600
 
@@ -72,8 +74,10 @@ def made_from(stamp: str, late: Mapping[str, date]) -> str:
     return f"{stamp}/{LATE}{fingerprint_of([[name, str(day)] for name, day in late.items()])}"
 
 
-def delivered_days(product: Product, landing: Path) -> list[date]:
+def delivered_days(product: Product, landing: Place) -> list[date]:
     """The event days that have a folder, or what refuses them in its place, ascending. Costs one listing."""
+    if isinstance(landing, ObjectPath):
+        return [day for name in (landing / product.name).folders() if (day := _day_of(name))]
     try:
         entries = list(os.scandir(landing / product.name))
     except FileNotFoundError:
@@ -81,49 +85,61 @@ def delivered_days(product: Product, landing: Path) -> list[date]:
     return sorted(day for entry in entries if (day := _day_of(entry.name)) and _is_there(entry))
 
 
-def folder_of(product: Product, landing: Path, day: date) -> Path:
+def folder_of(product: Product, landing: Place, day: date) -> Place:
     """Where a day's files lie."""
     return landing / product.name / day.isoformat()
 
 
-def facts(product: Product, landing: Path, day: date) -> list[FileFacts]:
-    """The files of a day as they lie there, by name; none if nothing was delivered, or can be looked at."""
-    with contextlib.suppress(OSError):
-        return [_facts(path) for path in _look_into(folder_of(product, landing, day)).paths]
-    return []
+@dataclass(frozen=True)
+class Look:
+    """What lies there of a day, without opening a file.
+
+    Attributes:
+        stamp: that of its delivery; None if nothing was delivered.
+        files: by name; none of a day that can't be looked at.
+        changed: when the newest file was written, in seconds since 1970; None without files.
+    """
+
+    stamp: str | None = None
+    files: Sequence[FileFacts] = ()
+    changed: float | None = None
 
 
-def stamp(product: Product, landing: Path, day: date) -> str | None:
-    """The stamp of a day's delivery, without opening a file; None if nothing was delivered."""
-    try:
-        paths = _look_into(folder_of(product, landing, day)).paths
-        return _stamp(paths) if paths else None
-    except OSError as error:
-        return fingerprint_of(_why(error))
-
-
-def size(product: Product, landing: Path, days: Iterable[date]) -> int:
-    """Bytes of the deliveries of some days, as they lie there."""
-    total = 0
+def looks(product: Product, landing: Place, days: Collection[date]) -> dict[date, Look]:
+    """What lies there of some days; in an object store a listing for days that are close together."""
+    folder = _folders(product, landing, days)
+    found = {}
     for day in days:
-        with contextlib.suppress(OSError):  # such a day is refused, when it is scanned
-            paths = _look_into(folder_of(product, landing, day)).paths
-            total += sum(_facts(path).size for path in paths)
-    return total
+        try:
+            of_day = folder(day)
+            files = [_facts(path) for path in of_day.paths]
+            changed = max(map(_written, of_day.paths), default=None)
+            found[day] = Look(_stamp(of_day) if files else None, files, changed)
+        except OSError as error:
+            found[day] = Look(fingerprint_of(_why(error)))
+    return found
 
 
-def last_change(product: Product, landing: Path, day: date) -> float | None:
+def stamp(product: Product, landing: Place, day: date) -> str | None:
+    """The stamp of a day's delivery, without opening a file; None if nothing was delivered."""
+    return looks(product, landing, [day])[day].stamp
+
+
+def size(product: Product, landing: Place, days: Collection[date]) -> int:
+    """Bytes of the deliveries of some days, as they lie there."""
+    # A day that can't be looked at is refused, when it is scanned.
+    return sum(file.size for look in looks(product, landing, days).values() for file in look.files)
+
+
+def last_change(product: Product, landing: Place, day: date) -> float | None:
     """When the newest file of a day was written, in seconds since 1970; None if nothing was delivered."""
-    with contextlib.suppress(OSError):
-        paths = _look_into(folder_of(product, landing, day)).paths
-        return max((_facts(path).modified / 1e9 for path in paths), default=None)
-    return None
+    return looks(product, landing, [day])[day].changed
 
 
 def scan(
     product: Product,
-    landing: Path,
-    days: Iterable[date],
+    landing: Place,
+    days: Collection[date],
     rules: FileRules | None = None,
     arrivals: Arrivals | None = None,
 ) -> dict[date, Delivery]:
@@ -137,11 +153,10 @@ def scan(
         arrivals: when files were first seen, as far as somebody has looked.
     """
     rules = rules or FileRules(root=str(landing))
-    found = {}
+    found, of_day = {}, _folders(product, landing, days)
     for day in days:
-        place = folder_of(product, landing, day)
         try:
-            folder = _look_into(place)
+            folder = of_day(day)
             if not folder.paths:
                 continue
             seen = arrivals.seen(day, map(_facts, folder.paths)) if arrivals is not None else None
@@ -154,7 +169,7 @@ def scan(
 
 
 def absences(
-    product: Product, landing: Path, days: Iterable[date], rules: FileRules | None = None
+    product: Product, landing: Place, days: Collection[date], rules: FileRules | None = None
 ) -> dict[date, str]:
     """Why days have no rows, as far as can be seen: what was expected where, and what lies there instead.
 
@@ -164,6 +179,9 @@ def absences(
     rules = rules or FileRules(root=str(landing))
     elsewhere: dict[date, list[str]] = {}
     years: dict[int, list[str]] = {}
+    if isinstance(landing, ObjectPath):
+        of_day = _folders(product, landing, days)
+        return {day: _absence(folder_of(product, landing, day), of_day(day), ()) for day in days}
     try:
         entries = sorted(os.scandir(landing / product.name), key=lambda entry: entry.name)
     except OSError:
@@ -177,36 +195,103 @@ def absences(
             elsewhere.setdefault(day, []).append(_name(entry))
         elif (year := _A_YEAR.match(entry.name)) and _is_folder(entry):
             years.setdefault(int(year[1]), []).append(_name(entry))
-    return {
-        day: _absence(
-            folder_of(product, landing, day), rules, [*elsewhere.get(day, ()), *years.get(day.year, ())]
-        )
-        for day in days
-    }
+    found = {}
+    for day in days:
+        place = folder_of(product, landing, day)
+        try:
+            folder = _look_into(place) if rules.allows(place) else _Folder()
+        except OSError as error:
+            found[day] = _why(error)
+            continue
+        found[day] = _absence(place, folder, [*elsewhere.get(day, ()), *years.get(day.year, ())])
+    return found
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """What lies in a day's folder: the delivered files in file-name order, and the names of all else."""
+    """What lies in a day's folder, by name: the delivered files, their manifests, and the names of all else.
 
-    paths: Sequence[Path] = ()
+    ``unfinished`` are files of an object store that have no bytes yet: whoever writes them is still at it.
+    """
+
+    paths: Sequence[Place] = ()
+    manifests: Sequence[Place] = ()
     unread: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
 
 
-def _look_into(folder: Path) -> _Folder:
+def _folders(product: Product, landing: Place, days: Collection[date]) -> Callable[[date], _Folder]:
+    """What finds the folder of each of some days."""
+    if not isinstance(landing, ObjectPath):
+        return lambda day: _look_into(folder_of(product, landing, day))
+    found: dict[str, list[ObjectPath]] = {}
+    for first, last in _together(days):
+        found |= (landing / product.name).files_by_folder(first.isoformat(), last.isoformat())
+    return lambda day: _folder_of_objects(found.get(day.isoformat(), ()))
+
+
+def _together(days: Collection[date]) -> list[tuple[date, date]]:
+    """Few ranges that hold some days, each of which is listed at once."""
+    found: list[tuple[date, date]] = []
+    for day in sorted(days):
+        if found and (day - found[-1][1]).days <= LISTED_TOGETHER:
+            found[-1] = (found[-1][0], day)
+        else:
+            found.append((day, day))
+    return found
+
+
+def _folder_of_objects(files: Iterable[ObjectPath]) -> _Folder:
+    """What a listing of a day's files says; a name with a slash is that of a file in a folder."""
+    inside: dict[str, ObjectPath] = {}
+    folders = set()
+    for file in files:
+        assert file.facts is not None, "a listing knows its files"
+        folder, separator, _ = file.facts.name.partition("/")
+        if separator:
+            folders.add(f"{shown(folder)}/")
+        else:
+            inside[file.facts.name] = file
+    ordered = sorted(inside)
+    csv = [name for name in ordered if _is_csv(name)]
+    ready = [name for name in csv if _size(inside[name])]
+    others = [
+        name for name in ordered if not (_is_csv(name) or is_manifest(name) or name.startswith(_NO_DATA))
+    ]
+    # A store with folders of its own lists these as files without bytes.
+    unread = {*folders, *(shown(name) for name in others if f"{shown(name)}/" not in folders)}
+    return _Folder(
+        [inside[name] for name in ready],
+        [inside[name] for name in ordered if is_manifest(name) and not name.startswith(".")],
+        tuple(sorted(unread)),
+        tuple(shown(name) for name in csv if name not in ready),
+    )
+
+
+def _size(file: ObjectPath) -> int:
+    return file.facts.size if file.facts is not None else 0
+
+
+def _look_into(folder: Place) -> _Folder:
     """What lies in a folder; hidden files, and those that begin with an underscore, are nobody's data."""
+    assert isinstance(folder, Path), "a listing says what lies in an object store"
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except FileNotFoundError:
         return _Folder()
-    entries = [
+    unread = [
         entry
         for entry in entries
-        if _is_csv(entry.name) or not (entry.name.startswith(_NO_DATA) or is_manifest(entry.name))
+        if not (_is_csv(entry.name) or entry.name.startswith(_NO_DATA) or is_manifest(entry.name))
     ]
     return _Folder(
         [folder / entry.name for entry in entries if _is_csv(entry.name)],
-        tuple(_name(entry) for entry in entries if not _is_csv(entry.name)),
+        [
+            folder / entry.name
+            for entry in entries
+            if is_manifest(entry.name) and not entry.name.startswith(".")
+        ],
+        tuple(map(_name, unread)),
     )
 
 
@@ -257,15 +342,13 @@ def _day_in(name: str) -> date | None:
         return None
 
 
-def _absence(place: Path, rules: FileRules, elsewhere: Sequence[str]) -> str:
+def _absence(place: Place, folder: _Folder, elsewhere: Sequence[str]) -> str:
     parts = [f"no rows have been delivered to {place}"]
-    try:
-        folder = _look_into(place) if rules.allows(place) else _Folder()
-    except OSError as error:
-        return _why(error)
     if folder.paths:
         names = (shown(path.name) for path in folder.paths)
         parts.append(f"there are labels only, in {listed(names)}")
+    if folder.unfinished:
+        parts.append(f"{listed(folder.unfinished)} without any bytes, as if still being written")
     if folder.unread:
         parts.append(
             f"{listed(folder.unread)} can't be read: files of the name *.csv or *.csv.gz that lie directly "
@@ -289,21 +372,29 @@ def _why(error: OSError) -> str:
     return f"{shown(str(error.filename))}: can't be read: {error.strerror}"
 
 
-def _facts(path: Path) -> FileFacts:
+def _facts(path: Place) -> FileFacts:
+    if isinstance(path, ObjectPath):
+        assert path.facts is not None, "a listing knows its files"
+        return path.facts
     status = path.stat()
     return FileFacts(path.name, status.st_size, status.st_mtime_ns)
 
 
-def _stamp(paths: Sequence[Path]) -> str:
+def _written(path: Place) -> float:
+    """When a file was written, in seconds since 1970."""
+    return path.written if isinstance(path, ObjectPath) else path.stat().st_mtime
+
+
+def _stamp(folder: _Folder) -> str:
     """The stamp of a day's files, of which there is one at least; their manifests belong to them."""
-    return fingerprint_of([_facts(path) for path in (*paths, *manifests_in(paths[0].parent))])
+    return fingerprint_of([_facts(path) for path in (*folder.paths, *folder.manifests)])
 
 
 @dataclass(frozen=True)
 class _LookedAt:
     """A file of a day's folder: since when it is known, and what its header says, or why it says nothing."""
 
-    path: Path
+    path: Place
     size: int
     known: Known
     header: tuple[str, ...] = ()
@@ -319,7 +410,7 @@ class _LookedAt:
 
 
 def _look_at(
-    product: Product, day: date, path: Path, landing: Path, rules: FileRules, seen: Seen | None
+    product: Product, day: date, path: Place, landing: Place, rules: FileRules, seen: Seen | None
 ) -> _LookedAt:
     looked_at = _LookedAt(path, _facts(path).size, knowledge.known(product, day, path.name, seen))
     try:
@@ -339,14 +430,13 @@ def _look_at(
 
 
 def _delivery(
-    product: Product, day: date, folder: _Folder, landing: Path, rules: FileRules, seen: Seen | None
+    product: Product, day: date, folder: _Folder, landing: Place, rules: FileRules, seen: Seen | None
 ) -> Delivery:
-    facts = _stamp(folder.paths)
+    facts = _stamp(folder)
     place = folder_of(product, landing, day)
     if not rules.allows(place):
         return Delivery(day, (), facts, f"{place} {files.LEADS_OUT}")
-    manifests = manifests_in(place)
-    for manifest in manifests:
+    for manifest in folder.manifests:
         if not rules.allows(manifest):
             return Delivery(day, (), facts, f"{shown(manifest.name)}: {files.LEADS_OUT}")
     looked_at = sorted(
@@ -354,7 +444,7 @@ def _delivery(
         key=lambda file: file.order,
     )
     try:
-        replacing = replacements.replacing([file.path for file in looked_at], manifests)
+        replacing = replacements.replacing([file.path for file in looked_at], folder.manifests)
     except ManifestError as error:
         return Delivery(day, (), facts, shown(str(error)))
     found = []
@@ -395,7 +485,7 @@ def _delivery(
         facts,
         ignored_columns=dict(ignored),
         missing_columns=dict(missing),
-        unread=folder.unread,
+        unread=(*folder.unread, *(f"{name} (no bytes yet)" for name in folder.unfinished)),
         late=seen.late_files if seen is not None else {},
     )
 

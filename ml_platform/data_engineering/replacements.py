@@ -8,7 +8,6 @@ are superseded. Label files before it still give their labels to the keys that i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 from ml_platform.contract.product import Product
 from ml_platform.contract.yaml_text import YamlError, parse_yaml
 from ml_platform.data_engineering.delivery_file import DeliveryFile
+from ml_platform.data_engineering.object_store import Place
 from ml_platform.data_engineering.parsing import parse_file
 
 #: What a manifest's name has after the name of its file.
@@ -39,16 +39,7 @@ def is_manifest(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def manifests_in(folder: Path) -> list[Path]:
-    """The manifests of a day's folder, by name; none without a folder."""
-    try:
-        names = [entry.name for entry in folder.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [folder / name for name in sorted(names) if is_manifest(name) and not name.startswith(".")]
-
-
-def replacing(files: Sequence[Path], manifests: Sequence[Path]) -> int:
+def replacing(files: Sequence[Place], manifests: Sequence[Place]) -> int:
     """The place of the last of a day's files that replaces those before it; -1 if none does.
 
     Args:
@@ -72,7 +63,7 @@ def replacing(files: Sequence[Path], manifests: Sequence[Path]) -> int:
     return last
 
 
-def replaces(manifest: Path) -> bool:
+def replaces(manifest: Place) -> bool:
     """What a manifest says.
 
     Raises:

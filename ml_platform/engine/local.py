@@ -71,10 +71,11 @@ _SHORT_BYTES = 512 << 20
 def length_of(request: StepRequest, product: Product, settings: Settings) -> Length:
     """How long the work of a run will be that begins with this step, as far as that can be seen here."""
     from ml_platform.data_engineering import landing
+    from ml_platform.data_engineering.object_store import landing_of
 
     if request.step not in daily():
         return "long"
-    size = landing.size(product, settings.landing_path, request.days)
+    size = landing.size(product, landing_of(settings), request.days)
     if len(request.days) <= _BRIEF_DAYS and size <= _BRIEF_BYTES:
         return "brief"
     return "short" if size <= _SHORT_BYTES else "long"

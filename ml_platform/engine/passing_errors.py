@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 
+from ml_platform.data_engineering.object_store import StoreAwayError
 from ml_platform.engine.step import PermanentError
 from ml_platform.storage.conflicts import is_conflict
 from ml_platform.storage.locks import LockedError
@@ -74,6 +75,8 @@ def is_passing(error: BaseException) -> bool:
     for cause in _causes(error):
         if isinstance(cause, PermanentError):
             return False
+        if isinstance(cause, StoreAwayError):
+            return True
         if failures is not None and isinstance(cause, failures.OnlineStoreError):
             return bool(cause.temporary)
         if _is_passing(cause):

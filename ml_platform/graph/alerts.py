@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -23,6 +23,8 @@ from ml_platform.contract.days import month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.data_engineering.files import FileRules
+from ml_platform.data_engineering.landing import Look
+from ml_platform.data_engineering.object_store import Place, landing_of
 from ml_platform.engine.report_targets import report_base
 from ml_platform.graph import deliveries, ledger_views
 from ml_platform.graph.run_history import FinishedRun, RunHistory
@@ -329,13 +331,14 @@ def _expected(
         lambda: ledger.latest("ards", set(labelled.values()), details=False),
         argument=today,
     )
+    looks = landing.looks(product, landing_of(settings), days)
     for day, with_labels in labelled.items():
         if product.due(with_labels):
             yield from _labels(product, now, with_labels, records.get(with_labels))
         if not product.start <= day <= (product.end or day):
             continue
         if product.due(day):
-            yield from _rows(product, settings, now, day, landing.stamp(product, settings.landing_path, day))
+            yield from _rows(product, settings, now, day, looks[day].stamp)
     if product.end is None and today.day > OVERDUE_ON:
         month = month_of(today)
         due, reason = ledger_views.of_version(
@@ -352,7 +355,7 @@ def _rows(
     late = stamp is None and now > due
     what = f"rows were expected by {due:%Y-%m-%d %H:%M %Z}"
     if late:
-        absences = landing.absences(product, settings.landing_path, [day], FileRules.of(settings))
+        absences = landing.absences(product, landing_of(settings), [day], FileRules.of(settings))
         what = f"{absences[day]}; they were expected by {due:%Y-%m-%d %H:%M %Z}"
     finding = _late("landing", day, DELIVERY_OVERDUE, what, f"{due:%Y-%m-%d %H:%M %Z}")
     # A run that has looked for the delivery says the same of the day.
@@ -389,10 +392,11 @@ def _unmade(
         also=[date.fromisoformat(day) for day in reported_days if " " not in day],
     )
     patience = timedelta(hours=product.alerts.materialized_within_hours)
-    place = settings.landing_path / product.name
+    place = landing_of(settings)
+    looks = landing.looks(product, place, list(pending.states))
 
     def late(day: date, what: str, partition: str = "") -> tuple[Finding, bool]:
-        landed = datetime.fromtimestamp(_changed_at(place, day), tz=now.tzinfo)
+        landed = datetime.fromtimestamp(_changed_at(product, place, day, looks), tz=now.tzinfo)
         due = landed + patience
         what = (
             f"{what} at {landed:%Y-%m-%d %H:%M %Z} and {'have' if partition else 'has'} not been materialized"
@@ -416,9 +420,14 @@ def _unmade(
         yield replace(gone, key=f"overdue/landing/{GONE}", partition=""), True
 
 
-def _changed_at(place: Path, day: date) -> float:
-    """When the files of a day were last changed, added or taken away; ``cp -p`` keeps other times."""
-    folder = place / day.isoformat()
+def _changed_at(product: Product, landing_: Place, day: date, looks: Mapping[date, Look]) -> float:
+    """When the files of a day were last changed, added or taken away; ``cp -p`` keeps other times.
+
+    An object store doesn't tell when a file was taken away: then it is now.
+    """
+    place, folder = landing_ / product.name, landing.folder_of(product, landing_, day)
+    if not isinstance(place, Path) or not isinstance(folder, Path):
+        return looks[day].changed or datetime.now(tz=UTC).timestamp()
     try:
         times = [entry.stat().st_ctime for entry in os.scandir(folder)]
         return max([*times, folder.stat().st_ctime])

@@ -29,6 +29,7 @@ from ml_platform.contract.assets import (
 )
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
+from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.graph import partitions, run_processes, timeline
 from ml_platform.graph.bad_days import plan_again
@@ -105,7 +106,7 @@ def _landing(product: Product, settings: Settings) -> dg.AssetSpec:
             f"{product.source.label_delay_days} day(s) later. Observed by the landing sensor, and by "
             "the runs that read it."
         ),
-        metadata={"dagster/uri": str(settings.landing_path / product.name)},
+        metadata={"dagster/uri": str(landing_of(settings) / product.name)},
     )
 
 
@@ -224,7 +225,7 @@ def _observe_deliveries(
         if day.up_to_date or files is None:
             continue
         facts = {
-            "folder": str(landing.folder_of(product, settings.landing_path, day.day)),
+            "folder": str(landing.folder_of(product, landing_of(settings), day.day)),
             "files": files,
             "bytes": day.metadata["bytes"],
             "records": day.metadata.get("delivered"),

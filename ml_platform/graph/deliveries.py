@@ -21,6 +21,7 @@ from ml_platform.data_engineering import landing
 from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules
 from ml_platform.data_engineering.knowledge import Arrivals
+from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.graph import ledger_views, partitions
 from ml_platform.settings import Settings
 
@@ -71,7 +72,7 @@ def landed_days(product: Product, settings: Settings) -> list[date]:
     history = _history(product)
     if history is None:
         return []
-    return [day for day in landing.delivered_days(product, settings.landing_path) if day in history]
+    return [day for day in landing.delivered_days(product, landing_of(settings)) if day in history]
 
 
 def _history(product: Product) -> DayRange | None:
@@ -108,14 +109,15 @@ def pending(
     looked_at = {*watched, *made[start : start + OLDER_A_TICK], *({*also} & {*made})}
     states = {day: State(UNSEEN, None) for day in unseen}
     arrivals = _arrivals(product, settings, register, sorted(looked_at))
+    looks = landing.looks(product, landing_of(settings), looked_at)
     withdrawn = []
     for day in sorted(looked_at):
-        stamp, before = landing.stamp(product, settings.landing_path, day), made_from.get(day)
+        stamp, before = looks[day].stamp, made_from.get(day)
         if stamp is None:
             if before:
                 withdrawn.append(day)
             continue
-        seen = arrivals.seen(day, landing.facts(product, settings.landing_path, day))
+        seen = arrivals.seen(day, looks[day].files)
         now = landing.made_from(stamp, seen.late_files if seen else {})
         if not _is_made_from(before, stamp, now) and not (
             before == "" and _only_labels(product, settings, day)
@@ -123,7 +125,8 @@ def pending(
             states[day] = State(now, before)
     history = _history(product)
     if watched and history is not None:
-        recent, present = DayRange(watched[0], history.last), {*watched}
+        # A short history is watched as a whole: its first day may be the one that is gone.
+        recent, present = DayRange(watched[0] if older else history.first, history.last), {*watched}
         withdrawn += [
             day for day, before in made_from.items() if before and day in recent and day not in present
         ]
@@ -150,7 +153,7 @@ def _arrivals(
         return ledger_views.of_version(register, "arrivals", register.read)
 
     now, rules = datetime.now(tz=UTC), FileRules.of(settings)
-    register.observe(settings.landing_path, days, now, rules, known())
+    register.observe(landing_of(settings), days, now, rules, known())
     return known()
 
 
@@ -164,7 +167,7 @@ def _is_made_from(before: str | None, stamp: str, inputs: str) -> bool:
 
 def _only_labels(product: Product, settings: Settings, day: date) -> bool:
     """Whether a day is rightly missing: labels have come, and no rows."""
-    return day not in landing.scan(product, settings.landing_path, [day], FileRules.of(settings))
+    return day not in landing.scan(product, landing_of(settings), [day], FileRules.of(settings))
 
 
 # -- what has been requested -------------------------------------------------------------------------

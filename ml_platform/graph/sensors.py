@@ -14,6 +14,7 @@ import dagster as dg
 from ml_platform.contract.assets import DRIFT_REPORT, NO_DRIFT
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.arrivals import ArrivalRegister
+from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.graph import deliveries, ledger_views, partitions
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.jobs import UNFINISHED, retrain_request, status_of, training_in_progress, unique_key
@@ -75,7 +76,7 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             dg.AssetMaterialization(
                 asset_key(product, "landing"),
                 partition=day.isoformat(),
-                metadata={"folder": str(settings.landing_path / product.name / day.isoformat())},
+                metadata={"folder": str(landing_of(settings) / product.name / day.isoformat())},
             )
             for day in due
             if pending.states[day].stamp not in (deliveries.UNSEEN, deliveries.WITHDRAWN)

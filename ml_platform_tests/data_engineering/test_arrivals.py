@@ -105,7 +105,9 @@ def test_a_file_that_is_packed_afterwards_is_no_other_file(platform: Platform) -
     assert observer.seen().late_files == {"rows.csv.gz": D("2024-01-21")}
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", gzip.compress(b"abc" * 99)[:-9], b"\x1f\x8bxyz" * 9])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x1f\x8b", gzip.compress(b"abc" * 99, mtime=0)[:-9], b"\x1f\x8bxyz" * 9]
+)
 def test_a_file_that_breaks_off_is_seen(platform: Platform, content: bytes) -> None:
     platform.deliver(DAY, "rows.csv.gz", content)
     assert Observer(platform).look("2024-01-11") == 1

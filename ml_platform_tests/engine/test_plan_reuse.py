@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ml_platform.data_engineering import landing
 from ml_platform.engine import local, run_partitions
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.run_partitions import Step
@@ -190,3 +191,27 @@ def test_a_rollback_during_a_run_counts_for_the_days_that_are_not_scored_yet(
     run_partitions.bring_up_to_date(idle(context(platform, "predictions")), CHOSEN)
     records = platform.ledger.latest("predictions")
     assert [records[day].details["model"] for day in CHOSEN] == ["B", "A", "A", "A"]
+
+
+def test_no_header_is_read_of_a_day_that_is_up_to_date(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [D("2024-01-01"), D("2024-01-02"), D("2024-01-03")]
+    for day in chosen:
+        platform.deliver(day, "rows.csv", f"{HEADER}1,{day},ann,1,1,web\n")
+    platform.run("ards", chosen)
+    platform.deliver(chosen[1], "more.csv", f"{HEADER}2,{chosen[1]},bob,1,1,web\n")
+    read: list[str] = []
+    read_header = landing.read_header
+
+    def reading(path: str, *arguments: Any) -> tuple[str, ...]:
+        read.append(f"{Path(path).parent.name}/{Path(path).name}")
+        return read_header(path, *arguments)
+
+    monkeypatch.setattr(landing, "read_header", reading)
+    result = platform.run("ards", chosen)
+    assert [day.up_to_date for day in result.days] == [True, False, True]
+    assert sorted(read) == [f"{chosen[1]}/more.csv", f"{chosen[1]}/rows.csv"]
+    read.clear()
+    platform.run("ards", chosen, force=True)
+    assert len(read) == 4

@@ -10,13 +10,15 @@ from typing import Any
 from ml_platform.data_engineering import ards, landing, unity_catalog
 from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules, shown
+from ml_platform.data_engineering.knowledge import Arrivals
+from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.data_engineering.resolution import Refusal
 from ml_platform.engine import presence, withdrawals
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.verdicts import Content, Verdict
 from ml_platform.mlops.quality import profiles
-from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
+from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord
 from ml_platform.storage.tables import OvertakenError
 
 #: Readings of a day whose files change under them, before it is refused: a file may just be arriving.
@@ -33,13 +35,15 @@ class Ards(Step):
         return presence.lost_rows(self.context, ards.QUARANTINE, records, "quarantined") | rows
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
-        product, folder = self.context.product, self.context.settings.landing_path
+        product, folder = self.context.product, landing_of(self.context.settings)
         rules = FileRules.of(self.context.settings)
         arrivals = ArrivalRegister(self.context.tables, product).read(days)
-        deliveries = landing.scan(product, folder, days, rules, arrivals)
-        absent = [day for day in days if day not in deliveries]
+        looks = landing.looks(product, folder, days)
+        done = self._as_made(days, lost, looks, arrivals)
+        deliveries = landing.scan(product, folder, [day for day in days if day not in done], rules, arrivals)
+        absent = [day for day in days if day not in deliveries and day not in done]
         absences = landing.absences(product, folder, absent, rules) if absent else {}
-        found = self._away(absent)
+        found = self._away(absent) | done
         for day in days:
             delivery = deliveries.get(day)
             if day in found:
@@ -57,6 +61,26 @@ class Ards(Step):
                 found[day] = Inputs(delivery.inputs, found=delivery)
         return found
 
+    def _as_made(
+        self,
+        days: Sequence[date],
+        lost: Collection[date],
+        looks: Mapping[date, landing.Look],
+        arrivals: Arrivals,
+    ) -> dict[date, Inputs]:
+        """The days that were made from the files that lie there: no header of these is read."""
+        if self.context.request.force:
+            return {}
+        found = {}
+        for day, record in self.context.ledger.latest(self.asset, set(days), details=False).items():
+            stamp, seen = looks[day].stamp, arrivals.seen(day, looks[day].files)
+            if stamp is None or day in lost or record.outcome not in SETTLED:
+                continue
+            inputs = landing.made_from(stamp, seen.late_files if seen else {})
+            if record.made_from(inputs, self.contract, self.code_version):
+                found[day] = Inputs(inputs)
+        return found
+
     def is_outdated(self, work: Mapping[date, Inputs]) -> bool:
         # A day that had no delivery, or one that could not be read, may have another by now.
         if any(inputs.found is None for inputs in work.values()):
@@ -64,8 +88,18 @@ class Ards(Step):
         return bool(self._changed({day: inputs.found for day, inputs in work.items()}))
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
-        contents = self._contents({day: inputs.found for day, inputs in work.items()}, tries)
+        deliveries = {day: inputs.found for day, inputs in work.items() if inputs.found is not None}
+        if as_made := [day for day in work if day not in deliveries]:
+            deliveries |= self._scanned(as_made)
+        contents = self._contents(deliveries, tries)
         return Verdict(self.context, self.asset).of_contents(contents)
+
+    def _scanned(self, days: Sequence[date]) -> dict[date, landing.Delivery]:
+        """The deliveries of days that another run is doing too; one that has changed is left out."""
+        product, folder = self.context.product, landing_of(self.context.settings)
+        arrivals = ArrivalRegister(self.context.tables, product).read(days)
+        found = landing.scan(product, folder, days, FileRules.of(self.context.settings), arrivals)
+        return {day: delivery for day, delivery in found.items() if delivery.refusal is None}
 
     def _contents(
         self, deliveries: Mapping[date, landing.Delivery], tries: Mapping[date, int]
@@ -117,7 +151,7 @@ class Ards(Step):
 
         A landing folder that isn't mounted looks like one whose days have all been withdrawn.
         """
-        product, folder = self.context.product, self.context.settings.landing_path
+        product, folder = self.context.product, landing_of(self.context.settings)
         if not days or landing.delivered_days(product, folder):
             return {}
         known = self.context.ledger.latest(self.asset, set(days), details=False)
@@ -142,12 +176,8 @@ class Ards(Step):
 
     def _changed(self, deliveries: Mapping[date, landing.Delivery]) -> list[date]:
         """The days whose files are not those any more that were looked at."""
-        product, folder = self.context.product, self.context.settings.landing_path
-        return [
-            day
-            for day, delivery in deliveries.items()
-            if landing.stamp(product, folder, day) != delivery.stamp
-        ]
+        looks = landing.looks(self.context.product, landing_of(self.context.settings), deliveries)
+        return [day for day, delivery in deliveries.items() if looks[day].stamp != delivery.stamp]
 
     def _still_changing(
         self, deliveries: Mapping[date, landing.Delivery], tries: Mapping[date, int]

@@ -1,0 +1,254 @@
+"""Folders and files of an object store: Azure's, S3, Google's, by the library ``obstore``.
+
+An :class:`ObjectPath` is used as a :class:`pathlib.Path` is where deliveries are looked at and read, so that
+one code reads both. What lies there is found by listing, many days at once; nothing is asked of a single file
+before it is opened. Keys and endpoints are those of the environment (``AZURE_…``, ``AWS_…``, ``GOOGLE_…``),
+or of ``ML_PLATFORM_STORAGE_OPTIONS``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ml_platform.contract.faults import EndsTheRunError
+from ml_platform.contract.secrets import Secret
+from ml_platform.data_engineering.knowledge import FileFacts
+from ml_platform.settings import OBJECT_STORES, Settings
+
+#: What is read of a file at once.
+_READ_BYTES = 1 << 20
+#: Names of options that belong to one kind of store, and are not for the others.
+_OF_A_KIND = {"azure_": ("abfss", "az"), "aws_": ("s3",), "google_": ("gs",)}
+#: Options of the connection, whichever store it is to.
+_OF_THE_CLIENT = frozenset(
+    {"allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url"}
+)
+
+
+class StoreError(EndsTheRunError):
+    """An object store refuses an answer; the message says which, and what may be wrong."""
+
+
+class StoreAwayError(StoreError):
+    """An object store doesn't answer now; it may when it is asked again."""
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """A folder or a file of an object store, whether it is there or not.
+
+    Attributes:
+        address: its URL without a slash at the end.
+        options: of the store; a named secret is looked up when it is needed.
+        facts: what a listing has said of a file.
+        written: when the file was written, in seconds since 1970.
+    """
+
+    address: str
+    options: Mapping[str, Secret] = field(default_factory=dict, repr=False, compare=False)
+    facts: FileFacts | None = field(default=None, compare=False)
+    written: float = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        return self.address
+
+    def __truediv__(self, name: str) -> ObjectPath:
+        return ObjectPath(f"{self.address}/{name}", self.options)
+
+    @property
+    def name(self) -> str:
+        return self.address.rpartition("/")[2]
+
+    @property
+    def parent(self) -> ObjectPath:
+        return ObjectPath(self.address.rpartition("/")[0], self.options)
+
+    @property
+    def _root(self) -> tuple[str, str]:
+        """The container or bucket as a URL, and the key within it."""
+        scheme, _, rest = self.address.partition("://")
+        container, _, key = rest.partition("/")
+        return f"{scheme}://{container}", key
+
+    def folders(self) -> list[str]:
+        """The names of the folders in this one, ascending. One listing."""
+        import obstore
+
+        with self._asking() as (store, key):
+            found = obstore.list_with_delimiter(store, key)
+        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
+
+    def files(self) -> list[ObjectPath]:
+        """The files in this folder and below it, by name; one below is named ``folder/name``."""
+        return self.files_by_folder().get("", [])
+
+    def files_by_folder(
+        self, first: str | None = None, last: str | None = None
+    ) -> Mapping[str, list[ObjectPath]]:
+        """The files of each folder in this one, by the folder's name, in one listing.
+
+        Args:
+            first: the least name of a folder; without it this folder's own files are given, under no name.
+            last: the greatest one.
+        """
+        import obstore
+
+        found: dict[str, list[ObjectPath]] = {}
+        with self._asking() as (store, key):
+            start = f"{key}/{first}" if first is not None else None
+            for batch in obstore.list(store, key, offset=start):
+                for entry in batch:
+                    path = str(entry["path"])
+                    below = path.removeprefix(key).lstrip("/")
+                    folder, _, name = below.partition("/") if first is not None else ("", "", below)
+                    if last is not None and folder > last:
+                        return found
+                    if name and (first is None or folder >= first):
+                        found.setdefault(folder, []).append(self._file(below, name, entry))
+        return found
+
+    def _file(self, below: str, name: str, entry: Mapping[str, Any]) -> ObjectPath:
+        written = entry["last_modified"]
+        tag = entry.get("e_tag") or f"{written.isoformat()}/{entry.get('version')}"
+        number = int.from_bytes(hashlib.blake2b(tag.encode(), digest_size=8).digest(), "big") >> 1
+        facts = FileFacts(name, int(entry["size"]), number)
+        return ObjectPath(f"{self.address}/{below}", self.options, facts, written.timestamp())
+
+    def is_file(self) -> bool:
+        """Whether a listing has said so."""
+        return self.facts is not None
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """The bytes of a file, to be read from any place.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreError: the store refuses it, or is away.
+        """
+        import obstore
+
+        assert mode == "rb", "files of a store are read, never changed"
+        with self._asking() as (store, key):
+            reader = obstore.open_reader(store, key, buffer_size=_READ_BYTES)
+        return io.BufferedReader(_Reader(self, reader), _READ_BYTES)
+
+    def write(self, content: bytes) -> None:
+        """Make these bytes the file.
+
+        Raises:
+            StoreError: the store refuses it, or is away.
+        """
+        import obstore
+
+        with self._asking() as (store, key):
+            obstore.put(store, key, content)
+
+    @contextmanager
+    def _asking(self) -> Iterator[tuple[Any, str]]:
+        """The store, and the key within it; its errors in words."""
+        root, key = self._root
+        with errors_in_words(self):
+            yield _store(root, tuple(sorted(_valued(self.options).items()))), key
+
+
+Place = Path | ObjectPath
+"""Where a folder or a file lies: on this machine, or in an object store."""
+
+
+def landing_of(settings: Settings) -> Place:
+    """Where a deployment's deliveries lie."""
+    if isinstance(settings.landing, str):
+        return ObjectPath(settings.landing, settings.storage_options)
+    return settings.landing_path
+
+
+class _Reader(io.RawIOBase):
+    """What obstore reads, as Python's files are read."""
+
+    def __init__(self, path: ObjectPath, reader: Any) -> None:
+        self._path, self._reader = path, reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with errors_in_words(self._path):
+            found = memoryview(self._reader.read(len(buffer)))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._reader.close()
+        super().close()
+
+
+def is_address(path: str) -> bool:
+    """Whether a path names a place in an object store."""
+    return path.partition("://")[0] in OBJECT_STORES
+
+
+@contextmanager
+def errors_in_words(path: ObjectPath) -> Iterator[None]:
+    """What a store's errors mean, without the details of its requests."""
+    from obstore import exceptions
+
+    try:
+        yield
+    except (exceptions.NotFoundError, FileNotFoundError) as error:
+        raise FileNotFoundError(2, "there is no such file or container", path.address) from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise StoreError(
+            f"{path.address}: the store refuses access; see the rights of this identity, or the keys in the "
+            "environment or in ML_PLATFORM_STORAGE_OPTIONS"
+        ) from error
+    except (exceptions.BaseError, OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if _is_refusal(str(error)):
+            raise StoreError(f"{path.address}: the store refuses this: {first}") from error
+        raise StoreAwayError(f"{path.address}: the store doesn't answer: {first}") from error
+
+
+def _is_refusal(text: str) -> bool:
+    """Whether an answer says that asking again would not help."""
+    return any(
+        code in text for code in ("400 Bad Request", "401 Unauthorized", "403 Forbidden", "NoSuchBucket")
+    )
+
+
+def _valued(options: Mapping[str, Secret]) -> dict[str, str]:
+    return {name: value.value for name, value in options.items()}
+
+
+@lru_cache(maxsize=32)
+def _store(root: str, options: Sequence[tuple[str, str]]) -> Any:
+    """The client of a container or bucket."""
+    from obstore.store import from_url
+
+    scheme = root.partition("://")[0]
+    chosen: dict[str, Any] = {}
+    client: dict[str, Any] = {}
+    for name, value in options:
+        kinds = next((kinds for prefix, kinds in _OF_A_KIND.items() if name.lower().startswith(prefix)), None)
+        if name.lower() in _OF_THE_CLIENT:
+            client[name.lower()] = value
+        elif kinds is None or scheme in kinds:
+            chosen[name.lower()] = value
+    make: Any = from_url
+    return make(root, config=chosen, client_options=client or None)
