@@ -74,7 +74,12 @@ def forget(
         days = DayRange(first.date(), last.date())
     except ValueError as error:
         fail(str(error))
-    removed = _register(name).forget(list(days))
+    from ml_platform.data_engineering.arrivals import RegisterError
+
+    try:
+        removed = _register(name).forget(list(days))
+    except RegisterError as error:
+        fail(str(error))
     say(f"{counted(removed, 'arrival')} forgotten.")
     if removed:
         say("To make the days anew:")

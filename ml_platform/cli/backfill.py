@@ -151,7 +151,7 @@ class Backfill:
         """
         from ml_platform.data_engineering.arrivals import ArrivalRegister
         from ml_platform.data_engineering.files import FileRules
-        from ml_platform.data_engineering.landing import delivered_days
+        from ml_platform.data_engineering.landing import delivered_days, looks
         from ml_platform.data_engineering.object_store import landing_of
         from ml_platform.storage.tables import Tables
 
@@ -163,7 +163,7 @@ class Backfill:
         there = [day for day in delivered_days(product, place) if day in days]
         register = ArrivalRegister(Tables.of(settings), product)
         now, rules = datetime.now(tz=UTC), FileRules.of(settings)
-        register.observe(place, there, now, rules)
+        register.observe(place, looks(product, place, there), now, rules)
 
     def _make_again(self, days: Sequence[date]) -> None:
         """Make days that an earlier contract made under the present one, as far as there are deliveries."""
@@ -174,6 +174,7 @@ class Backfill:
                 "earlier version of the contract made, and whose deliveries are gone"
             )
         for span in apart([day for day in days if day not in gone], gone):
+            self._watch_arrivals(span)
             self._stage(("ards", "mrds"), list(span))
 
     def without_delivery(self, days: DayRange) -> frozenset[date]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
@@ -22,7 +23,7 @@ from ml_platform.contract.product import Product
 from ml_platform.data_engineering import knowledge, landing
 from ml_platform.data_engineering.files import DeliveredBytes, FileRules, UnreadableFile, open_bytes
 from ml_platform.data_engineering.knowledge import Arrival, Arrivals, FileFacts
-from ml_platform.data_engineering.object_store import Place
+from ml_platform.data_engineering.object_store import ObjectPath, Place
 from ml_platform.storage.small_tables import COMMIT, ControlTable
 from ml_platform.storage.tables import Tables
 
@@ -30,7 +31,10 @@ ARRIVALS = "arrivals"
 
 #: What is hashed of a file at once. Of its first blocks every one is, of those after them one in so many.
 BLOCK_BYTES = 1 << 20
-_WHOLE_BLOCKS = 4
+_WHOLE_BLOCKS = 256
+#: The same in an object store, from which each block has to be fetched.
+_WHOLE_BLOCKS_FAR = 4
+_LARGEST = 2**63 - 1
 
 _COLUMNS = [
     ("day", pa.date32()),
@@ -82,34 +86,43 @@ class ArrivalRegister:
     def observe(
         self,
         folder: Place,
-        days: Sequence[date],
+        looks: Mapping[date, landing.Look],
         now: datetime,
         rules: FileRules,
         known: Arrivals | None = None,
+        *,
+        seconds: float | None = None,
     ) -> int:
-        """Look at the files of some days, and keep what wasn't there before.
+        """Keep of some days' files those that weren't there before.
 
-        A file that has been written again with the content that it had is no other file.
+        A file that has been written again with the content that it had is no other file. A clock that has
+        gone backwards has seen nothing before what was seen of the same day already.
 
         Args:
             folder: where the deliveries lie.
+            looks: what lies there, by day.
             now: when this is, with a time zone.
             known: what the register says of these days, if somebody has just read it.
+            seconds: after which files that are left are left to the next look.
 
         Returns:
             How many files came, or changed.
         """
-        known = known or self.read(days)
-        seen_on = knowledge.morning_of(self._product, now)
+        known = known or self.read(looks)
+        seen_on, started = knowledge.morning_of(self._product, now), time.monotonic()
         new = []
-        for day, look in landing.looks(self._product, folder, days).items():
+        for day, look in looks.items():
+            not_before = max((arrival.seen_on for arrival in known.days.get(day, ())), default=seen_on)
             for file in look.files:
-                if known.of_file(day, file) is not None:
+                if known.of_file(day, file) is not None or not _can_be_kept(file.name):
                     continue
+                if seconds is not None and time.monotonic() - started > seconds:
+                    break
                 path = landing.folder_of(self._product, folder, day) / file.name
                 content = _content(path, rules)
                 before = known.of_content(day, file.name, content) if content else None
-                new.append(_row(day, Arrival(file, content, before.seen_on if before else seen_on)))
+                first = before.seen_on if before else max(seen_on, not_before)
+                new.append(_row(day, Arrival(file, content, first)))
         self._table.append(new)
         return len(new)
 
@@ -145,7 +158,7 @@ class ArrivalRegister:
         if next(lines, None) != _NAMES:
             raise RegisterError(
                 f"line 1: no arrival register; its first line is {','.join(_NAMES)} "
-                "(ml-platform arrivals PRODUCT --export FILE writes one)"
+                "(ml-platform arrivals export PRODUCT FILE writes one)"
             )
         present = {tuple(row[name] for name in _NAMES) for row in self._table.scan().to_pylist()}
         new = []
@@ -168,9 +181,20 @@ def _parsed(line: Sequence[str], number: int) -> dict[str, Any]:
     kinds: tuple[Callable[[str], Any], ...] = (day, str, int, int, str, day)
     try:
         values = [kind(value) for kind, value in zip(kinds, line, strict=True)]
+        if not (_can_be_kept(values[1]) and all(0 <= number <= _LARGEST for number in values[2:4])):
+            raise ValueError("a name that isn't UTF-8, or a number that is no size or time")
     except ValueError as error:
         raise RegisterError(f"line {number}: {error}; accepted are {','.join(_NAMES)}") from None
     return dict(zip(_NAMES, values, strict=True))
+
+
+def _can_be_kept(name: str) -> bool:
+    """Whether a table can hold a name; a file with another one is refused where it is read."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _content(path: Place, rules: FileRules) -> str:
@@ -180,13 +204,14 @@ def _content(path: Place, rules: FileRules) -> str:
     Nothing is told of a file that can't be opened: it is refused where it is read.
     """
     found = hashlib.blake2b(digest_size=16)
+    whole = _WHOLE_BLOCKS_FAR if isinstance(path, ObjectPath) else _WHOLE_BLOCKS
     length, number, last = 0, 0, b""
     try:
         with open_bytes(str(path), rules) as stream:
             if not stream.packed:
-                return _content_of_plain(path)
+                return _content_of_plain(path, whole)
             while block := _block(stream):
-                if number < _WHOLE_BLOCKS or number & (number - 1) == 0:
+                if number < whole or number & (number - 1) == 0:
                     found.update(block)
                 length, number, last = length + len(block), number + 1, (last + block)[-BLOCK_BYTES:]
     except (OSError, UnreadableFile, EOFError, zlib.error):
@@ -194,7 +219,7 @@ def _content(path: Place, rules: FileRules) -> str:
     return _finished(found, length, last)
 
 
-def _content_of_plain(path: Place) -> str:
+def _content_of_plain(path: Place, whole: int) -> str:
     """The same of a file that isn't packed, without reading what isn't hashed."""
     found = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
@@ -203,7 +228,7 @@ def _content_of_plain(path: Place) -> str:
         while number * BLOCK_BYTES < length:
             file.seek(number * BLOCK_BYTES)
             found.update(file.read(BLOCK_BYTES))
-            number = number + 1 if number < _WHOLE_BLOCKS else number * 2
+            number = number + 1 if number < whole else number * 2
         file.seek(max(0, length - BLOCK_BYTES))
         return _finished(found, length, file.read(BLOCK_BYTES))
 

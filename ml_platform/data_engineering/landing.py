@@ -35,6 +35,9 @@ _A_YEAR = re.compile(r"^(?:\w+=)?(\d{4})$")
 LATE = "late "
 #: Names in a message; more are counted.
 _LISTED = 5
+_NO_BYTES = (
+    "has no bytes, as if it were still being written; the day is read when it has, or when it is deleted"
+)
 #: Days apart that a listing of an object store still covers, rather than another one being made.
 LISTED_TOGETHER = 31
 #: Names of folders whose days are known: those of a hundred years, which all products share.
@@ -98,11 +101,13 @@ class Look:
         stamp: that of its delivery; None if nothing was delivered.
         files: by name; none of a day that can't be looked at.
         changed: when the newest file was written, in seconds since 1970; None without files.
+        is_unfinished: whether a file is still being written, so that the day is neither whole nor gone.
     """
 
     stamp: str | None = None
     files: Sequence[FileFacts] = ()
     changed: float | None = None
+    is_unfinished: bool = False
 
 
 def looks(product: Product, landing: Place, days: Collection[date]) -> dict[date, Look]:
@@ -114,7 +119,8 @@ def looks(product: Product, landing: Place, days: Collection[date]) -> dict[date
             of_day = folder(day)
             files = [_facts(path) for path in of_day.paths]
             changed = max(map(_written, of_day.paths), default=None)
-            found[day] = Look(_stamp(of_day) if files else None, files, changed)
+            stamped = _stamp(of_day) if files or of_day.unfinished else None
+            found[day] = Look(stamped, files, changed, bool(of_day.unfinished))
         except OSError as error:
             found[day] = Look(fingerprint_of(_why(error)))
     return found
@@ -157,7 +163,7 @@ def scan(
     for day in days:
         try:
             folder = of_day(day)
-            if not folder.paths:
+            if not folder.paths and not folder.unfinished:
                 continue
             seen = arrivals.seen(day, map(_facts, folder.paths)) if arrivals is not None else None
             delivery = _delivery(product, day, folder, landing, rules, seen)
@@ -347,8 +353,6 @@ def _absence(place: Place, folder: _Folder, elsewhere: Sequence[str]) -> str:
     if folder.paths:
         names = (shown(path.name) for path in folder.paths)
         parts.append(f"there are labels only, in {listed(names)}")
-    if folder.unfinished:
-        parts.append(f"{listed(folder.unfinished)} without any bytes, as if still being written")
     if folder.unread:
         parts.append(
             f"{listed(folder.unread)} can't be read: files of the name *.csv or *.csv.gz that lie directly "
@@ -387,7 +391,8 @@ def _written(path: Place) -> float:
 
 def _stamp(folder: _Folder) -> str:
     """The stamp of a day's files, of which there is one at least; their manifests belong to them."""
-    return fingerprint_of([_facts(path) for path in (*folder.paths, *folder.manifests)])
+    files = [_facts(path) for path in (*folder.paths, *folder.manifests)]
+    return fingerprint_of([*files, *folder.unfinished])
 
 
 @dataclass(frozen=True)
@@ -436,6 +441,8 @@ def _delivery(
     place = folder_of(product, landing, day)
     if not rules.allows(place):
         return Delivery(day, (), facts, f"{place} {files.LEADS_OUT}")
+    if folder.unfinished:
+        return Delivery(day, (), facts, f"{listed(folder.unfinished)}: {_NO_BYTES}")
     for manifest in folder.manifests:
         if not rules.allows(manifest):
             return Delivery(day, (), facts, f"{shown(manifest.name)}: {files.LEADS_OUT}")
@@ -447,6 +454,8 @@ def _delivery(
         replacing = replacements.replacing([file.path for file in looked_at], folder.manifests)
     except ManifestError as error:
         return Delivery(day, (), facts, shown(str(error)))
+    if problem := _replaced_otherwise(looked_at, replacing):
+        return Delivery(day, (), facts, problem)
     found = []
     ignored: Counter[str] = Counter()
     missing: Counter[str] = Counter()
@@ -485,8 +494,26 @@ def _delivery(
         facts,
         ignored_columns=dict(ignored),
         missing_columns=dict(missing),
-        unread=(*folder.unread, *(f"{name} (no bytes yet)" for name in folder.unfinished)),
+        unread=folder.unread,
         late=seen.late_files if seen is not None else {},
+    )
+
+
+def _replaced_otherwise(looked_at: Sequence[_LookedAt], replacing: int) -> str | None:
+    """Why a file that replaces others may not replace those that it was meant to; None if it does."""
+    if replacing < 0:
+        return None
+    file = looked_at[replacing]
+    missed = [
+        shown(later.path.name)
+        for later in looked_at[replacing + 1 :]
+        if later.path.name < file.path.name and not (later.meaning and later.meaning.labels_only)
+    ]
+    if not missed:
+        return None
+    return (
+        f"{shown(file.path.name)} replaces what came before it, and {listed(missed)} came later, as the "
+        "dates at the heads of their names say; begin its name with the date on which it was delivered"
     )
 
 

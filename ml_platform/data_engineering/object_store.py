@@ -8,8 +8,10 @@ or of ``ML_PLATFORM_STORAGE_OPTIONS``.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,14 @@ from ml_platform.settings import OBJECT_STORES, Settings
 _READ_BYTES = 1 << 20
 #: Names of options that belong to one kind of store, and are not for the others.
 _OF_A_KIND = {"azure_": ("abfss", "az"), "aws_": ("s3",), "google_": ("gs",)}
+#: What follows a slash in the order of keys.
+_AFTER_SLASH = "0"
+#: What errors say of a store that may answer when it is asked again.
+_AWAY = re.compile(
+    r"error sending request|timed? ?out|connection|status code: (408|425|429|5\d\d)|"
+    r"\b(408|425|429|500|502|503|504)\b [A-Z]",
+    re.IGNORECASE,
+)
 #: Options of the connection, whichever store it is to.
 _OF_THE_CLIENT = frozenset(
     {"allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url"}
@@ -81,12 +91,12 @@ class ObjectPath:
         """The names of the folders in this one, ascending. One listing."""
         import obstore
 
-        with self._asking() as (store, key):
+        with self._asking(is_file=False) as (store, key):
             found = obstore.list_with_delimiter(store, key)
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
 
     def files(self) -> list[ObjectPath]:
-        """The files in this folder and below it, by name; one below is named ``folder/name``."""
+        """The files in this folder, and of each folder in it one, which is named ``folder/name``."""
         return self.files_by_folder().get("", [])
 
     def files_by_folder(
@@ -101,17 +111,24 @@ class ObjectPath:
         import obstore
 
         found: dict[str, list[ObjectPath]] = {}
-        with self._asking() as (store, key):
+        below_these: set[tuple[str, str]] = set()
+        with self._asking(is_file=False) as (store, key):
             start = f"{key}/{first}" if first is not None else None
             for batch in obstore.list(store, key, offset=start):
                 for entry in batch:
                     path = str(entry["path"])
                     below = path.removeprefix(key).lstrip("/")
-                    folder, _, name = below.partition("/") if first is not None else ("", "", below)
-                    if last is not None and folder > last:
+                    # Keys come in order, in which a folder `last.old` stands before the files of `last/`.
+                    if last is not None and below >= f"{last}{_AFTER_SLASH}":
                         return found
-                    if name and (first is None or folder >= first):
-                        found.setdefault(folder, []).append(self._file(below, name, entry))
+                    folder, _, name = below.partition("/") if first is not None else ("", "", below)
+                    if not name or (first is not None and folder < first) or (last and folder > last):
+                        continue
+                    inner, separator, _ = name.partition("/")
+                    if separator and (folder, inner) in below_these:
+                        continue  # one file says that there is a folder
+                    below_these.add((folder, inner))
+                    found.setdefault(folder, []).append(self._file(below, name, entry))
         return found
 
     def _file(self, below: str, name: str, entry: Mapping[str, Any]) -> ObjectPath:
@@ -151,10 +168,10 @@ class ObjectPath:
             obstore.put(store, key, content)
 
     @contextmanager
-    def _asking(self) -> Iterator[tuple[Any, str]]:
+    def _asking(self, *, is_file: bool = True) -> Iterator[tuple[Any, str]]:
         """The store, and the key within it; its errors in words."""
         root, key = self._root
-        with errors_in_words(self):
+        with errors_in_words(self, is_file=is_file):
             yield _store(root, tuple(sorted(_valued(self.options).items()))), key
 
 
@@ -205,31 +222,34 @@ def is_address(path: str) -> bool:
 
 
 @contextmanager
-def errors_in_words(path: ObjectPath) -> Iterator[None]:
-    """What a store's errors mean, without the details of its requests."""
+def errors_in_words(path: ObjectPath, *, is_file: bool = True) -> Iterator[None]:
+    """What a store's errors mean, without the details of its requests.
+
+    Args:
+        is_file: whether a file is asked for. An empty folder is no error: what isn't there is the container.
+    """
     from obstore import exceptions
 
     try:
         yield
     except (exceptions.NotFoundError, FileNotFoundError) as error:
-        raise FileNotFoundError(2, "there is no such file or container", path.address) from error
+        if not is_file:
+            raise StoreError(f"{path.address}: there is no such container or bucket") from error
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", path.address) from error
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        if is_file:  # what may be listed and not read costs its own day
+            raise PermissionError(errno.EACCES, "the store refuses access to it", path.address) from error
         raise StoreError(
             f"{path.address}: the store refuses access; see the rights of this identity, or the keys in the "
             "environment or in ML_PLATFORM_STORAGE_OPTIONS"
         ) from error
-    except (exceptions.BaseError, OSError, ValueError) as error:
+    except (exceptions.BaseError, OSError, ValueError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if _is_refusal(str(error)):
-            raise StoreError(f"{path.address}: the store refuses this: {first}") from error
-        raise StoreAwayError(f"{path.address}: the store doesn't answer: {first}") from error
-
-
-def _is_refusal(text: str) -> bool:
-    """Whether an answer says that asking again would not help."""
-    return any(
-        code in text for code in ("400 Bad Request", "401 Unauthorized", "403 Forbidden", "NoSuchBucket")
-    )
+        if _AWAY.search(str(error)):
+            raise StoreAwayError(f"{path.address}: the store doesn't answer: {first}") from error
+        if is_file and re.search(r"status code: 4\d\d", first):
+            raise PermissionError(errno.EACCES, f"the store refuses it: {first}", path.address) from error
+        raise StoreError(f"{path.address}: the store refuses this: {first}") from error
 
 
 def _valued(options: Mapping[str, Secret]) -> dict[str, str]:
@@ -244,11 +264,34 @@ def _store(root: str, options: Sequence[tuple[str, str]]) -> Any:
     scheme = root.partition("://")[0]
     chosen: dict[str, Any] = {}
     client: dict[str, Any] = {}
-    for name, value in options:
-        kinds = next((kinds for prefix, kinds in _OF_A_KIND.items() if name.lower().startswith(prefix)), None)
-        if name.lower() in _OF_THE_CLIENT:
-            client[name.lower()] = value
-        elif kinds is None or scheme in kinds:
-            chosen[name.lower()] = value
+    for given, value in options:
+        name = given.lower()
+        prefix = next((prefix for prefix in _OF_A_KIND if name.startswith(prefix)), "")
+        if name.removeprefix(prefix) in _OF_THE_CLIENT:
+            client[name.removeprefix(prefix)] = value
+        elif (prefix and scheme not in _OF_A_KIND[prefix]) or _is_of_tables(
+            scheme, name.removeprefix(prefix)
+        ):
+            continue
+        else:
+            chosen[name] = value
     make: Any = from_url
-    return make(root, config=chosen, client_options=client or None)
+    try:
+        return make(root, config=chosen, client_options=client or None)
+    except Exception:
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        names = ", ".join(sorted([*chosen, *client]))
+        raise StoreError(f"{root}: the options ({names}) can't be used: {error}") from error
+
+
+def _is_of_tables(scheme: str, name: str) -> bool:
+    """Whether an option is about where tables lie or how they are locked, and the address says the rest."""
+    if name in ("s3_allow_unsafe_rename", "s3_locking_provider"):
+        return True
+    places = {"bucket", "bucket_name", "container_name", "storage_container_name"}
+    if scheme == "abfss":
+        places |= {"account_name", "storage_account_name"}
+    return name in places

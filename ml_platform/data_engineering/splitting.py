@@ -344,8 +344,8 @@ def _check_targets(prepared: Path, target: Path, days: Sequence[date]) -> None:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise SplitError(
             f"{different[0]}{more} exists already with other content. To replace deliveries, delete them "
-            "first; to correct some of their rows, land just these rows from a file with a name that sorts "
-            "after theirs"
+            "first; to correct some of their rows, deliver just these rows in a file whose name begins with "
+            "the date on which it comes"
         )
 
 

@@ -64,8 +64,8 @@ def _upload(folder: Path, target: ObjectPath, *, replace: bool) -> None:
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise UploadError(
             f"{different[0]}{more} exists already with other content. To replace deliveries, delete them "
-            "first; to correct some of their rows, land just these rows from a file with a name that sorts "
-            "after theirs"
+            "first; to correct some of their rows, deliver just these rows in a file whose name begins with "
+            "the date on which it comes"
         )
     for path in new:
         (target / path.parent.name / path.name).write(path.read_bytes())

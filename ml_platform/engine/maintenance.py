@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from ml_platform.contract.assets import small_table_names, table_names
+from ml_platform.data_engineering.arrivals import ARRIVALS
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepResult
 from ml_platform.storage import small_tables
@@ -19,7 +20,7 @@ from ml_platform.storage.ledger import DAYS, DESCRIBED, SORT
 
 def small_tables_of_all() -> tuple[str, ...]:
     """The tables of a few rows: those of the assets, and those that steer the platform."""
-    return (DAYS, *small_table_names(), CONTRACTS)
+    return (DAYS, *small_table_names(), CONTRACTS, ARRIVALS)
 
 
 def maintain(context: StepContext) -> StepResult:

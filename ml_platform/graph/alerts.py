@@ -22,6 +22,7 @@ from ml_platform.contract.assets import MAINTENANCE, VALIDATION_REPORT, names, v
 from ml_platform.contract.days import month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
+from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules
 from ml_platform.data_engineering.landing import Look
 from ml_platform.data_engineering.object_store import Place, landing_of
@@ -390,6 +391,7 @@ def _unmade(
         ledger_views.made_from(ledger),
         turn=int(now.timestamp() // 60),
         also=[date.fromisoformat(day) for day in reported_days if " " not in day],
+        register=ArrivalRegister(Tables.of(settings), product),
     )
     patience = timedelta(hours=product.alerts.materialized_within_hours)
     place = landing_of(settings)

@@ -36,6 +36,8 @@ GAP_DAYS = 7
 RUNS_A_TICK = 5
 #: Watched days whose files may vanish at once and be done again; more look like a disk that isn't mounted.
 WITHDRAWN_AT_ONCE = 7
+#: Seconds of a tick in which new files are looked into; what is left is left to the next.
+WATCH_SECONDS = 20
 #: Runs that may succeed and leave a day pending before nothing more is requested for the same state.
 ATTEMPTS = 3
 
@@ -88,6 +90,7 @@ def pending(
     turn: int = 0,
     also: Collection[date] = (),
     register: ArrivalRegister | None = None,
+    watching: bool = False,
 ) -> Pending:
     """The days whose files are others than those they were made from.
 
@@ -97,7 +100,8 @@ def pending(
     Args:
         made_from: by day, the fingerprint of the inputs that the ledger has of the ARDS.
         turn: which of the older days to look at.
-        register: where to keep which files are there now; what came late is made anew.
+        register: when files were first seen; what came late is made anew.
+        watching: whether to keep there which files there are now.
     """
     listed = landed_days(product, settings)
     count = max(WATCHED_DAYS, product.source.label_delay_days + LATE_LABELS)
@@ -108,14 +112,16 @@ def pending(
     start = turn % turns * OLDER_A_TICK
     looked_at = {*watched, *made[start : start + OLDER_A_TICK], *({*also} & {*made})}
     states = {day: State(UNSEEN, None) for day in unseen}
-    arrivals = _arrivals(product, settings, register, sorted(looked_at))
-    looks = landing.looks(product, landing_of(settings), looked_at)
+    looks = landing.looks(product, landing_of(settings), sorted(looked_at))
+    arrivals = _arrivals(settings, register, looks, watching=watching)
     withdrawn = []
     for day in sorted(looked_at):
         stamp, before = looks[day].stamp, made_from.get(day)
         if stamp is None:
             if before:
                 withdrawn.append(day)
+            continue
+        if looks[day].is_unfinished:
             continue
         seen = arrivals.seen(day, looks[day].files)
         now = landing.made_from(stamp, seen.late_files if seen else {})
@@ -143,17 +149,22 @@ def pending(
 
 
 def _arrivals(
-    product: Product, settings: Settings, register: ArrivalRegister | None, days: Sequence[date]
+    settings: Settings,
+    register: ArrivalRegister | None,
+    looks: Mapping[date, landing.Look],
+    *,
+    watching: bool,
 ) -> Arrivals:
-    """What was seen of some days, this look included."""
+    """What was seen of some days, with this look if it is kept."""
     if register is None:
         return Arrivals()
 
     def known() -> Arrivals:
         return ledger_views.of_version(register, "arrivals", register.read)
 
-    now, rules = datetime.now(tz=UTC), FileRules.of(settings)
-    register.observe(landing_of(settings), days, now, rules, known())
+    if watching:
+        now, rules = datetime.now(tz=UTC), FileRules.of(settings)
+        register.observe(landing_of(settings), looks, now, rules, known(), seconds=WATCH_SECONDS)
     return known()
 
 

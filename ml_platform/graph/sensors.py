@@ -1,7 +1,7 @@
 """What requests runs when something has happened: the landing sensor and the retrain sensor.
 
-All of it is off until it is switched on in the UI. Ticks read names, small tables and the event log; none
-starts Spark.
+All of it is off until it is switched on in the UI. Ticks read names, small tables, the event log, and of new
+files their bytes; none starts Spark.
 """
 
 import functools
@@ -55,7 +55,8 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             ledger_views.made_from(ledger),
             turn=requested.turn,
             also=requested.days,
-            register=ArrivalRegister(tables, product) if settings.watch_arrivals else None,
+            register=ArrivalRegister(tables, product),
+            watching=settings.watch_arrivals,
         )
         if pending.warning:
             context.log.warning(pending.warning)

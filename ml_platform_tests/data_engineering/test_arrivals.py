@@ -34,11 +34,12 @@ class Observer:
     def look(self, morning: str, *days: date) -> int:
         now = datetime.fromisoformat(f"{morning}T08:00").replace(tzinfo=UTC)
         folder = self.platform.settings.landing_path
-        return self.register.observe(folder, days or (DAY,), now, FileRules.of(self.platform.settings))
+        looks = landing.looks(self.platform.product, folder, days or (DAY,))
+        return self.register.observe(folder, looks, now, FileRules.of(self.platform.settings))
 
     def seen(self, day: date = DAY) -> Seen:
         folder, product = self.platform.settings.landing_path, self.platform.product
-        found = self.register.read([day]).seen(day, landing.facts(product, folder, day))
+        found = self.register.read([day]).seen(day, landing.looks(product, folder, [day])[day].files)
         assert found is not None
         return found
 
@@ -118,6 +119,7 @@ def test_large_files_are_told_apart_by_parts_of_them(
     tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "BLOCK_BYTES", 4)
+    monkeypatch.setattr(arrivals, "_WHOLE_BLOCKS", 4)
     path, rules = tmp_path / "a.csv", FileRules(root=None)
     content = bytes(n % 251 for n in range(size))
     path.write_bytes(content)
@@ -188,7 +190,9 @@ def test_the_landing_sensor_has_a_day_made_anew_whose_file_came_late(platform: P
 
     def pending() -> list[date]:
         made_from = {day: record.inputs for day, record in ledger.latest("ards").items()}
-        found = deliveries.pending(platform.product, platform.settings, made_from, register=register)
+        found = deliveries.pending(
+            platform.product, platform.settings, made_from, register=register, watching=True
+        )
         return list(found.states)
 
     platform.deliver(DAY, "2024-01-11T0600_rows.csv", HEADER + row(1))
@@ -215,3 +219,59 @@ def test_a_lost_register_leaves_the_names_to_say(platform: Platform) -> None:
     assert known_on(platform) == [D("2024-01-20")]
     observer.register.forget([DAY])
     assert known_on(platform) == [D("2024-01-12")]
+
+
+def test_a_clock_that_went_backwards_has_seen_nothing_earlier(platform: Platform) -> None:
+    observer = Observer(platform)
+    platform.deliver(DAY, "a.csv", HEADER + row(1))
+    observer.look("2024-06-01")
+    platform.deliver(DAY, "b.csv", HEADER + row(2))
+    observer.look("2024-02-01")
+    assert observer.seen().late_files == {}
+
+
+def test_a_name_that_no_table_can_hold_costs_its_own_day(platform: Platform) -> None:
+    observer = Observer(platform)
+    platform.deliver(DAY, "a.csv", HEADER + row(1))
+    (platform.folder(DAY) / os.fsdecode(b"\xff.csv")).write_text(HEADER)
+    assert observer.look("2024-01-11") == 1
+
+
+def test_files_that_a_look_has_no_time_for_are_left_to_the_next(platform: Platform) -> None:
+    observer = Observer(platform)
+    for name in "abc":
+        platform.deliver(DAY, f"{name}.csv", HEADER + row(1))
+    looks = landing.looks(platform.product, platform.settings.landing_path, [DAY])
+    now, rules = datetime(2024, 1, 11, 8, tzinfo=UTC), FileRules.of(platform.settings)
+    folder = platform.settings.landing_path
+    assert observer.register.observe(folder, looks, now, rules, seconds=-1) == 0
+    assert observer.register.observe(folder, looks, now, rules) == 3
+
+
+def test_alerts_hold_a_day_with_a_late_file_for_what_it_is(platform: Platform) -> None:
+    observer = Observer(platform)
+    platform.deliver(DAY, "2024-01-11T0600_rows.csv", HEADER + row(1))
+    observer.look("2024-01-11")
+    platform.deliver(DAY, "2024-01-12T0600_labels.csv", f"{LABELS}1,{DAY},1\n")
+    observer.look("2024-01-12")
+    platform.run("ards", DAY)
+    made_from = {day: record.inputs for day, record in platform.ledger.latest("ards").items()}
+    # Whoever only looks, as alerts do, or the sensor where nobody watches, reads what is kept all the same.
+    found = deliveries.pending(
+        platform.product, platform.settings, made_from, register=observer.register, watching=False
+    )
+    assert found.states == {}
+
+
+def test_a_file_that_replaces_others_is_not_passed_over_by_a_later_date(platform: Platform) -> None:
+    platform.deliver(DAY, "2024-01-13T0600_rows.csv", HEADER + row(1))
+    platform.deliver(DAY, "z_fix.csv", HEADER + row(2))
+    platform.deliver(DAY, "z_fix.csv.manifest.yaml", "replaces: true\n")
+    (done,) = platform.run("ards", DAY).days
+    assert done.outcome == "refused"
+    assert "begin its name with the date on which it was delivered" in done.reason
+    for suffix in ("", ".manifest.yaml"):
+        fix = platform.folder(DAY) / f"z_fix.csv{suffix}"
+        fix.rename(fix.with_name(f"2024-01-14_fix.csv{suffix}"))
+    platform.run("ards", DAY)
+    assert list(platform.rows("ards")["visit"]) == [2]

@@ -186,15 +186,69 @@ def test_what_is_new_changed_or_gone_is_pending(store: Store, made: Platform) ->
 def test_a_file_without_bytes_is_still_being_written(store: Store, made: Platform) -> None:
     store.put(DAY, "rows.csv", b"")
     (done,) = made.run("ards", DAY).days
-    assert (done.outcome, "rows.csv without any bytes" in done.reason) == ("missing", True)
+    assert (done.outcome, "rows.csv: has no bytes" in done.reason) == ("refused", True)
     store.put(DAY, "rows.csv", HEADER + row(1))
-    store.put(DAY, "more.csv", b"")
-    assert pending(made) == [DAY]
+    made.run("ards", DAY)
+    assert len(made.rows("ards")) == 1
+    # Whoever writes over a file may truncate it first, and its day is neither gone nor whole meanwhile.
+    store.put(DAY, "rows.csv", b"")
+    assert pending(made) == []
     (done,) = made.run("ards", DAY).days
-    assert done.outcome == "written"
-    assert done.metadata["unread_files"] == "more.csv (no bytes yet)"
-    store.put(DAY, "more.csv", HEADER + row(2))
+    assert done.outcome == "refused"
+    assert len(made.rows("ards")) == 1
+    store.put(DAY, "rows.csv", HEADER + row(1) + row(2))
     assert pending(made) == [DAY]
+    made.run("ards", DAY)
+    assert len(made.rows("ards")) == 2
+
+
+@pytest.mark.parametrize(
+    "neighbour", [" copy/a.csv", "+/a.csv", "-old/a.csv", ".tmp/a.csv", ".csv", "0/a.csv"]
+)
+def test_neighbours_of_a_days_folder_hide_nothing(in_s3: Store, tmp_path: Path, neighbour: str) -> None:
+    last = DAY + timedelta(days=1)
+    for day in (DAY, last):
+        in_s3.put(day, "rows.csv", HEADER)
+        obstore.put(in_s3.client, f"{in_s3.prefix}/shop/{day}{neighbour}", b"x")
+    place = landing_of(in_s3.settings(tmp_path))
+    for days in ([DAY], [last], [DAY, last]):
+        looks = landing.looks(shop(), place, days)
+        assert [[file.name for file in looks[day].files] for day in days] == [["rows.csv"]] * len(days)
+    assert landing.delivered_days(shop(), place) == [DAY, last]
+
+
+def test_options_of_the_tables_lead_deliveries_nowhere_else(in_s3: Store, tmp_path: Path) -> None:
+    in_s3.put(DAY, "rows.csv", HEADER)
+    options = {
+        "aws_bucket": "tables",
+        "azure_storage_account_name": "tables",
+        "AWS_S3_ALLOW_UNSAFE_RENAME": "true",
+        "azure_allow_http": "true",
+    }
+    settings = in_s3.settings(tmp_path, options=options)
+    assert landing.delivered_days(shop(), landing_of(settings)) == [DAY]
+
+
+@pytest.mark.parametrize("options", [{"aws_no_such_option": "1"}, {"timeout": "soon"}])
+def test_options_that_cannot_be_used_are_no_reason_to_try_again(
+    in_s3: Store, tmp_path: Path, options: dict[str, str]
+) -> None:
+    settings = in_s3.settings(tmp_path, options=options)
+    with pytest.raises(StoreError) as raised:
+        landing.delivered_days(shop(), landing_of(settings))
+    assert not is_passing(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_folder_in_a_day_costs_no_memory(in_s3: Store, tmp_path: Path) -> None:
+    in_s3.put(DAY, "rows.csv", HEADER)
+    for number in range(30):
+        in_s3.put(DAY, f"checkpoint/{number}/part.csv", "x")
+    found = (landing_of(in_s3.settings(tmp_path)) / "shop").files_by_folder(str(DAY), str(DAY))  # type: ignore[union-attr]
+    assert [file.facts.name for file in found[str(DAY)] if file.facts] == [
+        "checkpoint/0/part.csv",
+        "rows.csv",
+    ]
 
 
 def test_folders_within_a_day_are_named_and_not_read(store: Store, made: Platform) -> None:
@@ -224,7 +278,9 @@ def test_a_bucket_that_is_not_there_is_an_error_and_no_empty_landing(in_s3: Stor
         landing="s3://nowhere/landing",
         storage_options={name: Secret(value) for name, value in in_s3.options.items()},
     )
-    with pytest.raises((StoreError, FileNotFoundError)):
+    with pytest.raises(StoreError, match="no such container or bucket"):
+        landing.looks(shop(), landing_of(settings), [DAY])
+    with pytest.raises(StoreError, match="no such container or bucket"):
         landing.delivered_days(shop(), landing_of(settings))
 
 
@@ -325,7 +381,7 @@ def test_the_register_knows_files_of_a_store(store: Store, made: Platform) -> No
 
     def look(morning: str) -> int:
         now = datetime.fromisoformat(f"{morning}T08:00").replace(tzinfo=UTC)
-        return register.observe(place, [DAY], now, rules)
+        return register.observe(place, landing.looks(made.product, place, [DAY]), now, rules)
 
     store.put(DAY, "rows.csv", HEADER + row(1))
     assert look("2024-01-11") == 1
