@@ -30,12 +30,10 @@ _READ_BYTES = 1 << 20
 _OF_A_KIND = {"azure_": ("abfss", "az"), "aws_": ("s3",), "google_": ("gs",)}
 #: What follows a slash in the order of keys.
 _AFTER_SLASH = "0"
-#: What errors say of a store that may answer when it is asked again.
-_AWAY = re.compile(
-    r"error sending request|timed? ?out|connection|status code: (408|425|429|5\d\d)|"
-    r"\b(408|425|429|500|502|503|504)\b [A-Z]",
-    re.IGNORECASE,
-)
+#: The answer that a store gave, and answers that may be others when it is asked again.
+_STATUS = re.compile(r"status code: (\d\d\d)")
+_PASSING = frozenset({"408", "425", "429", "500", "502", "503", "504"})
+_NO_ANSWER = re.compile(r"error sending request|timed? ?out|connect", re.IGNORECASE)
 #: Options of the connection, whichever store it is to.
 _OF_THE_CLIENT = frozenset(
     {"allow_http", "allow_invalid_certificates", "connect_timeout", "timeout", "proxy_url"}
@@ -245,9 +243,12 @@ def errors_in_words(path: ObjectPath, *, is_file: bool = True) -> Iterator[None]
         ) from error
     except (exceptions.BaseError, OSError, ValueError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if _AWAY.search(str(error)):
+        status = _STATUS.search(first)
+        if status[1] in _PASSING if status else _NO_ANSWER.search(first):
             raise StoreAwayError(f"{path.address}: the store doesn't answer: {first}") from error
-        if is_file and re.search(r"status code: 4\d\d", first):
+        if status and status[1] == "404" and not is_file:
+            raise StoreError(f"{path.address}: there is no such container or bucket") from error
+        if status and is_file:
             raise PermissionError(errno.EACCES, f"the store refuses it: {first}", path.address) from error
         raise StoreError(f"{path.address}: the store refuses this: {first}") from error
 
