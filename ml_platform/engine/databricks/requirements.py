@@ -17,7 +17,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ml_platform.contract import boosting
-from ml_platform.contract.assets import DRIFT_REPORT, MODEL, ONLINE_FEATURES, StepName
+from ml_platform.contract.assets import ARDS, DRIFT_REPORT, MODEL, ONLINE_FEATURES, StepName
 
 if TYPE_CHECKING:
     from ml_platform.contract.product import Product
@@ -80,6 +80,8 @@ def of_step(step: StepName, product: Product, settings: Settings) -> list[str]:
         needed.append(_installed("mlflow-skinny"))
     if step == MODEL:
         needed.append("matplotlib")  # of the plots; every runtime ships one
+    if step == ARDS and isinstance(settings.landing, str):
+        needed.append(_installed("obstore"))
     if step == DRIFT_REPORT:
         needed.append(_installed("evidently"))
     if step == ONLINE_FEATURES:

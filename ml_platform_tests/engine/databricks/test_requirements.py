@@ -87,6 +87,13 @@ def test_a_step_brings_along_what_it_alone_needs() -> None:
     }
 
 
+def test_what_reads_an_object_store_comes_with_the_step_that_reads_deliveries() -> None:
+    in_store = Settings(landing="s3://bucket/landing", **API)
+    assert f"obstore=={metadata.version('obstore')}" in requirements.of_step("ards", shop(), in_store)
+    assert not any("obstore" in needed for needed in requirements.of_step("mrds", shop(), in_store))
+    assert not any("obstore" in needed for needed in requirements.of_step("ards", shop(), Settings(**API)))
+
+
 @pytest.mark.parametrize(
     ("settings", "drivers"),
     [
