@@ -146,6 +146,8 @@ def _root(location: PathLocation, folder: str, settings: Settings) -> Callable[[
             if not Path(folder).is_dir():
                 return False
             shutil.rmtree(folder)
+            for lock in (Path(location.root) / ".locks").glob(f"{Path(folder).name}.*.lock"):
+                lock.unlink()
             return True
         from deltalake.fs import DeltaStorageHandler
 

@@ -215,6 +215,15 @@ def test_tables_and_models_of_a_catalog_are_named_by_their_full_names_and_droppe
         "/Shared/ml_platform/shop",
     } <= named
     assert f"{tmp_path}/control/shop" in named
+    locks = tmp_path / "control" / ".locks"
+    (tmp_path / "control" / "shop" / "days").mkdir(parents=True)
+    locks.mkdir()
+    for name in ("shop.days.lock", "shops.days.lock"):
+        (locks / name).touch()
+    (folder,) = (trace for trace in found if trace.kind == "folder of tables")
+    folder.clean()
+    assert folder.state == "removed"
+    assert [each.name for each in locks.iterdir()] == ["shops.days.lock"], "another product's lock stays"
     workspace.tables = {"main.ml.shop_ards", "main.ml.shop_mrds", "main.ml.shops_ards"}
     tables = {trace.name: trace for trace in found if trace.kind == "table"}
     for trace in tables.values():
@@ -262,7 +271,7 @@ def test_a_small_product_is_the_same_here_and_there(workspace: FakeWorkspace, tm
     assert code == 0, output
     assert "All 83 partitions are the same here and there." in output
     assert not left_behind(workspace)
-    assert list((tmp_path / "tables").iterdir()) == []
+    assert [one for one in (tmp_path / "tables").rglob("*") if one.is_file()] == []
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert not client.search_registered_models()
     assert [one.name for one in client.search_experiments()] == ["Default"]
