@@ -78,7 +78,10 @@ def history(name: ProductName, as_json: AsJson = False) -> None:
         if model.rows_available > model.rows:
             learned += f" of {model.rows_available:,}"
         cells = [str(model.as_of), model.kind, model.version, learned, model.serves, f"{model.days_scored:,}"]
-        rows.append(Row(cells, [f"trained: {model.cause}", f"{model.verdict}: {model.reason}"]))
+        said = [f"trained: {model.cause}", f"{model.verdict}: {model.reason}"]
+        said += [f"chosen: {model.selection}"] if model.selection else []
+        said += [model.remark] if model.remark else []
+        rows.append(Row(cells, said))
     print_table(
         f"Models of {name}",
         ("as of", "kind", "version", "rows", "serves", "days scored"),

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import pandas as pd
 
-from ml_platform.contract.days import DayRange
 from ml_platform.contract.hashing import fingerprint_of
-from ml_platform.contract.learning import Holdout
 from ml_platform.contract.product import Product
-from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.engine import evolution, presence, serving_models
+from ml_platform.engine import evolution, presence, serving_models, trained_again
+from ml_platform.engine.compared_rows import (
+    UnseenRows,
+    collected,
+    seed_of,
+    training_rows,
+    with_days_before,
+)
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.training_plan import content_of, readable_contracts, training_days
-from ml_platform.machine_learning import holdout, promotion, rollback, training, training_data
-from ml_platform.machine_learning.kind import LAST_LABEL, ROWS_OF_DAY, Predictions
+from ml_platform.engine.training_plan import content_of, training_days
+from ml_platform.machine_learning import holdout, promotion, rollback, training
+from ml_platform.machine_learning.kind import Predictions
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.model_history import (
     ModelHistory,
@@ -35,104 +39,6 @@ from ml_platform.machine_learning.rollback import Rollback
 from ml_platform.machine_learning.selection import Selection
 from ml_platform.machine_learning.training import Choosing
 from ml_platform.storage.ledger import DayRecord
-
-
-def training_rows(
-    context: StepContext, days: Sequence[date], as_of: date, mode: Holdout
-) -> training_data.Slice:
-    """The rows that a model learns from: of all entities but those that are held out."""
-    return training_data.labelled(
-        context.open_spark,
-        context.product,
-        context.tables,
-        days,
-        as_of,
-        held_out=False if mode == "entities" else None,
-        maximum_rows=context.product.model.maximum_rows,
-    )
-
-
-def seed_of(fingerprint: str) -> int:
-    """The seed of what is drawn at random while the model with a training fingerprint is trained."""
-    return int(fingerprint[:8], 16)
-
-
-def collected(product: Product, slice_: training_data.Slice, mode: Holdout) -> pd.DataFrame:
-    """The rows that a model learns from, with about how many their whole days have, if it matters.
-
-    That is worked out of the rows themselves: what is learned must follow from them alone.
-    """
-    frame = slice_.collect()
-    if frame.empty or not kind_of(product).uses_rows_of_day:
-        return frame
-    share = slice_.taken / slice_.available * (1 - 1 / training_data.HELD_OUT if mode == "entities" else 1)
-    rows = frame.groupby(EVENT_DAY)[EVENT_DAY].transform("size") / share
-    return frame.assign(**{ROWS_OF_DAY: rows})
-
-
-class UnseenRows:
-    """Rows that models are compared on; those that were read last are kept for the next who asks."""
-
-    def __init__(self, context: StepContext) -> None:
-        self.context = context
-        self.contracts = readable_contracts(context)
-        self._compared: tuple[str, pd.DataFrame] | None = None
-
-    def can_count(self, day: date, known: Mapping[date, DayRecord]) -> bool:
-        """Whether a day can be learned from or compared on under the present contract."""
-        record = known.get(day)
-        usable = record is not None and record.usable and record.contract in self.contracts
-        return usable and self.context.product.trainable(day)
-
-    def by_entities(self, as_of: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
-        """The labelled rows of the held-out entities, of the last labelled days before the as-of date.
-
-        Args:
-            known: what the ledger says of the MRDS.
-        """
-        return self._unseen(holdout.by_entities(self.context.product, as_of), as_of, known, held_out=True)
-
-    def forward(self, as_of: date, day: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
-        """The rows of all entities on the days from an as-of date on, labelled by the morning of ``day``.
-
-        What a bootstrap draws are their weeks.
-        """
-        rows = self._unseen(holdout.forward(self.context.product, as_of), day, known, held_out=None)
-        return rows.assign(_cluster=[holdout.week(_date(row)) for row in rows[EVENT_DAY]])
-
-    def _unseen(
-        self, days: DayRange, day: date, known: Mapping[date, DayRecord], *, held_out: bool | None
-    ) -> pd.DataFrame:
-        """Labelled rows to compare models on, at most ``evaluation.maximum_rows``; the last are kept."""
-        context, product = self.context, self.context.product
-        read = with_days_before(product, days)
-        key = fingerprint_of([day, held_out, content_of(read, known)])
-        if self._compared is not None and self._compared[0] == key:
-            return self._compared[1]
-        frame = training_data.labelled(
-            context.open_spark,
-            product,
-            context.tables,
-            [candidate for candidate in read if self.can_count(candidate, known)],
-            day,
-            held_out=held_out,
-            maximum_rows=product.evaluation.maximum_rows,
-        ).collect()
-        if kind_of(product).uses_last_label:
-            frame = training_data.with_last_labels(product, frame, days.first, LAST_LABEL)
-        if kind_of(product).uses_rows_of_day:
-            rows = {candidate: known[candidate].counts["rows"] for candidate in read if candidate in known}
-            frame = frame.assign(**{ROWS_OF_DAY: [rows[_date(value)] for value in frame[EVENT_DAY]]})
-        self._compared = (key, frame)
-        return frame
-
-
-def with_days_before(product: Product, days: DayRange) -> DayRange:
-    """Some days and, if a baseline is an entity's last label, the days before in which that may lie."""
-    if not kind_of(product).uses_last_label:
-        return days
-    back = training_data.LAST_LABEL_DAYS + product.source.label_delay_days
-    return DayRange(days.first - timedelta(days=back), days.last)
 
 
 class Decider:
@@ -251,18 +157,14 @@ class Decider:
 
         rival = None if mismatch is not None else before
 
-        def pipeline_of(model: ModelRecord) -> Any:
+        def scored(model: ModelRecord) -> tuple[Any, Predictions]:
             if frame.empty:  # nothing is asked of it
-                return None
-            return self.registry.load(self.product, model.version, model.fingerprint).pipeline
+                return None, self._scored(None, model.threshold, frame)
+            loaded = trained_again.load(self.context, model, self.rows)
+            return loaded.pipeline, self._scored(loaded.pipeline, loaded.threshold, frame)
 
-        pipeline = pipeline_of(challenger)
-        found = self._compared_on(
-            frame,
-            pipeline,
-            self._scored(pipeline, challenger.threshold, frame),
-            self._scored(pipeline_of(rival), rival.threshold, frame) if rival else None,
-        )
+        pipeline, predictions = scored(challenger)
+        found = self._compared_on(frame, pipeline, predictions, scored(rival)[1] if rival else None)
         return self._without_rival(found, before, mismatch)
 
     def _without_rival(
@@ -344,11 +246,6 @@ def _days_of_twin(product: Product, challenger: ModelRecord) -> Sequence[date]:
     if product.last_labelled_day(as_of) < product.start:
         return ()
     return list(training_days(product, as_of, challenger.kind))
-
-
-def _date(value: Any) -> date:
-    """A day as pandas may hold it."""
-    return pd.Timestamp(value).date()
 
 
 def take_back(

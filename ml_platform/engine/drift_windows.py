@@ -23,11 +23,11 @@ from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import aggregation
 from ml_platform.data_engineering.day_rows import Kernel, day_rows, subschema
 from ml_platform.data_engineering.resolution import rows_schema
+from ml_platform.engine import trained_again
 from ml_platform.engine.context import StepContext
 from ml_platform.machine_learning import scoring
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.model_history import ModelRecord
-from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.training_data import (
     is_held_out,
     sampled,
@@ -132,8 +132,7 @@ class Windows:
 
     def _read_training_window(self, name: str, plan: DriftPlan, model: ModelRecord) -> Window:
         context, product = self.context, self.context.product
-        registry = Registry.of(context.settings)
-        pipeline = registry.load(product, model.version, model.fingerprint).pipeline
+        pipeline = trained_again.load(context, model).pipeline
         # On rows that it has learned from a flexible model is surer than on any others; where entities are
         # few there are no others.
         held_out = model.compared_by == "entities"

@@ -16,7 +16,7 @@ from ml_platform.contract.assets import MODEL
 from ml_platform.contract.days import month_of
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
-from ml_platform.machine_learning.model_history import COLUMNS, SELECTION, ModelHistory, ModelRecord
+from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import Decision
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.storage.ledger import DayRecord
@@ -195,7 +195,8 @@ def restore_models(context: StepContext, history: ModelHistory) -> list[date]:
 
 def _model_of(record: DayRecord) -> ModelRecord | None:
     """A model by what the ledger tells of it; None if the record lacks something."""
-    facts = record.details.get("metadata", {})
+    details = record.details
+    facts = details.get("metadata", {})
     days = re.findall(r"\d{4}-\d{2}-\d{2}", str(facts.get("training_days", "")))
     try:
         return ModelRecord(
@@ -211,9 +212,11 @@ def _model_of(record: DayRecord) -> ModelRecord | None:
             first_day=date.fromisoformat(days[0]),
             last_day=date.fromisoformat(days[-1]),
             run_id=record.run_id,
-            columns=record.details.get(COLUMNS),
             holdout=facts.get("holdout"),
-            selection=record.details.get(SELECTION),
+            columns=details.get("columns"),
+            selection=details.get("selection"),
+            manifest=details.get("manifest"),
+            remark=details.get("remark"),
         )
     except (KeyError, IndexError):
         return None

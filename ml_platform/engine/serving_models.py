@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from ml_platform.contract.faults import in_words
 from ml_platform.contract.product import Product
@@ -32,15 +33,10 @@ def mismatch(registry: Registry, product: Product, model: ModelRecord) -> str | 
     return ModelColumns.named(product, features).mismatch(product)
 
 
-def load(registry: Registry, product: Product, model: ModelRecord) -> scoring.ServingModel:
-    """A model, ready to score.
-
-    Raises:
-        RegistryError: the registry has no such version, or another model under its number.
-    """
-    loaded = registry.load(product, model.version, model.fingerprint)
+def serving_model(product: Product, model: ModelRecord, pipeline: Any) -> scoring.ServingModel:
+    """A model that was loaded, as scoring takes it."""
     return scoring.ServingModel(
-        pipeline=loaded.pipeline,
+        pipeline=pipeline,
         threshold=model.threshold,
         name=product.name,
         version=model.version,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ml_platform.contract import boosting, estimators
+from ml_platform.contract.faults import ends_the_run, in_words
 
 #: The file of a version, and the tags that it has.
 MODEL_FILE = "model.skops"
@@ -28,6 +32,42 @@ _OF_HISTOGRAM_TREES = frozenset({"functools.partial", "sklearn.utils.validation.
 
 class RegistryError(Exception):
     """A model can't be kept or loaded; the message says which and why."""
+
+
+class UnloadableError(RegistryError):
+    """A version is there and can't be loaded; the message says which and why."""
+
+
+#: The packages whose objects a model's file holds: another major version may read them otherwise, or not.
+_IN_FILES = ("scikit-learn", "numpy", "lightgbm", "xgboost", "xgboost-cpu", "catboost")
+
+
+def incompatible(requirements: Iterable[str]) -> str | None:
+    """Why a model that was made with some packages can't be loaded with those that are installed.
+
+    Args:
+        requirements: as ``scikit-learn==1.9.1``; of packages whose objects aren't in the file nothing counts.
+    """
+    for requirement in requirements:
+        name, _, version = requirement.strip().partition("==")
+        if name not in _IN_FILES or not version:
+            continue
+        installed = _installed(name)
+        if installed is None:
+            return f"it was made with {name} {version}, which isn't installed"
+        if installed.partition(".")[0] != version.partition(".")[0]:
+            return f"it was made with {name} {version}, and {installed} is installed"
+    return None
+
+
+def _installed(name: str) -> str | None:
+    """The version of a package; xgboost is known by two names."""
+    for known in (name, *(("xgboost", "xgboost-cpu") if name.startswith("xgboost") else ())):
+        try:
+            return installed_version(known)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def _short_lists() -> ModuleType:
@@ -76,10 +116,18 @@ def read_pipeline(file: str, origin: str) -> Any:
         origin: where the file is from, for the message.
 
     Raises:
-        RegistryError: it holds types that a pipeline may not have.
+        UnloadableError: it holds types that a pipeline may not have, or what it holds can't be made again:
+            classes are gone or have become others, or the file is damaged.
     """
     skops = skops_io()
-    return skops.load(file, trusted=trusted(skops.get_untrusted_types(file=file), origin))
+    try:
+        return skops.load(file, trusted=trusted(skops.get_untrusted_types(file=file), origin))
+    except RegistryError as error:
+        raise UnloadableError(str(error)) from error
+    except Exception as error:
+        if ends_the_run(error) or isinstance(error, OSError | MemoryError):
+            raise
+        raise UnloadableError(f"{origin} can't be loaded: {in_words(error)}") from error
 
 
 def trusted(types: list[str], origin: str) -> list[str]:

@@ -33,8 +33,8 @@ Kind = Literal["monthly", "retrain"]
 #: The tables of a :class:`ModelHistory`.
 TABLES = CATALOGUE[MODEL].small_tables
 
-#: Where the ledger's record of a model has the columns that it needs, beside its metadata.
-COLUMNS, SELECTION = "columns", "selection"
+#: What the ledger's record of a model has of the model's own record, beside the metadata.
+RESTORED = ("columns", "selection", "manifest", "remark")
 #: Where the record of a day of predictions has the models that scored it.
 MODELS = "models"
 
@@ -57,6 +57,8 @@ _MODELS = pa.schema(
         ("columns", pa.string()),
         ("holdout", pa.string()),
         ("selection", pa.string()),
+        ("manifest", pa.string()),
+        ("remark", pa.string()),
     ]
 )
 _COMPARISONS = pa.schema([("key", pa.string()), ("comparison", pa.string())])
@@ -91,7 +93,8 @@ class ModelRecord:
 
     ``columns`` is what it needs of the MRDS, a :class:`.model_columns.ModelColumns` as text, ``holdout`` how
     it is compared; older records lack both. ``selection`` is what was chosen before it was trained, a
-    :class:`.selection.Selection` as text, if its contract left a choice.
+    :class:`.selection.Selection` as text, if its contract left a choice. ``manifest`` is what it was made
+    from beside its rows, as text, and ``remark`` why it was trained again, if it was.
     """
 
     as_of: date
@@ -111,6 +114,8 @@ class ModelRecord:
     columns: str | None = None
     holdout: Holdout | None = None
     selection: str | None = None
+    manifest: str | None = None
+    remark: str | None = None
 
     @property
     def compared_by(self) -> Holdout:

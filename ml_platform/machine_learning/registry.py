@@ -43,12 +43,15 @@ from ml_platform.machine_learning.model_card import (
     holdout_metrics,
     log_model,
     params_of,
+    requirements,
 )
 from ml_platform.machine_learning.model_files import (
     FINGERPRINT,
     MODEL_FILE,
     THRESHOLD,
     RegistryError,
+    UnloadableError,
+    incompatible,
     read_pipeline,
 )
 from ml_platform.machine_learning.pipeline import feature_frame
@@ -67,6 +70,8 @@ _CHILD_TAG = "dagster.run_id"
 
 #: What the tag says of a model whose kind of label has no decisions.
 _NO_THRESHOLD = "none"
+#: The tag with the packages that a version was made with.
+LIBRARIES = "libraries"
 #: The tag with what people should know of the rows that a model has learned from.
 REMARK = "remark"
 
@@ -216,7 +221,9 @@ class Registry:
         return max(map(_registered, found), key=lambda model: int(model.version), default=None)
 
     def absent(self, product: Product, versions: Mapping[str, str]) -> dict[str, str]:
-        """Those of some versions that a SQLite registry lacks, or whose file is gone, with what is wrong.
+        """Those of some versions that a SQLite registry lacks, or that can't be loaded, with what is wrong.
+
+        That a file is there and the libraries are those it was made with is seen; the file isn't read.
 
         It takes milliseconds, without MLflow; of another registry all is taken for granted.
 
@@ -242,6 +249,8 @@ class Registry:
                 lost[version] = f"{database} lacks version {version} of {self.name(product)}, or has another"
             elif not has_file(found.place):
                 lost[version] = f"{found.place}/{MODEL_FILE} is gone"
+            elif why := incompatible(found.tags.get(LIBRARIES, "").split()):
+                lost[version] = f"version {version} of {self.name(product)} can't be loaded: {why}"
         return lost
 
     def _database(self) -> Path | None:
@@ -289,6 +298,7 @@ class Registry:
         file = local_file(found.place)
         if file is None:
             return None
+        self._check_libraries(product, version, found.tags)
         return LoadedModel(_read_file(str(file), fingerprint), _threshold_in(found.tags), fingerprint)
 
     def _find_in_catalog(self, client: Any, product: Product, fingerprint: str) -> list[Any]:
@@ -338,6 +348,7 @@ class Registry:
             "as_of": str(as_of),
             "trained_through": str(trained.last_day),
             **({REMARK: remark} if remark else {}),
+            LIBRARIES: " ".join(requirements(product)),
             FINGERPRINT: fingerprint,
             THRESHOLD: _NO_THRESHOLD if trained.threshold is None else repr(trained.threshold),
             **tags,
@@ -423,12 +434,14 @@ class Registry:
         """The pipeline and threshold of a version that must be this model; kept in memory once loaded.
 
         Raises:
-            RegistryError: the version isn't there or isn't this model, as :meth:`require` finds, or its file
-                holds more than scikit-learn's and numpy's own types.
+            UnloadableError: its file holds more than scikit-learn's and numpy's own types, or classes that
+                are gone, or it was made with another major version of a library.
+            RegistryError: the version isn't there or isn't this model, as :meth:`require` finds.
         """
         if here := self._load_here(product, version, fingerprint):
             return here
         found = self.require(product, version, fingerprint)
+        self._check_libraries(product, version, found.tags)
         client, name = self._client(), self.name(product)
         # Only by its name does Unity Catalog give out the credentials of a version's storage.
         place = (
@@ -443,6 +456,15 @@ class Registry:
             threshold=_threshold_in(found.tags),
             fingerprint=fingerprint,
         )
+
+    def _check_libraries(self, product: Product, version: str, tags: Mapping[str, str]) -> None:
+        """See that a version was made with libraries like those that are installed; older ones don't say.
+
+        Raises:
+            UnloadableError: it wasn't.
+        """
+        if why := incompatible(tags.get(LIBRARIES, "").split()):
+            raise UnloadableError(f"version {version} of {self.name(product)} can't be loaded: {why}")
 
     def set_champion(self, product: Product, version: str | None) -> None:
         """Point the alias ``champion`` at a version, or take it away."""

@@ -7,11 +7,13 @@ same model. How a kind of label is learned is said in :mod:`.kinds`, which rows 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ml_platform.contract.learning import Estimator, Holdout
@@ -31,7 +33,7 @@ class TrainedModel:
     ``threshold`` is None where the kind of label has no decisions, ``positives`` 0 where it has none.
     ``days`` counts the event days that had rows, from ``first_day`` to ``last_day``; ``example`` holds a
     few rows as the pipeline takes them. ``estimator`` is what was fitted, ``selection`` why, if the contract
-    leaves a choice.
+    leaves a choice. ``outputs`` is a hash of what it predicts for the first thousand rows.
     """
 
     pipeline: Any
@@ -44,6 +46,7 @@ class TrainedModel:
     example: pd.DataFrame
     estimator: Estimator
     selection: Selection | None = None
+    outputs: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,22 @@ def train(product: Product, frame: pd.DataFrame, choosing: Choosing | None = Non
         example=features.head(5),
         estimator=estimator,
         selection=chosen,
+        outputs=_outputs(product.with_estimator(estimator), fitted, rows.head(COMPARED_ROWS)),
     )
+
+
+#: Rows by which a model that is trained again is compared with what it was before.
+COMPARED_ROWS = 1_000
+
+
+def _outputs(product: Product, fitted: Fitted, rows: pd.DataFrame) -> str:
+    """A hash of what a model says of some rows, with the digits that are stored."""
+    kind = kind_of(product)
+    said = kind.rounded(kind.predict(fitted.pipeline, rows))
+    digest = hashlib.sha256(repr(fitted.threshold).encode())
+    for values in said:
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _fit_best(

@@ -26,6 +26,7 @@ from ml_platform.machine_learning.model_history import (
     scored_otherwise,
 )
 from ml_platform.machine_learning.promotion import serving
+from ml_platform.machine_learning.selection import Selection
 from ml_platform.settings import Settings
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import Ledger
@@ -55,6 +56,8 @@ class ModelLine:
     serves_to: date | None
     days_scored: int = 0
     waiting: bool = False
+    selection: str = ""
+    remark: str = ""
 
     @property
     def comparison(self) -> str:
@@ -215,6 +218,8 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
                 serves_from=served[model.as_of].first if model.as_of in served else None,
                 serves_to=served[model.as_of].last if model.as_of in served else None,
                 days_scored=scored[model.fingerprint],
+                selection=Selection.read(model.selection).reason if model.selection else "",
+                remark=model.remark or "",
             )
         )
     return lines
@@ -269,6 +274,7 @@ def _replaced(product: Product, model: ModelRecord, counts: ModelRecord, days_sc
         serves_from=None,
         serves_to=None,
         days_scored=days_scored,
+        remark=model.remark or "",
     )
 
 

@@ -175,6 +175,8 @@ def _model(line: ModelLine) -> dict[str, Any]:
         "serves_from": _day(line.serves_from),
         "serves_to": _day(line.serves_to),
         "days_scored": line.days_scored,
+        "selection": line.selection or None,
+        "remark": line.remark or None,
     }
 
 

@@ -21,7 +21,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
-from ml_platform.engine.deciding import seed_of
+from ml_platform.engine.compared_rows import seed_of
 from ml_platform.machine_learning import search, training_data
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.registry import Registry

@@ -6,6 +6,7 @@ import sys
 import uuid
 from datetime import date
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from ml_platform.machine_learning import model_files, model_plots
 from ml_platform.machine_learning import registry as module
 from ml_platform.machine_learning.binary import probabilities
-from ml_platform.machine_learning.model_card import DataUsed
+from ml_platform.machine_learning.model_card import DataUsed, requirements
 from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.training import train
@@ -121,6 +122,7 @@ def test_parameters_and_tags_are_logged(client, trained, logged):
         "trained_through": "2013-01-20",
         "fingerprint": "the fingerprint",
         "threshold": str(trained.threshold),
+        "libraries": " ".join(requirements(FLIGHTS)),
         "dagster_run_id": "run-1",
         "code_version": "1",
     }
@@ -534,3 +536,39 @@ def test_runs_that_a_killed_process_left_open_are_ended(tmp_path: Path) -> None:
         "parent of a live run": "RUNNING",
         "made by hand": "RUNNING",
     }
+
+
+@pytest.mark.parametrize(
+    ("made_with", "said"),
+    [
+        ([], None),
+        ([f"scikit-learn=={version('scikit-learn')}", "numpy==2.0.0", "mlflow==1.0", "pandas==0.1"], None),
+        (["scikit-learn==0.24.2"], "it was made with scikit-learn 0.24.2, and "),
+        (["numpy==1.26.4"], "it was made with numpy 1.26.4, and 2."),
+        (["skops==99.0", "scikit-learn==99.0"], "it was made with scikit-learn 99.0, and "),
+        (["scikit-learn"], None),
+    ],
+)
+def test_another_major_version_of_what_a_file_holds_makes_a_model_unreadable(made_with, said):
+    found = model_files.incompatible(made_with)
+    assert found is None if said is None else found.startswith(said)
+
+
+def test_a_library_that_is_missing_makes_a_model_unreadable(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(model_files, "installed_version", missing)
+    assert model_files.incompatible(["xgboost-cpu==3.1.0"]) == (
+        "it was made with xgboost-cpu 3.1.0, which isn't installed"
+    )
+
+
+def test_a_model_of_one_distribution_of_xgboost_is_read_with_the_other(monkeypatch):
+    def installed(name):
+        if name == "xgboost":
+            return "3.2.0"
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(model_files, "installed_version", installed)
+    assert model_files.incompatible(["xgboost-cpu==3.1.0"]) is None

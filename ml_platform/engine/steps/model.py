@@ -11,29 +11,24 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-import pandas as pd
-
 from ml_platform.contract.assets import CHALLENGER_BEATS_CHAMPION, MODEL
 from ml_platform.contract.days import month_of
-from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.learning import FIRST_LABELLED_DAYS, Holdout
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import presence, training_plan
+from ml_platform.engine.compared_rows import UnseenRows
 from ml_platform.engine.context import left_out
-from ml_platform.engine.deciding import Decider, UnseenRows, collected, seed_of, training_rows
+from ml_platform.engine.deciding import Decider
+from ml_platform.engine.model_training import ModelTraining, contract_of, describe
 from ml_platform.engine.run_partitions import FAILED, Done, Step
 from ml_platform.engine.step import Check, DayResult, Inputs, Written, result_of
 from ml_platform.engine.training_plan import TrainingPlan
-from ml_platform.machine_learning import holdout, model_history, training, training_data
-from ml_platform.machine_learning.model_card import DataUsed
-from ml_platform.machine_learning.model_columns import ModelColumns
-from ml_platform.machine_learning.model_history import COLUMNS, SELECTION, ModelHistory, ModelRecord
+from ml_platform.machine_learning import holdout, model_history, training_data
+from ml_platform.machine_learning.model_history import RESTORED, ModelHistory, ModelRecord
 from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.promotion import Comparison, Decision
-from ml_platform.machine_learning.registry import RegisteredModel, Registry
-from ml_platform.machine_learning.selection import Selection
-from ml_platform.machine_learning.training import Choosing
+from ml_platform.machine_learning.registry import Registry
 from ml_platform.storage.ledger import DayRecord
 
 
@@ -119,73 +114,29 @@ class Model(Step):
             if plan.outdated:
                 why = f"no day of {plan.days} can be learned from: {_outdated(product, plan)}"
             return None, Written("refused", why)
-        mode = self._mode()
-        slice_ = training_rows(context, plan.usable, plan.as_of, mode)
-        made_from = [plan.as_of, slice_.fingerprint, slice_.taken, self.contract, self.code_version]
-        fingerprint = fingerprint_of(made_from if mode == "entities" else [*made_from, mode])
-        mlflow = Registry.of(context.settings)
-        mlflow.prepare()
-        found = mlflow.find(product, fingerprint)
-        if found is not None and mlflow.absent(product, {found.version: fingerprint}):
-            found = None  # the version is there, its file isn't
-        tally = "models_trained" if found is None else "models_reused"
-        chosen = self._chosen(fingerprint, found)
+        asked = ModelTraining(context, plan, self._mode(), rows)
         try:
-            if found is None:
-                found, chosen = self._fit(plan, slice_, fingerprint, mode, rows, chosen)
+            trained = asked.run()
         except TrainingError as error:
             why = f"{error}; {_outdated(product, plan)}" if plan.outdated else str(error)
             return None, Written("refused", why)
-        model = ModelRecord(
-            as_of=plan.as_of,
-            month=plan.month,
-            kind=plan.kind,
-            fingerprint=fingerprint,
-            version=found.version,
-            mlflow_run_id=found.run_id,
-            threshold=found.threshold,
-            rows=slice_.taken,
-            rows_available=slice_.available,
-            first_day=plan.days.first,
-            last_day=plan.days.last,
-            run_id=context.request.run_id,
-            columns=ModelColumns.of(product).plain,
-            holdout=mode,
-            selection=chosen.plain if chosen is not None else None,
-        )
+        model, chosen = trained.record, trained.chosen
+        remarks = [remark for remark in (trained.registered.remark, model.remark) if remark]
         return model, Written(
             "written",
-            fingerprint=fingerprint,
-            metadata=_metadata(product, model, plan, context.settings.mlflow_ui_url, mlflow)
-            | ({"remark": found.remark} if found.remark else {})
-            | (_chosen_in_words(product, chosen) if chosen is not None else {}),
-            details={
-                name: text
-                for name, text in {COLUMNS: model.columns, SELECTION: model.selection}.items()
-                if text
-            },
-            tally=tally,
+            fingerprint=model.fingerprint,
+            metadata=_metadata(
+                product, model, plan, context.settings.mlflow_ui_url, Registry.of(context.settings)
+            )
+            | ({"remark": "; ".join(remarks)} if remarks else {})
+            | (describe(chosen, product) if chosen is not None else {}),
+            details={name: text for name in RESTORED if (text := getattr(model, name)) is not None},
+            tally="models_trained" if trained.is_new else "models_reused",
         )
 
     @property
     def contract(self) -> str:
-        # What is chosen follows from the whole of the metric, what is fitted from its name alone.
-        of_metric = ("evaluation.quantile", "evaluation.k") if self.context.product.model.selects else ()
-        return self.context.product.hash_of(*self.spec.sections, *of_metric)
-
-    def _chosen(self, fingerprint: str, found: RegisteredModel | None) -> Selection | None:
-        """What was chosen when the model with a training fingerprint was first trained, if it was chosen.
-
-        The clock has a part in a search, so what it has found is a fact: whoever trains the model again
-        takes it from the model's record, or from its run in MLflow, and searches no more.
-        """
-        context = self.context
-        if not context.product.model.selects:
-            return None
-        record = ModelHistory(context.tables, context.product).by_fingerprint().get(fingerprint)
-        if record is not None and record.selection is not None:
-            return Selection.read(record.selection)
-        return Registry.of(context.settings).selection(found.run_id) if found is not None else None
+        return contract_of(self.context.product)
 
     def _mode(self) -> Holdout:
         """What the product's models are compared on: as its contract says, or as its first model was.
@@ -212,53 +163,6 @@ class Model(Step):
         return holdout.mode_for(
             training_data.count_entities(session, product, context.tables, first_days, holdout.FEW_ENTITIES)
         )
-
-    def _fit(
-        self,
-        plan: TrainingPlan,
-        slice_: training_data.Slice,
-        fingerprint: str,
-        mode: Holdout,
-        rows: UnseenRows,
-        before: Selection | None,
-    ) -> tuple[RegisteredModel, Selection | None]:
-        context, product = self.context, self.context.product
-        frame = collected(product, slice_, mode)
-        choosing = Choosing(
-            mode,
-            seed=seed_of(fingerprint),
-            known=before,
-            say=lambda what: context.log(f"{MODEL}: as of {plan.as_of}, {what}"),
-        )
-        trained = training.train(product, frame, choosing)
-        unseen = pd.DataFrame()
-        if mode == "entities":
-            known = context.ledger.latest(MRDS, details=False)
-            unseen = rows.by_entities(plan.as_of, known)
-        registered = Registry.of(context.settings).log(
-            product,
-            trained,
-            as_of=plan.as_of,
-            fingerprint=fingerprint,
-            holdout=unseen if len(unseen) else None,
-            data=DataUsed(
-                delta_version=str(context.tables.version(product.name, MRDS)),
-                first_day=plan.days.first,
-                last_day=plan.days.last,
-                rows=slice_.taken,
-                rows_available=slice_.available,
-                table_path=context.tables.path(product.name, MRDS),
-            ),
-            tags={
-                "kind": plan.kind,
-                "compared_by": mode,
-                "partition": f"{plan.month:%Y-%m}",
-                "dagster_run_id": context.request.run_id,
-                "code_version": self.code_version,
-            },
-            parent_run_id=context.request.mlflow_parent_run_id,
-        )
-        return registered, trained.selection
 
     # -- what people see -----------------------------------------------------------------------------
 
@@ -325,13 +229,6 @@ def _metadata(
     skipped = {"days_of_another_contract": plan.outdated, "days_before_since": plan.untrainable}
     metadata |= {name: len(days) for name, days in skipped.items() if days}
     return metadata | ({"left_out": ", ".join(missing)} if missing else {})
-
-
-def _chosen_in_words(product: Product, chosen: Selection) -> dict[str, Any]:
-    """What was chosen before a model was trained, and why, for people."""
-    found = {"estimator": chosen.estimator(product).class_, "selection": chosen.reason}
-    trials = [number for number in chosen.trials if number is not None]
-    return found | ({"search_trials": sum(trials)} if trials else {})
 
 
 def _outdated(product: Product, plan: TrainingPlan) -> str:

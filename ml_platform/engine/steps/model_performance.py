@@ -14,13 +14,12 @@ from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.engine import presence
+from ml_platform.engine import presence, trained_again
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning import evaluation, performance
 from ml_platform.machine_learning.model_history import ModelHistory, scored_otherwise
 from ml_platform.machine_learning.promotion import Decision, serving
-from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 
@@ -154,7 +153,6 @@ class ModelPerformance(Step):
         if not thin:
             return {}
         records = ModelHistory(context.tables, product).by_fingerprint()
-        registry = Registry.of(context.settings)
         labelled = {
             day: of_day.labels[day].counts.get("rows", 0)
             for of_day in days.values()
@@ -167,7 +165,7 @@ class ModelPerformance(Step):
                 context.open_spark,
                 product,
                 context.tables,
-                registry.load(product, record.version, record.fingerprint).pipeline,
+                trained_again.load(context, record).pipeline,
                 record,
                 evaluations,
                 labelled,

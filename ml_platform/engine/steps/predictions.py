@@ -9,11 +9,13 @@ from typing import Any
 
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.engine import evolution, presence, serving_models
+from ml_platform.engine import evolution, presence, serving_models, trained_again
+from ml_platform.engine.deciding import Decider
 from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import FAILED, Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT
+from ml_platform.engine.trained_again import AnotherModelError
 from ml_platform.machine_learning import model_history, performance, scoring
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_files import RegistryError
@@ -150,7 +152,7 @@ class Predictions(Step):
                 model = loaded[of_day.model.fingerprint]
                 if isinstance(model, RegistryError):
                     done[day] = Written("refused", f"the model that serves this day: {model}", details=FAILED)
-                else:
+                elif model is not None:  # otherwise the day is planned anew
                     models[day] = model
             elif of_day.model is None and context.request.rescore:
                 unserved.append(day)
@@ -190,15 +192,24 @@ class Predictions(Step):
             for day, scores in written.items()
         }
 
-    def _load(self, models: Iterable[ModelRecord]) -> dict[str, scoring.ServingModel | RegistryError]:
-        """Each model, or why the registry has it no more; asked for once a run, since it takes requests."""
-        registry, known = Registry.of(self.context.settings), self.context.loaded_models
-        loaded: dict[str, scoring.ServingModel | RegistryError] = {}
+    def _load(self, models: Iterable[ModelRecord]) -> dict[str, scoring.ServingModel | RegistryError | None]:
+        """Each model, or why the registry has it no more; asked for once a run, since it takes requests.
+
+        None if it can't be loaded, and another model has been trained in its place.
+        """
+        product, known = self.context.product, self.context.loaded_models
+        loaded: dict[str, scoring.ServingModel | RegistryError | None] = {}
         for model in models:
             key = (model.fingerprint, model.version)
             if key not in known:
                 try:
-                    known[key] = serving_models.load(registry, self.context.product, model)
+                    found = trained_again.load(self.context, model)
+                    known[key] = serving_models.serving_model(product, found.record, found.pipeline)
+                except AnotherModelError as error:
+                    # Another model is as of its date now: it is decided about, and the days are planned anew.
+                    self.context.log(f"{self.asset}: {error}")
+                    Decider(self.context).decide(point_at_champion=True)
+                    known[key] = None
                 except RegistryError as error:
                     known[key] = error
             loaded[model.fingerprint] = known[key]

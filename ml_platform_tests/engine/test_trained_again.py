@@ -1,0 +1,344 @@
+"""Versions that a library's upgrade has left unreadable: they are trained again when they are needed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from deltalake import DeltaTable
+from typer.testing import CliRunner
+
+from ml_platform.cli.main import app
+from ml_platform.contract.product import Product
+from ml_platform.machine_learning import registry as registry_module
+from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion
+from ml_platform.machine_learning.registry import LIBRARIES, Registry
+from ml_platform.overview import history as overview
+from ml_platform_tests import tasks_here
+from ml_platform_tests.conftest import settings_in
+from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, forget_registry, shop
+
+pytestmark = pytest.mark.slow
+
+ALL = days("2024-01-01", "2024-03-04")
+MONTHS = [D("2024-02-01"), D("2024-03-01")]
+SCORED = days("2024-02-01", "2024-02-20")
+LATER = days("2024-02-21", "2024-02-25")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_days() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        tasks_here.without_verdicts(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(small_days: None, tmp_path_factory: pytest.TempPathFactory) -> Platform:
+    session: Any = tasks_here.TasksHere()
+    platform = Platform(settings_in(tmp_path_factory.mktemp("again")), session)
+    deliver_visits(platform, ALL, rows=80)
+    for step in ("ards", "mrds"):
+        platform.run(step, ALL)
+    platform.run("model", MONTHS[0])
+    platform.run("predictions", SCORED)
+    return platform
+
+
+@pytest.fixture
+def platform(made: Platform, tmp_path: Path) -> Platform:
+    """A copy with a registry of its own, which a test may damage."""
+    return copied(made, tmp_path / "home")
+
+
+def copied(made: Platform, home: Path) -> Platform:
+    shutil.copytree(made.settings.home, home, copy_function=shutil.copy2)
+    copy = Platform(settings_in(home), made.spark)
+    with database(copy) as connection:  # MLflow keeps absolute paths
+        for table, column in (
+            ("model_versions", "storage_location"),
+            ("model_versions", "source"),
+            ("experiments", "artifact_location"),
+        ):
+            connection.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
+                [str(made.settings.home), str(home)],
+            )
+    forget()
+    return copy
+
+
+def forget() -> None:
+    """The next load is another process's."""
+    forget_registry()
+    registry_module._read_file.cache_clear()
+    registry_module._read_pipeline.cache_clear()
+
+
+@contextlib.contextmanager
+def database(platform: Platform) -> Iterator[sqlite3.Connection]:
+    path = platform.settings.tracking_uri.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
+        yield connection
+        connection.commit()
+
+
+def models(platform: Platform) -> list[ModelRecord]:
+    return ModelHistory(platform.tables, platform.product).models()
+
+
+def predictions(platform: Platform) -> pd.DataFrame:
+    frame = DeltaTable(platform.tables.path("shop", "predictions")).to_pandas()
+    return frame.sort_values(["event_day", "customer"], ignore_index=True)
+
+
+def file_of(platform: Platform, model: ModelRecord) -> Path:
+    with database(platform) as connection:
+        (place,) = connection.execute(
+            "SELECT storage_location FROM model_versions WHERE version = ?", [int(model.version)]
+        ).fetchone()
+    return Path(str(place).removeprefix("file://")) / "model.skops"
+
+
+def rename_class(platform: Platform, model: ModelRecord, before: str, after: str) -> None:
+    """Have a model's file hold a class by a path at which there is none, as after an upgrade."""
+    path = file_of(platform, model)
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    assert before.encode() in content["schema.json"]
+    content["schema.json"] = content["schema.json"].replace(before.encode(), after.encode())
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    forget()
+
+
+def set_libraries(platform: Platform, model: ModelRecord, text: str) -> None:
+    with database(platform) as connection:
+        changed = connection.execute(
+            "UPDATE model_version_tags SET value = ? WHERE key = ? AND version = ?",
+            [text, LIBRARIES, int(model.version)],
+        )
+        assert changed.rowcount == 1
+    forget()
+
+
+def damage(platform: Platform, model: ModelRecord, how: str) -> str:
+    """Leave a version that can't be loaded; returns what is said of it."""
+    match how:
+        case "a class is gone":
+            rename_class(platform, model, "sklearn.linear_model._logistic", "sklearn.linear_model._gone")
+            return "sklearn.linear_model._gone.LogisticRegression"
+        case "a class is another":
+            rename_class(platform, model, '"LogisticRegression"', '"_logistic_loss_of_old"')
+            return "_logistic_loss_of_old"
+        case "a file is cut":
+            path = file_of(platform, model)
+            path.write_bytes(path.read_bytes()[:200])
+            forget()
+            return "BadZipFile"
+        case "another major version":
+            set_libraries(platform, model, "numpy==2.0.0 scikit-learn==0.24.2 skops==0.14.0")
+            return "it was made with scikit-learn 0.24.2, and 1."
+        case _:
+            set_libraries(platform, model, "xgboost==3.1.0 catboost==99.0" if how else "")
+            return "it was made with catboost 99.0"
+
+
+HOW = ["a class is gone", "a class is another", "a file is cut", "another major version", "a library"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_days_are_scored_by_the_model_trained_again_and_history_says_so(
+    platform: Platform, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (before,) = models(platform)
+    served = predictions(platform)
+    said = damage(platform, before, how)
+    results = platform.run("predictions", [*SCORED, *LATER])
+    assert {day.outcome for day in results.days} == {"written"}
+    (after,) = models(platform)
+    assert after.fingerprint == before.fingerprint
+    assert after.version == str(int(before.version) + 1)
+    assert after.threshold == before.threshold
+    assert after.remark is not None
+    assert after.remark.startswith("trained again as version 2, since ")
+    assert said in after.remark
+    assert after.remark.endswith("; it predicts the same as before")
+    # What was served stays, and the new days are served by what is in force.
+    now = predictions(platform)
+    pd.testing.assert_frame_equal(
+        now[now["event_day"].isin(SCORED)].reset_index(drop=True),
+        served[served["event_day"].isin(SCORED)].reset_index(drop=True),
+    )
+    new = now[now["event_day"].isin(LATER)]
+    assert set(new["event_day"]) == set(LATER)
+    assert set(new["model_version"]) == {"2"}
+    assert set(new["model_fingerprint"]) == {before.fingerprint}
+    decisions = ModelHistory(platform.tables, platform.product).decisions()
+    assert [decision.promoted for decision in decisions] == [True]
+    (line,) = overview.models(platform.product, platform.settings)
+    assert line.remark == after.remark
+    client = Registry.of(platform.settings)._client()
+    assert client.get_model_version_by_alias("shop", "champion").version == 2
+    # It is not trained a third time.
+    platform.run("predictions", LATER, force=True, rescore=True)
+    assert models(platform) == [after]
+
+
+def test_the_command_history_shows_it(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    (before,) = models(platform)
+    damage(platform, before, "a class is gone")
+    platform.run("predictions", LATER)
+    products = platform.settings.home / "products"
+    products.mkdir()
+    from ml_platform_tests.small_platform import SHOP
+
+    (products / "shop.yaml").write_text(json.dumps(SHOP))
+    monkeypatch.setenv("ML_PLATFORM_HOME", str(platform.settings.home))
+    monkeypatch.setenv("ML_PLATFORM_PRODUCTS", str(products))
+    shown = CliRunner().invoke(app, ["history", "shop"])
+    assert shown.exit_code == 0, shown.output
+    assert "trained again as version 2, since" in " ".join(shown.output.split())
+    found = json.loads(CliRunner().invoke(app, ["history", "shop", "--json"]).output)
+    assert found["models"][0]["remark"].endswith("it predicts the same as before")
+
+
+def test_a_champion_is_compared_although_its_version_can_not_be_loaded(
+    platform: Platform, made: Platform, tmp_path: Path
+) -> None:
+    (before,) = models(platform)
+    damage(platform, before, "a class is gone")
+    platform.run("model", MONTHS[1])
+    first, second = models(platform)
+    assert first.remark is not None
+    assert "trained again as version" in first.remark
+    assert second.remark is None
+    decided = ModelHistory(platform.tables, platform.product).decisions()
+    comparison = decided[1].comparison
+    assert comparison is not None
+    assert not comparison.failed
+    # The same as where nothing was broken.
+    whole = copied(made, tmp_path / "whole")
+    whole.run("model", MONTHS[1])
+    assert ModelHistory(whole.tables, whole.product).decisions() == decided
+
+
+def test_the_month_itself_is_trained_again_when_it_is_asked_for(platform: Platform) -> None:
+    (before,) = models(platform)
+    damage(platform, before, "another major version")
+    results = platform.run("model", MONTHS[0])
+    assert results.metadata == {"models_trained": 1, "models_reused": 0}
+    (after,) = models(platform)
+    assert after.fingerprint == before.fingerprint
+    assert results.days[0].metadata["remark"] == after.remark
+    assert platform.run("model", MONTHS[0]).metadata == {"models_trained": 0, "models_reused": 0}
+    damage(platform, after, "a class is gone")
+    assert platform.run("model", MONTHS[0], force=True).metadata["models_trained"] == 1
+
+
+def changed(product: Product) -> Product:
+    return product.with_estimator(
+        product.model.one.model_copy(update={"params": {"random_state": 1, "C": 0.001}})
+    )
+
+
+def test_a_model_of_an_earlier_contract_is_made_again_as_it_was(platform: Platform) -> None:
+    (before,) = models(platform)
+    damage(platform, before, "a class is gone")
+    platform.product = changed(platform.product)
+    platform.run("predictions", LATER)
+    (after,) = models(platform)
+    assert after.fingerprint == before.fingerprint
+    assert str(after.remark).endswith("; it predicts the same as before")
+
+
+def test_another_model_is_decided_about_and_says_what_it_is(platform: Platform) -> None:
+    (before,) = models(platform)
+    served = predictions(platform)
+    damage(platform, before, "a class is gone")
+    # A correction has come since, of a day that the model has learned from.
+    day = D("2024-01-10")
+    frame = (
+        pd.read_csv(next(platform.folder(day).glob("*visits.csv")))
+        .head(5)
+        .assign(spend=1.0)
+        .to_csv(index=False)
+    )
+    platform.deliver(day, "2024-01-11T0700_visits.csv", frame)
+    for step in ("ards", "mrds"):
+        platform.run(step, day)
+    results = platform.run("predictions", LATER)
+    history = ModelHistory(platform.tables, platform.product)
+    (after,) = history.models()
+    assert after.fingerprint != before.fingerprint
+    assert str(after.remark).startswith("trained as version 2 in the place of another model of the same date")
+    assert "its rows have changed since" in str(after.remark)
+    (decision,) = history.decisions()
+    assert decision.fingerprint == after.fingerprint
+    assert decision.comparison is not None
+    assert champion([decision]) == decision
+    assert {day.outcome for day in results.days} == {"written"}
+    now = predictions(platform)
+    assert set(now[now["event_day"].isin(LATER)]["model_fingerprint"]) == {after.fingerprint}
+    pd.testing.assert_frame_equal(now[now["event_day"].isin(SCORED)].reset_index(drop=True), served)
+
+
+def test_what_can_not_be_trained_again_serves_nothing_and_promotes_nothing(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ml_platform.machine_learning import training
+
+    (before,) = models(platform)
+    damage(platform, before, "a class is gone")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ArithmeticError("no luck")
+
+    monkeypatch.setattr(training, "train", fails)
+    results = platform.run("predictions", LATER)
+    assert {day.outcome for day in results.days} == {"refused"}
+    assert "could not be trained again: ArithmeticError: no luck" in results.days[0].reason
+    assert models(platform) == [before]
+    assert [d.promoted for d in ModelHistory(platform.tables, platform.product).decisions()] == [True]
+    monkeypatch.undo()
+    assert {day.outcome for day in platform.run("predictions", LATER).days} == {"written"}
+
+
+def test_a_model_that_predicts_otherwise_says_so(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    (before,) = models(platform)
+    damage(platform, before, "a class is gone")
+    fit = LogisticRegression.fit
+
+    def another_solver(self: Any, X: Any, y: Any, **options: Any) -> Any:  # noqa: N803
+        return fit(self.set_params(C=0.01), X, y, **options)
+
+    monkeypatch.setattr(LogisticRegression, "fit", another_solver)
+    platform.run("predictions", LATER)
+    (after,) = models(platform)
+    assert after.fingerprint == before.fingerprint
+    assert str(after.remark).endswith("it predicts otherwise than before, and what was scored before stays")
+
+
+def test_a_record_of_old_says_what_is_known(platform: Platform) -> None:
+    """Models of before there were manifests are trained again under today's contract."""
+    (before,) = models(platform)
+    ModelHistory(platform.tables, shop()).add(
+        ModelRecord(**{**vars(before), "manifest": None, "recorded_at": 0, "commit": None})
+    )
+    set_libraries(platform, before, "")
+    damage(platform, before, "a file is cut")
+    platform.run("predictions", LATER)
+    after = models(platform)[-1]
+    assert after.fingerprint == before.fingerprint
+    assert str(after.remark).endswith("; what it predicted before isn't known")
