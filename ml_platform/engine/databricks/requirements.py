@@ -80,6 +80,8 @@ def of_step(step: StepName, product: Product, settings: Settings) -> list[str]:
         needed.append(_installed("mlflow-skinny"))
     if step == MODEL:
         needed.append("matplotlib")  # of the plots; every runtime ships one
+        if any(one.search is not None for one in product.model.candidates):
+            needed.append(_installed("optuna"))
     if step == ARDS and isinstance(settings.landing, str):
         needed.append(_installed("obstore"))
     if step == DRIFT_REPORT:

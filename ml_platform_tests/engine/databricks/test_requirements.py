@@ -148,3 +148,18 @@ def test_every_package_of_a_step_has_one_version_or_any() -> None:
         for each in requirements.of_step(step, boosted, settings):
             assert re.fullmatch(r"[a-z0-9-]+(==[\d.]+)?", each)
         assert f"lightgbm=={metadata.version('lightgbm')}" in requirements.of_step(step, boosted, settings)
+
+
+def test_a_search_brings_its_library_to_the_step_that_searches_in_the_version_of_here() -> None:
+    searched = {
+        "class": "sklearn.linear_model.LogisticRegression",
+        "search": {"params": {"C": {"low": 0.1, "high": 1.0}}},
+    }
+    product, settings = shop(model__estimator=searched), Settings(**API)
+    assert f"optuna=={metadata.version('optuna')}" in requirements.of_step("model", product, settings)
+    for step in CATALOGUE:
+        names = {re.split("==", each)[0] for each in requirements.of_step(step, product, settings)}
+        assert ("optuna" in names) == (step == "model")
+        assert "optuna" not in {
+            re.split("==", each)[0] for each in requirements.of_step(step, shop(), settings)
+        }
