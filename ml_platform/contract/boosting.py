@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -353,6 +354,23 @@ def try_out(
         _try_elsewhere(task, library.unsafe)
     else:
         _grow(library, found, *task)
+
+
+def check_positions(path: str, params: Mapping[str, Any], columns: int) -> None:
+    """Refuse constraints on columns that there aren't.
+
+    LightGBM reads beyond its memory for them, and may accept them by chance.
+
+    Raises:
+        ValueError: a number in them is that of no column.
+    """
+    named = map(int, re.findall(r"-?\d+", str(params.get("interaction_constraints"))))
+    beyond = [number for number in named if not 0 <= number < columns]
+    if beyond:
+        raise ValueError(
+            f"params.interaction_constraints: {path} gets {columns} columns, counted from 0, and one of "
+            f"interaction_constraints is {beyond[0]}"
+        )
 
 
 #: In the environment of the process that tries parameters out, so that it starts no further one.

@@ -106,6 +106,7 @@ def check_learning(
     """
     if boosting.library_of(path) is None:
         return
+    boosting.check_positions(path, params, numbers + categories)
     shape = [list(labels) if labels is not None else None, numbers, categories]
     _once(
         [path, params, shape],

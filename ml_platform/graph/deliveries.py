@@ -131,8 +131,9 @@ def pending(
             states[day] = State(now, before)
     history = _history(product)
     if watched and history is not None:
-        # A short history is watched as a whole: its first day may be the one that is gone.
-        recent, present = DayRange(watched[0] if older else history.first, history.last), {*watched}
+        # The first of few days may be the one that is gone.
+        first = max(history.first, watched[-1] - timedelta(days=count))
+        recent, present = DayRange(min(first, watched[0]), history.last), {*listed}
         withdrawn += [
             day for day, before in made_from.items() if before and day in recent and day not in present
         ]

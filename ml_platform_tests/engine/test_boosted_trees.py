@@ -12,7 +12,7 @@ import pytest
 from sklearn import metrics as sk
 
 from ml_platform.contract.windows import days_evaluated
-from ml_platform.machine_learning import performance
+from ml_platform.machine_learning import model_history, performance, retraining
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.registry import Registry
 from ml_platform_tests.conftest import settings_in
@@ -143,3 +143,33 @@ def test_days_scored_one_by_one_are_those_scored_together(platform: Platform) ->
     for day in (SCORED[1], SCORED[1] + timedelta(days=30)):
         platform.run("predictions", day, rescore=True, force=True)
     assert platform.fingerprints("predictions") == before
+
+
+def test_a_failed_evaluation_asks_for_a_retrain_which_learns_of_the_change(platform: Platform) -> None:
+    tables, product = platform.tables, platform.product
+    found = performance.evaluations(tables, product)
+    below = [day for day in SCORED if day in found and found[day]["verdict"] == "failed"]
+    assert below, "the change costs more than the threshold allows"
+    assert CHANGE < below[0] < MONTHS[-1]
+
+    def decided_on(day: date) -> retraining.RetrainDecision:
+        known = [each for each in model_history.attempts(tables, product) if each.as_of <= day]
+        newest = days(str(day - timedelta(days=2)), str(day))
+        return retraining.decide(product, performance.performance_row(found[day]), known, newest)
+
+    assert "the cooldown of 7 days after the training as of 2024-03-01" in decided_on(below[0]).reason
+    asked = next(decision for day in below if (decision := decided_on(day)).act)
+    assert (asked.month, asked.as_of) == (CHANGE, CHANGE + timedelta(days=8))
+    platform.run("model", asked.month, as_of=asked.as_of)
+    (model,) = [each for each in ModelHistory(tables, product).models() if each.as_of == asked.as_of]
+    assert model.kind == "retrain"
+    assert model.last_day < asked.as_of
+    loaded = Registry.of(platform.settings).load(product, model.version, model.fingerprint).pipeline
+    assert type(loaded.named_steps["estimator"]).__module__.startswith("lightgbm")
+    decisions = {each.as_of: each for each in ModelHistory(tables, product).decisions()}
+    comparison = decisions[asked.as_of].comparison
+    assert comparison is not None
+    assert comparison.challenger is not None
+    assert comparison.champion is not None
+    assert decisions[asked.as_of].promoted == (comparison.lower is not None and comparison.lower > 0)
+    assert comparison.challenger > comparison.champion, "it has seen days after the change"

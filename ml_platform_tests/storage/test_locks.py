@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -100,5 +101,6 @@ def test_a_lock_whose_holder_can_not_be_read_is_still_an_error(tmp_path: Path, h
 
 def test_every_lock_goes_through_this_module() -> None:
     package = Path(__file__).parents[2] / "ml_platform"
-    users = [path.name for path in package.rglob("*.py") if "filelock" in path.read_text(encoding="utf-8")]
+    imports = re.compile(r"^\s*(from|import) filelock", re.MULTILINE)
+    users = [path.name for path in package.rglob("*.py") if imports.search(path.read_text(encoding="utf-8"))]
     assert users == ["locks.py"]
