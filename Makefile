@@ -33,7 +33,7 @@ test-online: setup  ## run the online store's tests against a database: make tes
 
 test-slow: setup  ## run the slow tests: killed runs, a cluster, parity, a concept shift over months, the browser
 	-scripts/install_chromium.sh
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 test-connect: setup  ## run every step against a real Spark Connect server, as on serverless compute
 	$(BIN)/python -m pytest -m connect

@@ -32,6 +32,29 @@ estimators.allow(os.environ["ML_PLATFORM_ESTIMATOR_MODULES"].split())
 CHECKOUT = Path(__file__).parents[1]
 
 
+#: Files of slow tests that take minutes each: begun first, so that no process waits for the other at the end.
+LONGEST_FIRST = (
+    "spark_connect/test_serverless.py",
+    "e2e/test_whole_path.py",
+    "test_document_commands.py",
+    "engine/test_beside.py",
+    "e2e/test_ui.py",
+    "e2e/test_ui_backfill.py",
+    "e2e/test_disturbed.py",
+    "engine/test_contract_changes.py",
+    "graph/test_late_labels.py",
+    "machine_learning/test_boosting.py",
+    "e2e/test_doctor.py",
+    "e2e/test_faults.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by how long their slow tests take; within a file nothing changes."""
+    order = {CHECKOUT / "ml_platform_tests" / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
 def settings_in(home: Path, **values: object) -> Settings:
     """Settings of a platform in ``home`` that shares the checkout's cache of jars."""
     conf = {
