@@ -87,8 +87,16 @@ class Case:
         return [START + timedelta(days=n) for n in range(DAYS)]
 
     def of_day(self, day: date) -> list[File]:
-        """The day's files in the order in which they count: the later name wins."""
-        return sorted((file for file in self.files if file.day == day), key=lambda file: file.name)
+        """The day's files in the order in which they count: the one known later wins, then the later name."""
+
+        def known(file: File) -> tuple[date, str]:
+            if file.name[:4].isdigit():
+                return date.fromisoformat(file.name[:10]), file.name
+            is_labels = set(file.header) == self.product.label_file_columns
+            late = self.product.source.label_delay_days if is_labels else 0
+            return day + timedelta(days=1 + late), file.name
+
+        return sorted((file for file in self.files if file.day == day), key=known)
 
 
 def case(seed: int) -> Case:
