@@ -16,10 +16,11 @@ from ml_platform.contract.faults import ends_the_run, in_words
 from ml_platform.engine import training_plan
 from ml_platform.engine.compared_rows import UnseenRows
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.model_training import Manifest, ModelTraining, Trained
+from ml_platform.engine.model_training import Manifest, ModelTraining, Trained, contract_of
 from ml_platform.engine.passing_errors import is_passing
 from ml_platform.machine_learning.model_files import RegistryError, UnloadableError
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion
+from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.registry import LoadedModel, Registry
 
 
@@ -75,7 +76,12 @@ def load(context: StepContext, model: ModelRecord, rows: UnseenRows | None = Non
         why = in_words(error, quoting=not product.sensitive)
         raise RegistryError(f"{reason}; it could not be trained again: {why}") from error
     record = trained.record
+    counting = [other for other in history.models() if other.as_of == record.as_of]
     history.add(record)
+    for other in counting:
+        # Of two models of one date the one recorded last counts; loading the other must not change which.
+        if other.fingerprint not in (model.fingerprint, record.fingerprint):
+            history.add(other)
     context.log(f"{MODEL}: as of {model.as_of}, {record.remark}")
     if record.fingerprint != model.fingerprint:
         raise AnotherModelError(f"the model as of {model.as_of} was {record.remark}")
@@ -98,11 +104,18 @@ def _train(context: StepContext, model: ModelRecord, reason: str, rows: UnseenRo
             changed = str(error)
         else:
             made_by = (manifest.contract, manifest.code_version)
-            again = ModelTraining(then, plan, mode, rows, made_by)
+            of_now = manifest.contract == contract_of(context.product)
+            again = ModelTraining(then, plan, mode, rows if of_now else UnseenRows(then), made_by)
             if again.fingerprint == model.fingerprint:
                 return again.run(reason)
-            if manifest.contract != made_by[0]:
+            if not of_now:
                 changed = "its rows and its contract have changed since"
+        if manifest.contract != contract_of(context.product):
+            # Under another contract there is no other model that could stand for it.
+            raise TrainingError(
+                f"{changed}, so that it can't be made again as it was; train one under the present contract: "
+                f"ml-platform train {context.product.name}"
+            )
     now = ModelTraining(context, plan, mode, rows)
     trained = now.run(reason if now.fingerprint == model.fingerprint else "")
     if now.fingerprint == model.fingerprint:

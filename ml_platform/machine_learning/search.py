@@ -9,6 +9,7 @@ asked of the caller. Optuna is imported when a search begins.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def run(
         known: dict[str, Score] = {}
         trials: list[Trial] = []
         began = time.monotonic()
-        while len(trials) < (exactly or search.trials):
+        while len(trials) < (search.trials if exactly is None else exactly):
             if exactly is None and trials and time.monotonic() - began >= search.seconds:
                 break
             asked = study.ask(ranges)
@@ -103,7 +104,7 @@ def run(
 
 def best(trials: list[Trial], sign: int) -> Trial | None:
     """The trial with the best score, the first of equals; None if all have failed."""
-    worked = [trial for trial in trials if trial.score.mean is not None]
+    worked = [trial for trial in trials if trial.score.mean is not None and math.isfinite(trial.score.mean)]
     return max(worked, key=lambda trial: sign * (trial.score.mean or 0.0), default=None)
 
 

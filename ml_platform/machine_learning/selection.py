@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -152,7 +153,8 @@ def decide(product: Product, selection: Selection) -> Selection:
     sign = product.metric.sign
     chosen = left[0]
     if selection.folds:
-        chosen = max(left, key=lambda place: (sign * (selection.tried[place].score.mean or 0.0), -place))
+        finite = [place for place in left if math.isfinite(selection.tried[place].score.mean or 0.0)] or left
+        chosen = max(finite, key=lambda place: (sign * (selection.tried[place].score.mean or 0.0), -place))
     return replace(selection, chosen=chosen, reason=_reason(product, selection, names, chosen, left))
 
 

@@ -124,7 +124,10 @@ def _outputs(product: Product, fitted: Fitted, rows: pd.DataFrame) -> str:
 def _fit_best(
     product: Product, rows: pd.DataFrame, features: pd.DataFrame, choosing: Choosing
 ) -> tuple[Fitted, Selection, Estimator]:
-    """Fit the estimator that is chosen; if that fails, which it didn't on the folds, the next best one."""
+    """Fit the estimator that is chosen; if that fails, which it didn't on the folds, the next best one.
+
+    What was chosen before is fitted, or nothing is.
+    """
     try:
         chosen = choosing.known or selection.choose(
             product,
@@ -141,6 +144,8 @@ def _fit_best(
                 return kind_of(product.with_estimator(estimator)).fit(rows, features), chosen, estimator
             except Exception as error:
                 why = selection.failure_of(product, error)
+                if choosing.known is not None:  # another estimator would be another model
+                    raise TrainingError(f"the estimator that was chosen can't be trained: {why}") from error
                 chosen = selection.decide(product, selection.failed(chosen, chosen.chosen, why))
     except NothingFitsError as error:
         raise TrainingError(str(error)) from error

@@ -161,12 +161,13 @@ class ModelPerformance(Step):
         judged: dict[date, evaluation.Evaluation] = {}
         for fingerprint, evaluations in thin.items():
             record = records[fingerprint]
+            loaded = trained_again.load(context, record)
             judged |= evaluation.judge_on_unseen(
                 context.open_spark,
                 product,
                 context.tables,
-                trained_again.load(context, record).pipeline,
-                record,
+                loaded.pipeline,
+                loaded.record,
                 evaluations,
                 labelled,
             )
