@@ -159,7 +159,7 @@ def test_a_failed_evaluation_asks_for_a_retrain_which_learns_of_the_change(platf
 
     assert "the cooldown of 7 days after the training as of 2024-03-01" in decided_on(below[0]).reason
     asked = next(decision for day in below if (decision := decided_on(day)).act)
-    assert (asked.month, asked.as_of) == (CHANGE, CHANGE + timedelta(days=8))
+    assert (asked.month, asked.as_of) == (CHANGE, CHANGE + timedelta(days=7))
     platform.run("model", asked.month, as_of=asked.as_of)
     (model,) = [each for each in ModelHistory(tables, product).models() if each.as_of == asked.as_of]
     assert model.kind == "retrain"
