@@ -75,10 +75,6 @@ class ObjectPath:
         return self.address.rpartition("/")[2]
 
     @property
-    def parent(self) -> ObjectPath:
-        return ObjectPath(self.address.rpartition("/")[0], self.options)
-
-    @property
     def _root(self) -> tuple[str, str]:
         """The container or bucket as a URL, and the key within it."""
         scheme, _, rest = self.address.partition("://")
@@ -93,17 +89,13 @@ class ObjectPath:
             found = obstore.list_with_delimiter(store, key)
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
 
-    def files(self) -> list[ObjectPath]:
-        """The files in this folder, and of each folder in it one, which is named ``folder/name``."""
-        return self.files_by_folder().get("", [])
-
-    def files_by_folder(
-        self, first: str | None = None, last: str | None = None
-    ) -> Mapping[str, list[ObjectPath]]:
+    def files_by_folder(self, first: str, last: str) -> Mapping[str, list[ObjectPath]]:
         """The files of each folder in this one, by the folder's name, in one listing.
 
+        Of a folder within these one file stands for all; it is named ``folder/name``.
+
         Args:
-            first: the least name of a folder; without it this folder's own files are given, under no name.
+            first: the least name of a folder.
             last: the greatest one.
         """
         import obstore
@@ -111,16 +103,15 @@ class ObjectPath:
         found: dict[str, list[ObjectPath]] = {}
         below_these: set[tuple[str, str]] = set()
         with self._asking(is_file=False) as (store, key):
-            start = f"{key}/{first}" if first is not None else None
-            for batch in obstore.list(store, key, offset=start):
+            for batch in obstore.list(store, key, offset=f"{key}/{first}"):
                 for entry in batch:
                     path = str(entry["path"])
                     below = path.removeprefix(key).lstrip("/")
                     # Keys come in order, in which a folder `last.old` stands before the files of `last/`.
-                    if last is not None and below >= f"{last}{_AFTER_SLASH}":
+                    if below >= f"{last}{_AFTER_SLASH}":
                         return found
-                    folder, _, name = below.partition("/") if first is not None else ("", "", below)
-                    if not name or (first is not None and folder < first) or (last and folder > last):
+                    folder, _, name = below.partition("/")
+                    if not name or not first <= folder <= last:
                         continue
                     inner, separator, _ = name.partition("/")
                     if separator and (folder, inner) in below_these:
