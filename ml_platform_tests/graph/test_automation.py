@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -202,13 +202,13 @@ def test_a_tick_over_two_thousand_days_looks_at_the_files_of_the_newest_and_of_s
     for day in chosen:
         deliver(graph, day)
     looked_at: list[date] = []
-    stamp = landing.stamp
+    looks = landing.looks
 
-    def counted(product: Product, folder: Path, day: date) -> str | None:
-        looked_at.append(day)
-        return stamp(product, folder, day)
+    def counted(product: Product, folder: Path, some: Collection[date]) -> dict[date, landing.Look]:
+        looked_at.extend(some)
+        return looks(product, folder, some)
 
-    monkeypatch.setattr(landing, "stamp", counted)
+    monkeypatch.setattr(landing, "looks", counted)
     asked, cursor, found = tick(graph)
     assert asked == [("2018-01-01", "2023-06-23")]
     assert looked_at == chosen[-62:]
