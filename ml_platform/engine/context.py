@@ -32,7 +32,7 @@ class StepContext:
     request: StepRequest
     session: Callable[[], SparkSession]
     log: Callable[[str], None]
-    #: What the registry gave for a model's fingerprint and version, or the error; asked for once a run.
+    #: What was loaded of a model's fingerprint and version, or the error; asked for once a run.
     loaded_models: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def open_spark(self) -> SparkSession:

@@ -21,10 +21,12 @@ from ml_platform.engine.compared_rows import (
     with_days_before,
 )
 from ml_platform.engine.context import StepContext
+from ml_platform.engine.trained_again import AnotherModelError, Loaded
 from ml_platform.engine.training_plan import content_of, training_days
 from ml_platform.machine_learning import holdout, promotion, rollback, training
 from ml_platform.machine_learning.kind import Predictions
 from ml_platform.machine_learning.kinds import kind_of
+from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import (
     ModelHistory,
     ModelRecord,
@@ -246,6 +248,33 @@ def _days_of_twin(product: Product, challenger: ModelRecord) -> Sequence[date]:
     if product.last_labelled_day(as_of) < product.start:
         return ()
     return list(training_days(product, as_of, challenger.kind))
+
+
+def load_all(context: StepContext, models: Iterable[ModelRecord]) -> dict[str, Loaded | RegistryError | None]:
+    """Models by their fingerprints, as a step that has planned with them needs them.
+
+    Each is asked for once a run, since it takes requests.
+
+    Returns:
+        For each the model, or why the registry has it no more. None if it can't be loaded and another one
+        was trained in its place: that one is decided about by then, and who needed the model plans anew.
+    """
+    known, loaded = context.loaded_models, dict[str, Loaded | RegistryError | None]()
+    is_replaced = False
+    for model in {model.fingerprint: model for model in models}.values():
+        key = (model.fingerprint, model.version)
+        if key not in known:
+            try:
+                known[key] = trained_again.load(context, model)
+            except AnotherModelError as error:
+                context.log(f"{context.request.step}: {error}")
+                known[key], is_replaced = None, True
+            except RegistryError as error:
+                known[key] = error
+        loaded[model.fingerprint] = known[key]
+    if is_replaced:
+        Decider(context).decide(point_at_champion=True)
+    return loaded
 
 
 def take_back(

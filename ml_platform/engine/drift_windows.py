@@ -23,8 +23,8 @@ from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import aggregation
 from ml_platform.data_engineering.day_rows import Kernel, day_rows, subschema
 from ml_platform.data_engineering.resolution import rows_schema
-from ml_platform.engine import trained_again
 from ml_platform.engine.context import StepContext
+from ml_platform.engine.trained_again import Loaded
 from ml_platform.machine_learning import scoring
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.model_history import ModelRecord
@@ -72,6 +72,11 @@ class DriftPlan:
     unlabelled: frozenset[date]
     rows: Mapping[str, Mapping[date, int]]
 
+    @property
+    def learned(self) -> ModelRecord | None:
+        """The model whose training data is a reference."""
+        return self.model if self.training else None
+
 
 class Windows:
     """Measures months one after another, and keeps the windows of one that the next needs too."""
@@ -82,8 +87,12 @@ class Windows:
         self._earlier: dict[tuple[date, ...], Window] = {}
         self._windows: dict[tuple[date, ...], Window] = {}
 
-    def measure(self, plan: DriftPlan) -> MonthDrift:
-        """How far a month lies from its references."""
+    def measure(self, plan: DriftPlan, model: Loaded | None) -> MonthDrift:
+        """How far a month lies from its references.
+
+        Args:
+            model: the one that :attr:`DriftPlan.learned` names, if it names one.
+        """
         product = self.context.product
         self._earlier, self._windows = self._windows, {}
         current = self._window(f"{plan.month:%Y-%m}", plan, plan.days)
@@ -92,9 +101,9 @@ class Windows:
         if plan.before:
             before = self._window(f"{add_months(plan.month, -1):%Y-%m}", plan, plan.before)
             comparisons.append(measures.compare(product, columns, current, before))
-        if plan.training and plan.model is not None:
-            name = f"the training data of the model as of {plan.model.as_of}"
-            learned = self._training_window(name, plan, plan.model)
+        if model is not None:
+            name = f"the training data of the model as of {model.record.as_of}"
+            learned = self._training_window(name, plan, model)
             comparisons.append(measures.compare(product, columns, current, learned))
         rows = sum(plan.rows[ARDS][day] for day in plan.days)
         return MonthDrift(
@@ -126,21 +135,20 @@ class Windows:
         scores = self._read(PREDICTIONS, scored, schema, [column], share)
         return _with_predictions(product, window, scores[column])
 
-    def _training_window(self, name: str, plan: DriftPlan, model: ModelRecord) -> Window:
-        key = (model.as_of, *plan.training)
+    def _training_window(self, name: str, plan: DriftPlan, model: Loaded) -> Window:
+        key = (model.record.as_of, *plan.training)
         return self._kept(key, lambda: self._read_training_window(name, plan, model))
 
-    def _read_training_window(self, name: str, plan: DriftPlan, model: ModelRecord) -> Window:
-        context, product = self.context, self.context.product
-        pipeline = trained_again.load(context, model).pipeline
+    def _read_training_window(self, name: str, plan: DriftPlan, model: Loaded) -> Window:
+        product = self.context.product
         # On rows that it has learned from a flexible model is surer than on any others; where entities are
         # few there are no others.
-        held_out = model.compared_by == "entities"
+        held_out = model.record.compared_by == "entities"
         share = self._share(_size(plan, ARDS, plan.training))
         names, schema = product.model.features.all, aggregation.schema(product)
         rows = self._read(MRDS, plan.training, schema, names, share, held_out=held_out)
         kind = kind_of(product)
-        scores = pd.Series(kind.measured(kind.predict(pipeline, rows)))
+        scores = pd.Series(kind.measured(kind.predict(model.pipeline, rows)))
         return _with_predictions(product, self._ards(name, plan, plan.training), scores)
 
     def _ards(self, name: str, plan: DriftPlan, days: Sequence[date]) -> Window:

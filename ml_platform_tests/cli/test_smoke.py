@@ -277,7 +277,9 @@ def test_a_small_product_is_the_same_here_and_there(workspace: FakeWorkspace, tm
     client = mlflow.MlflowClient(uri, registry_uri=uri)
     assert not client.search_registered_models()
     assert [one.name for one in client.search_experiments()] == ["Default"]
-    lines = [line for line in output.splitlines() if line.startswith(("| registered model |", "| experiment |"))]
+    lines = [
+        line for line in output.splitlines() if line.startswith(("| registered model |", "| experiment |"))
+    ]
     assert len(lines) == 2, output
     assert all("| removed" in line for line in lines), lines
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from ml_platform.cli.main import app
 from ml_platform.contract.product import Product
+from ml_platform.machine_learning import evaluation, performance
 from ml_platform.machine_learning import registry as registry_module
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion
 from ml_platform.machine_learning.registry import LIBRARIES, Registry
@@ -261,21 +262,26 @@ def test_a_model_of_an_earlier_contract_is_made_again_as_it_was(platform: Platfo
     assert str(after.remark).endswith("; it predicts the same as before")
 
 
+def correct(platform: Platform) -> None:
+    """Have a correction come of a day that the model has learned from."""
+    day = D("2024-01-10")
+    frame = pd.read_csv(next(platform.folder(day).glob("*visits.csv"))).head(5).assign(spend=1.0)
+    platform.deliver(day, "2024-01-11T0700_visits.csv", frame.to_csv(index=False))
+    for step in ("ards", "mrds"):
+        platform.run(step, day)
+
+
+def report(platform: Platform) -> str:
+    return (
+        platform.settings.reports_path / "shop" / "drift_report" / "2024-02-01" / "report.json"
+    ).read_text()
+
+
 def test_another_model_is_decided_about_and_says_what_it_is(platform: Platform) -> None:
     (before,) = models(platform)
     served = predictions(platform)
     damage(platform, before, "a class is gone")
-    # A correction has come since, of a day that the model has learned from.
-    day = D("2024-01-10")
-    frame = (
-        pd.read_csv(next(platform.folder(day).glob("*visits.csv")))
-        .head(5)
-        .assign(spend=1.0)
-        .to_csv(index=False)
-    )
-    platform.deliver(day, "2024-01-11T0700_visits.csv", frame)
-    for step in ("ards", "mrds"):
-        platform.run(step, day)
+    correct(platform)
     results = platform.run("predictions", LATER)
     history = ModelHistory(platform.tables, platform.product)
     (after,) = history.models()
@@ -290,6 +296,36 @@ def test_another_model_is_decided_about_and_says_what_it_is(platform: Platform) 
     now = predictions(platform)
     assert set(now[now["event_day"].isin(LATER)]["model_fingerprint"]) == {after.fingerprint}
     pd.testing.assert_frame_equal(now[now["event_day"].isin(SCORED)].reset_index(drop=True), served)
+
+
+@pytest.mark.parametrize("step", ["model_performance", "drift_report"])
+def test_whoever_needs_a_model_that_another_has_replaced_goes_on_with_that_one(
+    platform: Platform, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (before,) = models(platform)
+    if step == "model_performance":  # the champion is judged on unseen rows
+        monkeypatch.setattr(evaluation, "SOON_ENOUGH", 0)
+        platform.product = shop(evaluation__minimum_rows=10_000)
+    asked = [D("2024-02-19"), D("2024-02-20")] if step == "model_performance" else [D("2024-02-01")]
+    damage(platform, before, "a class is gone")
+    correct(platform)
+    results = platform.run(step, asked)
+    assert {day.outcome for day in results.days} == {"written"}
+    history = ModelHistory(platform.tables, platform.product)
+    (after,) = history.models()
+    assert after.fingerprint != before.fingerprint
+    assert [decision.fingerprint for decision in history.decisions()] == [after.fingerprint]
+    if step == "model_performance":
+        found = performance.evaluations(platform.tables, platform.product)
+        assert {found[day]["champion_fingerprint"] for day in asked} == {after.fingerprint}
+        assert {found[day]["champion_judged_on"] for day in asked} == {"unseen"}
+    else:
+        assert json.loads(report(platform))["model"] == f"v{after.version}"
+    # Nothing is recorded twice, and nothing is left to do.
+    recorded = history._recorded()
+    assert [model.fingerprint for model in recorded] == [before.fingerprint, after.fingerprint]
+    assert all(day.up_to_date for day in platform.run(step, asked).days)
+    assert history._recorded() == recorded
 
 
 def test_what_can_not_be_trained_again_serves_nothing_and_promotes_nothing(

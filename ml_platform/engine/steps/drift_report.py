@@ -19,10 +19,13 @@ from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.engine import presence
 from ml_platform.engine.context import left_out
+from ml_platform.engine.deciding import load_all
 from ml_platform.engine.drift_windows import DriftPlan, Windows
 from ml_platform.engine.report_targets import report_links, report_store
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Check, Inputs, Written
+from ml_platform.engine.trained_again import Loaded
+from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.mlops.drift import drift_report
@@ -131,7 +134,16 @@ class DriftReport(Step):
         windows, written = Windows(self.context), {}
         published = {*self.context.ledger.latest(self.asset, outcomes=["written"], details=False), *work}
         for position, (month, inputs) in enumerate(work.items(), start=1):
-            found = windows.measure(inputs.found)
+            plan: DriftPlan = inputs.found
+            model: Loaded | None = None
+            if plan.learned is not None:
+                loaded = load_all(self.context, [plan.learned])[plan.learned.fingerprint]
+                if isinstance(loaded, RegistryError):
+                    raise loaded
+                if loaded is None:  # the month is planned anew
+                    continue
+                model = loaded
+            found = windows.measure(plan, model)
             before, after = add_months(month, -1), add_months(month, 1)
             around = Around(
                 Links(self.context.settings.dagster_ui_url),

@@ -14,10 +14,12 @@ from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.engine import presence, trained_again
+from ml_platform.engine import presence
+from ml_platform.engine.deciding import load_all
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning import evaluation, performance
+from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import ModelHistory, scored_otherwise
 from ml_platform.machine_learning.promotion import Decision, serving
 from ml_platform.machine_learning.scoring import PREDICTIONS
@@ -125,17 +127,19 @@ class ModelPerformance(Step):
         found = evaluation.evaluate(
             context.open_spark, context.product, context.tables, list(days), scored, champions
         )
-        found |= self._judged_on_unseen(found, days)
+        judged = self._judged_on_unseen(found, days)
         rows, results = [], {}
         for day, of_day in days.items():
-            evaluated = found[day]
+            evaluated = judged.get(day, found[day])
+            if evaluated is None:  # the day is planned anew
+                continue
             verdict = evaluation.verdict(
                 context.product, evaluated.value, evaluated.labelled, evaluated.positives
             )
             values = _row(evaluated, verdict)
             rows.append(values)
             results[day] = self._written(of_day, evaluated, verdict, values["fingerprint"])
-        performance.replace(context.tables, context.product, list(days), rows)
+        performance.replace(context.tables, context.product, list(results), rows)
         return results
 
     def discard(self, days: Sequence[date]) -> None:
@@ -143,8 +147,11 @@ class ModelPerformance(Step):
 
     def _judged_on_unseen(
         self, found: Mapping[date, evaluation.Evaluation], days: Mapping[date, _Day]
-    ) -> dict[date, evaluation.Evaluation]:
-        """The evaluations whose champions have scored too little, with what they make of unseen rows."""
+    ) -> dict[date, evaluation.Evaluation | None]:
+        """The evaluations whose champions have scored too little, with what they make of unseen rows.
+
+        None of those in whose champion's place another model was trained.
+        """
         context, product = self.context, self.context.product
         thin: dict[str, list[evaluation.Evaluation]] = {}
         for evaluated in found.values():
@@ -158,10 +165,15 @@ class ModelPerformance(Step):
             for of_day in days.values()
             for day in of_day.plan.labelled
         }
-        judged: dict[date, evaluation.Evaluation] = {}
+        judged: dict[date, evaluation.Evaluation | None] = {}
+        champions = load_all(context, (records[fingerprint] for fingerprint in thin))
         for fingerprint, evaluations in thin.items():
-            record = records[fingerprint]
-            loaded = trained_again.load(context, record)
+            loaded = champions[fingerprint]
+            if isinstance(loaded, RegistryError):
+                raise loaded
+            if loaded is None:
+                judged |= dict.fromkeys((evaluated.event_day for evaluated in evaluations), None)
+                continue
             judged |= evaluation.judge_on_unseen(
                 context.open_spark,
                 product,

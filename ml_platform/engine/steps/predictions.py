@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.engine import evolution, presence, serving_models, trained_again
-from ml_platform.engine.deciding import Decider
+from ml_platform.engine import evolution, presence, serving_models
+from ml_platform.engine.deciding import load_all
 from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import FAILED, Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT
-from ml_platform.engine.trained_again import AnotherModelError
 from ml_platform.machine_learning import model_history, performance, scoring
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_files import RegistryError
@@ -142,8 +141,13 @@ class Predictions(Step):
         context, product = self.context, self.context.product
         days: dict[date, _Day] = {day: inputs.found for day, inputs in work.items()}
         models: dict[date, scoring.ServingModel] = {}
-        loaded = self._load(
-            of_day.model for of_day in days.values() if of_day.obstacle is None and of_day.model is not None
+        loaded = load_all(
+            context,
+            (
+                of_day.model
+                for of_day in days.values()
+                if of_day.obstacle is None and of_day.model is not None
+            ),
         )
         done: dict[date, Written] = {}
         unserved: list[date] = []
@@ -153,7 +157,7 @@ class Predictions(Step):
                 if isinstance(model, RegistryError):
                     done[day] = Written("refused", f"the model that serves this day: {model}", details=FAILED)
                 elif model is not None:  # otherwise the day is planned anew
-                    models[day] = model
+                    models[day] = serving_models.serving_model(product, model.record, model.pipeline)
             elif of_day.model is None and context.request.rescore:
                 unserved.append(day)
             else:
@@ -191,29 +195,6 @@ class Predictions(Step):
             )
             for day, scores in written.items()
         }
-
-    def _load(self, models: Iterable[ModelRecord]) -> dict[str, scoring.ServingModel | RegistryError | None]:
-        """Each model, or why the registry has it no more; asked for once a run, since it takes requests.
-
-        None if it can't be loaded, and another model has been trained in its place.
-        """
-        product, known = self.context.product, self.context.loaded_models
-        loaded: dict[str, scoring.ServingModel | RegistryError | None] = {}
-        for model in models:
-            key = (model.fingerprint, model.version)
-            if key not in known:
-                try:
-                    found = trained_again.load(self.context, model)
-                    known[key] = serving_models.serving_model(product, found.record, found.pipeline)
-                except AnotherModelError as error:
-                    # Another model is as of its date now: it is decided about, and the days are planned anew.
-                    self.context.log(f"{self.asset}: {error}")
-                    Decider(self.context).decide(point_at_champion=True)
-                    known[key] = None
-                except RegistryError as error:
-                    known[key] = error
-            loaded[model.fingerprint] = known[key]
-        return loaded
 
     def remarks(self, records: Mapping[date, DayRecord]) -> dict[date, dict[str, Any]]:
         product, remarks = self.context.product, {}
