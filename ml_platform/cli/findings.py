@@ -349,6 +349,23 @@ class Examination:
                 else Registry.of(self.settings).name(self.product)
             )
             yield Finding(MODEL, "missing", place, f"as of {as_of}: {why}", repair_, days=(as_of,))
+        yield from self._without_library(history)
+
+    def _without_library(self, history: ModelHistory) -> Iterator[Finding]:
+        """Models that can't be loaded here since a library isn't installed: they are as they should be."""
+        registry, models = Registry.of(self.settings), {model.version: model for model in history.models()}
+        for version, why in registry.without_library(self.product, models).items():
+            said, _, what_to_do = why.rpartition(": ")
+            as_of = models[version].as_of
+            yield Finding(
+                MODEL,
+                "unreadable",
+                registry.name(self.product),
+                f"as of {as_of}: {said}",
+                what_to_do,
+                repairable=False,
+                days=(as_of,),
+            )
 
     def lost_in_remote_registry(self, known: set[date]) -> dict[date, str]:
         """What a registry on a server lacks, or has as another version than is recorded.

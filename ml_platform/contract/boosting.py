@@ -94,6 +94,11 @@ class Library:
         return self.by_position | self.further
 
     @property
+    def remedy(self) -> str:
+        """What to do where it is missing, to stand behind a sentence that says so."""
+        return f"install the extra {self.name} (pip install 'ml-platform[{self.name}]')"
+
+    @property
     def requirement(self) -> str | None:
         """The package that is installed of it, with its version; None if none is."""
         for name in self.distributions:
@@ -279,6 +284,11 @@ def library_of(path: str) -> Library | None:
     """The library of a class that a contract names; None if it isn't one that is accepted of these."""
     library = LIBRARIES.get(path.partition(".")[0])
     return library if library is not None and path in library.classes else None
+
+
+def library_named(name: str) -> Library | None:
+    """The library of a module, or of a package under any of its names."""
+    return next((one for one in LIBRARIES.values() if name == one.name or name in one.distributions), None)
 
 
 TYPES: frozenset[str] = frozenset().union(*(library.types for library in LIBRARIES.values()))

@@ -170,8 +170,7 @@ def _class(path: str, needs: Method = "any", place: str = "") -> Any:
         library = boosting.library_of(path)
         if library is not None and library.requirement is None:
             raise ValueError(
-                f"{path!r} needs {library.name}, which isn't installed here: install the extra of that name "
-                f"(pip install 'ml-platform[{library.name}]')"
+                f"{path!r} needs {library.name}, which isn't installed here: {library.remedy}"
             ) from error
         raise ValueError(
             f"{path!r} can't be imported ({_reason(error)}); accepted is the full name of a scikit-learn "

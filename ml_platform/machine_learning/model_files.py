@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from importlib.util import find_spec
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -38,6 +39,13 @@ class UnloadableError(RegistryError):
     """A version is there and can't be loaded; the message says which and why."""
 
 
+class MissingLibraryError(RegistryError):
+    """A model needs a library that isn't installed here; the message says which, and what to do.
+
+    To train it again would need it as well, or make another model.
+    """
+
+
 #: The packages whose objects a model's file holds: another major version may read them otherwise, or not.
 _IN_FILES = ("scikit-learn", "numpy", "lightgbm", "xgboost", "xgboost-cpu", "catboost")
 
@@ -45,19 +53,37 @@ _IN_FILES = ("scikit-learn", "numpy", "lightgbm", "xgboost", "xgboost-cpu", "cat
 def incompatible(requirements: Iterable[str]) -> str | None:
     """Why a model that was made with some packages can't be loaded with those that are installed.
 
+    What isn't installed at all is no reason: :func:`missing` says that.
+
     Args:
         requirements: as ``scikit-learn==1.9.1``; of packages whose objects aren't in the file nothing counts.
     """
-    for requirement in requirements:
-        name, _, version = requirement.strip().partition("==")
-        if name not in _IN_FILES or not version:
-            continue
-        installed = _installed(name)
-        if installed is None:
-            return f"it was made with {name} {version}, which isn't installed"
-        if installed.partition(".")[0] != version.partition(".")[0]:
+    for name, version, installed in _in_file(requirements):
+        if installed is not None and installed.partition(".")[0] != version.partition(".")[0]:
             return f"it was made with {name} {version}, and {installed} is installed"
     return None
+
+
+def missing(requirements: Iterable[str]) -> str | None:
+    """Which package isn't installed that a model needs, and what to do; None if all are.
+
+    Args:
+        requirements: as for :func:`incompatible`.
+    """
+    for name, version, installed in _in_file(requirements):
+        if installed is None:
+            library = boosting.library_named(name)
+            what_to_do = library.remedy if library is not None else f"pip install {name}=={version}"
+            return f"it was made with {name} {version}, which isn't installed here: {what_to_do}"
+    return None
+
+
+def _in_file(requirements: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:
+    """Those whose objects are in a model's file: the name, the version, and the one that is installed."""
+    for requirement in requirements:
+        name, _, version = requirement.strip().partition("==")
+        if name in _IN_FILES and version:
+            yield name, version, _installed(name)
 
 
 def _installed(name: str) -> str | None:
@@ -118,13 +144,18 @@ def read_pipeline(file: str, origin: str) -> Any:
     Raises:
         UnloadableError: it holds types that a pipeline may not have, or what it holds can't be made again:
             classes are gone or have become others, or the file is damaged.
+        MissingLibraryError: it holds types of a library that isn't installed.
     """
     skops = skops_io()
     try:
         return skops.load(file, trusted=trusted(skops.get_untrusted_types(file=file), origin))
+    except MissingLibraryError:
+        raise
     except RegistryError as error:
         raise UnloadableError(str(error)) from error
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (library := _absent([error.name or ""])):
+            raise MissingLibraryError(f"{origin} needs {library}") from error
         if ends_the_run(error) or isinstance(error, OSError | MemoryError):
             raise
         raise UnloadableError(f"{origin} can't be loaded: {in_words(error)}") from error
@@ -136,6 +167,8 @@ def trusted(types: list[str], origin: str) -> list[str]:
     MLflow's own loader would trust whatever types the model's own files name.
     """
     wrong = [name for name in types if name != "numpy.dtype" and not _is_accepted(name)]
+    if library := _absent(wrong):
+        raise MissingLibraryError(f"{origin} needs {library}")
     if wrong:
         raise RegistryError(
             f"{origin} holds {', '.join(wrong)}; accepted are only classes of scikit-learn and numpy, the "
@@ -143,6 +176,22 @@ def trusted(types: list[str], origin: str) -> list[str]:
             "ML_PLATFORM_ESTIMATOR_MODULES names"
         )
     return types
+
+
+def _absent(names: Iterable[str]) -> str | None:
+    """The first package that isn't installed of those that modules or types are of, and what to do."""
+    for name in names:
+        package = name.partition(".")[0]
+        if not package or package in sys.builtin_module_names or find_spec(package) is not None:
+            continue
+        library = boosting.library_named(package)
+        if library is not None:
+            return f"{package}, which isn't installed here: {library.remedy}"
+        return (
+            f"{package}, which isn't installed here: if ML_PLATFORM_ESTIMATOR_MODULES names it, install it "
+            "on every machine that trains or scores"
+        )
+    return None
 
 
 def _is_accepted(name: str) -> bool:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
@@ -49,9 +49,11 @@ from ml_platform.machine_learning.model_files import (
     FINGERPRINT,
     MODEL_FILE,
     THRESHOLD,
+    MissingLibraryError,
     RegistryError,
     UnloadableError,
     incompatible,
+    missing,
     read_pipeline,
 )
 from ml_platform.machine_learning.pipeline import feature_frame
@@ -253,6 +255,21 @@ class Registry:
                 lost[version] = f"version {version} of {self.name(product)} can't be loaded: {why}"
         return lost
 
+    def without_library(self, product: Product, versions: Iterable[str]) -> dict[str, str]:
+        """Those of some versions of a SQLite registry that need a library which isn't installed, and which.
+
+        Raises:
+            RegistryError: the database is damaged.
+        """
+        database = self._database()
+        stored = self._stored(product, database) if database is not None and database.exists() else None
+        wanted = {version: (stored or {}).get(version) for version in versions}
+        return {
+            version: f"version {version} of {self.name(product)} can't be loaded: {why}"
+            for version, found in wanted.items()
+            if found is not None and (why := missing(found.tags.get(LIBRARIES, "").split()))
+        }
+
     def _database(self) -> Path | None:
         """The file of the registry, if it is one."""
         return None if self._schema else sqlite_file(self._registry_uri)
@@ -436,6 +453,7 @@ class Registry:
         Raises:
             UnloadableError: its file holds more than scikit-learn's and numpy's own types, or classes that
                 are gone, or it was made with another major version of a library.
+            MissingLibraryError: a library that it was made with isn't installed.
             RegistryError: the version isn't there or isn't this model, as :meth:`require` finds.
         """
         if here := self._load_here(product, version, fingerprint):
@@ -461,9 +479,13 @@ class Registry:
         """See that a version was made with libraries like those that are installed; older ones don't say.
 
         Raises:
-            UnloadableError: it wasn't.
+            MissingLibraryError: one isn't installed.
+            UnloadableError: one is installed in another major version.
         """
-        if why := incompatible(tags.get(LIBRARIES, "").split()):
+        made_with = tags.get(LIBRARIES, "").split()
+        if why := missing(made_with):
+            raise MissingLibraryError(f"version {version} of {self.name(product)} can't be loaded: {why}")
+        if why := incompatible(made_with):
             raise UnloadableError(f"version {version} of {self.name(product)} can't be loaded: {why}")
 
     def set_champion(self, product: Product, version: str | None) -> None:

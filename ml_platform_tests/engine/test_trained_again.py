@@ -16,9 +16,10 @@ import pytest
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
+from ml_platform.cli.findings import Examination
 from ml_platform.cli.main import app
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning import evaluation, performance
+from ml_platform.machine_learning import evaluation, model_files, performance
 from ml_platform.machine_learning import registry as registry_module
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion
 from ml_platform.machine_learning.registry import LIBRARIES, Registry
@@ -296,6 +297,34 @@ def test_another_model_is_decided_about_and_says_what_it_is(platform: Platform) 
     now = predictions(platform)
     assert set(now[now["event_day"].isin(LATER)]["model_fingerprint"]) == {after.fingerprint}
     pd.testing.assert_frame_equal(now[now["event_day"].isin(SCORED)].reset_index(drop=True), served)
+
+
+def test_a_library_that_is_missing_is_an_error_that_says_what_to_install(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (before,) = models(platform)
+    set_libraries(platform, before, "scikit-learn==1.9.1 catboost==1.2.8")
+    installed = model_files._installed
+    monkeypatch.setattr(
+        model_files, "_installed", lambda name: None if name == "catboost" else installed(name)
+    )
+    for step, chosen in (("predictions", LATER), ("drift_report", [D("2024-02-01")])):
+        results = platform.run(step, chosen)
+        assert {day.outcome for day in results.days} == {"refused"}
+        assert (
+            "catboost 1.2.8, which isn't installed here: install the extra catboost ("
+            in results.days[0].reason
+        )
+    # Nor is it lost to those who look whether all is there.
+    assert platform.run("model", MONTHS[0]).metadata == {"models_trained": 0, "models_reused": 0}
+    (finding,) = Examination(platform.product, platform.settings)._history(set())
+    assert (finding.part, finding.state, finding.repairable) == ("model", "unreadable", False)
+    assert finding.command == "install the extra catboost (pip install 'ml-platform[catboost]')"
+    assert models(platform) == [before]
+    monkeypatch.undo()
+    for step, chosen in (("predictions", LATER), ("drift_report", [D("2024-02-01")])):
+        assert {day.outcome for day in platform.run(step, chosen).days} == {"written"}
+    assert models(platform) == [before]
 
 
 @pytest.mark.parametrize("step", ["model_performance", "drift_report"])

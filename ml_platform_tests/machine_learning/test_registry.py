@@ -554,14 +554,43 @@ def test_another_major_version_of_what_a_file_holds_makes_a_model_unreadable(mad
     assert found is None if said is None else found.startswith(said)
 
 
-def test_a_library_that_is_missing_makes_a_model_unreadable(monkeypatch):
+def test_a_library_that_is_missing_is_to_be_installed_and_no_reason_to_train_again(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(model_files, "installed_version", missing)
-    assert model_files.incompatible(["xgboost-cpu==3.1.0"]) == (
-        "it was made with xgboost-cpu 3.1.0, which isn't installed"
+    assert model_files.incompatible(["xgboost-cpu==3.1.0", "catboost==1.0"]) is None
+    assert model_files.missing(["skops==1.0", "xgboost-cpu==3.1.0"]) == (
+        "it was made with xgboost-cpu 3.1.0, which isn't installed here: install the extra xgboost "
+        "(pip install 'ml-platform[xgboost]')"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "said"),
+    [
+        ("no_such_library.Trees", model_files.MissingLibraryError, "needs no_such_library, which isn't "),
+        ("sklearn.linear_model._gone.Trees", model_files.RegistryError, "accepted are only classes"),
+        ("subprocess.Popen", model_files.RegistryError, "accepted are only classes"),
+    ],
+)
+def test_types_of_what_is_not_installed_say_what_to_install(kind, error, said):
+    with pytest.raises(model_files.RegistryError, match=said) as found:
+        model_files.trusted([kind], "a file")
+    assert type(found.value) is error
+
+
+def test_a_file_of_a_library_that_is_gone_says_what_to_install(monkeypatch, tmp_path, trained):
+    skops = model_files.skops_io()
+    skops.dump(trained.pipeline, tmp_path / "model.skops")
+
+    def gone(*_, **__):
+        raise ModuleNotFoundError("No module named 'lightgbm.basic'", name="lightgbm.basic")
+
+    monkeypatch.setattr(skops, "load", gone)
+    monkeypatch.setattr(model_files, "find_spec", lambda name: None)
+    with pytest.raises(model_files.MissingLibraryError, match="the extra lightgbm"):
+        model_files.read_pipeline(str(tmp_path / "model.skops"), "a file")
 
 
 def test_a_model_of_one_distribution_of_xgboost_is_read_with_the_other(monkeypatch):
