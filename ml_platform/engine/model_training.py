@@ -193,13 +193,20 @@ class ModelTraining:
         """What was chosen when the model with this fingerprint was first trained, if it was chosen.
 
         The clock has a part in a search, so what it has found is a fact: whoever trains the model again
-        takes it from the model's record, or from its run in MLflow, and searches no more.
+        takes it from the model's record, from its run in MLflow, or from what was kept before either was
+        made, and searches no more.
         """
-        if not self.context.product.model.selects:
+        context, product = self.context, self.context.product
+        if not product.model.selects:
             return None
+        known: Selection | None = None
         if before is not None and before.selection is not None:
-            return Selection.read(before.selection)
-        return Registry.of(self.context.settings).selection(found.run_id) if found is not None else None
+            known = Selection.read(before.selection)
+        elif found is not None:
+            known = Registry.of(context.settings).selection(found.run_id)
+        kept = ModelHistory(context.tables, product).kept_selection(self.fingerprint)
+        # The same, but with its trials, which are to be logged.
+        return kept if kept is not None and (known is None or known.plain == kept.plain) else known
 
     def _fit(self, before: Selection | None, why: str) -> tuple[RegisteredModel, training.TrainedModel]:
         context, product, plan = self.context, self.context.product, self.plan
@@ -207,6 +214,9 @@ class ModelTraining:
             self.mode,
             seed=seed_of(self.fingerprint),
             known=before,
+            keep=lambda chosen: ModelHistory(context.tables, product).keep_selection(
+                self.fingerprint, chosen
+            ),
             say=lambda what: context.log(f"{MODEL}: as of {plan.as_of}, {what}"),
         )
         trained = training.train(product, collected(product, self.slice, self.mode), choosing)

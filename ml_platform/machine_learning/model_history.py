@@ -16,6 +16,7 @@ from datetime import date, timedelta
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ml_platform.contract.assets import CATALOGUE, MODEL
 from ml_platform.contract.faults import ends_the_run, in_words
@@ -24,6 +25,7 @@ from ml_platform.contract.product import Product
 from ml_platform.machine_learning import holdout
 from ml_platform.machine_learning.promotion import Candidate, Comparison, Decision, fold, serving
 from ml_platform.machine_learning.retraining import Attempt
+from ml_platform.machine_learning.selection import Selection
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.small_tables import COMMIT, ControlTable, in_order_of_commit
 from ml_platform.storage.tables import Tables
@@ -85,6 +87,10 @@ _ROLLBACKS = pa.schema(
         (COMMIT, pa.int64()),
     ]
 )
+#: What was chosen before a model was trained, with all trials: before MLflow has anything of it.
+_SELECTIONS = pa.schema(
+    [("fingerprint", pa.string()), ("selection", pa.string()), ("recorded_at", pa.int64())]
+)
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,8 @@ class ModelHistory:
 
     def __init__(self, tables: Tables, product: Product) -> None:
         self._product = product
-        schemas = (_MODELS, _COMPARISONS, _DECISIONS, _ROLLBACKS)
-        self._models, self._comparisons, self._decisions, self._rollbacks = (
+        schemas = (_MODELS, _COMPARISONS, _DECISIONS, _ROLLBACKS, _SELECTIONS)
+        self._models, self._comparisons, self._decisions, self._rollbacks, self._selections = (
             ControlTable(tables, product.name, name, schema)
             for name, schema in zip(TABLES, schemas, strict=True)
         )
@@ -166,6 +172,17 @@ class ModelHistory:
         """Record a model; it counts for its as-of date from now on."""
         values = asdict(model) | {"recorded_at": time.time_ns()}
         self._models.append([values])
+
+    def keep_selection(self, fingerprint: str, selection: Selection) -> None:
+        """Keep what was chosen for a training fingerprint, before the model is logged: a search is costly."""
+        row = {"fingerprint": fingerprint, "selection": selection.whole, "recorded_at": time.time_ns()}
+        self._selections.append([row])
+
+    def kept_selection(self, fingerprint: str) -> Selection | None:
+        """What :meth:`keep_selection` has kept, the first of several; None if nothing was."""
+        rows = self._selections.scan(pc.field("fingerprint") == fingerprint).to_pylist()
+        first = min(rows, key=lambda row: int(row["recorded_at"]), default=None)
+        return Selection.read(first["selection"]) if first is not None else None
 
     def decisions(self) -> list[Decision]:
         """What the last fold decided, by as-of date ascending."""

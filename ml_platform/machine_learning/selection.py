@@ -43,7 +43,7 @@ class Tried:
         values: those that its search has found; empty without a search.
         score: with them, on the folds.
         trials: how many its search made; None without a search.
-        made: these trials; only the process that made them knows them.
+        made: these trials; a model's record doesn't know them.
     """
 
     values: dict[str, Any]
@@ -80,22 +80,31 @@ class Selection:
     @property
     def plain(self) -> str:
         """As text, without the single trials: what a model's record keeps."""
-        shortened = replace(self, tried=tuple(replace(one, made=()) for one in self.tried))
-        return json.dumps(asdict(shortened), sort_keys=True)
+        return replace(self, tried=tuple(replace(one, made=()) for one in self.tried)).whole
+
+    @property
+    def whole(self) -> str:
+        """As text, with all trials."""
+        return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def read(cls, text: str) -> Selection:
-        """What :attr:`plain` gave."""
+        """What :attr:`plain` or :attr:`whole` gave."""
         content = json.loads(text)
         tried = tuple(
             Tried(
                 values=one["values"],
-                score=Score(tuple(one["score"]["folds"]), one["score"]["failure"]),
+                score=_score(one["score"]),
                 trials=one["trials"],
+                made=tuple(Trial(made["values"], _score(made["score"])) for made in one["made"]),
             )
             for one in content["tried"]
         )
         return cls(tried, content["chosen"], content["folds"], content["reason"])
+
+
+def _score(content: dict[str, Any]) -> Score:
+    return Score(tuple(content["folds"]), content["failure"])
 
 
 class NothingFitsError(Exception):

@@ -58,6 +58,7 @@ class Choosing:
         seed: of the searches.
         known: what was chosen when this model was trained first: it is trained again, and not searched again.
         trials: how many trials each search makes, whatever the clock says.
+        keep: is given what was chosen, once it has been fitted.
         say: is told how far it is.
     """
 
@@ -65,6 +66,7 @@ class Choosing:
     seed: int = 0
     known: Selection | None = None
     trials: Sequence[int | None] = ()
+    keep: Callable[[Selection], None] = lambda _: None
     say: Callable[[str], None] = lambda _: None
 
 
@@ -141,7 +143,8 @@ def _fit_best(
         while True:
             estimator = chosen.estimator(product)
             try:
-                return kind_of(product.with_estimator(estimator)).fit(rows, features), chosen, estimator
+                fitted = kind_of(product.with_estimator(estimator)).fit(rows, features)
+                break
             except Exception as error:
                 why = selection.failure_of(product, error)
                 if choosing.known is not None:  # another estimator would be another model
@@ -149,3 +152,6 @@ def _fit_best(
                 chosen = selection.decide(product, selection.failed(chosen, chosen.chosen, why))
     except NothingFitsError as error:
         raise TrainingError(str(error)) from error
+    if choosing.known is None:
+        choosing.keep(chosen)
+    return fitted, chosen, estimator

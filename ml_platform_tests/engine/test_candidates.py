@@ -219,6 +219,40 @@ def test_a_registry_that_lost_its_models_gets_the_same_ones_without_another_sear
     ]
 
 
+def test_a_search_is_not_lost_when_its_model_could_not_be_logged(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    again = Platform(settings_in(tmp_path / "again"), platform.spark, platform.product)
+    deliver_visits(again, ALL, rows=80)
+    for step in ("ards", "mrds"):
+        again.run(step, ALL)
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the server has no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "log", fails)
+        (result,) = again.run("model", MONTHS[0]).days
+    assert (result.outcome, "no room" in result.reason) == ("refused", True)
+    assert not ModelHistory(again.tables, again.product).models()
+
+    def no_search(*_: Any, **__: Any) -> None:
+        raise AssertionError("what was found is kept")
+
+    monkeypatch.setattr(search, "run", no_search)
+    assert again.run("model", MONTHS[0]).metadata["models_trained"] == 1
+    before = ModelHistory(platform.tables, platform.product).models()[0]
+    (after,) = ModelHistory(again.tables, again.product).models()
+    assert (after.fingerprint, after.selection) == (before.fingerprint, before.selection)
+    # All that was tried is in MLflow as if nothing had happened.
+    client, names = mlflow.MlflowClient(again.settings.tracking_uri), set()
+    for run in client.search_runs([client.get_experiment_by_name("shop").experiment_id]):
+        names.add(run.info.run_name)
+    assert {f"trial {number} of LogisticRegression" for number in range(1, 7)} <= names
+
+
 def test_a_twin_makes_as_many_trials_as_its_challenger_whatever_the_clock_says(platform: Platform) -> None:
     content = json.loads(json.dumps(SHOP))
     content["model"]["estimator"] = {**SEARCHED, "search": {**SEARCHED["search"], "seconds": 1}}
