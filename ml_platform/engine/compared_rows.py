@@ -22,9 +22,13 @@ from ml_platform.storage.ledger import DayRecord
 
 
 def training_rows(
-    context: StepContext, days: Sequence[date], as_of: date, mode: Holdout
+    context: StepContext, days: Sequence[date], as_of: date, mode: Holdout, columns: Sequence[str] = ()
 ) -> training_data.Slice:
-    """The rows that a model learns from: of all entities but those that are held out."""
+    """The rows that a model learns from: of all entities but those that are held out.
+
+    Args:
+        columns: those by which rows are told apart, and that are read; by default those of the contract.
+    """
     return training_data.labelled(
         context.open_spark,
         context.product,
@@ -33,6 +37,7 @@ def training_rows(
         as_of,
         held_out=False if mode == "entities" else None,
         maximum_rows=context.product.model.maximum_rows,
+        names=columns or training_data.columns(context.product),
     )
 
 

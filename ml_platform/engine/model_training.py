@@ -15,9 +15,11 @@ import pandas as pd
 from pydantic import ValidationError
 
 from ml_platform.contract.assets import CATALOGUE, MODEL
+from ml_platform.contract.fields import listed
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.learning import Holdout
 from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine.compared_rows import UnseenRows, collected, seed_of, training_rows
 from ml_platform.engine.context import StepContext
@@ -43,6 +45,7 @@ class Manifest:
         evaluation: the same, of which the metric counts.
         libraries: the packages that the model was made with, with their versions.
         outputs: a hash of what it predicts for the first rows that it has learned from.
+        columns: of the MRDS, those that its rows were told apart by, in their order; older ones don't say.
     """
 
     contract: str
@@ -51,6 +54,7 @@ class Manifest:
     evaluation: dict[str, Any]
     libraries: list[str]
     outputs: str
+    columns: tuple[str, ...] = ()
 
     @property
     def plain(self) -> str:
@@ -60,7 +64,8 @@ class Manifest:
     @classmethod
     def read(cls, text: str) -> Manifest:
         """What :attr:`plain` gave."""
-        return cls(**json.loads(text))
+        content = json.loads(text)
+        return cls(**{**content, "columns": tuple(content.get("columns", ()))})
 
     def product(self, now: Product) -> Product:
         """A product with the model of then.
@@ -71,6 +76,9 @@ class Manifest:
         """
         if self.contract == contract_of(now):
             return now
+        there = {*now.mrds.entity, *now.mrds.aggregate, EVENT_DAY}
+        if gone := [name for name in self.columns if name not in there]:
+            raise ValueError(f"the MRDS of now has no {listed(gone)}, which was among what it was made from")
         content = now.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         try:
             return Product.model_validate({**content, "model": self.model, "evaluation": self.evaluation})
@@ -100,7 +108,7 @@ class ModelTraining:
 
     Args:
         context: with the product that it is a model of.
-        made_by: the hash of the contract and the version of the code, if they aren't those of now.
+        manifest: of a model that is to be made again as it was, under the contract of then.
     """
 
     def __init__(
@@ -109,18 +117,21 @@ class ModelTraining:
         plan: TrainingPlan,
         mode: Holdout,
         rows: UnseenRows,
-        made_by: tuple[str, str] | None = None,
+        manifest: Manifest | None = None,
     ) -> None:
         self.context = context
         self.plan = plan
         self.mode: Holdout = mode
         self.rows = rows
-        self.made_by = made_by or (contract_of(context.product), CATALOGUE[MODEL].version)
+        made_by = (contract_of(context.product), CATALOGUE[MODEL].version)
+        self.made_by = (manifest.contract, manifest.code_version) if manifest is not None else made_by
+        known = manifest.columns if manifest is not None else ()
+        self.columns = known or tuple(training_data.columns(context.product))
 
     @cached_property
     def slice(self) -> training_data.Slice:
         """The rows that it learns from."""
-        return training_rows(self.context, self.plan.usable, self.plan.as_of, self.mode)
+        return training_rows(self.context, self.plan.usable, self.plan.as_of, self.mode, self.columns)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -260,6 +271,7 @@ class ModelTraining:
             evaluation=content["evaluation"],
             libraries=requirements(product.with_estimator(trained.estimator)),
             outputs=trained.outputs,
+            columns=self.columns,
         )
 
 

@@ -94,7 +94,6 @@ def load(context: StepContext, model: ModelRecord, rows: UnseenRows | None = Non
 def _train(context: StepContext, model: ModelRecord, reason: str, rows: UnseenRows) -> Trained:
     """Train a model from what it was made of or, if that isn't there any more, from what there is now."""
     mode = model.compared_by
-    plan = training_plan.plans(context, [model.as_of])[model.as_of]
     changed = "its rows have changed since"
     if model.manifest is not None:
         manifest = Manifest.read(model.manifest)
@@ -103,9 +102,9 @@ def _train(context: StepContext, model: ModelRecord, reason: str, rows: UnseenRo
         except ValueError as error:
             changed = str(error)
         else:
-            made_by = (manifest.contract, manifest.code_version)
             of_now = manifest.contract == contract_of(context.product)
-            again = ModelTraining(then, plan, mode, rows if of_now else UnseenRows(then), made_by)
+            was = training_plan.as_it_was(then, model)
+            again = ModelTraining(then, was, mode, rows if of_now else UnseenRows(then), manifest)
             if again.fingerprint == model.fingerprint:
                 return again.run(reason)
             if not of_now:
@@ -116,6 +115,7 @@ def _train(context: StepContext, model: ModelRecord, reason: str, rows: UnseenRo
                 f"{changed}, so that it can't be made again as it was; train one under the present contract: "
                 f"ml-platform train {context.product.name}"
             )
+    plan = training_plan.plans(context, [model.as_of])[model.as_of]
     now = ModelTraining(context, plan, mode, rows)
     trained = now.run(reason if now.fingerprint == model.fingerprint else "")
     if now.fingerprint == model.fingerprint:

@@ -20,7 +20,7 @@ from ml_platform.data_engineering.ards import ARDS
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
-from ml_platform.machine_learning.model_history import Kind
+from ml_platform.machine_learning.model_history import Kind, ModelRecord
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 
@@ -111,6 +111,17 @@ def plans(context: StepContext, as_ofs: Iterable[date]) -> dict[date, TrainingPl
     return {as_of: _plan(context.product, as_of, known, contracts) for as_of in as_ofs}
 
 
+def as_it_was(context: StepContext, model: ModelRecord) -> TrainingPlan:
+    """The plan that a model was trained by, of the days as they are now.
+
+    Args:
+        context: with the product that it is a model of, which may have been trained on fewer months since.
+    """
+    known = context.ledger.latest(MRDS, details=False)
+    days = DayRange(model.first_day, model.last_day)
+    return _plan(context.product, model.as_of, known, readable_contracts(context), days)
+
+
 def not_yet(product: Product, as_of: date, newest: date | None) -> str | None:
     """Why a model can't be trained as of a date yet: a delivery that is due before it may still come.
 
@@ -161,10 +172,11 @@ def _plan(
     as_of: date,
     known: Mapping[date, DayRecord],
     contracts: Collection[str],
+    days: DayRange | None = None,
 ) -> TrainingPlan:
     month = month_of(as_of)
     kind: Kind = "monthly" if as_of == month else "retrain"
-    days = training_days(product, as_of, kind)
+    days = days or training_days(product, as_of, kind)
     records = {day: known[day] for day in days if day in known}
     outdated = frozenset(
         day

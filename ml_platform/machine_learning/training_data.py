@@ -125,6 +125,7 @@ def labelled(
     *,
     held_out: bool | None,
     maximum_rows: int,
+    names: Sequence[str] = (),
 ) -> Slice:
     """The labelled rows of ``days`` as of a date, of the entities held out, of the others, or of all.
 
@@ -133,8 +134,9 @@ def labelled(
     Args:
         session: gives the Spark session if there are too many rows for this process to read.
         held_out: None for all entities.
+        names: the columns that are read and that the slice's fingerprint is of; by default :func:`columns`.
     """
-    names = columns(product)
+    names = list(names or columns(product))
     given = subschema(aggregation.schema(product), [*names, LABEL_KNOWN_ON])
     made = subschema(given, names).append(_CLUSTER_COLUMN)
     chosen = [day for day in days if day < as_of]

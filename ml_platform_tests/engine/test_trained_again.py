@@ -26,7 +26,7 @@ from ml_platform.machine_learning.registry import LIBRARIES, Registry
 from ml_platform.overview import history as overview
 from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, forget_registry, shop
+from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, forget_registry, shop
 
 pytestmark = pytest.mark.slow
 
@@ -202,8 +202,6 @@ def test_the_command_history_shows_it(platform: Platform, monkeypatch: pytest.Mo
     platform.run("predictions", LATER)
     products = platform.settings.home / "products"
     products.mkdir()
-    from ml_platform_tests.small_platform import SHOP
-
     (products / "shop.yaml").write_text(json.dumps(SHOP))
     monkeypatch.setenv("ML_PLATFORM_HOME", str(platform.settings.home))
     monkeypatch.setenv("ML_PLATFORM_PRODUCTS", str(products))
@@ -261,6 +259,47 @@ def test_a_model_of_an_earlier_contract_is_made_again_as_it_was(platform: Platfo
     (after,) = models(platform)
     assert after.fingerprint == before.fingerprint
     assert str(after.remark).endswith("; it predicts the same as before")
+
+
+def without_visits() -> Product:
+    aggregate = {name: how for name, how in SHOP["mrds"]["aggregate"].items() if name != "visit"}
+    return shop(mrds__aggregate=aggregate)
+
+
+@pytest.mark.parametrize("months", [2, 1])
+def test_columns_that_the_mrds_has_gained_since_are_none_of_the_models(
+    platform: Platform, months: int
+) -> None:
+    now, platform.product = shop(model__training_months=months), without_visits()
+    platform.run("mrds", ALL)
+    platform.run("model", MONTHS[0])
+    before = models(platform)[0]
+    damage(platform, before, "a class is gone")
+    platform.product = now
+    assert {day.outcome for day in platform.run("predictions", LATER).days} == {"written"}
+    after = models(platform)[0]
+    assert (after.fingerprint, after.version) == (before.fingerprint, str(int(before.version) + 1))
+    assert str(after.remark).endswith("; it predicts the same as before")
+    # And once more: the new record says as much as the one before.
+    damage(platform, after, "a class is gone")
+    platform.run("predictions", LATER, force=True, rescore=True)
+    again = models(platform)[0]
+    assert again.fingerprint == before.fingerprint
+    assert again.manifest == after.manifest == before.manifest
+
+
+def test_a_column_that_is_gone_since_is_named(platform: Platform) -> None:
+    (before,) = models(platform)
+    damage(platform, before, "a class is gone")
+    platform.product = without_visits()
+    results = platform.run("predictions", LATER)
+    assert {day.outcome for day in results.days} == {"refused"}
+    assert (
+        "the MRDS of now has no visit, which was among what it was made from, so that it can't be made "
+        in (results.days[0].reason)
+    )
+    assert "ml-platform train shop" in results.days[0].reason
+    assert models(platform) == [before]
 
 
 def correct(platform: Platform) -> None:
