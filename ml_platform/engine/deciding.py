@@ -21,6 +21,7 @@ from ml_platform.engine.compared_rows import (
     with_days_before,
 )
 from ml_platform.engine.context import StepContext
+from ml_platform.engine.model_training import Manifest
 from ml_platform.engine.trained_again import AnotherModelError, Loaded
 from ml_platform.engine.training_plan import content_of, training_days
 from ml_platform.machine_learning import holdout, promotion, rollback, training
@@ -53,6 +54,7 @@ class Decider:
         self.registry = Registry.of(context.settings)
         self.rows = rows or UnseenRows(context)
         self._mismatches: dict[str, str | None] = {}
+        self._made: dict[str, Product] = {}
 
     def decide(self, *, point_at_champion: bool = False, reading: bool = True) -> list[Decision]:
         """Fold all models into decisions, and point MLflow's alias at the champion.
@@ -103,6 +105,12 @@ class Decider:
                 return promotion.not_compared(
                     self.product, f"the model can't be evaluated: under this contract {mismatch}"
                 )
+            if (
+                known is not None
+                and self._needs_twin(challenger, day)
+                and self._made_under(challenger) is None
+            ):
+                return known
             return self._compare(challenger, before, day, labels)
 
         unusable = {model.fingerprint for model in self.history.models() if self._mismatch(model) is not None}
@@ -138,7 +146,7 @@ class Decider:
         if challenger.compared_by == "time":
             twin = holdout.twin_as_of(product, challenger.as_of)
             compared = with_days_before(product, holdout.forward(product, twin))
-            return [list(compared), list(_days_of_twin(product, challenger))]
+            return [list(compared), list(self._days_of_twin(challenger))]
         return [list(with_days_before(product, holdout.by_entities(product, challenger.as_of)))]
 
     def _compare(
@@ -149,7 +157,7 @@ class Decider:
         labels: Mapping[date, DayRecord],
     ) -> Comparison:
         mismatch = self._mismatch(before) if before is not None else None
-        if challenger.compared_by == "time" and day == challenger.as_of:
+        if self._needs_twin(challenger, day):
             found = self._compare_twin(challenger, labels)
             return self._without_rival(found, before, mismatch)
         if day > challenger.as_of:
@@ -182,14 +190,24 @@ class Decider:
         return dataclasses.replace(found, reason=f"{found.reason}; {why}")
 
     def _compare_twin(self, challenger: ModelRecord, labels: Mapping[date, DayRecord]) -> Comparison:
-        """A first model has no days after it yet: a twin, trained as of long enough before, stands for it."""
+        """A first model has no days after it yet: a twin, trained as of long enough before, stands for it.
+
+        It is made under the contract that the model was made under, whatever that says by now.
+        """
         as_of = holdout.twin_as_of(self.product, challenger.as_of)
-        days = [day for day in _days_of_twin(self.product, challenger) if self.rows.can_count(day, labels)]
+        product = self._made_under(challenger)
+        if product is None:
+            return promotion.not_compared(
+                self.product, "there is no champion to compare it with, and its contract of then is none now"
+            )
+        then = dataclasses.replace(self.context, product=product)
+        usable = self.rows if product is self.product else UnseenRows(then)
+        days = [day for day in self._days_of_twin(challenger) if usable.can_count(day, labels)]
         known = pd.DataFrame()
         if days:
-            known = collected(self.product, training_rows(self.context, days, as_of, "time"), "time")
+            known = collected(product, training_rows(then, days, as_of, "time"), "time")
         try:
-            twin = training.train(self.product, known, self._choosing_twin(challenger))
+            twin = training.train(product, known, self._choosing_twin(challenger))
         except TrainingError as error:
             return promotion.not_compared(
                 self.product,
@@ -200,6 +218,27 @@ class Decider:
         scored = self._scored(twin.pipeline, twin.threshold, frame)
         found = self._compared_on(frame, twin.pipeline, scored, None)
         return dataclasses.replace(found, reason=f"of a twin as of {as_of}: {found.reason}")
+
+    def _needs_twin(self, challenger: ModelRecord, day: date) -> bool:
+        return challenger.compared_by == "time" and day == challenger.as_of
+
+    def _made_under(self, model: ModelRecord) -> Product | None:
+        """The contract that a model was made under; None if there can't be such a one any more."""
+        if model.manifest is None:  # a record of old
+            return self.product
+        if model.fingerprint not in self._made:
+            try:
+                self._made[model.fingerprint] = Manifest.read(model.manifest).product(self.product)
+            except ValueError:
+                return None
+        return self._made[model.fingerprint]
+
+    def _days_of_twin(self, challenger: ModelRecord) -> Sequence[date]:
+        product = self._made_under(challenger) or self.product
+        as_of = holdout.twin_as_of(self.product, challenger.as_of)
+        if product.last_labelled_day(as_of) < product.start:
+            return ()
+        return list(training_days(product, as_of, challenger.kind))
 
     def _choosing_twin(self, challenger: ModelRecord) -> Choosing:
         """How a twin's estimator is chosen: by its own days, in as many trials as the challenger's took."""
@@ -241,13 +280,6 @@ class Decider:
         if model.fingerprint not in self._mismatches:
             self._mismatches[model.fingerprint] = serving_models.mismatch(self.registry, self.product, model)
         return self._mismatches[model.fingerprint]
-
-
-def _days_of_twin(product: Product, challenger: ModelRecord) -> Sequence[date]:
-    as_of = holdout.twin_as_of(product, challenger.as_of)
-    if product.last_labelled_day(as_of) < product.start:
-        return ()
-    return list(training_days(product, as_of, challenger.kind))
 
 
 def load_all(context: StepContext, models: Iterable[ModelRecord]) -> dict[str, Loaded | RegistryError | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import sqlite3
@@ -19,9 +20,13 @@ from typer.testing import CliRunner
 from ml_platform.cli.findings import Examination
 from ml_platform.cli.main import app
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning import evaluation, model_files, performance
+from ml_platform.engine import local
+from ml_platform.engine.deciding import Decider
+from ml_platform.engine.step import StepRequest
+from ml_platform.machine_learning import evaluation, model_files, performance, training
 from ml_platform.machine_learning import registry as registry_module
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion
+from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.registry import LIBRARIES, Registry
 from ml_platform.overview import history as overview
 from ml_platform_tests import tasks_here
@@ -317,6 +322,34 @@ def report(platform: Platform) -> str:
     ).read_text()
 
 
+def test_a_twin_is_made_as_its_model_was_whatever_the_contract_says_now(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model,) = models(platform)
+    asked: list[Product] = []
+
+    def train(product: Product, *_: Any) -> None:
+        asked.append(product)
+        raise TrainingError("seen enough")
+
+    monkeypatch.setattr(training, "train", train)
+    was, platform.product = platform.product, changed(platform.product)
+    request = StepRequest(step="model", product="shop", days=(MONTHS[0],), run_id="run-1")
+    context = local.context_for(request, platform.product, platform.settings, lambda: platform.spark, str)
+    decider = Decider(context)
+    found = decider._compare_twin(dataclasses.replace(model, holdout="time"), {})
+    assert "seen enough" in found.reason
+    assert [product.model for product in asked] == [was.model]
+    # A record of old doesn't say how; one whose contract can be none any more has no twin.
+    decider._compare_twin(dataclasses.replace(model, holdout="time", manifest=None), {})
+    assert asked[-1].model == platform.product.model
+    manifest = json.loads(str(model.manifest))
+    gone = json.dumps(manifest | {"contract": "another", "columns": ["gone"]})
+    record = dataclasses.replace(model, holdout="time", manifest=gone, fingerprint="another")
+    assert "its contract of then is none now" in decider._compare_twin(record, {}).reason
+    assert len(asked) == 2
+
+
 def test_another_model_is_decided_about_and_says_what_it_is(platform: Platform) -> None:
     (before,) = models(platform)
     served = predictions(platform)
@@ -399,8 +432,6 @@ def test_whoever_needs_a_model_that_another_has_replaced_goes_on_with_that_one(
 def test_what_can_not_be_trained_again_serves_nothing_and_promotes_nothing(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ml_platform.machine_learning import training
-
     (before,) = models(platform)
     damage(platform, before, "a class is gone")
 
