@@ -19,6 +19,7 @@ from ml_platform.contract.fields import listed
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.learning import Holdout
 from ml_platform.contract.product import Product
+from ml_platform.contract.secrets import scrub
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine.compared_rows import UnseenRows, collected, seed_of, training_rows
@@ -256,6 +257,7 @@ class ModelTraining:
                 "code_version": self.made_by[1],
                 **({"trained_again": why[:_LONGEST_TAG]} if why else {}),
             },
+            manifest=scrub(self._manifest(trained).plain, context.settings.secrets),
             parent_run_id=context.request.mlflow_parent_run_id,
         )
         return registered, trained

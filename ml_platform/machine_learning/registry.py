@@ -74,6 +74,8 @@ _CHILD_TAG = "dagster.run_id"
 _NO_THRESHOLD = "none"
 #: The tag with the packages that a version was made with.
 LIBRARIES = "libraries"
+#: The file of a model's run that says from what it was made; its record, which is read, says the same.
+MANIFEST = "manifest.json"
 #: The tag with what people should know of the rows that a model has learned from.
 REMARK = "remark"
 
@@ -341,6 +343,7 @@ class Registry:
         holdout: pd.DataFrame | None,
         data: DataUsed,
         tags: Mapping[str, str],
+        manifest: str | None = None,
         parent_run_id: str | None = None,
     ) -> RegisteredModel:
         """Log a model in a run of its own, nested under the parent, and register it.
@@ -351,6 +354,7 @@ class Registry:
         Args:
             holdout: labelled rows of held-out entities, for metrics and plots.
             tags: ``partition``, ``dagster_run_id``, ``code_version`` and whatever else names the origin.
+            manifest: what the model was made from beside its rows, as JSON, for people.
         """
         client, contract = self._client(), product
         product = product.with_estimator(trained.estimator)
@@ -402,6 +406,8 @@ class Registry:
                 selection_runs.log(
                     client, run.info.experiment_id, run.info.run_id, contract, trained.selection, origin
                 )
+            if manifest is not None:
+                mlflow.log_text(manifest, MANIFEST)
             version = self._register(client, product, model, run.info.run_id, facts)
         return _registered(version)
 

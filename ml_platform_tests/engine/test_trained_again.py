@@ -29,6 +29,7 @@ from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.registry import LIBRARIES, Registry
 from ml_platform.overview import history as overview
+from ml_platform.settings import Settings
 from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, forget_registry, shop
@@ -248,6 +249,36 @@ def test_the_month_itself_is_trained_again_when_it_is_asked_for(platform: Platfo
     assert platform.run("model", MONTHS[0]).metadata == {"models_trained": 0, "models_reused": 0}
     damage(platform, after, "a class is gone")
     assert platform.run("model", MONTHS[0], force=True).metadata["models_trained"] == 1
+
+
+def test_the_run_in_mlflow_says_from_what_a_model_was_made(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    def said(model: ModelRecord) -> Any:
+        run = mlflow.MlflowClient(platform.settings.tracking_uri).get_run(model.mlflow_run_id)
+        return json.loads(Path(run.info.artifact_uri.removeprefix("file://"), "manifest.json").read_text())
+
+    (before,) = models(platform)
+    damage(platform, before, "a class is gone")
+    platform.run("predictions", LATER)
+    (after,) = models(platform)
+    assert said(after) == json.loads(str(after.manifest))
+    assert set(said(after)["columns"]) == {
+        "event_day",
+        "customer",
+        "spend",
+        "pages",
+        "channel",
+        "visit",
+        "bought",
+    }
+    # A secret that somebody has written into a parameter isn't passed on.
+    damage(platform, after, "a class is gone")
+    monkeypatch.setattr(Settings, "secrets", frozenset({"LogisticRegression"}))
+    platform.run("predictions", LATER, force=True, rescore=True)
+    assert "LogisticRegression" not in json.dumps(said(models(platform)[0]))
 
 
 def changed(product: Product) -> Product:
