@@ -11,6 +11,7 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import LABEL_KNOWN_ON
 from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.files import FileRules
+from ml_platform.data_engineering.formats import Format, format_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class DeliveryFile:
     Of two files the one that is known later counts, and of those known on one morning the one whose name
     comes later. ``known_on`` is the morning since which its labels are known.
 
-    ``header`` has the names as they stand in the file; :func:`.headers.resolve` says what they mean.
+    ``header`` has the names as they stand in the file, of JSON lines in its first lines;
+    :func:`.headers.resolve` says what they mean.
     ``size`` is in bytes, as it lies there, and ``likely_bytes`` what that probably is unpacked.
     """
 
@@ -35,6 +37,11 @@ class DeliveryFile:
     likely_bytes: int = 0
     rules: FileRules = field(default_factory=FileRules)
     replaced: bool = False  # a later file of the day has come to replace what was delivered before it
+
+    @property
+    def format(self) -> Format:
+        """How the file holds its records."""
+        return format_of(self.name) or Format.CSV
 
 
 def parsed_schema(product: Product) -> pa.Schema:

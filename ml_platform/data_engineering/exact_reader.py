@@ -9,7 +9,7 @@ import io
 import re
 import zlib
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -18,7 +18,12 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import BACKSLASH, QUOTE, Source
 from ml_platform.data_engineering import files, headers, limits, line_ends
 from ml_platform.data_engineering.delivery_file import DeliveryFile
-from ml_platform.data_engineering.files import FileRules, UnreachableFile, UnreadableFile
+from ml_platform.data_engineering.files import (
+    DeliveredBytes,
+    FileRules,
+    UnreachableFile,
+    UnreadableFile,
+)
 from ml_platform.data_engineering.line_ends import Record
 from ml_platform.data_engineering.quoting import AMBIGUOUS, Grammar
 from ml_platform.data_engineering.typed_records import Place, Records, convert
@@ -104,16 +109,21 @@ def read_exactly(file: DeliveryFile, product: Product, skip: int) -> Iterator[pa
         yield batch(first)
 
 
-def tokenize(path: str, source: Source, rules: FileRules) -> Iterator[Record]:
+def tokenize(
+    path: str, source: Source, rules: FileRules, on_open: Callable[[DeliveredBytes], None] | None = None
+) -> Iterator[Record]:
     """Every record with its first line's number, the header being the record at line 1.
 
     Blank lines are no records. Where it can't be known where a record ends, its first line is a bad record.
     A field that only seems to begin at the end of a line, as :mod:`.line_ends` knows, is none.
 
+    Args:
+        on_open: is given the file when it has been opened.
+
     Raises:
         UnreadableFile: it can't be read to its end.
     """
-    records = _records_of(path, source, rules)
+    records = _records_of(path, source, rules, on_open)
     return line_ends.without_trailing(records, source) if source.trailing_delimiter else records
 
 
@@ -123,13 +133,15 @@ def has_trailing_delimiters(file: DeliveryFile, source: Source) -> bool:
         return line_ends.ends_lines(line_ends.sample(records), source)
 
 
-def _records_of(path: str, source: Source, rules: FileRules) -> Generator[Record, None, None]:
+def _records_of(
+    path: str, source: Source, rules: FileRules, on_open: Callable[[DeliveredBytes], None] | None = None
+) -> Generator[Record, None, None]:
     grammar = Grammar.of(
         source, maximum_lines=limits.RECORD_LINES, maximum_characters=limits.RECORD_CHARACTERS
     )
     width: int | None = None
     try:
-        with open_text(path, source, rules) as text:
+        with open_text(path, source, rules, on_open) as text:
             lines = _Lines(text, rules)
             while (record := _next_record(lines, grammar, width)) is not None:
                 if record.raw:
@@ -143,9 +155,14 @@ def _records_of(path: str, source: Source, rules: FileRules) -> Generator[Record
         raise UnreachableFile(f"can't be read: {error.strerror or error}") from error
 
 
-def open_text(path: str, source: Source, rules: FileRules) -> io.TextIOWrapper:
+def open_text(
+    path: str, source: Source, rules: FileRules, on_open: Callable[[DeliveredBytes], None] | None = None
+) -> io.TextIOWrapper:
     """The file as text; bytes that are none become surrogates."""
-    buffered = files.buffered(files.open_bytes(path, rules))
+    opened = files.open_bytes(path, rules)
+    if on_open is not None:
+        on_open(opened)
+    buffered = files.buffered(opened)
     encoding = encoding_of(buffered.peek(LONGEST_MARK), source)
     return io.TextIOWrapper(buffered, encoding=encoding, errors=errors_of(encoding), newline="")
 

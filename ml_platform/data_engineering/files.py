@@ -21,6 +21,7 @@ from ml_platform.data_engineering.object_store import ObjectPath, Place, is_addr
 from ml_platform.settings import Settings
 
 _GZIP = b"\x1f\x8b"
+_HEAD_BYTES = 8
 _LEAST_GZIP = 18  # bytes of header and trailer
 _TIGHTEST = 1032  # times its size is the most that a gzip file can unpack to
 #: Buffer of a stream that is read as text: larger than Python's own, since each filling passes through here.
@@ -57,6 +58,15 @@ class Part:
 
 
 @dataclass(frozen=True)
+class RowGroups:
+    """Some row groups of a Parquet file, from ``start`` to before ``end``; ``lines`` are the rows before."""
+
+    start: int
+    end: int
+    lines: int = 0
+
+
+@dataclass(frozen=True)
 class FileRules:
     """What may be read. Plain data, so that it travels to where a file is read.
 
@@ -70,7 +80,7 @@ class FileRules:
     line_characters: int = Settings.model_fields["delivery_line_characters"].default
     file_bytes: int = Settings.model_fields["delivery_file_bytes"].default
     unpacking: int = Settings.model_fields["delivery_unpacking"].default
-    part: Part | None = None
+    part: Part | RowGroups | None = None
     store_options: Mapping[str, Secret] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -105,22 +115,35 @@ def open_bytes(path: str, rules: FileRules) -> DeliveredBytes:
         UnreadableFile: it is no regular file, or a link leads out of the landing folder.
         OSError: the machine doesn't give its content.
     """
+    file, size = open_file(path, rules)
+    try:
+        return DeliveredBytes(file, size, rules)
+    except BaseException:
+        file.close()
+        raise
+
+
+def open_file(path: str, rules: FileRules) -> tuple[BinaryIO, int]:
+    """Open a regular file as it lies there, to be read from any place; and its size in bytes.
+
+    Raises: as :func:`open_bytes` does.
+    """
     if is_address(path):
         stored = ObjectPath(path, rules.store_options).open()
         size = stored.seek(0, os.SEEK_END)
         stored.seek(0)
-        return DeliveredBytes(stored, size, rules)
+        return stored, size
     if not rules.allows(path):
         raise UnreadableFile(LEADS_OUT)
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a device may do something already
         raise UnreadableFile(NOT_REGULAR)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    file = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    file: Any = open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
     try:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableFile(NOT_REGULAR)
-        return DeliveredBytes(file, status.st_size, rules)
+        return file, status.st_size
     except BaseException:
         file.close()
         raise
@@ -136,19 +159,21 @@ LEADS_OUT = (
 class DeliveredBytes(io.RawIOBase):
     """The bytes of an open file of a size in bytes, unpacked, up to a bound.
 
-    ``packed`` says whether it is a gzip file, and ``likely_bytes`` how many bytes it will probably give.
+    ``head`` are its first bytes as they lie there, ``packed`` says whether it is a gzip file, and
+    ``likely_bytes`` how many bytes it will probably give.
     """
 
     def __init__(self, file: Any, size: int, rules: FileRules) -> None:
-        self.packed = file.read(2) == _GZIP
+        self.head = file.read(_HEAD_BYTES)
+        self.packed = self.head.startswith(_GZIP)
         self.likely_bytes = max(size * _PACKED_TO_PLAIN, _said_size(file, size)) if self.packed else size
         file.seek(0)
         self._file = file
         self._stream: Any = gzip.GzipFile(fileobj=file, mode="rb") if self.packed else file
-        if (part := rules.part) is not None:
+        if isinstance(part := rules.part, Part):
             file.seek(part.start)
             self._stream = io.BytesIO(part.head + _read(file, part.end - part.start))
-        self._is_in_memory = part is not None
+        self._is_in_memory = isinstance(part, Part)
         self._read = 0
         self._bound, self._what = rules.file_bytes, f"has more than {rules.file_bytes:,} bytes"
         self._setting = "ML_PLATFORM_DELIVERY_FILE_BYTES"

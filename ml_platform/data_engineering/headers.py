@@ -13,6 +13,7 @@ from datetime import date
 
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.files import shown
+from ml_platform.data_engineering.formats import Format
 
 #: The widest sheet that a spreadsheet saves; a longer first line is no header, and no table could hold it.
 MAXIMUM_COLUMNS = 16_384
@@ -37,7 +38,9 @@ class Header:
     problem: str | None = None
 
 
-def resolve(product: Product, names: Sequence[str], day: date | None = None) -> Header:
+def resolve(
+    product: Product, names: Sequence[str], day: date | None = None, format_: Format = Format.CSV
+) -> Header:
     """What the ``names`` in a file's header mean for a file of ``day``.
 
     Accepted are the declared columns in any order, by their names or aliases, without those that may be
@@ -46,6 +49,7 @@ def resolve(product: Product, names: Sequence[str], day: date | None = None) -> 
     Args:
         day: None for a file that holds several; whether it may lack what has a ``since`` depends on each
             day then (:func:`lacking`).
+        format_: of the file, for the words of a problem.
     """
     source = product.source
     if len(names) > MAXIMUM_COLUMNS:
@@ -62,7 +66,7 @@ def resolve(product: Product, names: Sequence[str], day: date | None = None) -> 
         else tuple(name for name in source.columns if name not in read and name != source.label)
     )
     header = Header(columns, ignored, missing, labels_only)
-    return Header(columns, ignored, missing, labels_only, _problem(product, names, header, day))
+    return Header(columns, ignored, missing, labels_only, _problem(product, names, header, day, format_))
 
 
 def lacking(product: Product, header: Header, day: date | None) -> list[str]:
@@ -83,7 +87,9 @@ def lacking(product: Product, header: Header, day: date | None) -> list[str]:
     return [name for name in header.missing if not may_be_missing(name)]
 
 
-def _problem(product: Product, names: Sequence[str], header: Header, day: date | None) -> str | None:
+def _problem(
+    product: Product, names: Sequence[str], header: Header, day: date | None, format_: Format
+) -> str | None:
     source = product.source
     counts = Counter(column for column in header.columns if column is not None)
     for column, count in counts.items():
@@ -91,6 +97,11 @@ def _problem(product: Product, names: Sequence[str], header: Header, day: date |
             given = [name for name, meant in zip(names, header.columns, strict=True) if meant == column]
             also = "" if set(given) == {column} else f" (as {_listed(map(_quoted, given))})"
             return f"the header names {column} twice{also}"
+    if not counts and format_ is not Format.CSV:
+        found = _listed(map(_quoted, names)) or "none"
+        return (
+            f"no column of the contract is among the file's ({found}). Expected are {_listed(source.columns)}"
+        )
     if not counts:
         return (
             f"no column of the contract is in the first line {_quoted(source.delimiter.join(names))}: "
@@ -98,19 +109,25 @@ def _problem(product: Product, names: Sequence[str], header: Header, day: date |
             f"Expected are {_listed(source.columns)}"
         )
     lacks = lacking(product, header, day)
-    unexpected = [name for name in header.ignored if not _is_accepted(product, name)]
-    if not lacks and not unexpected:
+    others = [name for name in header.ignored if not is_accepted(product, name)]
+    if not lacks and not others:
         return None
     parts = []
     if lacks:
         parts.append(f"missing columns: {_listed(_with_first_day(product, name) for name in lacks)}")
-    if unexpected:
-        parts.append(f"unexpected columns: {_listed(_short(name) or repr(name) for name in unexpected)}")
-    advice = _advice(product, names, lacks, unexpected)
+    if others:
+        parts.append(unexpected(others))
+    advice = _advice(product, names, lacks, others, format_)
     return f"{'; '.join(parts)}. Expected are {_listed(source.columns)}. {advice}"
 
 
-def _is_accepted(product: Product, name: str) -> bool:
+def unexpected(names: Iterable[str]) -> str:
+    """That a file or a record has names that the contract doesn't know, in words."""
+    return f"unexpected columns: {_listed(_short(name) or repr(name) for name in names)}"
+
+
+def is_accepted(product: Product, name: str) -> bool:
+    """Whether a file may have a column of this name that isn't read."""
     source = product.source
     if isinstance(source.extra_columns, tuple):
         return source.folded(name) in {source.folded(extra) for extra in source.extra_columns}
@@ -122,10 +139,16 @@ def _with_first_day(product: Product, name: str) -> str:
     return f"{name} (since {since})" if since else name
 
 
-def _advice(product: Product, names: Sequence[str], lacks: Sequence[str], unexpected: Sequence[str]) -> str:
+def _advice(
+    product: Product,
+    names: Sequence[str],
+    lacks: Sequence[str],
+    unexpected: Sequence[str],
+    format_: Format,
+) -> str:
     """The keys of the contract that would accept such a file."""
     source = product.source
-    ends_empty = not names[-1] and not source.trailing_delimiter
+    ends_empty = format_ is Format.CSV and not names[-1] and not source.trailing_delimiter
     named = [name for name in unexpected if name or not ends_empty]
     declared = {name.strip().casefold() for name in source.header_names}
     if source.header_match == "exact" and any(name.strip().casefold() in declared for name in named):

@@ -1,7 +1,8 @@
 """The landing folder: which deliveries there are, and whether their headers can be right.
 
-``landing/<product>/<event day>/*.csv[.gz]``. Only names, sizes and headers are looked at here; how a file is
-opened is :mod:`.files`' business, and what is inside it :mod:`.parsing`'s.
+``landing/<product>/<event day>/*.csv``, or a file of another of the :mod:`.formats`. Only names, sizes and
+headers are looked at here; how a file is opened is :mod:`.files`' business, and what is inside it
+:mod:`.parsing`'s.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from ml_platform.contract.product import Product
 from ml_platform.data_engineering import files, headers, knowledge, replacements
 from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
+from ml_platform.data_engineering.formats import NAMES, Format, format_of, to_do
 from ml_platform.data_engineering.knowledge import Arrivals, FileFacts, Known, Seen
 from ml_platform.data_engineering.object_store import ObjectPath, Place
-from ml_platform.data_engineering.parsing import read_header
+from ml_platform.data_engineering.parsing import read_head
 from ml_platform.data_engineering.replacements import ManifestError, is_manifest
 
-_SUFFIXES = (".csv", ".csv.gz")
 #: What other programs leave beside data; nobody expects it to be read.
 _NO_DATA = (".", "_")
 #: A day in a name that isn't just the day: 20240104, day=2024-01-04, 2024_1_4.
@@ -259,10 +260,10 @@ def _folder_of_objects(files: Iterable[ObjectPath]) -> _Folder:
         else:
             inside[file.facts.name] = file
     ordered = sorted(inside)
-    csv = [name for name in ordered if _is_csv(name)]
-    ready = [name for name in csv if _size(inside[name])]
+    data = [name for name in ordered if _is_read(name)]
+    ready = [name for name in data if _size(inside[name])]
     others = [
-        name for name in ordered if not (_is_csv(name) or is_manifest(name) or name.startswith(_NO_DATA))
+        name for name in ordered if not (_is_read(name) or is_manifest(name) or name.startswith(_NO_DATA))
     ]
     # A store with folders of its own lists these as files without bytes.
     unread = {*folders, *(shown(name) for name in others if f"{shown(name)}/" not in folders)}
@@ -270,7 +271,7 @@ def _folder_of_objects(files: Iterable[ObjectPath]) -> _Folder:
         [inside[name] for name in ready],
         [inside[name] for name in ordered if is_manifest(name) and not name.startswith(".")],
         tuple(sorted(unread)),
-        tuple(shown(name) for name in csv if name not in ready),
+        tuple(shown(name) for name in data if name not in ready),
     )
 
 
@@ -288,10 +289,10 @@ def _look_into(folder: Place) -> _Folder:
     unread = [
         entry
         for entry in entries
-        if not (_is_csv(entry.name) or entry.name.startswith(_NO_DATA) or is_manifest(entry.name))
+        if not (_is_read(entry.name) or entry.name.startswith(_NO_DATA) or is_manifest(entry.name))
     ]
     return _Folder(
-        [folder / entry.name for entry in entries if _is_csv(entry.name)],
+        [folder / entry.name for entry in entries if _is_read(entry.name)],
         [
             folder / entry.name
             for entry in entries
@@ -301,8 +302,8 @@ def _look_into(folder: Place) -> _Folder:
     )
 
 
-def _is_csv(name: str) -> bool:
-    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
+def _is_read(name: str) -> bool:
+    return format_of(name) is not None and not name.startswith(".")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -355,9 +356,10 @@ def _absence(place: Place, folder: _Folder, elsewhere: Sequence[str]) -> str:
         parts.append(f"there are labels only, in {listed(names)}")
     if folder.unread:
         parts.append(
-            f"{listed(folder.unread)} can't be read: files of the name *.csv or *.csv.gz that lie directly "
-            "in the day's folder are"
+            f"{listed(folder.unread)} can't be read: files of the names {NAMES} that lie directly in the "
+            "day's folder are"
         )
+        parts += dict.fromkeys(what for name in folder.unread if (what := to_do(name)))
     if elsewhere:
         parts.append(
             f"rows may be in {listed(elsewhere)} beside it, whose name is not that of the day's folder"
@@ -420,11 +422,10 @@ def _look_at(
     looked_at = _LookedAt(path, _facts(path).size, knowledge.known(product, day, path.name, seen))
     try:
         _refuse_name(path.name)
-        header = read_header(str(path), product.source, rules)
-        likely_bytes = files.likely_bytes(str(path), rules)
+        header, likely_bytes = read_head(str(path), path.name, product.source, rules)
     except UnreadableFile as error:
         return replace(looked_at, refusal=str(error))
-    meaning = headers.resolve(product, header, day)
+    meaning = headers.resolve(product, header, day, format_of(path.name) or Format.CSV)
     problem = meaning.problem
     if problem and not FileRules(root=str(landing)).allows(path):
         # What a link may lead to is nobody's to read in a message.

@@ -1,8 +1,9 @@
-"""CSV files to typed records, each record that can't be used with its line and raw text.
+"""Delivered files to typed records, each record that can't be used with its line and raw text.
 
-A file is read by Arrow's streaming reader (:mod:`.fast_reader`), and a bad record found in it by counting
-lines and quotes (:mod:`.record_lines`). Where quotes don't stand as :mod:`.quoting` needs them the file is
-read by an exact tokenizer (:mod:`.exact_reader`) from there on. Both give strings to the same conversion
+Parquet is read by :mod:`.parquet_reader`, JSON lines by :mod:`.json_reader`. A CSV file is read by Arrow's
+streaming reader (:mod:`.fast_reader`), and a bad record found in it by counting lines and quotes
+(:mod:`.record_lines`). Where quotes don't stand as :mod:`.quoting` needs them the file is read by an exact
+tokenizer (:mod:`.exact_reader`) from there on. All give values to the same conversion
 (:mod:`.typed_records`). What a day's records add up to is :mod:`.ards`'s business.
 """
 
@@ -17,10 +18,18 @@ import pyarrow.compute as pc
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import QUOTE, Source
-from ml_platform.data_engineering import exact_reader, fast_reader, limits
+from ml_platform.data_engineering import exact_reader, fast_reader, json_reader, limits, parquet_reader
 from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.exact_reader import CHANGED, explained, open_text, readable, tokenize
-from ml_platform.data_engineering.files import FileRules, Part, UnreachableFile, UnreadableFile
+from ml_platform.data_engineering.files import (
+    DeliveredBytes,
+    FileRules,
+    Part,
+    RowGroups,
+    UnreachableFile,
+    UnreadableFile,
+)
+from ml_platform.data_engineering.formats import Format, format_of, no_text
 from ml_platform.data_engineering.record_lines import RecordLines
 from ml_platform.data_engineering.typed_records import convert, unreadable
 
@@ -38,7 +47,7 @@ def parse_file(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
         yield unreadable(file, product, error)
 
 
-def _placed(batch: pa.RecordBatch, part: Part | None) -> pa.RecordBatch:
+def _placed(batch: pa.RecordBatch, part: Part | RowGroups | None) -> pa.RecordBatch:
     """Records with their lines, and numbers in order, in the file that they are a part of."""
     if part is None or not part.lines:
         return batch
@@ -49,6 +58,18 @@ def _placed(batch: pa.RecordBatch, part: Part | None) -> pa.RecordBatch:
 
 
 def _read(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
+    if file.format is Format.CSV:
+        yield from _read_csv(file, product)
+        return
+    reader = parquet_reader if file.format is Format.PARQUET else json_reader
+    with contextlib.closing(reader.read(file, product)) as blocks:
+        for records in blocks:
+            batch = convert(file, product, records)
+            assert batch is not None, "these readers know where their records stand"
+            yield batch
+
+
+def _read_csv(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
     done = 0
     try:
         with contextlib.closing(fast_reader.read_fast(file, product)) as blocks:
@@ -65,18 +86,42 @@ def _read(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
     yield from exact_reader.read_exactly(file, product, done)
 
 
-def read_header(path: str, source: Source, rules: FileRules | None = None) -> tuple[str, ...]:
-    """The column names in a file's first record.
+def read_head(path: str, name: str, source: Source, rules: FileRules) -> tuple[tuple[str, ...], int]:
+    """The column names of a file, and how many bytes of CSV it will probably give; it is opened once.
+
+    Of JSON lines they are those of the first lines.
+
+    Args:
+        name: whose ending says the format.
 
     Raises:
-        UnreadableFile: the file is empty, damaged, not UTF-8, or not to be opened.
+        UnreadableFile: the file is empty, damaged, not in its encoding, or not to be opened.
         UnreachableFile: the machine doesn't give its content.
     """
-    for record in tokenize(path, source, rules or FileRules()):
+    format_ = format_of(name) or Format.CSV
+    if format_ is Format.PARQUET:
+        head = parquet_reader.head_of(path, rules)
+        return head.names, head.likely_bytes
+    likely_bytes = 0
+
+    def opened(stream: DeliveredBytes) -> None:
+        nonlocal likely_bytes
+        likely_bytes = stream.likely_bytes
+        if why := no_text(stream.head):
+            raise UnreadableFile(f"is no {format_} file: {why}")
+
+    if format_ is Format.JSON_LINES:
+        return json_reader.names_of(path, source, rules, opened), likely_bytes
+    for record in tokenize(path, source, rules, opened):
         if record.problem:
             raise UnreadableFile(f"the header can't be read: {explained(record, source)}")
-        return tuple(record.fields)
+        return tuple(record.fields), likely_bytes
     raise UnreadableFile("the file is empty; expected is a header with the names of the columns")
+
+
+def read_header(path: str, source: Source, rules: FileRules | None = None) -> tuple[str, ...]:
+    """The column names of a file. Raises as :func:`read_head` does."""
+    return read_head(path, path, source, rules or FileRules())[0]
 
 
 def locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[tuple[int, int, str]]:
@@ -104,6 +149,12 @@ def locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[
 
 def _locate(file: DeliveryFile, product: Product, records: set[int]) -> Iterator[tuple[int, int, str]]:
     wanted = sorted(records)
+    if file.format is Format.PARQUET:
+        yield from parquet_reader.locate(file, product, wanted)
+        return
+    if file.format is Format.JSON_LINES:
+        yield from json_reader.locate(file, product, records)
+        return
     if _has_quotes(file, product.source):
         for number, record in enumerate(tokenize(file.path, product.source, file.rules), start=-1):
             if number in records:

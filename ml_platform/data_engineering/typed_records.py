@@ -1,11 +1,11 @@
-"""Records as strings to typed records, and why each that can't be used can't.
+"""Records as they are read to typed records, and why each that can't be used can't.
 
-Whatever has read a file gives strings to :func:`convert`, so that a value is accepted by all or by none.
+Whatever has read a file gives its values to :func:`convert`, so that a value is accepted by all or by none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import LABEL_KNOWN_ON, Column, Source
 from ml_platform.data_engineering import conversion
+from ml_platform.data_engineering.cells import Cells, Texts
 from ml_platform.data_engineering.conversion import ARROW_TYPES, positions
 from ml_platform.data_engineering.delivery_file import DeliveryFile, parsed_schema
 from ml_platform.data_engineering.files import UnreadableFile
@@ -35,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Records:
-    """Some records as columns of strings.
+    """Some records as columns, of strings or of whatever else their file holds.
 
     ``problems`` are those of records that aren't in the columns, by position. ``places`` finds ascending
     record numbers in the file; without it, only the exact tokenizer could.
@@ -43,7 +44,7 @@ class Records:
 
     first: int
     count: int
-    columns: dict[str, pa.Array]
+    columns: Mapping[str, pa.Array | Cells]
     problems: dict[int, str] = field(default_factory=dict)
     places: Callable[[Sequence[int]], list[Place]] | None = None
 
@@ -58,8 +59,9 @@ def convert(file: DeliveryFile, product: Product, records: Records) -> pa.Record
                 reasons.setdefault(n, []).append(reason(n))
 
     found_values: dict[str, pa.Array] = {}
-    for name, text in records.columns.items():
-        found_values[name] = _column(file, product, name, text, blame)
+    for name, column in records.columns.items():
+        cells = Texts(column) if isinstance(column, pa.Array) else column
+        found_values[name] = _column(file, product, name, cells, blame)
     if not file.labels_only:
         found_values |= _missing_columns(product, records)
     if reasons and records.places is None:
@@ -109,25 +111,25 @@ def _column(
     file: DeliveryFile,
     product: Product,
     name: str,
-    text: pa.Array,
+    cells: Cells,
     blame: Callable[[Sequence[int], Callable[[int], str]], None],
 ) -> pa.Array:
     """A column's values; whatever can't be used is blamed on its record."""
     source = product.source
     declared = source.columns[name]
-    value, unparseable = conversion.cast(text, declared, source)
-    blame(unparseable, _Unparseable(name, declared, source, text))
+    value, unparseable = cells.cast(declared, source)
+    blame(unparseable, _Unparseable(name, declared, source, cells))
     if declared.fill_null is not None:
         value = value.fill_null(pa.scalar(declared.fill_null, value.type))
     if (accepted := product.allowed_in(name)) is not None:
         allowed = pa.array(accepted, value.type)
         others = pc.and_(value.is_valid(), pc.invert(pc.is_in(value, value_set=allowed)))
-        blame(positions(others), lambda n: f"value not allowed in {name}: {_shown(text[n])}")
+        blame(positions(others), lambda n: f"value not allowed in {name}: {_shown(cells.text(n))}")
     if value.null_count and _is_required(file, source, name, declared):
         identifies = name in source.key or name == source.event_day
         reason = f"missing required value in {name} (`nullable: true` or `fill_null` would accept it)"
         reason = f"key missing: {name}" if identifies else reason
-        missing = pc.and_(value.is_null(), text.is_null())
+        missing = pc.and_(value.is_null(), cells.is_null())
         blame(positions(missing), lambda _: reason)
     if name == source.event_day:
         outside = pc.fill_null(pc.not_equal(value, pa.scalar(file.day, pa.date32())), False)
@@ -143,23 +145,24 @@ def _is_required(file: DeliveryFile, source: Source, name: str, declared: Column
 class _Unparseable:
     """Why a text is no value of its column, and which key would make it one."""
 
-    def __init__(self, name: str, declared: Column, source: Source, text: pa.Array) -> None:
-        self._name, self._declared, self._source, self._text = name, declared, source, text
+    def __init__(self, name: str, declared: Column, source: Source, cells: Cells) -> None:
+        self._name, self._declared, self._source, self._cells = name, declared, source, cells
         self._hints: dict[str, str] = {}
 
     def __call__(self, position: int) -> str:
-        text = self._text[position].as_py()
+        text = self._cells.text(position)
         if text not in self._hints and len(self._hints) < HINTED_TEXTS:
-            self._hints[text] = conversion.hint(text, self._declared, self._source)
+            self._hints[text] = conversion.hint(
+                text, *self._cells.dialect(position, self._declared, self._source)
+            )
         hint = self._hints.get(text)
         type_ = f"{'an' if self._declared.type == 'integer' else 'a'} {self._declared.type}"
-        reason = f"unparseable value in {self._name}: {_shown(self._text[position])} is not {type_}"
+        reason = f"unparseable value in {self._name}: {_shown(text)} is not {type_}"
         return f"{reason} ({hint})" if hint else reason
 
 
-def _shown(text: pa.Scalar) -> str:
-    value = str(text.as_py())
-    return repr(value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "...")
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
 
 
 def unreadable(file: DeliveryFile, product: Product, error: UnreadableFile) -> pa.RecordBatch:

@@ -293,7 +293,7 @@ def test_a_file_is_read_by_its_content_and_in_any_case_of_its_name(folder: Path,
 @pytest.mark.parametrize(
     ("lies", "named"),
     [
-        ("2024-01-01/a.csv.zip", "a.csv.zip can't be read: files of the name *.csv or *.csv.gz"),
+        ("2024-01-01/a.csv.zip", "a.csv.zip can't be read: files of the names *.csv, *.parquet, *.jsonl"),
         ("2024-01-01/part1/a.csv", "part1/ can't be read"),
         ("20240101/a.csv", "rows may be in 20240101/ beside it"),
         ("day=2024-01-01/a.csv", "rows may be in day=2024-01-01/ beside it"),

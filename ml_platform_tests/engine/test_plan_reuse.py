@@ -202,13 +202,13 @@ def test_no_header_is_read_of_a_day_that_is_up_to_date(
     platform.run("ards", chosen)
     platform.deliver(chosen[1], "more.csv", f"{HEADER}2,{chosen[1]},bob,1,1,web\n")
     read: list[str] = []
-    read_header = landing.read_header
+    read_head = landing.read_head
 
-    def reading(path: str, *arguments: Any) -> tuple[str, ...]:
+    def reading(path: str, *arguments: Any) -> tuple[tuple[str, ...], int]:
         read.append(f"{Path(path).parent.name}/{Path(path).name}")
-        return read_header(path, *arguments)
+        return read_head(path, *arguments)
 
-    monkeypatch.setattr(landing, "read_header", reading)
+    monkeypatch.setattr(landing, "read_head", reading)
     result = platform.run("ards", chosen)
     assert [day.up_to_date for day in result.days] == [True, False, True]
     assert sorted(read) == [f"{chosen[1]}/more.csv", f"{chosen[1]}/rows.csv"]
