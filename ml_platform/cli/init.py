@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -37,7 +38,8 @@ def init(
         str, typer.Argument(metavar="PRODUCT", help="A name for the product: lower-case, like orders.")
     ],
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="CSV files of its history, plain or gzip.")
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Its history: CSV, plain or gzip, Parquet or JSON lines."),
     ],
     to: Annotated[
         Path | None,
@@ -79,7 +81,7 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a contract that is there.")] = False,
 ) -> None:
-    """Write a contract from the CSV files of a history, with what was seen beside each line.
+    """Write a contract from the files of a history, with what was seen beside each line.
 
     All records are looked at. What the files can't tell is asked; without a terminal nothing is asked, and
     the options that are missing are named.
@@ -173,22 +175,30 @@ def _draft(name: str, files: Sequence[Path], answers: Answers, settings: Setting
     Raises:
         FirstLookError: the files can't be used.
     """
-    from ml_platform.data_engineering.files import FileRules
+    from ml_platform.data_engineering import as_csv
+    from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
     from ml_platform.data_engineering.onboarding.columns import look_at
-    from ml_platform.data_engineering.onboarding.dialect import dialect_of
+    from ml_platform.data_engineering.onboarding.dialect import FirstLookError, dialect_of, source_of
     from ml_platform.data_engineering.onboarding.draft import draft
     from ml_platform.data_engineering.onboarding.identity import measure
 
     rules = replace(FileRules.of(settings), root=None)  # these files may lie anywhere
-    with progress_of("rows looked at") as progress:
-        dialect = dialect_of(
-            files, rules, encoding=answers.encoding, delimiter=answers.delimiter, escape=answers.escape
-        )
-        look = look_at(files, dialect, rules, progress, answers.date_formats)
-    choices, answers = _choose(look, answers)
-    with progress_of("rows compared") as progress:
-        facts = measure(look, choices, answers, rules, progress)
-    return draft(name, look, choices, facts, answers, path=path, today=datetime.now(UTC).date())
+    with TemporaryDirectory(prefix=f"{name}-") as folder:
+        given = []
+        for file in files:
+            try:
+                given.append(as_csv.written(file, source_of(), rules, Path(folder)))
+            except UnreadableFile as error:
+                raise FirstLookError(f"{shown(str(file))}: {error}") from error
+        with progress_of("rows looked at") as progress:
+            dialect = dialect_of(
+                given, rules, encoding=answers.encoding, delimiter=answers.delimiter, escape=answers.escape
+            )
+            look = look_at(given, dialect, rules, progress, answers.date_formats)
+        choices, answers = _choose(look, answers)
+        with progress_of("rows compared") as progress:
+            facts = measure(look, choices, answers, rules, progress)
+        return draft(name, look, choices, facts, answers, path=path, today=datetime.now(UTC).date())
 
 
 def _choose(look: FirstLook, answers: Answers) -> tuple[Choices, Answers]:

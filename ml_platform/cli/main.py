@@ -101,12 +101,14 @@ def check(
 @app.command()
 def land(
     name: ProductName,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV files, plain or gzip.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="CSV files, plain or gzip, Parquet or JSON lines.")
+    ],
     labels_apart: Annotated[
         bool, typer.Option(help="Write the labels to files of their own, dated when they would arrive.")
     ] = True,
 ) -> None:
-    """Split the CSV of a product's history into daily deliveries.
+    """Split the files of a product's history into daily deliveries of CSV.
 
     Example: `ml-platform land orders history.csv.gz`
     """

@@ -181,7 +181,7 @@ class Column(Section):
 
 
 class Source(Section):
-    """The deliveries: how the CSV files are written and what their columns mean."""
+    """The deliveries: how CSV files are written, and what the columns of all files mean."""
 
     encoding: Annotated[str, AfterValidator(_encoding)] = Field(
         default="utf-8", description="of files without a byte order mark, which tells by itself"

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ml_platform.contract.column_types import ColumnType
 from ml_platform.contract.source import Column, Source
 from ml_platform.data_engineering import conversion
 from ml_platform.data_engineering.conversion import ARROW_TYPES, positions
@@ -119,7 +120,7 @@ class TypedValues:
 
     def cast(self, declared: Column, source: Source) -> tuple[pa.Array, list[int]]:
         array = self.array
-        if (found := _as_is(array, declared)) is not None:
+        if (found := cast_as_is(array, declared.type)) is not None:
             return found
         if _has_no_text(array.type):
             return pa.nulls(len(array), ARROW_TYPES[declared.type]), positions(array.is_valid())
@@ -149,12 +150,12 @@ def _own_dialect(declared: Column, source: Source) -> tuple[Column, Source]:
 # -- values that are of a column's type by themselves ------------------------------------------------
 
 
-def _as_is(array: pa.Array, declared: Column) -> tuple[pa.Array, list[int]] | None:
+def cast_as_is(array: pa.Array, type_: ColumnType) -> tuple[pa.Array, list[int]] | None:
     """Values that need no text to be those of a column's type, and the places of those that are none."""
     given = array.type
-    match declared.type:
+    match type_:
         case "integer" | "long" if pa.types.is_integer(given):
-            return _within(array, ARROW_TYPES[declared.type])
+            return _within(array, ARROW_TYPES[type_])
         case "double" if pa.types.is_float64(given):
             return _only(pc.is_finite(array), pc.add(array, 0.0), array)
         case "double" if pa.types.is_integer(given):

@@ -35,7 +35,7 @@ BLOCK_CHARACTERS = 2 << 20
 _UNPAIRED = "\\ud"
 
 
-class _Number(str):
+class Number(str):
     """A number as it is written."""
 
     __slots__ = ()
@@ -157,7 +157,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _decode = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=_Number, parse_int=_Number, parse_constant=str
+    object_pairs_hook=_object, parse_float=Number, parse_int=Number, parse_constant=str
 ).decode
 
 

@@ -24,6 +24,7 @@ from ml_platform.contract.source import Source
 from ml_platform.data_engineering import cells, files, headers, limits
 from ml_platform.data_engineering.cells import TypedValues
 from ml_platform.data_engineering.delivery_file import DeliveryFile
+from ml_platform.data_engineering.exact_reader import CHANGED
 from ml_platform.data_engineering.files import FileRules, RowGroups, UnreachableFile, UnreadableFile
 from ml_platform.data_engineering.formats import Format
 from ml_platform.data_engineering.typed_records import Place, Records
@@ -32,6 +33,10 @@ from ml_platform.data_engineering.typed_records import Place, Records
 _BUFFER_BYTES = 256 << 10
 #: Bytes that a value takes in a CSV file, with its delimiter, if it is no text.
 _VALUE_BYTES = 8
+#: Encodings that Arrow reads as dictionaries.
+_IN_DICTIONARIES = frozenset({"PLAIN", "PLAIN_DICTIONARY", "RLE_DICTIONARY", "RLE", "BIT_PACKED"})
+#: The encoding of texts in which a few bytes may stand for many, and what is read at once of such.
+_EXPANDING, _EXPANDED_BYTES, _LEAST_ROWS = "DELTA_BYTE_ARRAY", 256 << 20, 64
 #: Bytes of a file's beginning that say what it is.
 _MARK = b"PAR1"
 #: Characters of what Arrow says.
@@ -105,40 +110,80 @@ def parts(file: DeliveryFile, part_bytes: int) -> list[RowGroups]:
 # -- reading -----------------------------------------------------------------------------------------
 
 
+def batches_of(path: str, rules: FileRules) -> Iterator[pa.RecordBatch]:
+    """All columns of a file by their names in it. Raises as :func:`read` does."""
+    with _opened(path, rules) as (stream, size):
+        metadata, schema = _footer(stream)
+        if len(set(schema.names)) < len(schema.names):
+            raise UnreadableFile("two of its columns have the same name")
+        bound = _Bound(size, rules)
+        groups = range(metadata.num_row_groups)
+        yield from _of_groups(
+            stream, (metadata, schema), groups, {name: name for name in schema.names}, bound
+        )
+
+
 def _batches(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
-    """The declared columns of a file by their names in the contract, without dictionaries of bytes."""
+    """The declared columns of a file, or of a part of it, by their names in the contract."""
     declared = headers.resolve(product, file.header, file.day, Format.PARQUET).columns
     names = {name: given for name, given in zip(declared, file.header, strict=True) if name is not None}
     part = file.rules.part
     with _opened(file.path, file.rules) as (stream, size):
         metadata, schema = _footer(stream)
         if tuple(schema.names) != file.header:
-            raise UnreadableFile("the file changed while it was read")
-        with pq.ParquetFile(
-            pa.PythonFile(stream, mode="r"),
-            metadata=metadata,
-            read_dictionary=[given for given in names.values() if _is_bytes(schema.field(given).type)],
-            buffer_size=_BUFFER_BYTES,
-            pre_buffer=False,
-            coerce_int96_timestamp_unit="us",
-        ) as parquet:
-            groups = range(metadata.num_row_groups)
-            if isinstance(part, RowGroups):
-                groups = range(part.start, part.end)
-            bound = _Bound(size, file.rules)
-            for group in groups:
-                for batch in parquet.iter_batches(
-                    batch_size=_rows_at_once(metadata, group),
-                    row_groups=[group],
-                    columns=list(names.values()),
-                    use_threads=False,
-                ):
-                    chosen = {name: batch.column(given) for name, given in names.items()}
-                    for start, end in bound.pieces(chosen, len(batch)):
-                        yield pa.RecordBatch.from_arrays(
-                            [cells.plain(column.slice(start, end - start)) for column in chosen.values()],
-                            names=list(chosen),
-                        )
+            raise UnreadableFile(CHANGED)
+        groups = range(metadata.num_row_groups)
+        if isinstance(part, RowGroups):
+            groups = range(part.start, part.end)
+        yield from _of_groups(stream, (metadata, schema), groups, names, _Bound(size, file.rules))
+
+
+def _of_groups(
+    stream: _Stream,
+    footer: tuple[Any, pa.Schema],
+    groups: Sequence[int],
+    names: Mapping[str, str],
+    bound: _Bound,
+) -> Iterator[pa.RecordBatch]:
+    """Some columns of some row groups, without dictionaries.
+
+    Args:
+        names: those in the file, by those that they are given.
+    """
+    for group in groups:
+        for batch in _of_group(stream, *footer, group, list(names.values())):
+            chosen = {name: batch.column(given) for name, given in names.items()}
+            for start, end in bound.pieces(chosen, len(batch)):
+                yield pa.RecordBatch.from_arrays(
+                    [cells.plain(column.slice(start, end - start)) for column in chosen.values()],
+                    names=list(chosen),
+                )
+
+
+def _of_group(
+    stream: _Stream, metadata: Any, schema: pa.Schema, group: int, names: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Some columns of a row group, texts as dictionaries wherever Arrow can."""
+    otherwise = {
+        chunk.path_in_schema
+        for chunk in _chunks(metadata, group)
+        if not _IN_DICTIONARIES.issuperset(chunk.encodings)
+    }
+    as_dictionary = [name for name in names if name not in otherwise and _is_bytes(schema.field(name).type)]
+    with pq.ParquetFile(
+        pa.PythonFile(stream, mode="r"),
+        metadata=metadata,
+        read_dictionary=as_dictionary,
+        buffer_size=_BUFFER_BYTES,
+        pre_buffer=False,
+        coerce_int96_timestamp_unit="us",
+    ) as parquet:
+        yield from parquet.iter_batches(
+            batch_size=_rows_at_once(metadata, group),
+            row_groups=[group],
+            columns=names,
+            use_threads=False,
+        )
 
 
 def _records(batch: pa.RecordBatch, source: Source, first: int) -> Records:
@@ -221,17 +266,27 @@ def _rows_at_once(metadata: Any, group: int) -> int:
     """How many rows of a row group are read at once: what lies there of them would be a block of CSV."""
     rows = max(1, metadata.row_group(group).num_rows)
     a_row = max(1, _likely_bytes(metadata, group) // rows)
-    return int(max(1, min(limits.BATCH_RECORDS, limits.BLOCK_BYTES // a_row)))
+    found = min(limits.BATCH_RECORDS, limits.BLOCK_BYTES // a_row)
+    expanding = [
+        chunk.total_uncompressed_size for chunk in _chunks(metadata, group) if _EXPANDING in chunk.encodings
+    ]
+    if expanding:
+        # Each text may be as long as all of the chunk.
+        found = min(found, max(_LEAST_ROWS, _EXPANDED_BYTES // max(1, *expanding, 1)))
+    return int(max(1, found))
+
+
+def _chunks(metadata: Any, group: int) -> Iterator[Any]:
+    found = metadata.row_group(group)
+    return (found.column(number) for number in range(found.num_columns))
 
 
 def _likely_bytes(metadata: Any, group: int) -> int:
     """About how many bytes of CSV a row group would be; how long texts are that repeat isn't known."""
-    found = metadata.row_group(group)
-    least = found.num_rows * _VALUE_BYTES
-    chunks = (found.column(number) for number in range(found.num_columns))
+    least = metadata.row_group(group).num_rows * _VALUE_BYTES
     return sum(
         max(least, chunk.total_uncompressed_size) if chunk.physical_type == "BYTE_ARRAY" else least
-        for chunk in chunks
+        for chunk in _chunks(metadata, group)
     )
 
 

@@ -1,4 +1,4 @@
-"""A product's history, as any CSV files hold it, into the daily deliveries it would have come as.
+"""A product's history, as files of any format hold it, into the daily deliveries it would have come as.
 
 Rows go to their event day's folder by the text in their event-day column, and stay the text they were;
 whether a value is right is found out when the delivery is read. Nothing is visible in the landing folder
@@ -11,7 +11,6 @@ import contextlib
 import filecmp
 import io
 import itertools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -21,9 +20,10 @@ from tempfile import TemporaryDirectory
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import QUOTE, Source
-from ml_platform.data_engineering import conversion, headers, line_ends
-from ml_platform.data_engineering.exact_reader import INVALID_ENCODING, tokenize
+from ml_platform.data_engineering import as_csv, conversion, headers, line_ends
+from ml_platform.data_engineering.exact_reader import INVALID_ENCODING
 from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
+from ml_platform.data_engineering.formats import Format, format_of, stem_of
 from ml_platform.data_engineering.headers import Header
 from ml_platform.data_engineering.line_ends import Record
 from ml_platform.data_engineering.quoting import RecordWriter
@@ -60,8 +60,8 @@ def split_history(
     """Split ``files`` into ``landing/<product>/<event day>/``, one CSV for each file and day.
 
     Args:
-        files: CSV, plain or gzip, with the contract's columns in any order, with or without the label;
-            or just key, event day and label.
+        files: CSV or JSON lines, plain or gzip, or Parquet, with the contract's columns in any order, with
+            or without the label; or just key, event day and label.
         labels_apart: write the labels to files of their own, dated as late as they would arrive.
         progress: is called with the rows read so far.
         rules: how much of a file may be read.
@@ -137,7 +137,7 @@ def _split_file(
     source, stem = product.source, _stem(path)
     head = next(records, Record(1, "", [], "the file is empty"))
     header = head.fields
-    meaning = headers.resolve(product, header)
+    meaning = headers.resolve(product, header, format_=format_of(path.name) or Format.CSV)
     problem = head.problem or meaning.problem
     labels_only = meaning.labels_only
     if not labels_only and rows_file(product.start, stem) == labels_file(product, product.start):
@@ -196,9 +196,9 @@ def _split_file(
 
 
 def _records(path: Path, source: Source, rules: FileRules) -> Iterator[Record]:
-    """The records of a CSV file, as those of a delivery are told apart; an empty line is none."""
+    """The records of a file, as those of a delivery are told apart; an empty line is none."""
     try:
-        yield from tokenize(str(path), source, rules)
+        yield from as_csv.records(path, source, rules)
     except UnreadableFile as error:
         raise SplitError(f"{shown(str(path))}: {error}") from error
 
@@ -261,7 +261,7 @@ def _check_names(files: Sequence[Path]) -> None:
 
 
 def _stem(path: Path) -> str:
-    return re.sub(r"(\.csv)?(\.gz)?$", "", path.name, count=1, flags=re.IGNORECASE)
+    return stem_of(path.name)
 
 
 # -- writing ---------------------------------------------------------------------------------------

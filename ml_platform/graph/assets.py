@@ -101,7 +101,7 @@ def _landing(product: Product, settings: Settings) -> dg.AssetSpec:
         owners=list(product.owners) or None,
         freshness_policy=_freshness(product),
         description=(
-            f"The CSV files of one event day, as they were delivered: {product.description}\n\n"
+            f"The files of one event day, as they were delivered: {product.description}\n\n"
             "Complete when the day's rows have come, and its labels "
             f"{product.source.label_delay_days} day(s) later. Observed by the landing sensor, and by "
             "the runs that read it."

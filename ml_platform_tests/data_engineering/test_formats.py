@@ -27,6 +27,7 @@ from ml_platform.data_engineering.delivery_parts import divided
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.reading import Reading, located
 from ml_platform.data_engineering.resolution import Account
+from ml_platform.data_engineering.splitting import SplitError, split_history
 from ml_platform_tests.small_platform import SHOP, D, shop
 
 DAY = D("2024-01-03")
@@ -209,7 +210,7 @@ def tables(draw: st.DrawFn, decimal: str) -> dict[str, Values]:
 
 @pytest.mark.parametrize(("decimal", "delimiter"), [(".", ","), (",", ";")])
 @settings(
-    max_examples=40,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
@@ -543,3 +544,75 @@ def test_a_day_with_nothing_but_an_excel_file_says_what_to_do(tmp_path: Path) ->
     assert "visits.XLSX, visits.json can't be read" in said
     assert "save the sheet as 'CSV UTF-8 (comma delimited)', or write it as Parquet" in said
     assert "is to be named *.jsonl or *.ndjson" in said
+
+
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY", None])
+def test_texts_are_read_in_each_encoding(tmp_path: Path, encoding: str | None) -> None:
+    options: dict[str, Any] = {"row_group_size": 2, "data_page_version": "2.0"}
+    if encoding is not None:
+        options |= {"use_dictionary": False, "column_encoding": {"customer": encoding, "channel": encoding}}
+    contents = {"a.parquet": to_parquet(ROWS, **options)}
+    account, kept, _ = made(shop(), deliver(tmp_path, shop(), contents))
+    assert account == Account(delivered=3)
+    assert [(row["customer"], row["channel"]) for row in kept] == [
+        ("ann", "web"),
+        ("bob", "other"),
+        ("eve", "app"),
+    ]
+
+
+# -- histories -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("decimal", "delimiter"), [(".", ","), (",", ";")])
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_a_history_in_another_format_becomes_the_same_deliveries(
+    data: st.DataObject, decimal: str, delimiter: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    product = product_of(
+        decimal=decimal,
+        delimiter=delimiter,
+        columns={
+            **{
+                name: column.model_dump(exclude_unset=True)
+                for name, column in product_of().source.columns.items()
+            },
+            "boolean": {"type": "boolean", "nullable": True, "true": ["ja"], "false": ["nein"]},
+            "date": {"type": "date", "nullable": True, "format": ["%d.%m.%Y", "iso"]},
+        },
+    )
+    columns = data.draw(tables(decimal).filter(lambda found: len(found["visit"][1]) > 0))
+    contents = {"a.parquet": to_parquet(columns), "a.jsonl": to_json_lines(columns)}
+    for name, content in contents.items():
+        folder = tmp_path_factory.mktemp("history")
+        (folder / name).write_bytes(content)
+        split_history(product, [folder / name], folder / "landed", labels_apart=False)
+        landed = landing.scan(product, folder / "landed", [DAY])[DAY]
+        direct = deliver(folder, product, {f"2024-01-04T0600_{name}": content})
+        account, kept, bad = made(product, direct)
+        of_landed = made(product, landed)
+        assert of_landed[0] == account
+        assert repr(of_landed[1]) == repr(kept)
+        assert len(of_landed[2]) == len(bad)
+
+
+def test_a_history_in_excel_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "history.xlsx"
+    path.write_bytes(b"PK")
+    with pytest.raises(SplitError, match=r"history\.xlsx: Excel files aren't read, .*: save the sheet as"):
+        split_history(shop(), [path], tmp_path / "landed")
+
+
+@pytest.mark.parametrize("written_as", WRITERS)
+def test_labels_of_a_history_are_split_off(tmp_path: Path, written_as: str) -> None:
+    path = tmp_path / f"history.{written_as}"
+    path.write_bytes(WRITERS[written_as]({**ROWS, "bought": (pa.int64(), [1, None, 0])}))
+    summary = split_history(shop(), [path], tmp_path / "landed")
+    assert (summary.days, summary.rows, summary.labels) == (1, 3, 2)
+    names = sorted(file.name for file in (tmp_path / "landed" / "shop" / "2024-01-03").iterdir())
+    assert names == ["2024-01-04T0600_history.csv", "2024-01-05T0600_labels.csv"]

@@ -10,6 +10,7 @@ from typing import Any
 from ml_platform.data_engineering import ards, landing, unity_catalog
 from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules, shown
+from ml_platform.data_engineering.formats import to_do
 from ml_platform.data_engineering.knowledge import Arrivals
 from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.data_engineering.resolution import Refusal
@@ -219,5 +220,6 @@ def _of_files(delivery: landing.Delivery) -> dict[str, Any]:
     }
     counts = {"files": len(delivery.files), "bytes": sum(file.size for file in delivery.files)}
     late = [f"{shown(name)} (known since {morning})" for name, morning in delivery.late.items()]
-    names = {"unread_files": delivery.unread, "late_files": late}
+    unread = [f"{name} ({advice})" if (advice := to_do(name)) else name for name in delivery.unread]
+    names = {"unread_files": unread, "late_files": late}
     return counts | columns | {key: landing.listed(listed) for key, listed in names.items() if listed}
