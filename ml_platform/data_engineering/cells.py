@@ -144,6 +144,9 @@ def _own_dialect(declared: Column, source: Source) -> tuple[Column, Source]:
         return declared, source.model_copy(update={"decimal": ".", "thousands": "_"})
     if declared.type == "double":
         return declared, source.model_copy(update={"decimal": ".", "thousands": None})
+    if declared.true:
+        words = {"true": (*declared.true, "true"), "false": (*declared.false, "false")}
+        return declared.model_copy(update=words), source
     return declared, source
 
 

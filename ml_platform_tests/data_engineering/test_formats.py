@@ -616,3 +616,29 @@ def test_labels_of_a_history_are_split_off(tmp_path: Path, written_as: str) -> N
     assert (summary.days, summary.rows, summary.labels) == (1, 3, 2)
     names = sorted(file.name for file in (tmp_path / "landed" / "shop" / "2024-01-03").iterdir())
     assert names == ["2024-01-04T0600_history.csv", "2024-01-05T0600_labels.csv"]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
+def test_what_a_contract_says_of_texts_holds_for_texts_alone(tmp_path: Path, name: str) -> None:
+    product = product_of(
+        decimal=",",
+        thousands=".",
+        delimiter=";",
+        columns={
+            **{n: c.model_dump(exclude_unset=True) for n, c in product_of().source.columns.items()},
+            "boolean": {"type": "boolean", "true": ["ja"], "false": ["nein"]},
+        },
+    )
+    columns: dict[str, Values] = {
+        "visit": (pa.int64(), [1, 2]),
+        "day": (pa.date32(), [DAY] * 2),
+        "customer": (pa.string(), ["ann", "bob"]),
+        "boolean": (pa.bool_(), [True, False]),
+        "double": (pa.float64(), [1.234, 2.5]),
+        "long": (pa.decimal128(9, 3), [Decimal("1.000"), Decimal("2.000")]),
+        "integer": (pa.string(), ["1.234", "7"]),
+    }
+    contents = {name: to_parquet(columns) if name == "a.parquet" else to_json_lines(columns)}
+    _, kept, _ = made(product, deliver(tmp_path, product, contents))
+    chosen = [[row[n] for n in ("boolean", "double", "long", "integer")] for row in kept]
+    assert chosen == [[True, 1.234, 1, 1234], [False, 2.5, 2, 7]]
