@@ -8,8 +8,9 @@ looks like what a model is for: it learns from the days before, and is scored on
 - Where they are compared forward in time, all entities are in each fold. The last three fifths of the days
   are scored, a fifth a fold, each by what was learned from the days before it.
 
-Between the two lie the days whose labels would not have been known yet on the first scored day's morning, but
-never more than a fifth of the days.
+Between the two lie the days whose labels would not have been known yet on the first scored day's morning. A
+fold learns from a fifth of the days at least, or isn't made. Where labels take so long that none could be,
+the entities alone tell the folds apart, and all days are both learned from and scored.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_platform.contract.learning import Holdout
+from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.machine_learning.kind import Kind
 
@@ -54,23 +56,30 @@ def folds(kind: Kind, rows: pd.DataFrame, holdout: Holdout) -> list[Fold]:
     product = kind.product
     day = _ordinals(rows[EVENT_DAY])
     label = kind.labels(rows[product.label])
-    entity = _entities(rows, product.entity)
-    made = _by_entities(day, entity, product.source.label_delay_days) if holdout == "entities" else None
-    if made is None:
-        made = list(_forward(day, product.source.label_delay_days))
+    entity, delay = _entities(rows, product.entity), product.source.label_delay_days
+    groups = min(FOLDS, len(np.unique(entity)))
+    if groups > 1 and (holdout == "entities" or take_too_long(product, rows)):
+        made = list(_by_entities(day, entity % groups, delay))
+    else:
+        made = list(_forward(day, delay))
     return [fold for fold in made if _can_tell(kind, label, fold)]
 
 
-def _by_entities(day: NDArray[np.int64], entity: NDArray[np.int64], delay: int) -> list[Fold] | None:
-    """A fold for each group of entities; None if there is only one entity."""
-    groups = min(FOLDS, len(np.unique(entity)))
-    if groups < 2:
-        return None
+def take_too_long(product: Product, rows: pd.DataFrame) -> bool:
+    """Whether labels take so long that no fold of some rows can go forward in time."""
+    day = _ordinals(rows[EVENT_DAY])
+    return not _is_long_enough(day, _cut(day, PARTS - 1, product.source.label_delay_days)[1])
+
+
+def _by_entities(day: NDArray[np.int64], group: NDArray[np.int64], delay: int) -> list[Fold]:
+    """A fold for each group of entities."""
     start, known = _cut(day, PARTS - 1, delay)
-    is_scored, is_learned, group = day >= start, day <= known, entity % groups
+    is_scored, is_learned = day >= start, day <= known
+    if not _is_long_enough(day, known):
+        is_scored = is_learned = np.ones(len(day), dtype=bool)
     return [
         Fold(np.flatnonzero(is_learned & (group != number)), np.flatnonzero(is_scored & (group == number)))
-        for number in range(groups)
+        for number in np.unique(group)
     ]
 
 
@@ -78,14 +87,21 @@ def _forward(day: NDArray[np.int64], delay: int) -> Iterator[Fold]:
     for part in range(PARTS - PARTS_FORWARD, PARTS):
         start, known = _cut(day, part, delay)
         end = _start(day, part + 1)
+        if not _is_long_enough(day, known):
+            continue
         yield Fold(np.flatnonzero(day <= known), np.flatnonzero((day >= start) & (day < end)))
 
 
 def _cut(day: NDArray[np.int64], part: int, delay: int) -> tuple[int, int]:
     """The first day of a part that is scored, and the last one that is learned from."""
     start = _start(day, part)
+    return start, start - 1 - delay
+
+
+def _is_long_enough(day: NDArray[np.int64], known: int) -> bool:
+    """Whether the days up to one are a fifth of all, or there are too few for fifths."""
     length = int(day.max() - day.min()) + 1
-    return start, start - 1 - min(delay, length // PARTS)
+    return length < PARTS or known - int(day.min()) + 1 >= length // PARTS
 
 
 def _start(day: NDArray[np.int64], part: int) -> int:

@@ -22,7 +22,7 @@ from ml_platform.contract.learning import Estimator, Holdout
 from ml_platform.contract.product import Product
 from ml_platform.contract.tasks import AT_K
 from ml_platform.machine_learning import search
-from ml_platform.machine_learning.folds import Fold, folds
+from ml_platform.machine_learning.folds import Fold, folds, take_too_long
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.search import Score, Trial
 
@@ -61,12 +61,14 @@ class Selection:
         chosen: the place of the chosen one.
         folds: how many folds could tell.
         reason: why it was chosen, for people.
+        remark: what people should know of the folds.
     """
 
     tried: tuple[Tried, ...]
     chosen: int
     folds: int
     reason: str
+    remark: str = ""
 
     @property
     def trials(self) -> list[int | None]:
@@ -100,7 +102,8 @@ class Selection:
             )
             for one in content["tried"]
         )
-        return cls(tried, content["chosen"], content["folds"], content["reason"])
+        said = content["reason"], content.get("remark", "")
+        return cls(tried, content["chosen"], content["folds"], *said)
 
 
 def _score(content: dict[str, Any]) -> Score:
@@ -144,7 +147,13 @@ def choose(
         contest.title = f"estimator {place + 1} of {len(product.model.candidates)}, {estimator.name}"
         exactly = trials[place] if place < len(trials) else None
         tried.append(contest.enter(estimator, seed + place, exactly))
-    return decide(product, Selection(tuple(tried), 0, len(usable), ""))
+    remark = ""
+    if usable and take_too_long(product, rows):
+        remark = (
+            f"labels come {product.source.label_delay_days} days late, too late for folds of these rows that "
+            "go forward in time, so that they are by entities alone"
+        )
+    return decide(product, Selection(tuple(tried), 0, len(usable), "", remark))
 
 
 def decide(product: Product, selection: Selection) -> Selection:
@@ -329,6 +338,8 @@ def _reason(
     if winner.values:
         values = ", ".join(f"{name}={_short(value)}" for name, value in winner.values.items())
         parts.append(f"{values} found in {winner.trials:,} trials")
+    if selection.remark:
+        parts.append(selection.remark)
     for place, (one, estimator) in enumerate(zip(selection.tried, product.model.candidates, strict=True)):
         asked = estimator.search
         if asked is not None and selection.folds and one.trials is not None and one.trials < asked.trials:

@@ -80,20 +80,70 @@ def test_no_fold_learns_from_what_it_is_scored_on_nor_from_later_days(
     first, last = frame["event_day"].min(), frame["event_day"].max()
     length = (last - first).days + 1
     alone = frame["customer"].nunique() == 1
-    assert len(made) <= (FOLDS if by == "entities" and not alone else PARTS_FORWARD)
+    assert len(made) <= (PARTS_FORWARD if alone else FOLDS)
     seen: list[int] = []
     for fold in made:
         learned, scored = frame.loc[fold.learned], frame.loc[fold.scored]
         gap = (scored["event_day"].min() - learned["event_day"].max()).days
-        assert gap > min(delay, length // PARTS)
-        if by == "entities" and not alone:
+        too_long = length >= PARTS and length * (PARTS - 1) // PARTS - delay < length // PARTS
+        assert gap > delay or (too_long and not alone)
+        if (by == "entities" or too_long) and not alone:
             assert not {*learned["customer"]} & {*scored["customer"]}
+        if not too_long:
+            assert (learned["event_day"].max() - first).days + delay < (
+                scored["event_day"].min() - first
+            ).days
+        if by == "entities" and not alone and not too_long:
             assert scored["event_day"].min() >= first + timedelta(days=length * (PARTS - 1) // PARTS)
         assert learned["bought"].nunique() == 2
         assert metric != "roc_auc" or scored["bought"].nunique() == 2
         assert metric != "f1" or scored["bought"].any()
         seen += list(fold.scored)
     assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize(
+    ("delay", "length", "by_entities", "forward"),
+    [
+        # Of each the days that a fold learns from, and that it is scored on, counted from the first one on.
+        (0, 30, [(24, 24, 30)], [(12, 12, 18), (18, 18, 24), (24, 24, 30)]),
+        (7, 30, [(17, 24, 30)], [(11, 18, 24), (17, 24, 30)]),
+        (60, 30, [(30, 0, 30)], None),
+        (7, 90, [(65, 72, 90)], [(29, 36, 54), (47, 54, 72), (65, 72, 90)]),
+        (60, 90, [(90, 0, 90)], None),
+        (60, 100, [(20, 80, 100)], [(20, 80, 100)]),
+        (60, 365, [(232, 292, 365)], [(86, 146, 219), (159, 219, 292), (232, 292, 365)]),
+        (60, 730, [(524, 584, 730)], [(232, 292, 438), (378, 438, 584), (524, 584, 730)]),
+    ],
+)
+def test_folds_learn_from_no_label_that_would_not_have_been_known(
+    delay: int, length: int, by_entities: list[tuple[int, int, int]], forward: Any
+) -> None:
+    product = shop(source__label_delay_days=delay, model__first_month="2026-01")
+    first, draw = D("2024-01-01"), np.random.default_rng(1)
+    many = [(day, customer) for day in range(length) for customer in range(10)]
+    frame = pd.DataFrame(
+        {
+            "event_day": [first + timedelta(days=day) for day, _ in many],
+            "customer": [f"c{customer}" for _, customer in many],
+            "bought": draw.integers(0, 2, len(many)),
+        }
+    )
+    day = np.array([day for day, _ in many])
+    for by, expected in (("entities", by_entities), ("time", forward)):
+        found = [
+            (int(day[fold.learned].max()) + 1, int(day[fold.scored].min()), int(day[fold.scored].max()) + 1)
+            for fold in folds(kind_of(product), frame, by)  # type: ignore[arg-type]
+        ]
+        wanted = by_entities if expected is None else expected
+        assert found == (wanted * FOLDS if by == "entities" or expected is None else wanted)
+    if forward is None:
+        searched = several({"class": DUMMY}, {"class": LOGISTIC}).model_copy(
+            update={"source": product.source}
+        )
+        trained = train(searched, rows(length), Choosing("time"))
+        assert f"labels come {delay} days late" in chosen(trained).reason
+        assert Selection.read(chosen(trained).plain) == chosen(trained)
 
 
 def test_as_many_folds_as_entities_where_these_are_fewer_and_the_rows_in_any_order() -> None:
