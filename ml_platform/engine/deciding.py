@@ -22,6 +22,7 @@ from ml_platform.engine.compared_rows import (
 )
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.model_training import Manifest
+from ml_platform.engine.passing_errors import is_passing
 from ml_platform.engine.trained_again import AnotherModelError, Loaded
 from ml_platform.engine.training_plan import content_of, training_days
 from ml_platform.machine_learning import holdout, promotion, rollback, training
@@ -247,6 +248,7 @@ class Decider:
             "time",
             seed=seed_of(challenger.fingerprint),
             trials=chosen,
+            passes=is_passing,
             say=lambda what: self.context.log(f"twin of the model as of {challenger.as_of}, {what}"),
         )
 

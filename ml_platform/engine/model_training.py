@@ -24,6 +24,7 @@ from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine.compared_rows import UnseenRows, collected, seed_of, training_rows
 from ml_platform.engine.context import StepContext
+from ml_platform.engine.passing_errors import is_passing
 from ml_platform.engine.training_plan import TrainingPlan
 from ml_platform.machine_learning import training, training_data
 from ml_platform.machine_learning.model_card import DataUsed, requirements
@@ -229,6 +230,7 @@ class ModelTraining:
             keep=lambda chosen: ModelHistory(context.tables, product).keep_selection(
                 self.fingerprint, chosen
             ),
+            passes=is_passing,
             say=lambda what: context.log(f"{MODEL}: as of {plan.as_of}, {what}"),
         )
         trained = training.train(product, collected(product, self.slice, self.mode), choosing)

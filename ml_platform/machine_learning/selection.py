@@ -110,6 +110,10 @@ def _score(content: dict[str, Any]) -> Score:
     return Score(tuple(content["folds"]), content["failure"])
 
 
+class UndefinedScoreError(Exception):
+    """What an estimator predicts on a fold can't be scored; the message says by what."""
+
+
 class NothingFitsError(Exception):
     """Every estimator of the contract has failed; the message says how."""
 
@@ -122,6 +126,7 @@ def choose(
     *,
     seed: int,
     trials: Sequence[int | None] = (),
+    passes: Callable[[BaseException], bool] = lambda _: False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Selection:
     """Score all estimators of a contract, and those that are searched with many values, and choose the best.
@@ -134,14 +139,16 @@ def choose(
         holdout: how models are compared, which the folds follow.
         seed: of the searches.
         trials: how many each search made when it was made first, instead of what the clock allows now.
+        passes: whether an error may be gone when the same is tried again, so that no estimator is to blame.
         say: is told how far it is.
 
     Raises:
         NothingFitsError: all have failed.
+        Exception: no estimator is to blame for it.
     """
     kind = kind_of(product)
     usable = folds(kind, rows, holdout)
-    contest = _Contest(product, rows, features, usable, say)
+    contest = _Contest(product, rows, features, usable, passes, say)
     tried = []
     for place, estimator in enumerate(product.model.candidates):
         contest.title = f"estimator {place + 1} of {len(product.model.candidates)}, {estimator.name}"
@@ -183,13 +190,16 @@ def failed(selection: Selection, place: int, why: str) -> Selection:
     return replace(selection, tried=tuple(tried))
 
 
-def failure_of(product: Product, error: Exception) -> str:
+def failure_of(product: Product, error: Exception, passes: Callable[[BaseException], bool]) -> str:
     """Why an estimator has failed, in words.
+
+    Args:
+        passes: whether an error may be gone when the same is tried again.
 
     Raises:
         Exception: the error itself, if the estimator isn't to blame: on another machine it would be none.
     """
-    if ends_the_run(error) or isinstance(error, MemoryError):
+    if ends_the_run(error) or passes(error) or isinstance(error, MemoryError):
         raise error
     _log.info("an estimator of %s has failed", product.name, exc_info=True)
     return in_words(error, quoting=not product.sensitive)
@@ -204,12 +214,14 @@ class _Contest:
         rows: pd.DataFrame,
         features: pd.DataFrame,
         usable: Sequence[Fold],
+        passes: Callable[[BaseException], bool],
         say: Callable[[str], None],
     ) -> None:
         self.product = product
         self.rows = rows
         self.features = features
         self.folds = usable
+        self.passes = passes
         self.say = say
         self.title = ""
 
@@ -261,10 +273,14 @@ class _Contest:
                     outputs = kind.in_days(kind.predict(fitted.pipeline, scored), scored)
                     predictions = kind.decided(outputs, fitted.threshold)
                     score = kind.score(kind.labels(scored[product.label]), predictions)
-                    assert score is not None, "a fold whose labels leave the metric undefined is none"
+                    if score is None:  # of its labels alone it would be defined
+                        raise UndefinedScoreError(
+                            f"{product.evaluation.metric} is undefined for what it predicts on a fold's "
+                            f"{len(scored):,} rows"
+                        )
                     scores.append(score)
         except Exception as error:
-            return Score(failure=failure_of(self.product, error))
+            return Score(failure=failure_of(self.product, error, self.passes))
         return Score(tuple(scores))
 
     def _tell(self, what: str) -> None:

@@ -59,6 +59,7 @@ class Choosing:
         known: what was chosen when this model was trained first: it is trained again, and not searched again.
         trials: how many trials each search makes, whatever the clock says.
         keep: is given what was chosen, once it has been fitted.
+        passes: whether an error may be gone when the same is tried again, so that no estimator is to blame.
         say: is told how far it is.
     """
 
@@ -67,6 +68,7 @@ class Choosing:
     known: Selection | None = None
     trials: Sequence[int | None] = ()
     keep: Callable[[Selection], None] = lambda _: None
+    passes: Callable[[BaseException], bool] = lambda _: False
     say: Callable[[str], None] = lambda _: None
 
 
@@ -138,6 +140,7 @@ def _fit_best(
             choosing.holdout,
             seed=choosing.seed,
             trials=choosing.trials,
+            passes=choosing.passes,
             say=choosing.say,
         )
         while True:
@@ -146,7 +149,7 @@ def _fit_best(
                 fitted = kind_of(product.with_estimator(estimator)).fit(rows, features)
                 break
             except Exception as error:
-                why = selection.failure_of(product, error)
+                why = selection.failure_of(product, error, choosing.passes)
                 if choosing.known is not None:  # another estimator would be another model
                     raise TrainingError(f"the estimator that was chosen can't be trained: {why}") from error
                 chosen = selection.decide(product, selection.failed(chosen, chosen.chosen, why))

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from ml_platform.contract.product import Product
 from ml_platform.contract.searching import Search
 from ml_platform.contract.tasks import METRICS
+from ml_platform.engine.passing_errors import is_passing
 from ml_platform.machine_learning import search
+from ml_platform.machine_learning.binary import Binary as BinaryKind
 from ml_platform.machine_learning.folds import FOLDS, PARTS, PARTS_FORWARD, folds
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.model_plots import of_trials
@@ -22,6 +24,7 @@ from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.search import Score, Trial
 from ml_platform.machine_learning.selection import Selection
 from ml_platform.machine_learning.training import Choosing, TrainedModel, train
+from ml_platform.storage.locks import LockedError
 from ml_platform_tests.contract.test_kinds import NUMBER
 from ml_platform_tests.contract.test_searching import LOGISTIC, several
 from ml_platform_tests.machine_learning import test_multiclass, test_regression
@@ -315,6 +318,38 @@ def test_what_no_estimator_is_to_blame_for_is_no_failure_of_one(monkeypatch: pyt
         monkeypatch.setattr(DecisionTreeClassifier, "fit", fails)
         with pytest.raises(type(error)):
             train(several({"class": LOGISTIC}, tree(2)), rows(10))
+
+
+def test_an_error_that_passes_ends_the_training_and_leaves_no_estimator_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sklearn.tree import DecisionTreeClassifier
+
+    for error in (LockedError("another process works here"), RuntimeError("no luck")):
+
+        def fails(*_: Any, error: BaseException = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(DecisionTreeClassifier, "fit", fails)
+        product, choosing = several({"class": LOGISTIC}, tree(2)), Choosing(passes=is_passing)
+        if is_passing(error):
+            with pytest.raises(LockedError):
+                train(product, rows(10), choosing)
+        else:
+            assert "left out is DecisionTreeClassifier: RuntimeError: no luck" in (
+                chosen(train(product, rows(10), choosing)).reason
+            )
+
+
+def test_predictions_that_can_not_be_scored_are_a_failure_that_names_the_metric(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(BinaryKind, "is_defined", lambda *_: True)
+    monkeypatch.setattr(BinaryKind, "score", lambda *_: None)
+    with pytest.raises(
+        TrainingError, match=r"UndefinedScoreError: f1 is undefined for what it predicts on a "
+    ):
+        train(several({"class": LOGISTIC}, tree(2)), rows())
 
 
 def test_rows_on_which_no_fold_can_tell_take_the_first_and_say_so() -> None:
