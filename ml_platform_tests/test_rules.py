@@ -22,3 +22,20 @@ def test_no_step_reads_the_clock() -> None:
     assert not found
     assert CLOCKS.search("date.today()")
     assert CLOCKS.search("F.current_date()")
+
+
+#: A metric within a text for people; keys of JSON and of MLflow have its bare name.
+BARE_METRIC = re.compile(r"\{[\w. ]*(evaluation|evaluated|rules)\.metric\b")
+
+
+def test_a_metric_is_called_by_its_name_with_k_wherever_people_read_of_it() -> None:
+    files = [path for kind in ("py", "html") for path in PACKAGE.glob(f"**/*.{kind}")]
+    assert len(files) > 100
+    found = [
+        f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if BARE_METRIC.search(line)
+    ]
+    assert not found
+    assert BARE_METRIC.search("<h2>{{ product.evaluation.metric }} over time</h2>")

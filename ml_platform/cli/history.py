@@ -27,7 +27,7 @@ def summary(name: ProductName, as_json: AsJson = False) -> None:
     if as_json:
         print_json(plain.summary(product, settings))
         return
-    metric = product.evaluation.metric
+    metric = product.metric_in_words
     numbers = ("delivered", "rows", "quarantined", "bad days", metric)
     rows = []
     for line in overview.months(product, settings):

@@ -253,7 +253,7 @@ def _model_in_words(product: Product) -> str:
     which = named[0]
     if len(named) > 1:
         which = (
-            f"the best of {len(named)} by {product.evaluation.metric} on folds of what is learned from: "
+            f"the best of {len(named)} by {product.metric_in_words} on folds of what is learned from: "
             f"{'; '.join(named)}; each"
         )
     return f"{which} on {', '.join(model.features.all)}, learning from {model.training_months} months."

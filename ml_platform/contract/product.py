@@ -333,9 +333,15 @@ class Product(Section):
 
     @property
     def metric_in_words(self) -> str:
-        """The metric that is evaluated, with how many rows of a day it looks at."""
-        metric = self.evaluation.metric
-        return f"{metric} (k = {self.highest:,})" if metric in AT_K and self.highest else metric
+        """The metric that is evaluated, with what it is of: so many rows of a day, or classes, or a quantile.
+
+        Wherever people read of the metric it is called so.
+        """
+        metric, rules = self.evaluation.metric, self.evaluation
+        k = self.highest if metric in AT_K else rules.k
+        if k is not None:
+            return f"{metric} (k = {k:,})"
+        return metric if rules.quantile is None else f"{metric} (quantile = {rules.quantile:g})"
 
     @property
     def deepest_rank(self) -> int | None:

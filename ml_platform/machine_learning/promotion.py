@@ -308,7 +308,7 @@ def _no_evidence(product: Product, y: np.ndarray, clusters: int, difference: Dif
     if not len(y):
         return "no labelled held-out rows to compare on"
     if difference.difference is None:
-        return f"{product.evaluation.metric} is undefined on the held-out rows: {kind.evidence(y)}"
+        return f"{product.metric_in_words} is undefined on the held-out rows: {kind.evidence(y)}"
     if difference.lower is not None:
         return None
     if clusters < MINIMUM_CLUSTERS:
@@ -322,7 +322,7 @@ def _reason(product: Product, against: str, difference: Difference, required: fl
     assert difference.champion is not None
     assert difference.lower is not None
     assert difference.upper is not None
-    metric, shown = product.evaluation.metric, product.metric.shown
+    metric, shown = product.metric_in_words, product.metric.shown
     name = "" if against == CHAMPION else f" of the {against.replace('_', '-')} baseline"
     by = difference.difference or 0.0
     bounds = f"[{shown(difference.lower)}, {shown(difference.upper)}]"

@@ -239,7 +239,8 @@ def _need(product: Product, row: PerformanceRow) -> _Need:
     # A missing metric comes back from a table as NaN, and NaN is below nothing.
     if row.champion_metric is None or math.isnan(row.champion_metric):
         return _Need(
-            False, f"insufficient evidence of {champion}: {rules.metric} is undefined on its {evidence}"
+            False,
+            f"insufficient evidence of {champion}: {product.metric_in_words} is undefined on its {evidence}",
         )
     below = not product.metric.is_enough(row.champion_metric, rules.threshold)
     side = product.metric.beyond if below else f"not {product.metric.beyond}"
@@ -248,7 +249,7 @@ def _need(product: Product, row: PerformanceRow) -> _Need:
     )
     return _Need(
         below,
-        f"{rules.metric} {product.metric.shown(row.champion_metric)} of {champion} is {side} "
+        f"{product.metric_in_words} {product.metric.shown(row.champion_metric)} of {champion} is {side} "
         f"{rules.threshold:g} "
         f"({evidence}){mixed}",
     )

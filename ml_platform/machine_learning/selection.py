@@ -275,7 +275,7 @@ class _Contest:
                     score = kind.score(kind.labels(scored[product.label]), predictions)
                     if score is None:  # of its labels alone it would be defined
                         raise UndefinedScoreError(
-                            f"{product.evaluation.metric} is undefined for what it predicts on a fold's "
+                            f"{product.metric_in_words} is undefined for what it predicts on a fold's "
                             f"{len(scored):,} rows"
                         )
                     scores.append(score)
@@ -284,7 +284,7 @@ class _Contest:
         return Score(tuple(scores))
 
     def _tell(self, what: str) -> None:
-        self.say(f"{self.title}: {self.product.evaluation.metric} {what}")
+        self.say(f"{self.title}: {self.product.metric_in_words} {what}")
 
 
 #: After so many trials a line says how far a search is, whether or not it has found something better.
@@ -329,7 +329,7 @@ def _reason(
     product: Product, selection: Selection, names: Sequence[str], chosen: int, left: Sequence[int]
 ) -> str:
     """Why one was chosen, in a sentence."""
-    rule, metric = product.metric, product.evaluation.metric
+    rule, metric = product.metric, product.metric_in_words
     winner = selection.tried[chosen]
     parts = []
     if not selection.folds:

@@ -51,7 +51,7 @@ def log(
             # Of a trial only what it has tried differs from its estimator's run.
             writer.run(child, f"trial {number} of {estimator.name}", trial.values, trial.score, "trial")
         figure = model_plots.of_trials(
-            [trial.score.mean for trial in tried.made], product.evaluation.metric, product.metric.sign
+            [trial.score.mean for trial in tried.made], product.metric_in_words, product.metric.sign
         )
         if figure is not None:
             for of_run, file in ((child, "trials"), (run_id, f"trials_of_estimator_{place + 1}")):

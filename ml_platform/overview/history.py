@@ -186,9 +186,10 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
             row = evaluations.get(model.as_of - timedelta(days=1))
             cause = "asked for by hand"
             if row is not None and row["champion_value"] is not None:
+                metric, threshold = _in_words(product, row["metric"]), product.evaluation.threshold
                 cause = (
-                    f"{row['metric']} {row['champion_value']:.4f} of the champion's {row['champion_rows']:,} "
-                    f"rows on {row['event_day']}, threshold {product.evaluation.threshold}"
+                    f"{metric} {row['champion_value']:.4f} of the champion's {row['champion_rows']:,} rows "
+                    f"on {row['event_day']}, threshold {threshold}"
                 )
         reason = decision.reason
         if decision.taken_back:
@@ -205,7 +206,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
                 version=model.version,
                 rows=model.rows,
                 rows_available=model.rows_available,
-                metric=product.evaluation.metric,
+                metric=product.metric_in_words,
                 challenger=comparison.challenger if comparison else None,
                 champion=comparison.champion if comparison else None,
                 lower=comparison.lower if comparison else None,
@@ -225,6 +226,11 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
     return lines
 
 
+def _in_words(product: Product, metric: str) -> str:
+    """A metric for people; of an earlier contract's only its name is known."""
+    return product.metric_in_words if metric == product.evaluation.metric else metric
+
+
 def waiting(product: Product, settings: Settings) -> str | None:
     """Why and until when retrains wait longer than the contract's cooldown; None if they don't."""
     found = retraining.back_off(product, attempts(Tables.of(settings), product))
@@ -232,7 +238,7 @@ def waiting(product: Product, settings: Settings) -> str | None:
         return None
     return (
         f"{found.lost} retrains in a row have lost, the last as of {found.latest}: a failed evaluation "
-        f"trains again as of {found.until} at the earliest. Can {product.evaluation.metric} reach "
+        f"trains again as of {found.until} at the earliest. Can {product.metric_in_words} reach "
         f"evaluation.threshold {product.evaluation.threshold:g}?"
     )
 
@@ -262,7 +268,7 @@ def _replaced(product: Product, model: ModelRecord, counts: ModelRecord, days_sc
         version=model.version,
         rows=model.rows,
         rows_available=model.rows_available,
-        metric=product.evaluation.metric,
+        metric=product.metric_in_words,
         challenger=None,
         champion=None,
         lower=None,

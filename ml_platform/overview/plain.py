@@ -25,6 +25,7 @@ def summary(product: Product, settings: Settings) -> dict[str, Any]:
     return {
         "product": product.name,
         "metric": product.evaluation.metric,
+        "metric_in_words": product.metric_in_words,
         "months": [
             {
                 "month": named("month", line.month),
@@ -50,6 +51,7 @@ def models(product: Product, settings: Settings) -> dict[str, Any]:
     return {
         "product": product.name,
         "metric": product.evaluation.metric,
+        "metric_in_words": product.metric_in_words,
         "models": [_model(model) for model in history.models(product, settings)],
         **_remarks(product, settings),
     }
@@ -107,6 +109,7 @@ def today(found: Today) -> dict[str, Any]:
             "reason": champion.reason,
         },
         "metric": found.product.evaluation.metric,
+        "metric_in_words": found.product.metric_in_words,
         "evaluations": [
             {
                 "day": _day(line.day),

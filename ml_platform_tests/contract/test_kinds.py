@@ -225,3 +225,28 @@ def test_the_hash_of_a_contract_is_that_of_before_there_were_kinds() -> None:
             "quantile",
             "interval",
         }
+
+
+@pytest.mark.parametrize(
+    ("changes", "called"),
+    [
+        ({}, "f1"),
+        ({"evaluation__metric": "precision_at_k", "evaluation__k": 100}, "precision_at_k (k = 100)"),
+        ({"evaluation__metric": "lift_at_k", "model__decision_highest": 2_500}, "lift_at_k (k = 2,500)"),
+        (NUMBER | {"evaluation__metric": "mae"}, "mae"),
+        (
+            NUMBER | {"evaluation__metric": "pinball", "evaluation__quantile": 0.9},
+            "pinball (quantile = 0.9)",
+        ),
+        (
+            {
+                "source__columns__bought": {"type": "integer", "allowed": [0, 1, 2], "nullable": True},
+                "model__task": "multiclass",
+                "evaluation": {"metric": "top_k_accuracy", "k": 2, "threshold": 0.5},
+            },
+            "top_k_accuracy (k = 2)",
+        ),
+    ],
+)
+def test_a_metric_is_called_with_what_it_is_of(changes: dict[str, Any], called: str) -> None:
+    assert shop(**changes).metric_in_words == called

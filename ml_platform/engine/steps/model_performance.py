@@ -245,8 +245,8 @@ def _description(
             found += f" with {evaluated.positives:,} positives"
             needed += f" and {rules.minimum_positives:,}"
         elif evaluated.value is None and evaluated.labelled >= rules.minimum_rows:
-            return f"{evaluated.metric} is undefined on the {found} of {window}"
+            return f"{product.metric_in_words} is undefined on the {found} of {window}"
         return f"too little evidence: {found}; needed are {needed}"
     value = "undefined" if evaluated.value is None else f"{evaluated.value:.4f}"
     side = rule.bound if verdict == "passed" else rule.beyond
-    return f"{evaluated.metric} {value} is {side} the threshold {rules.threshold} over {window}"
+    return f"{product.metric_in_words} {value} is {side} the threshold {rules.threshold} over {window}"
