@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ml_platform.contract import estimators
 from ml_platform.contract.compute import Compute, EngineName
+from ml_platform.contract.places import place_of_deliveries
 from ml_platform.contract.secrets import Secret, SecretAddress, holds_credentials
 from ml_platform.contract.volumes import NO_TABLES, is_in_volume
 
@@ -30,11 +31,6 @@ MLFLOW_OF_MODELS = "workflowType=machine_learning"
 
 #: Names of Spark's settings that hold a secret, beyond those that Spark itself redacts.
 SECRET_NAMES = re.compile(r"(?i)secret|passw|token|credential|access[.]?key|account[.]?key|[.]key\b|[.]sas\b")
-
-
-#: Schemes of the object stores that deliveries may lie in.
-OBJECT_STORES = ("abfss", "az", "s3", "gs")
-_ADDRESSES = "abfss://container@account.dfs.core.windows.net/path, az://container/path, s3://bucket/path, gs://bucket/path"
 
 
 def _default_home() -> Path:
@@ -237,25 +233,8 @@ class Settings(BaseSettings):
     def _folder_or_address(cls, given: str | Path | None) -> str | Path | None:
         if given is None:
             return None
-        scheme, separator, rest = str(given).partition("://")
-        if not separator:
-            if re.match(r"[a-z0-9+]{2,}:/", str(given)):
-                raise ValueError(f"{given!s} is no folder; write /Volumes/… for a volume, and {_ADDRESSES}")
-            return Path(given).expanduser().absolute()
-        if scheme not in OBJECT_STORES or not rest.strip("/"):
-            raise ValueError(
-                f"{given!s} is no place of deliveries that can be read; accepted are a folder, {_ADDRESSES}"
-            )
-        if scheme == "abfss" and not re.match(r"[^@/]+@[^@/]+", rest):
-            raise ValueError(
-                f"{given!s} names no account; accepted is abfss://container@account.dfs.core.windows.net/path"
-            )
-        if holds_credentials(str(given)):
-            raise ValueError(
-                "a key or a signature can't stand here, where it would be shown; keep it in "
-                "ML_PLATFORM_STORAGE_OPTIONS or the environment's own variables"
-            )
-        return str(given).rstrip("/")
+        place = place_of_deliveries(given)
+        return place.expanduser().absolute() if isinstance(place, Path) else place
 
     @field_validator("products", mode="before")
     @classmethod

@@ -321,7 +321,7 @@ def test_the_retrain_has_every_setting_that_a_remote_training_asks_for() -> None
     given = {name.removeprefix("ML_PLATFORM_").lower(): placeholder for name in job["env"]}
     fields = {"landing", "tables", "control_tables", "mlflow_tracking_uri"}
     settings = Settings(**{name: value for name, value in given.items() if name in fields})
-    assert settings_for("model", settings)["landing"]
+    assert settings_for("model", shop(), settings)["landing"]
 
 
 def test_a_contract_that_is_gone_is_not_trained(repository: Path) -> None:

@@ -37,7 +37,7 @@ def show(name: ProductName) -> None:
     settings, product = product_named(name)
     arrivals = _register(name).read()
     rows = []
-    for day, look in landing.looks(product, landing_of(settings), sorted(arrivals.days)).items():
+    for day, look in landing.looks(product, landing_of(settings, product), sorted(arrivals.days)).items():
         seen = arrivals.seen(day, look.files)
         if seen is not None:
             rows += [

@@ -159,10 +159,10 @@ class Backfill:
         is_here = product.engine.of(ARDS, settings.engine) == "local"
         if not (settings.watch_arrivals and is_here and ARDS in self.select):
             return
-        place = landing_of(settings)
+        place = landing_of(settings, product)
         there = [day for day in delivered_days(product, place) if day in days]
         register = ArrivalRegister(Tables.of(settings), product)
-        now, rules = datetime.now(tz=UTC), FileRules.of(settings)
+        now, rules = datetime.now(tz=UTC), FileRules.of(settings, product)
         register.observe(place, looks(product, place, there), now, rules)
 
     def _make_again(self, days: Sequence[date]) -> None:

@@ -216,7 +216,7 @@ class Examination:
     def deliveries(self) -> Iterator[Finding]:
         if not self._sees_deliveries:
             return
-        place = landing_of(self.settings) / self.product.name
+        place = landing_of(self.settings, self.product) / self.product.name
         if gone := self._gone():
             yield Finding(
                 "landing",
@@ -233,7 +233,7 @@ class Examination:
         """The days that were made from deliveries that aren't there any more."""
         known = self.ledger.latest("ards", details=False)
         used = [day for day, record in known.items() if record.outcome in ("written", "blocked", "empty")]
-        looks = landing.looks(self.product, landing_of(self.settings), used)
+        looks = landing.looks(self.product, landing_of(self.settings, self.product), used)
         return tuple(day for day in used if looks[day].stamp is None)
 
     def _present(self, asset: str) -> str:

@@ -182,7 +182,7 @@ def _draft(name: str, files: Sequence[Path], answers: Answers, settings: Setting
     from ml_platform.data_engineering.onboarding.draft import draft
     from ml_platform.data_engineering.onboarding.identity import measure
 
-    rules = replace(FileRules.of(settings), root=None)  # these files may lie anywhere
+    rules = FileRules.anywhere(settings)  # these files may lie anywhere
     with TemporaryDirectory(prefix=f"{name}-") as folder:
         given = []
         for file in files:

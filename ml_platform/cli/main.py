@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,14 +126,14 @@ def land(
                     folder,
                     labels_apart=labels_apart,
                     progress=progress,
-                    rules=replace(FileRules.of(settings), root=None),  # these files may lie anywhere
+                    rules=FileRules.anywhere(settings),  # these files may lie anywhere
                 )
         except (SplitError, uploads.UploadError) as error:
             fail(str(error))
     console.print(
         f"{counted(summary.rows, 'row')} and {counted(summary.labels, 'label')} of "
         f"{counted(summary.days, 'day')} ({named('day', summary.first, summary.last)}) are in "
-        f"{landing_of(settings) / product.name}"
+        f"{landing_of(settings, product) / product.name}"
     )
 
 
@@ -166,7 +165,7 @@ def sample(
                 SAMPLES[name](product, folder, days, progress=progress, **options)
         except ValueError as error:
             fail(str(error))
-    console.print(f"The deliveries of {days} are in {landing_of(settings) / product.name}")
+    console.print(f"The deliveries of {days} are in {landing_of(settings, product) / product.name}")
 
 
 @app.command()
@@ -612,7 +611,7 @@ def _in_words(product: Product) -> list[str]:
         f"Its history {days}; a day begins and ends at midnight in {product.timezone}.",
         f"{product.name}/landing: {counted(len(product.source.columns), 'column')} separated by "
         f"{product.source.delimiter!r}; the label {product.label} {when}.",
-        f"Deliveries are due {product.delivery.in_words()}.",
+        f"Deliveries are due {product.delivery.in_words()}{_own_place(product)}.",
     ]
     for asset in CATALOGUE.values():
         period = "daily" if asset.period == "day" else "monthly"
@@ -623,6 +622,11 @@ def _in_words(product: Product) -> list[str]:
             lines += [_how_models_are_compared(product), _first_model(product)]
     lines.append("Its sensors and schedules are off until you switch them on in the UI.")
     return lines
+
+
+def _own_place(product: Product) -> str:
+    """Where its deliveries lie, if the contract says that."""
+    return f", and lie in {product.landing}/{product.name}/<event day>" if product.landing else ""
 
 
 def _how_models_are_compared(product: Product) -> str:

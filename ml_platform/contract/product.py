@@ -35,6 +35,7 @@ from ml_platform.contract.learning import (
     Retrain,
 )
 from ml_platform.contract.monitoring import Alerts, DataSet, Drift, Validation
+from ml_platform.contract.places import own_place
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Source
 from ml_platform.contract.tasks import (
     AT_K,
@@ -60,6 +61,9 @@ class Product(Section):
     end: Day | None = None
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
     delivery: Delivery = Delivery()
+    landing: Annotated[str, AfterValidator(own_place)] | None = Field(
+        default=None, description="where its deliveries lie, if not where ML_PLATFORM_LANDING says"
+    )
     source: Source
     mrds: Mrds
     model: Model

@@ -13,11 +13,13 @@ import io
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
+from ml_platform.contract.places import is_address
+from ml_platform.contract.product import Product
 from ml_platform.contract.secrets import Secret
-from ml_platform.data_engineering.object_store import ObjectPath, Place, is_address, landing_of
+from ml_platform.data_engineering.object_store import ObjectPath, Place, landing_of
 from ml_platform.settings import Settings
 
 _GZIP = b"\x1f\x8b"
@@ -84,14 +86,22 @@ class FileRules:
     store_options: Mapping[str, Secret] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, settings: Settings) -> FileRules:
-        """The rules for the landing folder of a deployment."""
+    def of(cls, settings: Settings, product: Product) -> FileRules:
+        """The rules for the deliveries of a product."""
+        place = landing_of(settings, product)
+        return replace(
+            cls.anywhere(settings),
+            root=str(place) if settings.delivery_links == "inside" else None,
+            store_options=settings.storage_options if isinstance(place, ObjectPath) else {},
+        )
+
+    @classmethod
+    def anywhere(cls, settings: Settings) -> FileRules:
+        """The rules for files that may lie anywhere on this machine, as those of a history do."""
         return cls(
-            root=str(landing_of(settings)) if settings.delivery_links == "inside" else None,
             line_characters=settings.delivery_line_characters,
             file_bytes=settings.delivery_file_bytes,
             unpacking=settings.delivery_unpacking,
-            store_options=settings.storage_options if isinstance(settings.landing, str) else {},
         )
 
     def allows(self, path: str | Place) -> bool:

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ml_platform.contract.faults import EndsTheRunError
+from ml_platform.contract.places import is_address
+from ml_platform.contract.product import Product
 from ml_platform.contract.secrets import Secret
 from ml_platform.data_engineering.knowledge import FileFacts
-from ml_platform.settings import OBJECT_STORES, Settings
+from ml_platform.settings import Settings
 
 #: What is read of a file at once.
 _READ_BYTES = 1 << 20
@@ -168,10 +170,11 @@ Place = Path | ObjectPath
 """Where a folder or a file lies: on this machine, or in an object store."""
 
 
-def landing_of(settings: Settings) -> Place:
-    """Where a deployment's deliveries lie."""
-    if isinstance(settings.landing, str):
-        return ObjectPath(settings.landing, settings.storage_options)
+def landing_of(settings: Settings, product: Product) -> Place:
+    """Where a product's deliveries lie: its own place, or that of the deployment."""
+    given = product.landing or settings.landing
+    if isinstance(given, str):
+        return ObjectPath(given, settings.storage_options) if is_address(given) else Path(given)
     return settings.landing_path
 
 
@@ -203,11 +206,6 @@ class _Reader(io.RawIOBase):
         if not self.closed:
             self._reader.close()
         super().close()
-
-
-def is_address(path: str) -> bool:
-    """Whether a path names a place in an object store."""
-    return path.partition("://")[0] in OBJECT_STORES
 
 
 @contextmanager

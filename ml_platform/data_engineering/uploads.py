@@ -32,7 +32,7 @@ def folder_for(product: Product, settings: Settings, *, replace: bool = False) -
         UploadError: the store has one of the files with other content, and it isn't to be replaced.
         StoreError: the store refuses a file, or is away.
     """
-    target = landing_of(settings)
+    target = landing_of(settings, product)
     if isinstance(target, Path):
         yield target
         return

@@ -75,7 +75,7 @@ def length_of(request: StepRequest, product: Product, settings: Settings) -> Len
 
     if request.step not in daily():
         return "long"
-    size = landing.size(product, landing_of(settings), request.days)
+    size = landing.size(product, landing_of(settings, product), request.days)
     if len(request.days) <= _BRIEF_DAYS and size <= _BRIEF_BYTES:
         return "brief"
     return "short" if size <= _SHORT_BYTES else "long"

@@ -332,7 +332,7 @@ def _expected(
         lambda: ledger.latest("ards", set(labelled.values()), details=False),
         argument=today,
     )
-    looks = landing.looks(product, landing_of(settings), days)
+    looks = landing.looks(product, landing_of(settings, product), days)
     for day, with_labels in labelled.items():
         if product.due(with_labels):
             yield from _labels(product, now, with_labels, records.get(with_labels))
@@ -356,7 +356,9 @@ def _rows(
     late = stamp is None and now > due
     what = f"rows were expected by {due:%Y-%m-%d %H:%M %Z}"
     if late:
-        absences = landing.absences(product, landing_of(settings), [day], FileRules.of(settings))
+        absences = landing.absences(
+            product, landing_of(settings, product), [day], FileRules.of(settings, product)
+        )
         what = f"{absences[day]}; they were expected by {due:%Y-%m-%d %H:%M %Z}"
     finding = _late("landing", day, DELIVERY_OVERDUE, what, f"{due:%Y-%m-%d %H:%M %Z}")
     # A run that has looked for the delivery says the same of the day.
@@ -394,7 +396,7 @@ def _unmade(
         register=ArrivalRegister(Tables.of(settings), product),
     )
     patience = timedelta(hours=product.alerts.materialized_within_hours)
-    place = landing_of(settings)
+    place = landing_of(settings, product)
     looks = landing.looks(product, place, list(pending.states))
 
     def late(day: date, what: str, partition: str = "") -> tuple[Finding, bool]:

@@ -106,7 +106,7 @@ def _landing(product: Product, settings: Settings) -> dg.AssetSpec:
             f"{product.source.label_delay_days} day(s) later. Observed by the landing sensor, and by "
             "the runs that read it."
         ),
-        metadata={"dagster/uri": str(landing_of(settings) / product.name)},
+        metadata={"dagster/uri": str(landing_of(settings, product) / product.name)},
     )
 
 
@@ -225,7 +225,7 @@ def _observe_deliveries(
         if day.up_to_date or files is None:
             continue
         facts = {
-            "folder": str(landing.folder_of(product, landing_of(settings), day.day)),
+            "folder": str(landing.folder_of(product, landing_of(settings, product), day.day)),
             "files": files,
             "bytes": day.metadata["bytes"],
             "records": day.metadata.get("delivered"),

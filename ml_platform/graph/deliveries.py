@@ -74,7 +74,7 @@ def landed_days(product: Product, settings: Settings) -> list[date]:
     history = _history(product)
     if history is None:
         return []
-    return [day for day in landing.delivered_days(product, landing_of(settings)) if day in history]
+    return [day for day in landing.delivered_days(product, landing_of(settings, product)) if day in history]
 
 
 def _history(product: Product) -> DayRange | None:
@@ -112,8 +112,8 @@ def pending(
     start = turn % turns * OLDER_A_TICK
     looked_at = {*watched, *made[start : start + OLDER_A_TICK], *({*also} & {*made})}
     states = {day: State(UNSEEN, None) for day in unseen}
-    looks = landing.looks(product, landing_of(settings), sorted(looked_at))
-    arrivals = _arrivals(settings, register, looks, watching=watching)
+    looks = landing.looks(product, landing_of(settings, product), sorted(looked_at))
+    arrivals = _arrivals(product, settings, register, looks, watching=watching)
     withdrawn = []
     for day in sorted(looked_at):
         stamp, before = looks[day].stamp, made_from.get(day)
@@ -150,6 +150,7 @@ def pending(
 
 
 def _arrivals(
+    product: Product,
     settings: Settings,
     register: ArrivalRegister | None,
     looks: Mapping[date, landing.Look],
@@ -164,8 +165,8 @@ def _arrivals(
         return ledger_views.of_version(register, "arrivals", register.read)
 
     if watching:
-        now, rules = datetime.now(tz=UTC), FileRules.of(settings)
-        register.observe(landing_of(settings), looks, now, rules, known(), seconds=WATCH_SECONDS)
+        now, rules = datetime.now(tz=UTC), FileRules.of(settings, product)
+        register.observe(landing_of(settings, product), looks, now, rules, known(), seconds=WATCH_SECONDS)
     return known()
 
 
@@ -179,7 +180,9 @@ def _is_made_from(before: str | None, stamp: str, inputs: str) -> bool:
 
 def _only_labels(product: Product, settings: Settings, day: date) -> bool:
     """Whether a day is rightly missing: labels have come, and no rows."""
-    return day not in landing.scan(product, landing_of(settings), [day], FileRules.of(settings))
+    return day not in landing.scan(
+        product, landing_of(settings, product), [day], FileRules.of(settings, product)
+    )
 
 
 # -- what has been requested -------------------------------------------------------------------------

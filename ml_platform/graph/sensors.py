@@ -77,7 +77,7 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             dg.AssetMaterialization(
                 asset_key(product, "landing"),
                 partition=day.isoformat(),
-                metadata={"folder": str(landing_of(settings) / product.name / day.isoformat())},
+                metadata={"folder": str(landing_of(settings, product) / product.name / day.isoformat())},
             )
             for day in due
             if pending.states[day].stamp not in (deliveries.UNSEEN, deliveries.WITHDRAWN)

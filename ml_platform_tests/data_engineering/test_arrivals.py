@@ -17,7 +17,7 @@ from ml_platform.data_engineering.files import FileRules
 from ml_platform.data_engineering.knowledge import Seen
 from ml_platform.graph import deliveries
 from ml_platform.storage.ledger import Ledger
-from ml_platform_tests.small_platform import D, Platform
+from ml_platform_tests.small_platform import D, Platform, shop
 
 DAY = D("2024-01-10")
 HEADER = "visit,day,customer,spend,pages,channel\n"
@@ -35,7 +35,7 @@ class Observer:
         now = datetime.fromisoformat(f"{morning}T08:00").replace(tzinfo=UTC)
         folder = self.platform.settings.landing_path
         looks = landing.looks(self.platform.product, folder, days or (DAY,))
-        return self.register.observe(folder, looks, now, FileRules.of(self.platform.settings))
+        return self.register.observe(folder, looks, now, FileRules.of(self.platform.settings, shop()))
 
     def seen(self, day: date = DAY) -> Seen:
         folder, product = self.platform.settings.landing_path, self.platform.product
@@ -242,7 +242,7 @@ def test_files_that_a_look_has_no_time_for_are_left_to_the_next(platform: Platfo
     for name in "abc":
         platform.deliver(DAY, f"{name}.csv", HEADER + row(1))
     looks = landing.looks(platform.product, platform.settings.landing_path, [DAY])
-    now, rules = datetime(2024, 1, 11, 8, tzinfo=UTC), FileRules.of(platform.settings)
+    now, rules = datetime(2024, 1, 11, 8, tzinfo=UTC), FileRules.of(platform.settings, shop())
     folder = platform.settings.landing_path
     assert observer.register.observe(folder, looks, now, rules, seconds=-1) == 0
     assert observer.register.observe(folder, looks, now, rules) == 3

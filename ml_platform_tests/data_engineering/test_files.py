@@ -251,9 +251,9 @@ def test_the_bounds_are_settings_and_travel_with_the_file(folder: Path, tmp_path
         delivery_file_bytes=6000,
         delivery_unpacking=7,
     )
-    rules = FileRules.of(settings)
+    rules = FileRules.of(settings, shop())
     assert rules == FileRules(None, 5000, 6000, 7)
-    assert FileRules.of(Settings(home=tmp_path)) == FileRules(root=str(tmp_path / "landing"))
+    assert FileRules.of(Settings(home=tmp_path), shop()) == FileRules(root=str(tmp_path / "landing"))
     (folder / "a.csv").write_text(rows())
     (file,) = landing.scan(shop(), folder.parents[1], [DAY], rules)[DAY].files
     assert file.rules == rules

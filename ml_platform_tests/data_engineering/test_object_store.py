@@ -210,7 +210,7 @@ def test_neighbours_of_a_days_folder_hide_nothing(in_s3: Store, tmp_path: Path, 
     for day in (DAY, last):
         in_s3.put(day, "rows.csv", HEADER)
         obstore.put(in_s3.client, f"{in_s3.prefix}/shop/{day}{neighbour}", b"x")
-    place = landing_of(in_s3.settings(tmp_path))
+    place = landing_of(in_s3.settings(tmp_path), shop())
     for days in ([DAY], [last], [DAY, last]):
         looks = landing.looks(shop(), place, days)
         assert [[file.name for file in looks[day].files] for day in days] == [["rows.csv"]] * len(days)
@@ -226,7 +226,7 @@ def test_options_of_the_tables_lead_deliveries_nowhere_else(in_s3: Store, tmp_pa
         "azure_allow_http": "true",
     }
     settings = in_s3.settings(tmp_path, options=options)
-    assert landing.delivered_days(shop(), landing_of(settings)) == [DAY]
+    assert landing.delivered_days(shop(), landing_of(settings, shop())) == [DAY]
 
 
 @pytest.mark.parametrize("options", [{"aws_no_such_option": "1"}, {"timeout": "soon"}])
@@ -235,7 +235,7 @@ def test_options_that_cannot_be_used_are_no_reason_to_try_again(
 ) -> None:
     settings = in_s3.settings(tmp_path, options=options)
     with pytest.raises(StoreError) as raised:
-        landing.delivered_days(shop(), landing_of(settings))
+        landing.delivered_days(shop(), landing_of(settings, shop()))
     assert not is_passing(raised.value)
     assert "secret" not in str(raised.value)
 
@@ -244,7 +244,7 @@ def test_a_folder_in_a_day_costs_no_memory(in_s3: Store, tmp_path: Path) -> None
     in_s3.put(DAY, "rows.csv", HEADER)
     for number in range(30):
         in_s3.put(DAY, f"checkpoint/{number}/part.csv", "x")
-    found = (landing_of(in_s3.settings(tmp_path)) / "shop").files_by_folder(str(DAY), str(DAY))  # type: ignore[union-attr]
+    found = (landing_of(in_s3.settings(tmp_path), shop()) / "shop").files_by_folder(str(DAY), str(DAY))  # type: ignore[union-attr]
     assert [file.facts.name for file in found[str(DAY)] if file.facts] == [
         "checkpoint/0/part.csv",
         "rows.csv",
@@ -265,9 +265,9 @@ def test_a_wrong_key_ends_the_step_and_makes_no_day_missing(store: Store, tmp_pa
         pytest.skip("moto checks no keys")
     settings = store.settings(tmp_path / "home", options={"azure_storage_account_key": "d3Jvbmc="})
     with pytest.raises(StoreError, match="refuses"):
-        landing.delivered_days(shop(), landing_of(settings))
+        landing.delivered_days(shop(), landing_of(settings, shop()))
     with pytest.raises(StoreError, match=re.escape(store.address)) as raised:
-        landing.scan(shop(), landing_of(settings), [DAY], FileRules.of(settings))
+        landing.scan(shop(), landing_of(settings, shop()), [DAY], FileRules.of(settings, shop()))
     assert not is_passing(raised.value)
     assert "d3Jvbmc=" not in str(raised.value)
 
@@ -279,9 +279,9 @@ def test_a_bucket_that_is_not_there_is_an_error_and_no_empty_landing(in_s3: Stor
         storage_options={name: Secret(value) for name, value in in_s3.options.items()},
     )
     with pytest.raises(StoreError, match="no such container or bucket"):
-        landing.looks(shop(), landing_of(settings), [DAY])
+        landing.looks(shop(), landing_of(settings, shop()), [DAY])
     with pytest.raises(StoreError, match="no such container or bucket"):
-        landing.delivered_days(shop(), landing_of(settings))
+        landing.delivered_days(shop(), landing_of(settings, shop()))
 
 
 def test_a_store_that_dies_is_no_missing_day(tmp_path: Path, spark: SparkSession) -> None:
@@ -362,7 +362,7 @@ def test_years_are_looked_at_in_few_requests(
     for day in days:
         for name in ("a.csv", "b.csv", "c.csv", "d.csv", "e.csv", "f.csv"):
             backends.put_object(BUCKET, f"{in_s3.prefix}/shop/{day}/{name}", HEADER.encode())
-    place = landing_of(in_s3.settings(tmp_path))
+    place = landing_of(in_s3.settings(tmp_path), shop())
     requests()
     assert landing.delivered_days(product, place) == days
     assert requests() <= 5
@@ -376,8 +376,8 @@ def test_years_are_looked_at_in_few_requests(
 
 
 def test_the_register_knows_files_of_a_store(store: Store, made: Platform) -> None:
-    register, rules = ArrivalRegister(made.tables, made.product), FileRules.of(made.settings)
-    place = landing_of(made.settings)
+    register, rules = ArrivalRegister(made.tables, made.product), FileRules.of(made.settings, shop())
+    place = landing_of(made.settings, shop())
 
     def look(morning: str) -> int:
         now = datetime.fromisoformat(f"{morning}T08:00").replace(tzinfo=UTC)
@@ -434,10 +434,10 @@ def test_a_place_that_cannot_be_read_is_refused_when_settings_are(place: str, wh
     "place", ["s3://bucket/a/", "gs://bucket", "az://container/x", "abfss://c@account.dfs.core.windows.net/"]
 )
 def test_places_in_object_stores_are_kept_as_they_are(place: str) -> None:
-    assert str(landing_of(Settings(landing=place))) == place.rstrip("/")
+    assert str(landing_of(Settings(landing=place), shop())) == place.rstrip("/")
 
 
 def test_a_folder_stays_a_folder(tmp_path: Path) -> None:
-    assert landing_of(Settings(landing=tmp_path)) == tmp_path
-    assert landing_of(Settings(landing="/Volumes/a/b/c/landing")) == Path("/Volumes/a/b/c/landing")
-    assert landing_of(Settings(home=tmp_path)) == tmp_path / "landing"
+    assert landing_of(Settings(landing=tmp_path), shop()) == tmp_path
+    assert landing_of(Settings(landing="/Volumes/a/b/c/landing"), shop()) == Path("/Volumes/a/b/c/landing")
+    assert landing_of(Settings(home=tmp_path), shop()) == tmp_path / "landing"

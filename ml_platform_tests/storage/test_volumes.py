@@ -20,6 +20,7 @@ from ml_platform.storage.locations import location_of
 from ml_platform.storage.reports import MountedTarget
 from ml_platform.storage.table_location import LocationError
 from ml_platform.storage.tables import Tables
+from ml_platform_tests.small_platform import shop
 
 IN_A_VOLUME = [
     "/Volumes/main/ml/files",
@@ -104,7 +105,7 @@ def test_disks_of_macos_are_ordinary_folders_but_not_for_a_remote_step(
     )
     assert location_of(settings.tables_root)
     with pytest.raises(PermanentError, match="ML_PLATFORM_TABLES is /Volumes/Disk/tables: a volume has"):
-        settings_for("ards", settings)
+        settings_for("ards", shop(), settings)
     with pytest.raises(ValidationError, match="a volume has neither"):
         Settings(tables="dbfs:/Volumes/main/ml/files")
 

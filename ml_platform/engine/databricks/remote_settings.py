@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_platform.contract.assets import CATALOGUE, StepName
+from ml_platform.contract.product import Product
 from ml_platform.contract.secrets import SCHEME, Secret, holds_credentials
 from ml_platform.contract.volumes import NO_TABLES, is_in_volume
 from ml_platform.engine.step import PermanentError
@@ -42,7 +43,7 @@ _MANNER = (
 )
 
 
-def settings_for(step: StepName, settings: Settings) -> dict[str, Any]:
+def settings_for(step: StepName, product: Product, settings: Settings) -> dict[str, Any]:
     """The settings of a remote step, as plain data.
 
     Raises:
@@ -51,7 +52,7 @@ def settings_for(step: StepName, settings: Settings) -> dict[str, Any]:
     looked_up = settings.databricks_secrets
     missing = [
         _variable(name)
-        for name in _needed(step, settings)
+        for name in _needed(step, product, settings)
         if not getattr(settings, name) and _variable(name) not in looked_up
     ]
     if missing:
@@ -87,8 +88,8 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _needed(step: StepName, settings: Settings) -> tuple[str, ...]:
-    needed = ["landing", "tables", "mlflow_tracking_uri"]
+def _needed(step: StepName, product: Product, settings: Settings) -> tuple[str, ...]:
+    needed = [*([] if product.landing else ["landing"]), "tables", "mlflow_tracking_uri"]
     if (settings.tables or "").startswith(UNITY_CATALOG):
         needed.append("control_tables")
     return (*needed, *(CATALOGUE[step].settings if step in CATALOGUE else ()))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ml_platform.contract import boosting
 from ml_platform.contract.assets import ARDS, DRIFT_REPORT, MODEL, ONLINE_FEATURES, StepName
+from ml_platform.contract.places import is_address
 
 if TYPE_CHECKING:
     from ml_platform.contract.product import Product
@@ -82,7 +83,7 @@ def of_step(step: StepName, product: Product, settings: Settings) -> list[str]:
         needed.append("matplotlib")  # of the plots; every runtime ships one
         if any(one.search is not None for one in product.model.candidates):
             needed.append(_installed("optuna"))
-    if step == ARDS and isinstance(settings.landing, str):
+    if step == ARDS and is_address(product.landing or str(settings.landing or "")):
         needed.append(_installed("obstore"))
     if step == DRIFT_REPORT:
         needed.append(_installed("evidently"))

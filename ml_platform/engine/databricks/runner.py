@@ -85,7 +85,7 @@ class DatabricksStepRunner:
         task = Task(
             request=request,
             product=product,
-            settings=settings_for(request.step, self._settings),
+            settings=settings_for(request.step, product, self._settings),
             secrets=self._settings.databricks_secrets,
         )
         with _explained(request):

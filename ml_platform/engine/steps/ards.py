@@ -36,8 +36,8 @@ class Ards(Step):
         return presence.lost_rows(self.context, ards.QUARANTINE, records, "quarantined") | rows
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
-        product, folder = self.context.product, landing_of(self.context.settings)
-        rules = FileRules.of(self.context.settings)
+        product, folder = self.context.product, landing_of(self.context.settings, self.context.product)
+        rules = FileRules.of(self.context.settings, self.context.product)
         arrivals = ArrivalRegister(self.context.tables, product).read(days)
         looks = landing.looks(product, folder, days)
         done = self._as_made(days, lost, looks, arrivals)
@@ -97,9 +97,11 @@ class Ards(Step):
 
     def _scanned(self, days: Sequence[date]) -> dict[date, landing.Delivery]:
         """The deliveries of days that another run is doing too; one that has changed is left out."""
-        product, folder = self.context.product, landing_of(self.context.settings)
+        product, folder = self.context.product, landing_of(self.context.settings, self.context.product)
         arrivals = ArrivalRegister(self.context.tables, product).read(days)
-        found = landing.scan(product, folder, days, FileRules.of(self.context.settings), arrivals)
+        found = landing.scan(
+            product, folder, days, FileRules.of(self.context.settings, self.context.product), arrivals
+        )
         return {day: delivery for day, delivery in found.items() if delivery.refusal is None}
 
     def _contents(
@@ -152,7 +154,7 @@ class Ards(Step):
 
         A landing folder that isn't mounted looks like one whose days have all been withdrawn.
         """
-        product, folder = self.context.product, landing_of(self.context.settings)
+        product, folder = self.context.product, landing_of(self.context.settings, self.context.product)
         if not days or landing.delivered_days(product, folder):
             return {}
         known = self.context.ledger.latest(self.asset, set(days), details=False)
@@ -177,7 +179,9 @@ class Ards(Step):
 
     def _changed(self, deliveries: Mapping[date, landing.Delivery]) -> list[date]:
         """The days whose files are not those any more that were looked at."""
-        looks = landing.looks(self.context.product, landing_of(self.context.settings), deliveries)
+        looks = landing.looks(
+            self.context.product, landing_of(self.context.settings, self.context.product), deliveries
+        )
         return [day for day, delivery in deliveries.items() if looks[day].stamp != delivery.stamp]
 
     def _still_changing(

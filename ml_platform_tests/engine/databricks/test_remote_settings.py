@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ml_platform.engine.databricks.remote_settings import settings_for
 from ml_platform.engine.step import PermanentError
 from ml_platform.settings import Settings
+from ml_platform_tests.small_platform import shop
 
 PLACES: dict[str, Any] = {
     "landing": Path("/Volumes/main/ml/landing"),
@@ -22,7 +23,7 @@ PLACES: dict[str, Any] = {
 
 
 def test_places_and_manner_travel() -> None:
-    sent = settings_for("ards", Settings(**PLACES, chunk_days=7))
+    sent = settings_for("ards", shop(), Settings(**PLACES, chunk_days=7))
     assert sent["tables"] == PLACES["tables"]
     assert sent["landing"] == "/Volumes/main/ml/landing"
     assert sent["chunk_days"] == 7
@@ -45,14 +46,14 @@ def test_places_and_manner_travel() -> None:
 def test_a_place_of_this_machine_is_refused(step: Any, left_out: str) -> None:
     places = {name: value for name, value in PLACES.items() if name != left_out}
     with pytest.raises(PermanentError, match=f"set ML_PLATFORM_{left_out.upper()} to"):
-        settings_for(step, Settings(**places))
+        settings_for(step, shop(), Settings(**places))
     secrets = {f"ML_PLATFORM_{left_out.upper()}": "scope/key"}
-    assert left_out not in settings_for(step, Settings(**places, databricks_secrets=secrets))
+    assert left_out not in settings_for(step, shop(), Settings(**places, databricks_secrets=secrets))
 
 
 def test_a_secret_setting_stays_here() -> None:
     settings = Settings(**{**PLACES, "online_store_url": "mssql://u:hidden@db/x"}, blob_credential="hidden")
-    assert "hidden" not in str(settings_for("ards", settings))
+    assert "hidden" not in str(settings_for("ards", shop(), settings))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_a_secret_setting_stays_here() -> None:
 )
 def test_a_place_with_a_secret_in_it_is_refused(name: str, value: Any) -> None:
     with pytest.raises(PermanentError, match=f"ML_PLATFORM_{name.upper()} holds a secret") as refused:
-        settings_for("ards", Settings(**{**PLACES, name: value}))
+        settings_for("ards", shop(), Settings(**{**PLACES, name: value}))
     assert "hidden" not in str(refused.value)
 
 
