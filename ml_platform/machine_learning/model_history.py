@@ -307,6 +307,12 @@ def stamp(tables: Tables, product: Product) -> tuple[str | None, ...]:
     return tuple(tables.control.stamp(product.name, name) for name in TABLES)
 
 
+def made_with(tables: Tables, product: Product) -> list[str]:
+    """The packages that the models of a product were made with, with versions, as far as records say."""
+    manifests = [model.manifest for model in ModelHistory(tables, product).models() if model.manifest]
+    return sorted({package for manifest in manifests for package in json.loads(manifest)["libraries"]})
+
+
 def attempts(tables: Tables, product: Product) -> list[Attempt]:
     """Every training of a product so far, also those that were refused, and whether it was lost."""
     decisions = {decision.as_of: decision for decision in ModelHistory(tables, product).decisions()}

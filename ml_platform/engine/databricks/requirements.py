@@ -17,7 +17,15 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ml_platform.contract import boosting
-from ml_platform.contract.assets import ARDS, DRIFT_REPORT, MODEL, ONLINE_FEATURES, StepName
+from ml_platform.contract.assets import (
+    ARDS,
+    DRIFT_REPORT,
+    MODEL,
+    MODEL_PERFORMANCE,
+    ONLINE_FEATURES,
+    PREDICTIONS,
+    StepName,
+)
 from ml_platform.contract.places import is_address
 
 if TYPE_CHECKING:
@@ -48,6 +56,9 @@ SHIPPED: Mapping[str, str] = {
 #: What no runtime ships, with the bounds of the project.
 BROUGHT = ("azure-keyvault-secrets", "dagster-pipes", "pydantic-settings", "tzdata")
 
+#: The steps that load models, and train one again that can't be loaded: they need what training needs.
+LOADS_MODELS: frozenset[str] = frozenset({MODEL, PREDICTIONS, MODEL_PERFORMANCE, DRIFT_REPORT})
+
 #: Tracking stores that MLflow's client reaches by an API; it opens all others itself, with all of MLflow.
 _BY_API = ("databricks", "http:", "https:")
 
@@ -68,18 +79,24 @@ def of_wheel(declared: Iterable[str]) -> list[str]:
     )
 
 
-def of_step(step: StepName, product: Product, settings: Settings) -> list[str]:
-    """What one step needs besides, each a package with its version, or without one where any will do."""
+def of_step(step: StepName, product: Product, settings: Settings, made_with: Iterable[str] = ()) -> list[str]:
+    """What one step needs besides, each a package with its version, or without one where any will do.
+
+    Args:
+        made_with: the packages, with versions, that the product's models were made with.
+    """
     # The wheel asks for no library of boosted trees: only products whose model is of one need it.
     found = (boosting.library_of(one.class_) for one in product.model.candidates)
     boosted = (library.requirement for library in found if library is not None)
     needed = list(dict.fromkeys(requirement for requirement in boosted if requirement is not None))
+    if step in LOADS_MODELS:
+        needed += _of_models(made_with, needed)
     if _opens_a_database(settings):
         needed.append(_installed("mlflow"))
-    elif step == MODEL:
+    elif step in LOADS_MODELS:
         # Older ones, which runtimes ship, can't log a model without pickle.
         needed.append(_installed("mlflow-skinny"))
-    if step == MODEL:
+    if step in LOADS_MODELS:
         needed.append("matplotlib")  # of the plots; every runtime ships one
         if any(one.search is not None for one in product.model.candidates):
             needed.append(_installed("optuna"))
@@ -90,6 +107,19 @@ def of_step(step: StepName, product: Product, settings: Settings) -> list[str]:
     if step == ONLINE_FEATURES:
         needed += [_installed("sqlalchemy"), *_drivers(settings)]
     return needed
+
+
+def _of_models(made_with: Iterable[str], needed: Iterable[str]) -> list[str]:
+    """The libraries of boosted trees that only models of earlier contracts need.
+
+    The version is the one of this environment or, where that has none, the one a model was made with.
+    """
+    there, found = {_name(requirement) for requirement in needed}, dict[str, str]()
+    for requirement in made_with:
+        library = boosting.library_named(_name(requirement))
+        if library is not None and there.isdisjoint(library.distributions):
+            found[library.name] = library.requirement or requirement
+    return list(found.values())
 
 
 def _drivers(settings: Settings) -> list[str]:

@@ -28,7 +28,9 @@ from ml_platform.engine.databricks.pipes import VolumeContextInjector, VolumeMes
 from ml_platform.engine.databricks.remote_settings import settings_for
 from ml_platform.engine.databricks.workspace import REFUSALS, Workspace, in_words
 from ml_platform.engine.step import PermanentError, StepRequest, StepResult
+from ml_platform.machine_learning.model_history import made_with
 from ml_platform.settings import Settings
+from ml_platform.storage.tables import Tables
 
 _TASK_KEY = "step"
 _ENVIRONMENT = "ml_platform"
@@ -213,7 +215,10 @@ class _RemoteRun:
         entry = jobs.PythonWheelTask(
             package_name=wheels.PACKAGE, entry_point=wheels.ENTRY_POINT, parameters=parameters
         )
-        needed = requirements.of_step(self.task.request.step, self.task.product, self.settings)
+        step, product = self.task.request.step, self.task.product
+        loads = step in requirements.LOADS_MODELS
+        recorded = made_with(Tables.of(self.settings), product) if loads else ()
+        needed = requirements.of_step(step, product, self.settings, recorded)
         libraries = [
             clusters.Library(whl=self.wheel),
             *(clusters.Library(pypi=clusters.PythonPyPiLibrary(package=package)) for package in needed),

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ml_platform.contract.assets import CATALOGUE
+from ml_platform.contract.boosting import Library
 from ml_platform.engine.databricks import requirements
 from ml_platform.settings import Settings
 from ml_platform_tests.conftest import CHECKOUT
@@ -73,6 +74,10 @@ def test_what_stays_here_is_not_asked_for() -> None:
     assert {name for name in asked if name.startswith("dagster")} == {"dagster-pipes"}
 
 
+#: They may have to train a model again.
+LOAD_MODELS = ("model", "predictions", "model_performance", "drift_report")
+
+
 def of(step: Any, product: Any = None, **settings: Any) -> set[str]:
     found = requirements.of_step(step, product or light_shop(), Settings(**{**API, **settings}))
     return {Requirement(each).name for each in found}
@@ -81,8 +86,8 @@ def of(step: Any, product: Any = None, **settings: Any) -> set[str]:
 def test_a_step_brings_along_what_it_alone_needs() -> None:
     brought = {step: of(step, online_store_url="sqlite:///x.db") for step in CATALOGUE}
     assert {step: needed for step, needed in brought.items() if needed} == {
-        "model": {"mlflow-skinny", "matplotlib"},
-        "drift_report": {"evidently"},
+        **{step: {"mlflow-skinny", "matplotlib"} for step in LOAD_MODELS},
+        "drift_report": {"mlflow-skinny", "matplotlib", "evidently"},
         "online_features": {"sqlalchemy"},
     }
 
@@ -150,6 +155,22 @@ def test_every_package_of_a_step_has_one_version_or_any() -> None:
         assert f"lightgbm=={metadata.version('lightgbm')}" in requirements.of_step(step, boosted, settings)
 
 
+def test_the_libraries_of_earlier_models_come_with_the_steps_that_load_them() -> None:
+    pytest.importorskip("lightgbm")
+    recorded = ["lightgbm==4.0.0", "scikit-learn==1.0", "no-such-package==1"]
+    for step in CATALOGUE:
+        found = requirements.of_step(step, shop(), Settings(**API), recorded)
+        assert (f"lightgbm=={metadata.version('lightgbm')}" in found) == (step in LOAD_MODELS)
+        assert not any("no-such" in each or "scikit" in each for each in found)
+    # Once, where the contract needs it too; and as it was, where it isn't installed here.
+    boosted = shop(model__estimator={"class": "lightgbm.LGBMClassifier", "params": {"n_estimators": 5}})
+    found = requirements.of_step("model", boosted, Settings(**API), recorded)
+    assert len([each for each in found if "lightgbm" in each]) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Library, "requirement", None)
+        assert "lightgbm==4.0.0" in requirements.of_step("predictions", shop(), Settings(**API), recorded)
+
+
 def test_a_search_brings_its_library_to_the_step_that_searches_in_the_version_of_here() -> None:
     searched = {
         "class": "sklearn.linear_model.LogisticRegression",
@@ -159,7 +180,7 @@ def test_a_search_brings_its_library_to_the_step_that_searches_in_the_version_of
     assert f"optuna=={metadata.version('optuna')}" in requirements.of_step("model", product, settings)
     for step in CATALOGUE:
         names = {re.split("==", each)[0] for each in requirements.of_step(step, product, settings)}
-        assert ("optuna" in names) == (step == "model")
+        assert ("optuna" in names) == (step in LOAD_MODELS)
         assert "optuna" not in {
             re.split("==", each)[0] for each in requirements.of_step(step, shop(), settings)
         }
