@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from azure.storage.blob import ContainerClient
 from obstore.store import AzureStore
@@ -23,6 +26,7 @@ from ml_platform.data_engineering import buckets, landing, object_store, uploads
 from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules
 from ml_platform.data_engineering.object_store import StoreAwayError, StoreError, landing_of
+from ml_platform.data_engineering.parsing import parse_file
 from ml_platform.engine.passing_errors import is_passing
 from ml_platform.graph import deliveries
 from ml_platform.settings import Settings
@@ -441,3 +445,47 @@ def test_a_folder_stays_a_folder(tmp_path: Path) -> None:
     assert landing_of(Settings(landing=tmp_path), shop()) == tmp_path
     assert landing_of(Settings(landing="/Volumes/a/b/c/landing"), shop()) == Path("/Volumes/a/b/c/landing")
     assert landing_of(Settings(home=tmp_path), shop()) == tmp_path / "landing"
+
+
+def test_parquet_and_json_lines_are_read_from_a_store(
+    in_s3: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = Platform(in_s3.settings(tmp_path / "home"), None)  # type: ignore[arg-type]
+    table = pa.table(
+        {
+            "visit": range(1000),
+            "day": pa.array([DAY] * 1000),
+            "customer": [f"customer {n}" for n in range(1000)],
+            "pages": [1] * 1000,
+        }
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=300, compression="none")
+    in_s3.put(DAY, "a.parquet", sink.getvalue())
+    more = '{"visit": 1000, "day": "2024-01-10", "customer": "ann", "pages": 1}\n'
+    in_s3.put(DAY, "b.jsonl.gz", gzip.compress(more.encode()))
+    (done,) = platform.run("ards", DAY).days
+    assert done.outcome == "written"
+    assert platform.ledger.latest("ards")[DAY].counts["rows"] == 1001
+
+    # A store that dies while a file is read is no damaged file.
+    (delivery,) = landing.scan(
+        shop(),
+        landing_of(platform.settings, shop()),
+        [DAY],
+        FileRules.of(platform.settings, shop()),
+    ).values()
+    read, asked = object_store._Reader.readinto, 0
+
+    def dying(self: Any, buffer: Any) -> int:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise StoreAwayError("the store doesn't answer")
+        return read(self, buffer)
+
+    monkeypatch.setattr(object_store, "_READ_BYTES", 512)
+    monkeypatch.setattr(object_store._Reader, "readinto", dying)
+    with pytest.raises(StoreAwayError):
+        list(parse_file(delivery.files[0], shop()))
+    assert asked > 1
