@@ -34,6 +34,8 @@ Option = Literal["force", "rescore", "as_of"]
 
 LANDING = "landing"
 ARDS, QUARANTINE, MRDS, PREDICTIONS = "ards", "quarantine", "mrds", "predictions"
+#: States of rows that a later delivery has changed, and what models learn from instead.
+ARDS_VERSIONS, MRDS_SERVED = "ards_versions", "mrds_served"
 ONLINE_FEATURES = "online_features"
 MODEL = "model"
 MODEL_PERFORMANCE = "model_performance"
@@ -320,6 +322,11 @@ _ROWS: tuple[Asset, ...] = (
                 key=lambda product: product.source.key,
             ),
             Table(QUARANTINE),
+            Table(
+                ARDS_VERSIONS,
+                "ml_platform.data_engineering.row_versions:ards_schema",
+                key=lambda product: (*product.source.key, "known_from"),
+            ),
         ),
         columns=_ards_columns,
     ),
@@ -342,7 +349,14 @@ _ROWS: tuple[Asset, ...] = (
         sections=_SOURCE_TO_FEATURES,
         kinds=frozenset({"spark", "deltalake"}),
         checks=(DATA_QUALITY,),
-        tables=(Table(MRDS, "ml_platform.data_engineering.aggregation:schema"),),
+        tables=(
+            Table(MRDS, "ml_platform.data_engineering.aggregation:schema"),
+            Table(
+                MRDS_SERVED,
+                "ml_platform.data_engineering.row_versions:served_schema",
+                key=lambda product: (*product.entity, "known_from"),
+            ),
+        ),
         columns=_mrds_columns,
     ),
     Asset(

@@ -138,6 +138,10 @@ class Model(Section):
     estimators: tuple[Estimator, ...] = Field(
         default=(), max_length=MAXIMUM_ESTIMATORS, description="instead of one; the best of them is taken"
     )
+    learns_from: Literal["served", "corrected"] = Field(
+        default="served",
+        description="rows as they were when they were scored, or as later deliveries have corrected them",
+    )
     training_months: Months = Field(default=24, ge=1)
     holdout: Holdout | Literal["auto"] = Field(
         default="auto", description="what models are compared on; auto: time where entities are few"

@@ -9,15 +9,17 @@ can't be used goes to the quarantine; nothing is dropped. How records that are t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
+from ml_platform.contract.assets import ARDS_VERSIONS
 from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import ards_in_tasks
 from ml_platform.data_engineering.ards_by_spark import Delivered
+from ml_platform.data_engineering.ards_in_tasks import Places
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting, Statistics
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import (
@@ -27,8 +29,8 @@ from ml_platform.data_engineering.resolution import (
     quarantine_schema,
     rows_schema,
 )
+from ml_platform.data_engineering.row_versions import DayHistory, History, ards_schema
 from ml_platform.spark.tasks import Session
-from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import EMPTY
 from ml_platform.storage.tables import Tables
 
@@ -44,7 +46,8 @@ class ArdsDay:
     """The result of one day's delivery.
 
     ``delivered`` = ``rows`` + ``superseded`` + ``labels_applied`` + ``labels_not_yet`` + ``quarantined``,
-    always.
+    always. ``history`` is what the day held before later files changed it, if any did; ``of_files`` are the
+    records of each file that were delivered and that can't be used.
     """
 
     refusal: Refusal | None = None
@@ -58,6 +61,8 @@ class ArdsDay:
     fingerprint: str = EMPTY
     delta_version: int | None = None
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    history: DayHistory | None = None
+    of_files: Mapping[int, Account] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -111,14 +116,16 @@ def write(
         statistics=statistics,
         has_positives=product.task.has_positives,
     )
-    rows_in, quarantine_in = (tables.day_files(product.name, table) for table in (ARDS, QUARANTINE))
-    if rows_in and quarantine_in:
-        places = (rows_in, quarantine_in)
+    if places := Places.of(product, tables):
         done = _write_in_tasks(session, product, tables, deliveries, places, counting, run_id, changed)
     else:
         done = _write_by_spark(session, product, tables, deliveries, counting, run_id, changed)
     return {day: ArdsDay(refusal=why) for day, why in done.refusals.items()} | {
-        day: _day(account, counting.of_parts(done.parts[day]), done.version)
+        day: replace(
+            _day(account, counting.of_parts(done.parts[day]), done.version),
+            history=DayHistory.of(done.histories[day], counting),
+            of_files=done.of_files[day],
+        )
         for day, account in done.accounts.items()
     }
 
@@ -130,6 +137,8 @@ class _Done:
     accounts: Mapping[date, Account]
     refusals: Mapping[date, Refusal]
     parts: Mapping[date, Sequence[CountedPart]] = field(default_factory=dict)
+    histories: Mapping[date, Sequence[History]] = field(default_factory=dict)
+    of_files: Mapping[date, Mapping[int, Account]] = field(default_factory=dict)
     version: int | None = None
 
 
@@ -138,12 +147,12 @@ def _write_in_tasks(
     product: Product,
     tables: Tables,
     deliveries: Sequence[Delivery],
-    places: tuple[DayFiles, DayFiles],
+    places: Places,
     counting: Counting,
     run_id: str,
     changed: Changed,
 ) -> _Done:
-    written = ards_in_tasks.write(session, product, deliveries, *places, counting)
+    written = ards_in_tasks.write(session, product, deliveries, places, counting)
     for day in changed(list(written)):
         del written[day]
     refusals = {day: found.refusal for day, found in written.items() if found.refusal is not None}
@@ -156,9 +165,20 @@ def _write_in_tasks(
         if any(unfit.values()) or tables.has_days(product.name, QUARANTINE, days):
             schema = quarantine_schema()
             tables.replace_days_by(product.name, QUARANTINE, schema, unfit, days, run_id=run_id)
+        versions = {day: written[day].versions for day in days}
+        if any(versions.values()) or tables.has_days(product.name, ARDS_VERSIONS, days):
+            schema = ards_schema(product)
+            tables.replace_days_by(product.name, ARDS_VERSIONS, schema, versions, days, run_id=run_id)
         rows, schema = {day: written[day].rows for day in days}, rows_schema(product)
         version = tables.replace_days_by(product.name, ARDS, schema, rows, days, run_id=run_id)
-    return _Done(accounts, refusals, {day: written[day].parts for day in days}, version)
+    return _Done(
+        accounts,
+        refusals,
+        {day: written[day].parts for day in days},
+        {day: written[day].histories for day in days},
+        {day: written[day].of_files for day in days},
+        version,
+    )
 
 
 def _write_by_spark(
@@ -185,12 +205,22 @@ def _write_by_spark(
         if unfit or tables.has_days(product.name, QUARANTINE, days):
             quarantine = delivered.quarantine({day: facts[day] for day in days})
             tables.replace_days(spark, product.name, QUARANTINE, quarantine, days, run_id=run_id)
+        if any(facts[day].versions for day in days) or tables.has_days(product.name, ARDS_VERSIONS, days):
+            versions = delivered.versions([day for day in days if facts[day].versions])
+            tables.replace_days(spark, product.name, ARDS_VERSIONS, versions, days, run_id=run_id)
         rows = delivered.rows(days)
         version = tables.replace_days(spark, product.name, ARDS, rows, days, run_id=run_id)
     # The files were read once more when their rows were written.
     other = set(changed(days))
     accounts = {day: accounts[day] for day in days if day not in other}
-    return _Done(accounts, refusals, {day: facts[day].parts for day in accounts}, version)
+    return _Done(
+        accounts,
+        refusals,
+        {day: facts[day].parts for day in accounts},
+        {day: facts[day].histories for day in accounts},
+        {day: facts[day].of_files for day in accounts},
+        version,
+    )
 
 
 def _day(account: Account, counted: Counted, version: int | None) -> ArdsDay:

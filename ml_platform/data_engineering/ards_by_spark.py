@@ -20,14 +20,21 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import buckets, resolution
+from ml_platform.data_engineering import buckets, resolution, row_versions
 from ml_platform.data_engineering.day_statistics import CountedPart, Counting
 from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.delivery_parts import bucket_count, divided
 from ml_platform.data_engineering.files import UnreadableFile
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.reading import Reading, located
-from ml_platform.data_engineering.resolution import Account, Refusal, quarantine_schema, rows_schema
+from ml_platform.data_engineering.resolution import (
+    Account,
+    Refusal,
+    accounts_together,
+    quarantine_schema,
+    rows_schema,
+)
+from ml_platform.data_engineering.row_versions import History, Timeline
 from ml_platform.spark.tasks import numbers, spare_next_task
 
 _DAY, _BUCKET, _FACTS = "_day", "_bucket", "_facts"
@@ -40,16 +47,23 @@ _PLACES = ("_file_number", "_record")
 class Facts:
     """What is known of a day, or a part of it: as it was read, or as it was resolved.
 
-    Why it can't be read, or else its account and its counted parts; ``orphans`` are its labels without a row,
-    which the account has among what can't be used.
+    Why it can't be read, or else its account and its counted parts, with what each had been before;
+    ``orphans`` are its labels without a row, which the account has among what can't be used.
     """
 
     day: date
     refusal: Refusal | None = None
     account: Account = field(default_factory=Account)
     parts: list[CountedPart] = field(default_factory=list)
+    histories: list[History] = field(default_factory=list)
+    of_files: dict[int, Account] = field(default_factory=dict)
     orphans: int = 0
     source: int = 0
+
+    @property
+    def versions(self) -> int:
+        """How many states there are of rows that have had several."""
+        return sum(history.content.rows for history in self.histories)
 
 
 _PLAIN = TypeAdapter(Facts)
@@ -74,13 +88,19 @@ class Delivered:
         def of_day(delivery: Delivery) -> Iterator[pa.Table]:
             yield _as_table(_facts(product, delivery, counting))
 
+        timelines = self._timelines
+
         def of_bucket(day: date, entries: pa.Table) -> pa.Table:
             facts = entries.filter(pc.equal(entries["_kind"], _KIND_OF_FACTS)).select([_FACTS])
             entries = entries.filter(pc.not_equal(entries["_kind"], _KIND_OF_FACTS))
             resolved = resolution.resolve(product, day, entries)
             account = Account(labels_applied=resolved.labels_applied, quarantined=len(resolved.orphans))
             parts = [counting.of_part(resolved.rows)]
-            found = Facts(day, account=account, parts=parts, orphans=len(resolved.orphans))
+            versions = row_versions.ards_versions(product, day, entries, timelines[day])
+            histories = [History.of(product, resolved.rows, versions, timelines[day], counting)]
+            found = Facts(
+                day, account=account, parts=parts, histories=histories, orphans=len(resolved.orphans)
+            )
             return pa.concat_tables([facts, _as_table(found)])
 
         parts: dict[date, list[Facts]] = {}
@@ -101,6 +121,19 @@ class Delivered:
             return resolution.resolve(product, day, entries).rows
 
         return self._made(of_day, of_bucket, rows_schema(product), days)
+
+    def versions(self, days: Sequence[date]) -> DataFrame:
+        """All states of the rows of some days that have had several."""
+        product, timelines = self._product, self._timelines
+
+        def of_day(delivery: Delivery) -> Iterator[pa.Table]:
+            _, entries = _read_again(product, delivery)
+            yield row_versions.ards_versions(product, delivery.day, entries, timelines[delivery.day])
+
+        def of_bucket(day: date, entries: pa.Table) -> pa.Table:
+            return row_versions.ards_versions(product, day, entries, timelines[day])
+
+        return self._made(of_day, of_bucket, row_versions.ards_schema(product), days)
 
     def quarantine(self, facts: Mapping[date, Facts]) -> DataFrame:
         """The records of some days that can't be used."""
@@ -146,6 +179,10 @@ class Delivered:
             by_file = self._of_buckets(of_bucket, places, large).groupBy(_DAY, "_file_number")
             found.append(by_file.applyInArrow(locate, from_arrow_schema(schema)))
         return reduce(DataFrame.unionByName, found)
+
+    @property
+    def _timelines(self) -> dict[date, Timeline]:
+        return {delivery.day: Timeline.of(delivery.files) for delivery in (*self._whole, *self._large)}
 
     @property
     def _days(self) -> list[date]:
@@ -207,7 +244,9 @@ class Delivered:
             if not is_first:
                 _require_unchanged(reading)
                 return
-            found = Facts(source.day, reading.refusal, reading.account, source=number)
+            found = Facts(
+                source.day, reading.refusal, reading.account, of_files=reading.of_files, source=number
+            )
             facts = {_FACTS: _as_table(found)[_FACTS], "_kind": _KIND_OF_FACTS, _DAY: source.day, _BUCKET: 0}
             yield resolution.table(keyed, facts)
 
@@ -277,7 +316,18 @@ def _facts(product: Product, delivery: Delivery, counting: Counting) -> Facts:
         return Facts(delivery.day, Refusal.of(error.kind, str(error)))
     labels = Account(labels_applied=resolved.labels_applied, quarantined=len(resolved.orphans))
     parts = [counting.of_part(resolved.rows, is_whole=True)]
-    return Facts(delivery.day, None, reading.account + labels, parts, len(resolved.orphans))
+    timeline = Timeline.of(delivery.files)
+    versions = row_versions.ards_versions(product, delivery.day, entries, timeline)
+    history = History.of(product, resolved.rows, versions, timeline, counting, is_whole=True)
+    return Facts(
+        delivery.day,
+        None,
+        reading.account + labels,
+        parts,
+        [history],
+        reading.of_files,
+        len(resolved.orphans),
+    )
 
 
 def _together(parts: Sequence[Facts]) -> Facts:
@@ -289,6 +339,8 @@ def _together(parts: Sequence[Facts]) -> Facts:
         day=day,
         account=sum((part.account for part in parts), Account()),
         parts=[counted for part in parts for counted in part.parts],
+        histories=[history for part in parts for history in part.histories],
+        of_files=accounts_together(part.of_files for part in parts),
         orphans=sum(part.orphans for part in parts),
     )
 

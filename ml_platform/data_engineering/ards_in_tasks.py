@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ml_platform.contract.assets import ARDS, ARDS_VERSIONS, QUARANTINE
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import buckets, resolution
+from ml_platform.data_engineering import buckets, resolution, row_versions
 from ml_platform.data_engineering.buckets import BucketFiles, Scattered
 from ml_platform.data_engineering.day_statistics import CountedPart, Counting
 from ml_platform.data_engineering.delivery_file import DeliveryFile
@@ -23,16 +24,39 @@ from ml_platform.data_engineering.delivery_parts import bucket_count, divided, l
 from ml_platform.data_engineering.files import UnreadableFile
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.reading import Reading, located
-from ml_platform.data_engineering.resolution import Account, Refusal, quarantine_schema
+from ml_platform.data_engineering.resolution import (
+    Account,
+    Refusal,
+    accounts_together,
+    quarantine_schema,
+)
+from ml_platform.data_engineering.row_versions import History, Timeline
 from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks
 from ml_platform.storage.day_files import DayFile, DayFiles, held
+from ml_platform.storage.tables import Tables
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders of the tables: of the rows, of what can't be used, and of the states that rows had."""
+
+    rows: DayFiles
+    quarantine: DayFiles
+    versions: DayFiles
+
+    @classmethod
+    def of(cls, product: Product, tables: Tables) -> Places | None:
+        """Those of a product's tables; None where tasks can't write them."""
+        found = [tables.day_files(product.name, table) for table in (ARDS, QUARANTINE, ARDS_VERSIONS)]
+        return cls(*[place for place in found if place]) if all(found) else None
 
 
 @dataclass(frozen=True)
 class WrittenDay:
     """What a day has become: why it can't be read, or else its account, and the files of its records.
 
-    Also that of a part of it. ``is_too_large``: the day is larger than it seemed, and nothing was done.
+    Also that of a part of it. ``versions`` are the files of rows that had several states, ``histories`` what
+    was counted of these. ``is_too_large``: the day is larger than it seemed, and nothing was done.
     """
 
     refusal: Refusal | None = None
@@ -40,6 +64,9 @@ class WrittenDay:
     parts: list[CountedPart] = field(default_factory=list)
     rows: list[DayFile] = field(default_factory=list)
     quarantine: list[DayFile] = field(default_factory=list)
+    versions: list[DayFile] = field(default_factory=list)
+    histories: list[History] = field(default_factory=list)
+    of_files: dict[int, Account] = field(default_factory=dict)
     is_too_large: bool = False
 
 
@@ -47,14 +74,13 @@ def write(
     session: Session,
     product: Product,
     deliveries: Sequence[Delivery],
-    rows_in: DayFiles,
-    quarantine_in: DayFiles,
+    places: Places,
     counting: Counting,
 ) -> dict[date, WrittenDay]:
     """Resolve these days in tasks that write their files and count; nothing is committed yet."""
     by_day = {delivery.day: delivery for delivery in deliveries}
     whole = [day for day, delivery in by_day.items() if bucket_count(delivery) == 1]
-    writer = _Writer(product, rows_in, quarantine_in, counting)
+    writer = _Writer(product, places, counting)
     at_most = buckets.HELD_BYTES
 
     def write_all(days: Sequence[date]) -> Iterator[tuple[date, WrittenDay]]:
@@ -74,8 +100,7 @@ class _Writer:
     """What tasks do with the records that they hold. It travels to them."""
 
     product: Product
-    rows_in: DayFiles
-    quarantine_in: DayFiles
+    places: Places
     counting: Counting
 
     def whole_day(self, delivery: Delivery, at_most: int) -> WrittenDay:
@@ -92,22 +117,38 @@ class _Writer:
         except UnreadableFile as error:
             return WrittenDay(refusal=Refusal.of(error.kind, str(error)))
         unusable = pa.concat_tables([pa.Table.from_batches(reading.bad, quarantine_schema()), *orphans])
+        versions, histories = self._history(delivery, entries, resolved.rows, is_whole=True)
         return WrittenDay(
             account=reading.account + _of_labels(resolved),
+            of_files=dict(reading.of_files),
             parts=[self.counting.of_part(resolved.rows, is_whole=True)],
-            rows=self.rows_in.write(delivery.day, resolved.rows),
-            quarantine=self.quarantine_in.write(delivery.day, unusable),
+            rows=self.places.rows.write(delivery.day, resolved.rows),
+            quarantine=self.places.quarantine.write(delivery.day, unusable),
+            versions=versions,
+            histories=histories,
         )
 
-    def bucket(self, day: date, entries: pa.Table) -> tuple[WrittenDay, pa.Table]:
+    def bucket(self, delivery: Delivery, entries: pa.Table) -> tuple[WrittenDay, pa.Table]:
         """Resolve and write the records of a bucket, but for the labels without a row."""
-        resolved = resolution.resolve(self.product, day, entries)
+        resolved = resolution.resolve(self.product, delivery.day, entries)
+        versions, histories = self._history(delivery, entries, resolved.rows)
         written = WrittenDay(
             account=_of_labels(resolved),
             parts=[self.counting.of_part(resolved.rows)],
-            rows=self.rows_in.write(day, resolved.rows),
+            rows=self.places.rows.write(delivery.day, resolved.rows),
+            versions=versions,
+            histories=histories,
         )
         return written, resolved.orphans
+
+    def _history(
+        self, delivery: Delivery, entries: pa.Table, rows: pa.Table, *, is_whole: bool = False
+    ) -> tuple[list[DayFile], list[History]]:
+        """The states of the rows that have had several, written, and what was known of the rows before."""
+        timeline = Timeline.of(delivery.files)
+        versions = row_versions.ards_versions(self.product, delivery.day, entries, timeline)
+        history = History.of(self.product, rows, versions, timeline, self.counting, is_whole=is_whole)
+        return self.places.versions.write(delivery.day, versions), [history]
 
 
 def _of_labels(resolved: resolution.Resolved) -> Account:
@@ -143,7 +184,7 @@ class _InBuckets:
         product, delivery = self.writer.product, self.delivery
         of_files = divided(self.session, product, delivery.files, buckets.PIECE_BYTES)
         sources = [part for parts in of_files for part in parts]
-        with BucketFiles.beside(self.writer.rows_in, bucket_count(delivery)) as files:
+        with BucketFiles.beside(self.writer.places.rows, bucket_count(delivery)) as files:
             read = self._scatter(files, sources)
             if refused := next((part.written for part in read if part.written.refusal), None):
                 return refused
@@ -168,7 +209,7 @@ class _InBuckets:
             def quarantine(at_least: int) -> None:
                 if sum(batch.nbytes for batch in reading.bad) >= at_least:
                     unusable = pa.Table.from_batches(reading.bad, quarantine_schema())
-                    quarantined.extend(writer.quarantine_in.write(day, unusable))
+                    quarantined.extend(writer.places.quarantine.write(day, unusable))
                     reading.bad.clear()
 
             def tables() -> Iterator[tuple[pa.Table, buckets.Numbers]]:
@@ -182,14 +223,20 @@ class _InBuckets:
             scattered = files.scatter(tables())
             quarantine(0)
             return _Scattering(
-                WrittenDay(reading.refusal, reading.account, quarantine=quarantined), scattered
+                WrittenDay(
+                    reading.refusal,
+                    reading.account,
+                    quarantine=quarantined,
+                    of_files=dict(reading.of_files),
+                ),
+                scattered,
             )
 
         return each_in_a_task(self.session, len(sources), scatter, _Scattering)
 
     def _resolve(self, files: BucketFiles, scattered: Sequence[Scattered]) -> list[_Bucket]:
         """Resolve and write the records of each bucket."""
-        writer, day, at_most = self.writer, self.delivery.day, buckets.HELD_BYTES
+        writer, delivery, at_most = self.writer, self.delivery, buckets.HELD_BYTES
         keys, schema = resolution.keys(writer.product), resolution.entry_schema(writer.product)
         paths = [path for part in scattered for path in part.files]
         shares = buckets.shares(scattered, at_most)
@@ -198,7 +245,7 @@ class _InBuckets:
             entries, is_all = held(files.gather(paths, shares[number], keys), schema, at_most)
             if not is_all:
                 return _Bucket(WrittenDay(refusal=Refusal(_TOO_MANY, may_pass=False)))
-            written, orphans = writer.bucket(day, entries)
+            written, orphans = writer.bucket(delivery, entries)
             if not len(orphans):
                 return _Bucket(written)
             path = str(Path(files.folder, f"{uuid.uuid4()}.orphans"))
@@ -218,7 +265,7 @@ class _InBuckets:
             quarantined: list[DayFile] = []
             try:
                 for found in located(writer.product, chosen[number], pa.concat_tables(tables)):
-                    quarantined += writer.quarantine_in.write(day, found)
+                    quarantined += writer.places.quarantine.write(day, found)
             except UnreadableFile as error:
                 return WrittenDay(refusal=Refusal.of(error.kind, str(error)))
             return WrittenDay(quarantine=quarantined)
@@ -239,4 +286,7 @@ def _together(parts: Sequence[WrittenDay]) -> WrittenDay:
         parts=[counted for part in parts for counted in part.parts],
         rows=[file for part in parts for file in part.rows],
         quarantine=[file for part in parts for file in part.quarantine],
+        versions=[file for part in parts for file in part.versions],
+        histories=[history for part in parts for history in part.histories],
+        of_files=accounts_together(part.of_files for part in parts),
     )

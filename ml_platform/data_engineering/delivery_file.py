@@ -13,13 +13,16 @@ from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.files import FileRules
 from ml_platform.data_engineering.formats import Format, format_of
 
+#: The kind of a row in a file that was replaced: it counts only as of mornings before that.
+EARLIER_ROW = "earlier_row"
+
 
 @dataclass(frozen=True)
 class DeliveryFile:
     """One file of a day's delivery; ``number`` is its place in the order in which they count.
 
     Of two files the one that is known later counts, and of those known on one morning the one whose name
-    comes later. ``known_on`` is the morning since which its labels are known.
+    comes later. ``known_on`` is the morning since which its labels are known, ``rows_on`` that of its rows.
 
     ``header`` has the names as they stand in the file, of JSON lines in its first lines;
     :func:`.headers.resolve` says what they mean.
@@ -37,6 +40,13 @@ class DeliveryFile:
     likely_bytes: int = 0
     rules: FileRules = field(default_factory=FileRules)
     replaced: bool = False  # a later file of the day has come to replace what was delivered before it
+    replaces: bool = False  # it has come to replace what was delivered before it
+    rows_on: date | None = None
+
+    @property
+    def rows_known_on(self) -> date:
+        """The morning since which its rows are known; that of its labels unless it is said."""
+        return self.rows_on or self.known_on
 
     @property
     def format(self) -> Format:

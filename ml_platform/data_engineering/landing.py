@@ -452,9 +452,10 @@ def _delivery(
         key=lambda file: file.order,
     )
     try:
-        replacing = replacements.replacing([file.path for file in looked_at], folder.manifests)
+        all_replacing = replacements.replacing([file.path for file in looked_at], folder.manifests)
     except ManifestError as error:
         return Delivery(day, (), facts, shown(str(error)))
+    replacing = all_replacing[-1] if all_replacing else -1
     if problem := _replaced_otherwise(looked_at, replacing):
         return Delivery(day, (), facts, problem)
     found = []
@@ -487,6 +488,8 @@ def _delivery(
                 likely_bytes=file.likely_bytes,
                 rules=rules,
                 replaced=number < replacing,
+                replaces=number in all_replacing,
+                rows_on=file.known.rows,
             )
         )
     return Delivery(

@@ -7,23 +7,27 @@ business, of a day or of a bucket of it; here the days are brought there, and wr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from ml_platform.contract.assets import ARDS_VERSIONS, MRDS_SERVED
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import aggregation, buckets
+from ml_platform.data_engineering import aggregation, buckets, row_versions
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.ards import ARDS
-from ml_platform.data_engineering.buckets import BucketFiles
+from ml_platform.data_engineering.buckets import BucketFiles, Scattered
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting, Statistics
+from ml_platform.data_engineering.row_versions import KNOWN_FROM, KNOWN_TO, Morning
 from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks, spare_next_task
 from ml_platform.storage.day_files import DayFile, DayFiles, held
+from ml_platform.storage.fingerprints import ContentSums
 from ml_platform.storage.tables import Tables, column, on_days
 
 MRDS = "mrds"
@@ -36,11 +40,13 @@ class MrdsDay:
     """One day of the MRDS: what it holds and the version of the table that has it, or why it is refused.
 
     Its ``features_fingerprint`` leaves the label out: scoring and publishing don't change when labels come.
+    ``served`` is what there is in ``mrds_served``.
     """
 
     counted: Counted
     delta_version: int | None
     refusal: str | None = None
+    served: Counted = field(default_factory=Counted)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -65,36 +71,52 @@ def write(
     *,
     run_id: str,
     statistics: Statistics | None = None,
+    histories: Mapping[date, Sequence[Morning]] | None = None,
 ) -> dict[date, MrdsDay]:
-    """Write the MRDS of ``days`` from the ARDS, in one commit.
+    """Write the MRDS of ``days`` from the ARDS, and what was served of days with versions, in a commit each.
 
     A day with a sum that its type doesn't hold, or with an entity that no task can hold, comes back with a
-    ``refusal``, and what the table held of it stays.
+    ``refusal``, and what the tables held of it stays.
+
+    Args:
+        histories: the days with versions in ``ards_versions``, with the mornings on which rows of them came.
     """
+    histories = {day: mornings for day, mornings in (histories or {}).items() if day in days}
     counting = Counting(
         product.label, columns(product), feature_columns(product), statistics, product.task.has_positives
     )
-    source, place = (tables.day_files(product.name, table) for table in (ARDS, MRDS))
-    if source and place:
-        done = _InTasks(session, product, source, tables.version(product.name, ARDS), place, counting).write(
-            days
-        )
+    served: dict[date, Counted] = {}
+    if places := _Places.of(product, tables, with_versions=bool(histories)):
+        done = _InTasks(session, product, places, histories, counting).write(days)
         refusals = {day: found.refusal for day, found in done.items() if found.refusal}
         counted = {day: counting.of_parts(found.parts) for day, found in done.items()}
         written = [day for day in days if day not in refusals]
         files = {day: done[day].files for day in written if day in done}
+        names = row_versions.served_schema(product).names
+        sums = {day: sum(found.served_parts, ContentSums()) for day, found in done.items()}
+        served = {
+            day: Counted(found.rows, fingerprint=found.fingerprint(names)) for day, found in sums.items()
+        }
         version = -1
         if written:
-            schema = aggregation.schema(product)
-            version = tables.replace_days_by(product.name, MRDS, schema, files, written, run_id=run_id)
+            with tables.hold(product.name, MRDS, written):
+                as_served = {day: done[day].served for day in written if day in done}
+                if any(as_served.values()) or tables.has_days(product.name, MRDS_SERVED, written):
+                    schema = row_versions.served_schema(product)
+                    tables.replace_days_by(
+                        product.name, MRDS_SERVED, schema, as_served, written, run_id=run_id
+                    )
+                schema = aggregation.schema(product)
+                version = tables.replace_days_by(product.name, MRDS, schema, files, written, run_id=run_id)
     else:
-        by_spark = _BySpark(session(), product, tables, counting)
+        by_spark = _BySpark(session(), product, tables, counting, histories)
         version, refusals = by_spark.write(days, run_id)
         counted = by_spark.count([day for day in days if day not in refusals])
+        served = by_spark.count_served([day for day in histories if day not in refusals])
     return {
         day: MrdsDay(Counted(), None, refusals[day])
         if day in refusals
-        else MrdsDay(counted.get(day) or counting.of_parts([]), version)
+        else MrdsDay(counted.get(day) or counting.of_parts([]), version, served=served.get(day, Counted()))
         for day in days
     }
 
@@ -112,9 +134,37 @@ class _Aggregated:
 
     parts: list[CountedPart] = field(default_factory=list)
     files: list[DayFile] = field(default_factory=list)
+    served: list[DayFile] = field(default_factory=list)
+    served_parts: list[ContentSums] = field(default_factory=list)
     refusal: str | None = None
     place: int = -1
     is_too_large: bool = False
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The folders of the tables, and the versions of those that are read.
+
+    ``states`` are those of rows of the ARDS that have had several; None if no day has any.
+    """
+
+    rows: DayFiles
+    rows_version: int
+    states: DayFiles | None
+    states_version: int
+    mrds: DayFiles
+    served: DayFiles
+
+    @classmethod
+    def of(cls, product: Product, tables: Tables, *, with_versions: bool) -> _Places | None:
+        """Those of a product's tables; None where tasks can't write them."""
+        name = product.name
+        rows, mrds, served = (tables.day_files(name, table) for table in (ARDS, MRDS, MRDS_SERVED))
+        if rows is None or mrds is None or served is None:
+            return None
+        states = tables.day_files(name, ARDS_VERSIONS) if with_versions else None
+        states_version = tables.version(name, ARDS_VERSIONS) if with_versions else -1
+        return cls(rows, tables.version(name, ARDS), states, states_version, mrds, served)
 
 
 @dataclass(frozen=True)
@@ -123,14 +173,13 @@ class _InTasks:
 
     session: Session
     product: Product
-    source: DayFiles
-    version: int
-    place: DayFiles
+    places: _Places
+    histories: Mapping[date, Sequence[Morning]]
     counting: Counting
 
     def write(self, days: Sequence[date]) -> dict[date, _Aggregated]:
         """One result a day with rows."""
-        sizes = self.source.sizes(self.version)
+        sizes = self.places.rows.sizes(self.places.rows_version)
         width = len(aggregation.columns(self.product))
         counts = {day: buckets.number_of(buckets.csv_bytes(sizes[day], width)) for day in days}
         small = [day for day in days if counts[day] == 1]
@@ -143,42 +192,79 @@ class _InTasks:
 
     def _whole(self, days: Sequence[date], *, here: bool) -> dict[date, _Aggregated]:
         """Days of one bucket, each in one task, as far as they are as small as they seem."""
-        source, version, at_most, write = self.source, self.version, buckets.HELD_BYTES, self._writer()
-        names = aggregation.columns(self.product)
+        places, at_most, write = self.places, buckets.HELD_BYTES, self._writer()
+        names, versions = aggregation.columns(self.product), self._versions()
 
         def write_all(chosen: Sequence[date]) -> Iterator[tuple[date, _Aggregated]]:
-            for day, rows, is_all in source.read_at_most(version, chosen, names, at_most):
-                yield day, write(day, rows, is_whole=True) if is_all else _Aggregated(is_too_large=True)
+            for day, rows, is_all in places.rows.read_at_most(places.rows_version, chosen, names, at_most):
+                states, fits = versions(day, at_most)
+                if is_all and fits:
+                    yield day, write(day, rows, states, is_whole=True)
+                else:
+                    yield day, _Aggregated(is_too_large=True)
 
         return in_tasks(self.session, days, write_all, _Aggregated, here=here)
 
     def _in_buckets(self, day: date, count: int) -> _Aggregated:
         """A day that no task can hold: its rows are brought together by entity, bucket by bucket."""
-        product, source, version, write = self.product, self.source, self.version, self._writer()
+        product, places, write = self.product, self.places, self._writer()
         names, keys = aggregation.columns(product), _keys(product)
+        with_states = [*names, KNOWN_FROM, KNOWN_TO]
         at_most = buckets.HELD_BYTES
-        with BucketFiles.beside(self.place, count) as files:
-            scattered = buckets.scatter_day(self.session, files, source, version, day, names, keys)
-            shares = buckets.shares(scattered, at_most)
-            paths = [path for piece in scattered for path in piece.files]
+        with BucketFiles.beside(places.mrds, count) as files:
+            of_rows = buckets.scatter_day(
+                self.session, files, places.rows, places.rows_version, day, names, keys
+            )
+            of_states: list[Scattered] = []
+            if places.states is not None and day in self.histories:
+                of_states = buckets.scatter_day(
+                    self.session, files, places.states, places.states_version, day, with_states, keys
+                )
+            shares = buckets.shares([*of_rows, *of_states], at_most)
+            paths, state_paths = (
+                [path for piece in pieces for path in piece.files] for pieces in (of_rows, of_states)
+            )
+            is_corrected = bool(of_states)
 
             def aggregate(number: int) -> _Aggregated:
                 rows, is_all = held(files.gather(paths, shares[number], keys), None, at_most)
+                states = list(files.gather(state_paths, shares[number], keys))
                 if is_all:
-                    return write(day, rows)
+                    return write(day, rows, pa.Table.from_batches(states) if is_corrected else None)
                 return _refused(aggregation.too_many_rows(product, *aggregation.largest(product, day, rows)))
 
             return _together(each_in_a_task(self.session, len(shares), aggregate, _Aggregated))
 
-    def _writer(self) -> Callable[..., _Aggregated]:
-        product, place, counting = self.product, self.place, self.counting
+    def _versions(self) -> Callable[[date, int], tuple[pa.Table | None, bool]]:
+        """What reads the states of a day's rows that have had several, and says whether these are all."""
+        places, corrected = self.places, frozenset(self.histories)
+        names = [*aggregation.columns(self.product), KNOWN_FROM, KNOWN_TO]
 
-        def write(day: date, rows: pa.Table, *, is_whole: bool = False) -> _Aggregated:
+        def read(day: date, at_most: int) -> tuple[pa.Table | None, bool]:
+            if places.states is None or day not in corrected:
+                return None, True
+            found = places.states.read_at_most(places.states_version, [day], names, at_most)
+            return next(((rows, is_all) for _, rows, is_all in found), (None, True))
+
+        return read
+
+    def _writer(self) -> Callable[..., _Aggregated]:
+        product, places, counting, histories = self.product, self.places, self.counting, dict(self.histories)
+        names = row_versions.served_schema(product).names
+
+        def write(
+            day: date, rows: pa.Table, states: pa.Table | None, *, is_whole: bool = False
+        ) -> _Aggregated:
             try:
                 done = aggregation.aggregate(product, day, rows)
             except TooLargeError as error:
                 return _refused(error)
-            return _Aggregated([counting.of_part(done, is_whole=is_whole)], place.write(day, done))
+            made = _Aggregated([counting.of_part(done, is_whole=is_whole)], places.mrds.write(day, done))
+            if states is None:
+                return made
+            served = row_versions.served(product, day, rows, states, histories[day])
+            content = ContentSums.of(served, names)
+            return replace(made, served=places.served.write(day, served), served_parts=[content])
 
         return write
 
@@ -199,6 +285,8 @@ def _together(shares: Sequence[_Aggregated]) -> _Aggregated:
     return _Aggregated(
         parts=[part for share in shares for part in share.parts],
         files=[file for share in shares for file in share.files],
+        served=[file for share in shares for file in share.served],
+        served_parts=[part for share in shares for part in share.served_parts],
     )
 
 
@@ -213,6 +301,7 @@ class _BySpark:
     product: Product
     tables: Tables
     counting: Counting
+    histories: Mapping[date, Sequence[Morning]]
 
     def write(self, days: Sequence[date], run_id: str) -> tuple[int, dict[date, str]]:
         """Write the days in one commit; its version, and why days are refused instead."""
@@ -223,8 +312,14 @@ class _BySpark:
             chosen = [day for day in days if day not in refusals]
             if not chosen:
                 return -1
+            tables, name = self.tables, self.product.name
             rows = self._aggregated(chosen, counts)
-            return self.tables.replace_days(self.spark, self.product.name, MRDS, rows, chosen, run_id=run_id)
+            with tables.hold(name, MRDS, chosen):
+                corrected = [day for day in chosen if day in self.histories]
+                if corrected or tables.has_days(name, MRDS_SERVED, chosen):
+                    served = self._served(corrected, counts)
+                    tables.replace_days(self.spark, name, MRDS_SERVED, served, chosen, run_id=run_id)
+                return tables.replace_days(self.spark, name, MRDS, rows, chosen, run_id=run_id)
 
         try:
             return write(), refusals
@@ -238,6 +333,38 @@ class _BySpark:
         """What the table holds of some days."""
         rows = self.tables.read_days(self.spark, self.product.name, MRDS, days)
         return self.counting.of_frame(rows, aggregation.schema(self.product)) if days else {}
+
+    def count_served(self, days: Sequence[date]) -> dict[date, Counted]:
+        """What there is of some days in the table of what was served."""
+        if not days:
+            return {}
+        product, schema = self.product, row_versions.served_schema(self.product)
+        counting = Counting(product.label, schema.names, has_positives=False)
+        rows = self.tables.read_days(self.spark, product.name, MRDS_SERVED, days)
+        return counting.of_frame(rows, schema)
+
+    def _served(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
+        """What was served of days with versions: of their rows, and the states of those that have several."""
+        product, histories = self.product, dict(self.histories)
+        schema = row_versions.served_schema(product)
+        names = aggregation.columns(product)
+        if not days:
+            return self.spark.createDataFrame([], from_arrow_schema(schema))
+        states = self.tables.read_days(self.spark, product.name, ARDS_VERSIONS, days)
+        states = states.select(*[column(name) for name in (*names, EVENT_DAY, KNOWN_FROM, KNOWN_TO)])
+        nothing = F.lit(None).cast("date")
+        rows = self._rows(days).withColumns({KNOWN_FROM: nothing, KNOWN_TO: nothing})
+
+        def serve(rows: pa.Table) -> pa.Table:
+            day = rows[EVENT_DAY][0].as_py()
+            is_now = rows[KNOWN_FROM].is_null()
+            now, before = rows.filter(is_now), rows.filter(pc.invert(is_now))
+            found = row_versions.served(product, day, now, before, histories[day])
+            spare_next_task()
+            return found
+
+        by_bucket = self._bucketed(rows.unionByName(states), counts).groupBy(EVENT_DAY, _BUCKET)
+        return by_bucket.applyInArrow(serve, from_arrow_schema(schema))
 
     def _counts(self, days: Sequence[date], refusals: dict[date, str]) -> dict[date, int]:
         """The number of buckets of each day; a day with an entity that fills more than one is refused."""

@@ -31,15 +31,21 @@ _LOCATED_AT_ONCE = 250_000
 class Reading:
     """Some files of a day, or parts of files, read in order.
 
-    As far as they have been read: ``account`` of their records, but for labels that are applied; the ``bad``
-    ones, in :func:`.quarantine_schema`, until they are taken; and why the day can't be read, if so.
+    As far as they have been read: the accounts ``of_files``, by number, of their records, but for labels that
+    are applied; the ``bad`` ones, in :func:`.quarantine_schema`, until they are taken; and why the day can't
+    be read, if so.
     """
 
     product: Product
     files: Sequence[DeliveryFile]
-    account: Account = field(default_factory=Account)
+    of_files: dict[int, Account] = field(default_factory=dict)
     bad: list[pa.RecordBatch] = field(default_factory=list)
     refusal: Refusal | None = None
+
+    @property
+    def account(self) -> Account:
+        """That of all their records."""
+        return sum(self.of_files.values(), Account())
 
     def entries(self) -> Iterator[pa.RecordBatch]:
         """The records that are brought together by key, in :func:`.entry_schema`; up to a refusal."""
@@ -65,7 +71,7 @@ class Reading:
     def _account(self, batch: pa.RecordBatch, file: DeliveryFile) -> None:
         kind = batch.column("_kind")
         bad = batch.filter(pc.equal(kind, "bad"))
-        self.account += Account(
+        self.of_files[file.number] = self.of_files.get(file.number, Account()) + Account(
             delivered=len(batch),
             quarantined=len(bad),
             labels_not_yet=pc.sum(pc.equal(kind, "pending")).as_py() or 0,

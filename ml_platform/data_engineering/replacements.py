@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.yaml_text import YamlError, parse_yaml
-from ml_platform.data_engineering.delivery_file import DeliveryFile
+from ml_platform.data_engineering.delivery_file import EARLIER_ROW, DeliveryFile
 from ml_platform.data_engineering.object_store import Place
 from ml_platform.data_engineering.parsing import parse_file
 
@@ -27,7 +27,7 @@ MAXIMUM_BYTES = 16 << 10
 _ACCEPTED = "accepted is one line: `replaces: true` or `replaces: false`"
 
 #: The kinds of records that are brought together by key.
-USED = ("row", "label", "earlier_label")
+USED = ("row", "label", "earlier_label", EARLIER_ROW)
 
 
 class ManifestError(Exception):
@@ -39,8 +39,8 @@ def is_manifest(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def replacing(files: Sequence[Place], manifests: Sequence[Place]) -> int:
-    """The place of the last of a day's files that replaces those before it; -1 if none does.
+def replacing(files: Sequence[Place], manifests: Sequence[Place]) -> list[int]:
+    """The places of those of a day's files that replace what came before them, ascending.
 
     Args:
         files: in the order in which they count, the later one winning.
@@ -50,7 +50,7 @@ def replacing(files: Sequence[Place], manifests: Sequence[Place]) -> int:
         OSError: one can't be read.
     """
     places = {path.name: place for place, path in enumerate(files)}
-    last = -1
+    found = []
     for manifest in manifests:
         suffix = next(ending for ending in SUFFIXES if manifest.name.lower().endswith(ending))
         name = manifest.name[: -len(suffix)]
@@ -59,8 +59,8 @@ def replacing(files: Sequence[Place], manifests: Sequence[Place]) -> int:
                 f"{manifest.name}: there is no file {name} beside it; deliver it, or delete the manifest"
             )
         if replaces(manifest):
-            last = max(last, places[name])
-    return last
+            found.append(places[name])
+    return sorted(found)
 
 
 def replaces(manifest: Place) -> bool:
@@ -92,8 +92,9 @@ def replaces(manifest: Place) -> bool:
 def records_of(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
     """What :func:`.parsing.parse_file` gives, with kinds of its own for the records of a replaced file.
 
-    They are ``replaced`` in a file with rows, whatever they hold, and as many of them as can be read; the
-    labels of a label file are ``earlier_label``, which apply, and are no fault where their key has gone.
+    In a file with rows they are ``earlier_row``, or ``replaced`` if they can't be used, as many of them as
+    can be read; the labels of a label file are ``earlier_label``, which apply, and are no fault where their
+    key has gone.
     """
     if not file.replaced:
         yield from parse_file(file, product)
@@ -104,6 +105,6 @@ def records_of(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
             renamed = pc.if_else(pc.equal(kind, "label"), "earlier_label", kind)
         else:
             batch = batch.filter(pc.is_in(kind, pa.array(["row", "label", "bad"])))
-            renamed = pa.repeat(pa.scalar("replaced"), len(batch))
+            renamed = pc.if_else(pc.equal(batch.column("_kind"), "row"), EARLIER_ROW, "replaced")
         place = batch.schema.get_field_index("_kind")
         yield batch.set_column(place, batch.schema.field(place), renamed)

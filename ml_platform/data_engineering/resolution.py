@@ -6,7 +6,7 @@ delivered again changes nothing. All records of a key must be there: of a whole 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering.delivery_file import parsed_schema
+from ml_platform.data_engineering.delivery_file import EARLIER_ROW, parsed_schema
 
 ORPHAN = "label without a row"
 
@@ -61,6 +61,15 @@ class Account:
             self.quarantined + other.quarantined,
             self.labels_not_yet + other.labels_not_yet,
         )
+
+
+def accounts_together(parts: Iterable[Mapping[int, Account]]) -> dict[int, Account]:
+    """The accounts of files, by number, of which each part has some."""
+    found: dict[int, Account] = {}
+    for part in parts:
+        for number, account in part.items():
+            found[number] = found.get(number, Account()) + account
+    return found
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,15 @@ def resolve(product: Product, day: date, entries: pa.Table) -> Resolved:
     Args:
         entries: in :func:`entry_schema` and the order in which they were delivered: the later one wins.
     """
-    found = _Entries(product, entries.combine_chunks())
+    found = _Entries(product, without_earlier(entries).combine_chunks())
     columns = {**found.rows(), EVENT_DAY: day}
     return Resolved(table(rows_schema(product), columns), found.labels_applied, found.orphans())
+
+
+def without_earlier(entries: pa.Table) -> pa.Table:
+    """Records of a day but for the rows of files that were replaced."""
+    is_earlier = pc.equal(entries["_kind"], EARLIER_ROW)
+    return entries.filter(pc.invert(is_earlier)) if pc.any(is_earlier).as_py() else entries
 
 
 def needed(product: Product, entries: pa.Table, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
@@ -137,7 +152,10 @@ def needed(product: Product, entries: pa.Table, numbers: np.ndarray[Any, Any]) -
     ordered = np.sort(numbers)
     if np.count_nonzero(np.diff(ordered)) + 1 > _REPEATED * len(numbers):
         return None
-    return _Entries(product, entries.combine_chunks()).needed()
+    # A piece is of one file, whose rows are all replaced or none.
+    renamed = pc.if_else(pc.equal(entries["_kind"], EARLIER_ROW), "row", entries["_kind"])
+    place = entries.schema.get_field_index("_kind")
+    return _Entries(product, entries.set_column(place, "_kind", renamed).combine_chunks()).needed()
 
 
 def table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import date
 
+from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.engine import evolution
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import Inputs
@@ -50,5 +51,7 @@ def from_same_day(
 
 
 def content_of(record: DayRecord, fingerprint: str = "fingerprint") -> str:
-    """What a usable day holds, by one of its record's fingerprints."""
-    return record.details.get("metadata", {}).get(fingerprint) or record.fingerprint or "empty"
+    """What a usable day holds, and held before, by one of its record's fingerprints."""
+    found: str = record.details.get("metadata", {}).get(fingerprint) or record.fingerprint or "empty"
+    history = record.details.get("history")
+    return fingerprint_of([found, history]) if history and fingerprint == "fingerprint" else found

@@ -32,7 +32,8 @@ def lost_rows(
     """The days whose rows a table doesn't hold as the ledger says, each with what is wrong.
 
     Args:
-        count: the name of the count that tells how many rows of a day the table has.
+        count: the name of the count that tells how many rows of a day the table has, or of the part of the
+            record's details whose ``versions`` do.
 
     Raises:
         DamagedTableError: the table's log can't be read.
@@ -40,11 +41,16 @@ def lost_rows(
     if is_elsewhere(context, records) and context.tables.location.locks:
         return {}
     expected = {
-        day: (record.counts.get(count, 0), record.delta_version if count == "rows" else None)
+        day: (_count(record, count), record.delta_version if count == "rows" else None)
         for day, record in records.items()
         if record.outcome in WITH_ROWS
     }
     return context.tables.losses(context.product.name, table, expected) if expected else {}
+
+
+def _count(record: DayRecord, name: str) -> int:
+    of_details = record.details.get(name)
+    return of_details["versions"] if isinstance(of_details, dict) else record.counts.get(name, 0)
 
 
 def is_elsewhere(context: StepContext, records: Mapping[date, DayRecord]) -> bool:

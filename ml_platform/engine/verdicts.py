@@ -39,6 +39,8 @@ class Content:
     fingerprint: str
     delta_version: int | None
     metadata: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, Any] | None = None
+    """What the day held on earlier mornings, if it has changed since."""
 
     @property
     def rows(self) -> int:
@@ -53,6 +55,7 @@ class Content:
             fingerprint=record.fingerprint or "",
             delta_version=record.delta_version,
             metadata=record.details.get("metadata", {}),
+            history=record.details.get("history"),
         )
 
 
@@ -323,6 +326,8 @@ def _still_accepted(content: Content, quality: Quality, previous: DayRecord | No
 
 def _written(content: Content, outcome: Outcome, reason: str, **more: Any) -> Written:
     details = {"profile": content.profile.plain(), **more.pop("details", {})}
+    if content.history is not None:
+        details["history"] = content.history
     return Written(
         outcome,
         reason,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
@@ -21,6 +21,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from ml_platform.contract.assets import MRDS_SERVED
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.contract.tasks import RANK
@@ -30,6 +31,8 @@ from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.day_rows import mapped, subschema
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
+from ml_platform.data_engineering.row_versions import IS_FIRST
+from ml_platform.data_engineering.served_rows import corrected_days
 from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.kind import Predictions
 from ml_platform.machine_learning.kinds import kind_of
@@ -99,14 +102,18 @@ def write(
     *,
     run_id: str,
     keep: Sequence[date] = (),
+    as_corrected: bool = False,
 ) -> dict[date, ScoredDay]:
     """Score and write the days of ``serving``, each with its model, in one commit.
 
     Args:
         serving: the model of each day.
         keep: days among these whose present predictions stay; only rows that have none are scored.
+        as_corrected: score rows as they are now; otherwise as they were on the first morning on which their
+            day could be scored.
     """
     days = sorted(serving)
+    corrected = frozenset[date]() if as_corrected else corrected_days(session, product, tables, days)
     # A version number is a label: the same model may be registered under another one elsewhere.
     content = [name for name in schema(product).names if name != "model_version"]
     counting = Counting(kind_of(product).counted, content, has_positives=product.task.has_positives)
@@ -114,7 +121,7 @@ def write(
     source, place = (tables.day_files(product.name, table) for table in (MRDS, PREDICTIONS))
     if source is None or place is None:
         spark = session()
-        version = _by_spark(spark, product, tables, serving, kept, run_id)
+        version = _by_spark(spark, product, tables, serving, kept, corrected, run_id)
         written = tables.read_days(spark, product.name, PREDICTIONS, days)
         counted = counting.of_frame(written, schema(product))
         models = _models_of(written)
@@ -122,8 +129,18 @@ def write(
             day: ScoredDay(counted.get(day) or counting.of_parts([]), version, models.get(day, {}))
             for day in days
         }
-    versions = (tables.version(product.name, MRDS), tables.version(product.name, PREDICTIONS) if kept else -1)
-    done = _InTasks(product, dict(serving), source, place, versions, kept, counting).score(session, days)
+    kept_version = tables.version(product.name, PREDICTIONS) if kept else -1
+
+    def of_table(table: str, files: DayFiles, chosen: Sequence[date]) -> dict[date, _Scored]:
+        versions = (tables.version(product.name, table), kept_version)
+        in_tasks = _InTasks(product, dict(serving), files, place, versions, kept, counting)
+        return in_tasks.score(session, chosen) if chosen else {}
+
+    done = of_table(MRDS, source, [day for day in days if day not in corrected])
+    if corrected:
+        as_served = tables.day_files(product.name, MRDS_SERVED)
+        assert as_served is not None, "the tables of a product lie together"
+        done |= of_table(MRDS_SERVED, replace(as_served, where=IS_FIRST), sorted(corrected))
     files = {day: scored.files for day, scored in done.items()}
     version = tables.replace_days_by(product.name, PREDICTIONS, schema(product), files, days, run_id=run_id)
     return {
@@ -329,6 +346,7 @@ def _by_spark(
     tables: Tables,
     serving: Mapping[date, ServingModel],
     kept: Collection[date],
+    corrected: Collection[date],
     run_id: str,
 ) -> int:
     """Score and write days in one commit; returns the version it made."""
@@ -339,6 +357,13 @@ def _by_spark(
     def rows_of(table: str, chosen: Sequence[date], columns: pa.Schema) -> DataFrame:
         rows = tables.read_days(spark, product.name, table, chosen)
         return rows.select(*[column(name) for name in columns.names])
+
+    def to_score(chosen: Sequence[date]) -> DataFrame:
+        rows = rows_of(MRDS, [day for day in chosen if day not in corrected], given)
+        if not (served := [day for day in chosen if day in corrected]):
+            return rows
+        first = rows_of(MRDS_SERVED, served, given.append(pa.field(IS_FIRST, pa.bool_())))
+        return rows.unionByName(first.where(column(IS_FIRST)).drop(IS_FIRST))
 
     ranked = product.deepest_rank is not None
     given_back = made.append(pa.field(_TIE, pa.int64())) if ranked else made
@@ -365,9 +390,9 @@ def _by_spark(
         spare_next_task()
         return tied(pa.concat_tables([present, new]), len(new))
 
-    scored = mapped(rows_of(MRDS, new, given), score_piece, given, given_back)
+    scored = mapped(to_score(new), score_piece, given, given_back)
     if kept:
-        rest = rows_of(MRDS, sorted(kept), given)
+        rest = to_score(sorted(kept))
         largest = max((row["count"] for row in rest.groupBy(EVENT_DAY).count().collect()), default=0)
         keys = [name for name in product.entity if name != EVENT_DAY]
         bucket = buckets.in_spark(keys, buckets.number_of(buckets.csv_bytes(largest, len(given))))

@@ -1,8 +1,8 @@
 """What was known on the morning of a day: the MRDS as of a date.
 
-Everything that learns or compares reads the MRDS through here. Rows of event days before the as-of
-date, labels only if they were known by then; entities are split by a hash into those a model may learn
-from and the tenth it is judged on.
+Everything that learns or compares reads the MRDS through here. Rows of event days before the as-of date as
+they were when they were served, labels only if they were known by then; entities are split by a hash into
+those a model may learn from and the tenth it is judged on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import aggregation
+from ml_platform.data_engineering import aggregation, served_rows
 from ml_platform.data_engineering.day_rows import DayRows, day_rows, subschema
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.storage.fingerprints import ContentSums, hashes_of
@@ -140,7 +140,7 @@ def labelled(
     given = subschema(aggregation.schema(product), [*names, LABEL_KNOWN_ON])
     made = subschema(given, names).append(_CLUSTER_COLUMN)
     chosen = [day for day in days if day < as_of]
-    rows = day_rows(session, tables, product.name, MRDS, chosen, given)
+    rows = served_rows.learned(session, product, tables, chosen, as_of, given)
     known = Known(product, as_of, held_out)
 
     def taken(share: int) -> pa.Table:

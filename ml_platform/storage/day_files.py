@@ -53,9 +53,14 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class DayFiles:
-    """A table in a folder that this process and all tasks reach."""
+    """A table in a folder that this process and all tasks reach.
+
+    Args:
+        where: a column of truth values: only rows in which it is true are read, though all are counted.
+    """
 
     folder: str
+    where: str | None = None
 
     def write(self, day: date, rows: pa.Table) -> list[DayFile]:
         """Write a day's rows, in the table's columns, as one file; none without rows."""
@@ -118,9 +123,9 @@ class DayFiles:
 
         dataset = self._dataset(version, days)
         for day in days:
-            scanner = dataset.scanner(
-                columns=list(columns), filter=pc.field(EVENT_DAY) == day, use_threads=False
-            )
+            of_day = pc.field(EVENT_DAY) == day
+            chosen = of_day if self.where is None else of_day & pc.field(self.where)
+            scanner = dataset.scanner(columns=list(columns), filter=chosen, use_threads=False)
             rows, is_all = held(scanner.to_batches(), scanner.projected_schema, at_most)
             if len(rows):
                 yield day, rows, is_all
@@ -137,11 +142,14 @@ class DayFiles:
         self, version: int, day: date, part: RowGroup, columns: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a part of a day, a batch at a time."""
+        import pyarrow.compute as pc
+
         dataset = self._dataset(version, [day])
         (fragment,) = [found for found in dataset.get_fragments() if found.path == part.path]
         yield from fragment.subset(row_group_ids=[part.number]).to_batches(
             schema=dataset.schema,
             columns=list(columns),
+            filter=None if self.where is None else pc.field(self.where),
             batch_readahead=1,
             fragment_readahead=1,
             use_threads=False,
@@ -151,8 +159,13 @@ class DayFiles:
         self, version: int, days: Sequence[date], columns: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
         """The rows of all the days, at one version of the table, a batch at a time; few are read ahead."""
+        import pyarrow.compute as pc
+
         yield from self._dataset(version, days).to_batches(
-            columns=list(columns), batch_size=_ROWS_READ_AT_ONCE, batch_readahead=2
+            columns=list(columns),
+            filter=None if self.where is None else pc.field(self.where),
+            batch_size=_ROWS_READ_AT_ONCE,
+            batch_readahead=2,
         )
 
     def _dataset(self, version: int, days: Sequence[date]) -> ds.Dataset:

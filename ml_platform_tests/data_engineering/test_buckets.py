@@ -13,9 +13,11 @@ import pytest
 
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import ards, ards_in_tasks, buckets, landing
+from ml_platform.data_engineering.ards_in_tasks import Places
 from ml_platform.data_engineering.day_statistics import Counted, Counting
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import Account
+from ml_platform.data_engineering.row_versions import DayHistory
 from ml_platform.mlops.quality import profiles
 from ml_platform.spark import tasks
 from ml_platform.storage.day_files import DayFiles
@@ -34,26 +36,37 @@ class Made:
     counted: Counted
     rows: str
     quarantine: str
+    versions: str
+    history: DayHistory | None
     files: int
 
 
 def made(delivery: Delivery, product: Product, home: Path) -> Made:
-    folders = {name: DayFiles(str(home / name)) for name in ("rows", "quarantine")}
+    places = Places(*(DayFiles(str(home / name)) for name in ("rows", "quarantine", "versions")))
     counting = Counting(
         product.label, ards.columns(product), statistics=profiles.ProfileStatistics(product, "ards")
     )
     here: Any = TasksHere
-    done = ards_in_tasks.write(here, product, [delivery], *folders.values(), counting)[delivery.day]
+    done = ards_in_tasks.write(here, product, [delivery], places, counting)[delivery.day]
     assert done.refusal is None
     found = {}
-    for name, files in (("rows", done.rows), ("quarantine", done.quarantine)):
+    written = {"rows": done.rows, "quarantine": done.quarantine, "versions": done.versions}
+    for name, files in written.items():
         tables = [pq.read_table(home / name / file.path, partitioning=None) for file in files]
         found[name] = sorted(map(repr, (row for table in tables for row in table.to_pylist())))
     assert not list((home / "rows").glob("_*")), "files on the way are gone"
     counted = counting.of_parts(done.parts)
+    history = DayHistory.of(done.histories, counting)
+    if history is not None:
+        history = replace(history, earlier=tuple(plain(product, one) for one in history.earlier))
+    texts = [str(found[name]) for name in written]
+    return Made(done.account, plain(product, counted), *texts, history, len(done.rows))
+
+
+def plain(product: Product, counted: Counted) -> Counted:
+    """What was counted, with the figures that people see."""
     figures = profiles.profile(product, "ards", counted.rows, counted.statistics).plain()
-    plain = replace(counted, statistics=figures)
-    return Made(done.account, plain, str(found["rows"]), str(found["quarantine"]), len(done.rows))
+    return replace(counted, statistics=figures)
 
 
 def delivery_of(root: Path, product: Product, *, rows: int, keys: int, seed: int) -> Delivery:
@@ -95,6 +108,9 @@ def test_a_day_is_the_same_in_however_many_buckets(
     assert whole.files == 1
     assert whole.account.quarantined > 3
     assert whole.account.labels_not_yet > 3
+    assert whole.history is not None
+    assert len(whole.history.earlier) == 1
+    assert whole.history.versions > 2 * min(keys, 5) - 1
     counts = []
     # Buckets, bytes that a task holds, and bytes of a piece: also buckets that are divided once more, a day
     # that is larger than it seems, and many small buckets.
@@ -123,9 +139,9 @@ def test_a_key_with_more_labels_than_a_task_holds_refuses_its_day_and_one_with_m
     delivery = landing.scan(product, tmp_path / "landing", [DAY])[DAY]
     monkeypatch.setattr(buckets, "BUCKET_BYTES", 1000)
     monkeypatch.setattr(buckets, "HELD_BYTES", 50_000)
-    places = [DayFiles(str(tmp_path / name)) for name in ("rows", "quarantine")]
+    places = Places(*(DayFiles(str(tmp_path / name)) for name in ("rows", "quarantine", "versions")))
     here: Any = TasksHere
-    done = ards_in_tasks.write(here, product, [delivery], *places, Counting("bought", ards.columns(product)))
+    done = ards_in_tasks.write(here, product, [delivery], places, Counting("bought", ards.columns(product)))
     refusal = done[DAY].refusal
     assert refusal is not None
     assert "more records of one key than a task can hold" in refusal.reason

@@ -23,6 +23,7 @@ import yaml
 
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import ards, ards_in_tasks, buckets, fast_reader, landing, limits, quoting
+from ml_platform.data_engineering.ards_in_tasks import Places
 from ml_platform.data_engineering.day_statistics import Counting
 from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.files import FileRules, shown
@@ -115,8 +116,7 @@ def check(made: Case, home: Path) -> None:
             TasksHere,  # type: ignore[arg-type]
             product,
             [delivery],
-            DayFiles(str(home / "rows")),
-            DayFiles(str(home / "quarantine")),
+            Places(*(DayFiles(str(home / name)) for name in ("rows", "quarantine", "versions"))),
             Counting(product.label, ards.columns(product)),
         )[DAY]
         reason = done.refusal.reason if done.refusal else None

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
+from ml_platform.contract.assets import ARDS_VERSIONS
 from ml_platform.data_engineering import ards, landing, unity_catalog
 from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules, shown
@@ -14,7 +15,8 @@ from ml_platform.data_engineering.formats import to_do
 from ml_platform.data_engineering.knowledge import Arrivals
 from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.data_engineering.resolution import Refusal
-from ml_platform.engine import presence, withdrawals
+from ml_platform.engine import earlier_verdicts, presence, withdrawals
+from ml_platform.engine.earlier_verdicts import HISTORY, Corrected
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.verdicts import Content, Verdict
@@ -33,7 +35,8 @@ class Ards(Step):
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         rows = presence.lost_rows(self.context, ards.ARDS, records)
-        return presence.lost_rows(self.context, ards.QUARANTINE, records, "quarantined") | rows
+        lost = presence.lost_rows(self.context, ards.QUARANTINE, records, "quarantined") | rows
+        return presence.lost_rows(self.context, ARDS_VERSIONS, records, HISTORY) | lost
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         product, folder = self.context.product, landing_of(self.context.settings, self.context.product)
@@ -136,6 +139,12 @@ class Ards(Step):
             )
             written = {}
         unread = {day: delivery for day, delivery in deliveries.items() if day not in written}
+        corrected = {
+            day: Corrected(content.history, deliveries[day], content.of_files)
+            for day, content in written.items()
+            if content.history is not None
+        }
+        histories = earlier_verdicts.histories(context, corrected) if corrected else {}
         return self._still_changing(unread, tries) | {
             day: _refused(deliveries[day], content.refusal)
             if content.refusal
@@ -145,6 +154,7 @@ class Ards(Step):
                 fingerprint=content.fingerprint,
                 delta_version=content.delta_version,
                 metadata=_of_files(deliveries[day]),
+                history=histories.get(day),
             )
             for day, content in written.items()
         }

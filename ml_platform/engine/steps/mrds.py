@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
+from typing import Any
 
+from ml_platform.contract.assets import MRDS_SERVED
+from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.data_engineering import mrds, unity_catalog
 from ml_platform.data_engineering.ards import ARDS
+from ml_platform.engine import presence
+from ml_platform.engine.earlier_verdicts import HISTORY, mornings_of
 from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.verdicts import Content, Verdict
 from ml_platform.mlops.quality import profiles
 from ml_platform.storage.contract_versions import ContractVersions
+from ml_platform.storage.ledger import DayRecord
 
 FEATURES_FINGERPRINT = "features_fingerprint"
 
@@ -21,6 +27,10 @@ class Mrds(Step):
     """ARDS to one row per entity and day."""
 
     asset = mrds.MRDS
+
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        lost = presence.lost_rows(self.context, mrds.MRDS, records)
+        return presence.lost_rows(self.context, MRDS_SERVED, records, HISTORY) | lost
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         versions = ContractVersions(self.context.tables, self.context.product)
@@ -34,6 +44,8 @@ class Mrds(Step):
         context = self.context
         product = context.product
         unity_catalog.declare(context.open_spark, product, context.tables, "mrds")
+        sources = context.ledger.latest(ARDS, set(days))
+        histories = {day: mornings for day, record in sources.items() if (mornings := mornings_of(record))}
         written = mrds.write(
             context.open_spark,
             product,
@@ -41,6 +53,7 @@ class Mrds(Step):
             days,
             run_id=context.request.run_id,
             statistics=profiles.ProfileStatistics(product, "mrds"),
+            histories=histories,
         )
         return {
             day: Written("refused", made.refusal)
@@ -48,9 +61,24 @@ class Mrds(Step):
             else Content(
                 counts=made.counts,
                 profile=profiles.profile(product, "mrds", made.counted.rows, made.counted.statistics),
-                fingerprint=made.counted.fingerprint,
+                fingerprint=_fingerprint(made),
                 delta_version=made.delta_version,
                 metadata={FEATURES_FINGERPRINT: made.counted.features_fingerprint},
+                history=_served(made),
             )
             for day, made in written.items()
         }
+
+
+def _fingerprint(made: mrds.MrdsDay) -> str:
+    """What a day holds, and what was served of it."""
+    if not made.served.rows:
+        return made.counted.fingerprint
+    return fingerprint_of([made.counted.fingerprint, made.served.fingerprint])
+
+
+def _served(made: mrds.MrdsDay) -> dict[str, Any] | None:
+    """What the ledger keeps of what was served of a day whose rows have changed since."""
+    if not made.served.rows:
+        return None
+    return {"versions": made.served.rows, "fingerprint": made.served.fingerprint}

@@ -179,6 +179,7 @@ class Predictions(Step):
             models,
             run_id=context.request.run_id,
             keep=[day for day in models if days[day].is_kept],
+            as_corrected=context.request.rescore,
         )
         known = ModelHistory(context.tables, product).by_fingerprint()
         return done | {

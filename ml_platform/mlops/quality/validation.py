@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.monitoring import DataSet
@@ -26,7 +26,6 @@ from ml_platform.mlops.quality.anomalies import Fact
 from ml_platform.mlops.quality.expectations import Expectation, number
 from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.spark.tasks import Session, in_tasks, spare_next_task
-from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.tables import column, on_days
 
 if TYPE_CHECKING:
@@ -45,6 +44,15 @@ _ROWS_AT_ONCE = 200_000
 _RESULTS = "day date, results string"
 
 
+class DayReader(Protocol):
+    """What reads whole days of a data set at one of its versions. It travels to the tasks."""
+
+    def read(
+        self, version: int, days: Sequence[date], columns: Sequence[str]
+    ) -> Iterator[tuple[date, pa.Table]]:
+        """Each day with its rows; a day without rows is left out."""
+
+
 # -- rows --------------------------------------------------------------------------------------------
 
 
@@ -58,7 +66,7 @@ def validate(
     *,
     maximum_rows: int,
     session: Session,
-    files: tuple[DayFiles, int] | None = None,
+    files: tuple[DayReader, int] | None = None,
 ) -> dict[date, list[Result]]:
     """Evaluate each day's suite on the day's rows.
 
@@ -268,7 +276,7 @@ class _Judging:
     sensitive: frozenset[str]
 
     def in_files(
-        self, session: Session, place: DayFiles, version: int, *, here: bool
+        self, session: Session, place: DayReader, version: int, *, here: bool
     ) -> dict[date, list[Result]]:
         """The results of each day that has rows, which tasks read."""
 

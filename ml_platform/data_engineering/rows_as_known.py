@@ -1,0 +1,98 @@
+"""The ARDS of some days as it was known on earlier mornings, where its rows have changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import reduce
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from ml_platform.contract.assets import ARDS, ARDS_VERSIONS
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
+from ml_platform.data_engineering import resolution, row_versions
+from ml_platform.data_engineering.row_versions import KNOWN_FROM, KNOWN_TO
+from ml_platform.storage.day_files import DayFiles
+from ml_platform.storage.tables import Tables, column
+
+_MORNING = "_morning"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads whole days where tasks may read the tables' files. It travels to them."""
+
+    product: Product
+    mornings: Mapping[date, date]
+    rows: DayFiles
+    rows_version: int
+    versions: DayFiles
+    versions_version: int
+
+    def read(self, _: int, days: Sequence[date], columns: Sequence[str]) -> Iterator[tuple[date, pa.Table]]:
+        """Each day with its rows as they were known; a day without rows is left out."""
+        names = row_versions.ards_schema(self.product).names
+        own = resolution.ards_columns(self.product)
+        for day, rows in self.rows.read(self.rows_version, days, own):
+            found = list(self.versions.read(self.versions_version, [day], names))
+            versions = found[0][1] if found else row_versions.ards_schema(self.product).empty_table()
+            known = row_versions.as_known(self.product, rows, versions, self.mornings[day])
+            if len(known):
+                yield day, known.select(list(columns))
+
+
+@dataclass(frozen=True)
+class RowsAsKnown:
+    """Some days, each as it was known on a morning.
+
+    Args:
+        mornings: by day.
+    """
+
+    product: Product
+    tables: Tables
+    mornings: Mapping[date, date]
+
+    def reader(self) -> Reader | None:
+        """What reads the days from files; None where only Spark can."""
+        name, tables = self.product.name, self.tables
+        rows, versions = (tables.day_files(name, table) for table in (ARDS, ARDS_VERSIONS))
+        if rows is None or versions is None:
+            return None
+        found = (tables.version(name, ARDS), tables.version(name, ARDS_VERSIONS))
+        return Reader(self.product, dict(self.mornings), rows, found[0], versions, found[1])
+
+    def frame(self, spark: SparkSession) -> DataFrame:
+        """The days' rows, for Spark."""
+        product, days = self.product, list(self.mornings)
+        rows = self.tables.read_days(spark, product.name, ARDS, days)
+        versions = self.tables.read_days(spark, product.name, ARDS_VERSIONS, days)
+        keys = [*resolution.keys(product), EVENT_DAY]
+        changed = versions.select(*[column(key).alias(f"_{key}") for key in keys]).distinct()
+        same = reduce(
+            lambda left, right: left & right,
+            [column(key).eqNullSafe(column(f"_{key}")) for key in keys],
+        )
+        unchanged = rows.join(changed, same, "left_anti")
+        at = spark.createDataFrame(
+            [(day, morning) for day, morning in self.mornings.items()], f"_day date, {_MORNING} date"
+        )
+        dated = versions.join(F.broadcast(at), column(EVENT_DAY) == F.col("_day"))
+        stood = (column(KNOWN_FROM) <= F.col(_MORNING)) & (
+            column(KNOWN_TO).isNull() | (column(KNOWN_TO) > F.col(_MORNING))
+        )
+        valid = dated.where(stood).select(*[column(name) for name in rows.columns], F.col(_MORNING))
+        still = unchanged.join(F.broadcast(at), column(EVENT_DAY) == F.col("_day")).drop("_day")
+        known = still.unionByName(valid)
+        is_known = column(LABEL_KNOWN_ON) <= F.col(_MORNING)
+        for name in (product.label, LABEL_KNOWN_ON):
+            known = known.withColumn(f"_known {name}", F.when(is_known, column(name)))
+        shown = [
+            column(f"_known {name}").alias(name) if name in (product.label, LABEL_KNOWN_ON) else column(name)
+            for name in rows.columns
+        ]
+        return known.select(*shown)
