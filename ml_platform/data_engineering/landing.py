@@ -458,6 +458,8 @@ def _delivery(
     replacing = all_replacing[-1] if all_replacing else -1
     if problem := _replaced_otherwise(looked_at, replacing):
         return Delivery(day, (), facts, problem)
+    with_rows = [file.known.rows for file in looked_at if file.meaning and not file.meaning.labels_only]
+    first_rows = min(with_rows, default=date.min)
     found = []
     ignored: Counter[str] = Counter()
     missing: Counter[str] = Counter()
@@ -483,7 +485,8 @@ def _delivery(
                 number=number,
                 labels_only=meaning.labels_only,
                 header=file.header,
-                known_on=file.known.labels,
+                # A label says nothing before there is a row that it is of.
+                known_on=max(file.known.labels, first_rows),
                 size=file.size,
                 likely_bytes=file.likely_bytes,
                 rules=rules,

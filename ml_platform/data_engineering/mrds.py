@@ -195,13 +195,22 @@ class _InTasks:
         places, at_most, write = self.places, buckets.HELD_BYTES, self._writer()
         names, versions = aggregation.columns(self.product), self._versions()
 
+        corrected = frozenset(self.histories)
+
         def write_all(chosen: Sequence[date]) -> Iterator[tuple[date, _Aggregated]]:
+            without_rows = {day for day in chosen if day in corrected}
             for day, rows, is_all in places.rows.read_at_most(places.rows_version, chosen, names, at_most):
+                without_rows.discard(day)
                 states, fits = versions(day, at_most)
                 if is_all and fits:
                     yield day, write(day, rows, states, is_whole=True)
                 else:
                     yield day, _Aggregated(is_too_large=True)
+            # A day that has lost all its rows was served from those that it had.
+            for day in sorted(without_rows):
+                states, fits = versions(day, at_most)
+                if states is not None and fits:
+                    yield day, write(day, states.slice(0, 0).select(names), states, is_whole=True)
 
         return in_tasks(self.session, days, write_all, _Aggregated, here=here)
 

@@ -71,9 +71,12 @@ class Reading:
     def _account(self, batch: pa.RecordBatch, file: DeliveryFile) -> None:
         kind = batch.column("_kind")
         bad = batch.filter(pc.equal(kind, "bad"))
+        unreadable = pc.sum(pc.equal(kind, "earlier_unreadable")).as_py() or 0
         self.of_files[file.number] = self.of_files.get(file.number, Account()) + Account(
-            delivered=len(batch),
+            delivered=len(batch) - unreadable,
             quarantined=len(bad),
+            replaced_bad=pc.sum(pc.equal(kind, "earlier_bad")).as_py() or 0,
+            replaced_unreadable=unreadable,
             labels_not_yet=pc.sum(pc.equal(kind, "pending")).as_py() or 0,
         )
         if len(bad):

@@ -30,6 +30,16 @@ _ACCEPTED = "accepted is one line: `replaces: true` or `replaces: false`"
 USED = ("row", "label", "earlier_label", EARLIER_ROW)
 
 
+#: What the records of a replaced file with rows are called instead.
+_OF_REPLACED = {
+    "row": EARLIER_ROW,
+    "label": "replaced",
+    "bad": "earlier_bad",
+    "unreadable": "earlier_unreadable",
+    "unreachable": "earlier_unreadable",
+}
+
+
 class ManifestError(Exception):
     """A manifest can't be understood, or has no file; the message names it and what is accepted."""
 
@@ -92,9 +102,9 @@ def replaces(manifest: Place) -> bool:
 def records_of(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]:
     """What :func:`.parsing.parse_file` gives, with kinds of its own for the records of a replaced file.
 
-    In a file with rows they are ``earlier_row``, or ``replaced`` if they can't be used, as many of them as
-    can be read; the labels of a label file are ``earlier_label``, which apply, and are no fault where their
-    key has gone.
+    In a file with rows they are ``earlier_row``, or ``earlier_bad`` where they can't be used, as many
+    of them as can be read, and ``earlier_unreadable`` where the rest can't be; the labels of a label file are
+    ``earlier_label``, which apply, and are no fault where their key has gone.
     """
     if not file.replaced:
         yield from parse_file(file, product)
@@ -104,7 +114,9 @@ def records_of(file: DeliveryFile, product: Product) -> Iterator[pa.RecordBatch]
         if file.labels_only:
             renamed = pc.if_else(pc.equal(kind, "label"), "earlier_label", kind)
         else:
-            batch = batch.filter(pc.is_in(kind, pa.array(["row", "label", "bad"])))
-            renamed = pc.if_else(pc.equal(batch.column("_kind"), "row"), EARLIER_ROW, "replaced")
+            batch = batch.filter(pc.is_in(kind, pa.array(list(_OF_REPLACED))))
+            renamed = pa.array(
+                [_OF_REPLACED[name] for name in batch.column("_kind").to_pylist()], pa.string()
+            )
         place = batch.schema.get_field_index("_kind")
         yield batch.set_column(place, batch.schema.field(place), renamed)

@@ -46,13 +46,16 @@ class Refusal:
 class Account:
     """How many records of a day came, gave a row its label, could not be used, and had no label yet.
 
-    Those of the parts of a day add up.
+    Those of the parts of a day add up. ``replaced_bad`` are records of replaced files that could not be used,
+    ``replaced_unreadable`` tells of such files that could not be read to their end.
     """
 
     delivered: int = 0
     labels_applied: int = 0
     quarantined: int = 0
     labels_not_yet: int = 0
+    replaced_bad: int = 0
+    replaced_unreadable: int = 0
 
     def __add__(self, other: Account) -> Account:
         return Account(
@@ -60,6 +63,8 @@ class Account:
             self.labels_applied + other.labels_applied,
             self.quarantined + other.quarantined,
             self.labels_not_yet + other.labels_not_yet,
+            self.replaced_bad + other.replaced_bad,
+            self.replaced_unreadable + other.replaced_unreadable,
         )
 
 

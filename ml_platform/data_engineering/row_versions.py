@@ -32,7 +32,7 @@ from ml_platform.storage.fingerprints import ContentSums
 
 KNOWN_FROM, KNOWN_TO = "known_from", "known_to"
 #: Whether a row of ``mrds_served`` is the one that its entity was scored from.
-IS_FIRST = "is_first"
+IS_SCORED = "is_scored"
 
 Integers = NDArray[np.int64]
 
@@ -53,7 +53,7 @@ def served_schema(product: Product) -> pa.Schema:
 
     Those from ``known_from`` on, and before ``known_to`` if that isn't null.
     """
-    return pa.schema([*aggregation.schema(product), *_INTERVAL, pa.field(IS_FIRST, pa.bool_())])
+    return pa.schema([*aggregation.schema(product), *_INTERVAL, pa.field(IS_SCORED, pa.bool_())])
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Timeline:
         replaced_on = {self.rows_known_on[number] for number in self.replacing}
         return [Morning(day, day in replaced_on) for day in sorted(set(self.rows_known_on.values()))]
 
-    def replaced_before(self, morning: date) -> int:
+    def begins_with(self, morning: date) -> int:
         """The number of the file that rows known on a morning begin with."""
         known = [number for number in self.replacing if self.rows_known_on[number] <= morning]
         return max(known, default=0)
@@ -207,7 +207,7 @@ def _there_on(
     at = morning.toordinal()
     is_row = _is_row(entries)
     number = entries["_file_number"].to_numpy()
-    row_counts = is_row & (rows_on <= at) & (number >= timeline.replaced_before(morning))
+    row_counts = is_row & (rows_on <= at) & (number >= timeline.begins_with(morning))
     label_counts = ~is_row & (labels_on <= at)
     kind = pa.array(np.where(is_row, "row", "label"))
     found = entries.set_column(entries.schema.get_field_index("_kind"), "_kind", kind)
@@ -343,7 +343,7 @@ def _unchanged(product: Product, day: date, rows: pa.Table, mornings: Sequence[M
         columns = {
             KNOWN_FROM: pa.repeat(pa.scalar(start, pa.date32()), len(made)),
             KNOWN_TO: pa.repeat(pa.scalar(end, pa.date32()), len(made)),
-            IS_FIRST: pa.repeat(not found, len(made)),
+            IS_SCORED: pa.repeat(not found, len(made)),
         }
         part = made
         for name, values in columns.items():
@@ -407,11 +407,11 @@ def _changed(
     runs = _Runs.of(product, as_served, entity, moment_of, source)
     known_from, known_to = runs.interval(moments)
     found = runs.last_of(as_served)
-    is_first = np.r_[True, np.diff(runs.groups) != 0]
+    is_scored = np.r_[True, np.diff(runs.groups) != 0]
     for name, values in (
         (KNOWN_FROM, pa.array(known_from, pa.date32())),
         (KNOWN_TO, pa.array(known_to, pa.date32())),
-        (IS_FIRST, pa.array(is_first)),
+        (IS_SCORED, pa.array(is_scored)),
     ):
         found = found.append_column(name, values)
     return found.cast(served_schema(product))

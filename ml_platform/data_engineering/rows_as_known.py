@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import reduce
 
@@ -14,7 +14,8 @@ from pyspark.sql import functions as F
 from ml_platform.contract.assets import ARDS, ARDS_VERSIONS
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import resolution, row_versions
+from ml_platform.data_engineering import aggregation, buckets, resolution, row_versions
+from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.row_versions import KNOWN_FROM, KNOWN_TO
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.tables import Tables, column
@@ -96,3 +97,41 @@ class RowsAsKnown:
             for name in rows.columns
         ]
         return known.select(*shown)
+
+
+@dataclass(frozen=True)
+class EntitiesAsKnown:
+    """The MRDS of some days as it would have been on earlier mornings. It travels to the tasks."""
+
+    rows: Reader
+
+    @classmethod
+    def of(cls, known: RowsAsKnown) -> EntitiesAsKnown | None:
+        """That of the days that a task can hold; None where no task can read files."""
+        reader = known.reader()
+        if reader is None:
+            return None
+        held, width = reader.rows.sizes(reader.rows_version), len(aggregation.columns(known.product))
+        small = {
+            day: morning
+            for day, morning in known.mornings.items()
+            if buckets.number_of(buckets.csv_bytes(held[day], width)) == 1
+        }
+        return cls(replace(reader, mornings=small))
+
+    def sizes(self) -> dict[date, int | None]:
+        """How many entities each day had; None of a day with a sum that its column can't hold."""
+        product, days = self.rows.product, list(self.rows.mornings)
+        found: dict[date, int | None] = {}
+        for day, rows in self.rows.read(-1, days, aggregation.columns(product)):
+            try:
+                found[day] = len(aggregation.aggregate(product, day, rows))
+            except TooLargeError:
+                found[day] = None
+        return found
+
+    def read(self, _: int, days: Sequence[date], columns: Sequence[str]) -> Iterator[tuple[date, pa.Table]]:
+        """Each day with its entities; a day without any is left out."""
+        product = self.rows.product
+        for day, rows in self.rows.read(-1, days, aggregation.columns(product)):
+            yield day, aggregation.aggregate(product, day, rows).select(list(columns))

@@ -7,22 +7,24 @@ it stands. Otherwise the rows are judged as they were known, by the rules of now
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from ml_platform.contract.assets import ARDS
+from ml_platform.contract.assets import ARDS, MRDS
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
+from ml_platform.data_engineering import mrds
 from ml_platform.data_engineering.day_statistics import Counted
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import Account
-from ml_platform.data_engineering.row_versions import DayHistory, Morning
-from ml_platform.data_engineering.rows_as_known import RowsAsKnown
+from ml_platform.data_engineering.row_versions import DayHistory, Morning, Timeline
+from ml_platform.data_engineering.rows_as_known import EntitiesAsKnown, RowsAsKnown
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.step import Written
 from ml_platform.engine.verdicts import Content, Verdict
-from ml_platform.mlops.quality import profiles, validation
+from ml_platform.mlops.quality import expectations, profiles, validation
 from ml_platform.mlops.quality.expectations import Expectation
-from ml_platform.mlops.quality.results import Result
+from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.storage.ledger import DayRecord
 
 HISTORY = "history"
@@ -38,19 +40,32 @@ class Corrected:
 
     def counts(self, place: int) -> dict[str, int]:
         """What had been delivered by one of the earlier mornings, as far as rows are concerned."""
-        morning, counted = self.history.mornings[place].day, self.history.earlier[place]
-        files = [file for file in self.delivery.files if not file.labels_only]
-        chosen = [file.number for file in files if file.rows_known_on <= morning]
-        account = sum((self.of_files.get(number, Account()) for number in chosen), Account())
+        counted, account = self.history.earlier[place], self._account(place)
+        unusable = account.quarantined + self._account(place, in_force=True).replaced_bad
         return {
             "delivered": account.delivered,
             "rows": counted.rows,
-            "superseded": max(account.delivered - counted.rows - account.quarantined, 0),
+            "superseded": max(account.delivered - counted.rows - unusable, 0),
             "labels_applied": 0,
             "labels_not_yet": 0,
-            "quarantined": account.quarantined,
+            "quarantined": unusable,
             "labelled": counted.labelled,
         }
+
+    def could_be_read(self, place: int) -> bool:
+        """Whether all files could be read that counted on one of the earlier mornings."""
+        return not self._account(place, in_force=True).replaced_unreadable
+
+    def _account(self, place: int, *, in_force: bool = False) -> Account:
+        """That of the files with rows of a morning, or of those that had not been replaced by then."""
+        morning = self.history.mornings[place].day
+        first = Timeline.of(self.delivery.files).begins_with(morning) if in_force else 0
+        chosen = [
+            file.number
+            for file in self.delivery.files
+            if not file.labels_only and file.rows_known_on <= morning and file.number >= first
+        ]
+        return sum((self.of_files.get(number, Account()) for number in chosen), Account())
 
 
 def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date, dict[str, Any]]:
@@ -59,14 +74,22 @@ def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date
     given = {day: _given(known.get(day)) for day in days}
     longest = max((len(day.history.earlier) for day in days.values()), default=0)
     for place in range(longest):
-        asked = {
-            day: corrected
-            for day, corrected in days.items()
-            if place < len(corrected.history.earlier)
-            and corrected.history.earlier[place].fingerprint not in given[day]
-        }
-        for day, is_usable in _judged(context, asked, place).items():
-            given[day][days[day].history.earlier[place].fingerprint] = is_usable
+        contents: dict[date, Content] = {}
+        for day, corrected in days.items():
+            if place >= len(corrected.history.earlier):
+                continue
+            fingerprint = corrected.history.earlier[place].fingerprint
+            content = _content(context, corrected, place)
+            if not corrected.could_be_read(place):
+                given[day][fingerprint] = False
+            elif fingerprint not in given[day]:
+                if (is_usable := _verdict_of(known.get(day), content, context.product)) is None:
+                    contents[day] = content
+                else:
+                    given[day][fingerprint] = is_usable
+        mornings = {day: days[day].history.mornings[place].day for day in contents}
+        for day, is_usable in _judged(context, contents, mornings).items():
+            given[day][contents[day].fingerprint] = is_usable
     return {day: _plain(corrected.history, given[day]) for day, corrected in days.items()}
 
 
@@ -102,24 +125,33 @@ def _given(record: DayRecord | None) -> dict[str, bool]:
     """The verdicts that a day's earlier contents have been given, by their fingerprints."""
     if record is None:
         return {}
-    found = {
+    return {
         fingerprint: is_usable
         for _, _, is_usable, fingerprint in record.details.get(HISTORY, {}).get("mornings", ())
         if fingerprint is not None
     }
-    if record.fingerprint and record.outcome in ("written", "empty", "blocked"):
-        found[record.fingerprint] = record.usable
-    return found
 
 
-def _judged(context: StepContext, days: Mapping[date, Corrected], place: int) -> dict[date, bool]:
-    """Whether each day was usable on one of its earlier mornings, by the rules of now."""
-    if not days:
+def _verdict_of(record: DayRecord | None, content: Content, product: Product) -> bool | None:
+    """The verdict that a day was given last, if it had the same rows then, whatever their labels."""
+    if record is None or record.outcome not in ("written", "empty", "blocked"):
+        return None
+
+    def of_rows(profile: dict[str, Any]) -> dict[str, Any]:
+        columns = {name: one for name, one in profile.get("columns", {}).items() if name != product.label}
+        return {**profile, "columns": columns}
+
+    same = of_rows(record.details.get("profile", {})) == of_rows(content.profile.plain())
+    counts = all(record.counts.get(name) == content.counts[name] for name in ("rows", "quarantined"))
+    return record.usable if same and counts else None
+
+
+def _judged(
+    context: StepContext, contents: Mapping[date, Content], mornings: Mapping[date, date]
+) -> dict[date, bool]:
+    """Whether each day was usable with an earlier content of it, by the rules of now."""
+    if not contents:
         return {}
-    mornings = {day: corrected.history.mornings[place].day for day, corrected in days.items()}
-    contents: dict[date, Content | Written] = {
-        day: _content(context, corrected, place) for day, corrected in days.items()
-    }
     judged = _EarlierVerdict(context, mornings).of_contents(contents)
     return {day: written.outcome in ("written", "empty") for day, written in judged.items()}
 
@@ -161,3 +193,48 @@ class _EarlierVerdict(Verdict):
             session=context.open_spark,
             files=(reader, -1) if reader is not None else None,
         )
+
+
+def usable_in_mrds(
+    context: StepContext, histories: Mapping[date, Sequence[Morning]]
+) -> dict[date, list[Morning]]:
+    """The mornings of corrected days, with those unusable on which rows of the MRDS broke its rules.
+
+    What rows break is looked for, not what a day's figures say beside other days'. It is looked for where a
+    task can hold the day and read its files; of other days the mornings come back as they are.
+    """
+    product, tables = context.product, context.tables
+    found = {day: list(mornings) for day, mornings in histories.items()}
+    suites = {day: expectations.suite(product, "mrds", day=day) for day in histories}
+    types = {name: _type_of(product, name) for name in mrds.columns(product)}
+    longest = max((len(mornings) for mornings in histories.values()), default=1)
+    for place in range(longest - 1):
+        asked = {
+            day: mornings[place].day
+            for day, mornings in found.items()
+            if place < len(mornings) - 1 and mornings[place].is_usable
+        }
+        entities = EntitiesAsKnown.of(RowsAsKnown(product, tables, asked)) if asked else None
+        if entities is None:
+            continue
+        sizes = entities.sizes()
+        results = validation.validate(
+            product,
+            "mrds",
+            lambda: context.tables.without_rows(context.spark, product.name, MRDS),
+            types,
+            {day: suites[day] for day, size in sizes.items() if size is not None},
+            {day: size for day, size in sizes.items() if size is not None},
+            maximum_rows=max((size or 0 for size in sizes.values()), default=0),
+            session=context.open_spark,
+            files=(entities, -1),
+        )
+        broken = {day for day, of_day in results.items() if not Quality(tuple(of_day)).passed}
+        for day in broken | {day for day, size in sizes.items() if size is None}:
+            found[day][place] = replace(found[day][place], is_usable=False)
+    return found
+
+
+def _type_of(product: Product, name: str) -> str:
+    """The type of a column of the MRDS, as a contract names it."""
+    return "date" if name in (EVENT_DAY, LABEL_KNOWN_ON) else product.mrds_type(name)

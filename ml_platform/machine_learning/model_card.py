@@ -64,6 +64,10 @@ def log_model(kind: Kind, trained: TrainedModel, facts: Mapping[str, str]) -> An
     )
 
 
+#: What is said of a model that learns from rows as later deliveries have corrected them.
+CORRECTED = "corrected: rows as they are today, which nobody knew as of its date"
+
+
 def requirements(product: Product) -> list[str]:
     """The packages that a model of a product needs to be loaded, with their versions."""
     needed = [f"{name}=={_version_of(name)}" for name in REQUIREMENTS]
@@ -96,6 +100,8 @@ def params_of(product: Product, trained: TrainedModel, data: DataUsed) -> dict[s
         "last_day": data.last_day,
         "training_days": trained.days,
     }
+    if model.learns_from == "corrected":
+        params["learns_from"] = CORRECTED
     if model.decision_highest is not None:
         params["decision_highest"] = model.decision_highest
     if product.highest is not None and product.evaluation.metric in AT_K:

@@ -31,7 +31,7 @@ from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.day_rows import mapped, subschema
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
-from ml_platform.data_engineering.row_versions import IS_FIRST
+from ml_platform.data_engineering.row_versions import IS_SCORED
 from ml_platform.data_engineering.served_rows import corrected_days
 from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.kind import Predictions
@@ -140,7 +140,7 @@ def write(
     if corrected:
         as_served = tables.day_files(product.name, MRDS_SERVED)
         assert as_served is not None, "the tables of a product lie together"
-        done |= of_table(MRDS_SERVED, replace(as_served, where=IS_FIRST), sorted(corrected))
+        done |= of_table(MRDS_SERVED, replace(as_served, where=IS_SCORED), sorted(corrected))
     files = {day: scored.files for day, scored in done.items()}
     version = tables.replace_days_by(product.name, PREDICTIONS, schema(product), files, days, run_id=run_id)
     return {
@@ -362,8 +362,8 @@ def _by_spark(
         rows = rows_of(MRDS, [day for day in chosen if day not in corrected], given)
         if not (served := [day for day in chosen if day in corrected]):
             return rows
-        first = rows_of(MRDS_SERVED, served, given.append(pa.field(IS_FIRST, pa.bool_())))
-        return rows.unionByName(first.where(column(IS_FIRST)).drop(IS_FIRST))
+        first = rows_of(MRDS_SERVED, served, given.append(pa.field(IS_SCORED, pa.bool_())))
+        return rows.unionByName(first.where(column(IS_SCORED)).drop(IS_SCORED))
 
     ranked = product.deepest_rank is not None
     given_back = made.append(pa.field(_TIE, pa.int64())) if ranked else made

@@ -18,7 +18,7 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import aggregation, landing, resolution, row_versions
 from ml_platform.data_engineering.reading import Reading
-from ml_platform.data_engineering.row_versions import IS_FIRST, KNOWN_FROM, KNOWN_TO, Morning, Timeline
+from ml_platform.data_engineering.row_versions import IS_SCORED, KNOWN_FROM, KNOWN_TO, Morning, Timeline
 from ml_platform_tests.small_platform import D, shop
 
 DAY = D("2024-01-10")
@@ -203,10 +203,10 @@ def test_what_is_learned_as_of_a_date_is_what_was_served_then(files: list[File],
     served = row_versions.served(product(), DAY, day.rows, day.versions, dated)
     scored: dict[str, Row] = {}
     for as_of, expected in simulated(day, dated, scored):
-        learned = row_versions.learned_as_of(served, as_of).drop_columns([KNOWN_FROM, KNOWN_TO, IS_FIRST])
+        learned = row_versions.learned_as_of(served, as_of).drop_columns([KNOWN_FROM, KNOWN_TO, IS_SCORED])
         known = [on is not None and on <= as_of for on in learned[LABEL_KNOWN_ON].to_pylist()]
         assert plain(without(learned, known)) == sorted(map(repr, expected))
-    first = served.filter(served[IS_FIRST]).drop_columns([KNOWN_FROM, KNOWN_TO, IS_FIRST])
+    first = served.filter(served[IS_SCORED]).drop_columns([KNOWN_FROM, KNOWN_TO, IS_SCORED])
     assert {row["customer"]: features(row) for row in first.to_pylist()} == scored
     assert len(first) == len(scored)
 

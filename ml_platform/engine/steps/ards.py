@@ -153,7 +153,7 @@ class Ards(Step):
                 profile=profiles.profile(product, "ards", content.rows, content.statistics),
                 fingerprint=content.fingerprint,
                 delta_version=content.delta_version,
-                metadata=_of_files(deliveries[day]),
+                metadata=_of_files(deliveries[day]) | _of_history(histories.get(day)),
                 history=histories.get(day),
             )
             for day, content in written.items()
@@ -237,3 +237,16 @@ def _of_files(delivery: landing.Delivery) -> dict[str, Any]:
     unread = [f"{name} ({advice})" if (advice := to_do(name)) else name for name in delivery.unread]
     names = {"unread_files": unread, "late_files": late}
     return counts | columns | {key: landing.listed(listed) for key, listed in names.items() if listed}
+
+
+def _of_history(history: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What people should know of a day whose rows have changed since they first came."""
+    if history is None:
+        return {}
+    mornings = history["mornings"]
+    unusable = [day for day, _, is_usable, _ in mornings if not is_usable]
+    found = {
+        "states_of_changed_rows": history["versions"],
+        "rows_came_on": landing.listed(m[0] for m in mornings),
+    }
+    return found | ({"could_not_be_used_on": landing.listed(unusable)} if unusable else {})

@@ -25,6 +25,7 @@ from ml_platform.engine.run_partitions import FAILED, Done, Step
 from ml_platform.engine.step import Check, DayResult, Inputs, Written, result_of
 from ml_platform.engine.training_plan import TrainingPlan
 from ml_platform.machine_learning import holdout, model_history, training_data
+from ml_platform.machine_learning.model_card import CORRECTED
 from ml_platform.machine_learning.model_history import RESTORED, ModelHistory, ModelRecord
 from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.promotion import Comparison, Decision
@@ -224,6 +225,8 @@ def _metadata(
     }
     if model.threshold is not None:
         metadata["decision_threshold"] = model.threshold
+    if product.model.learns_from == "corrected":
+        metadata["learns_from"] = CORRECTED
     if product.model.decision_highest is not None:
         metadata["decision_highest"] = product.model.decision_highest
     skipped = {"days_of_another_contract": plan.outdated, "days_before_since": plan.untrainable}

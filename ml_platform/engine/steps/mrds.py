@@ -11,7 +11,7 @@ from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.data_engineering import mrds, unity_catalog
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.engine import presence
-from ml_platform.engine.earlier_verdicts import HISTORY, mornings_of
+from ml_platform.engine.earlier_verdicts import HISTORY, mornings_of, usable_in_mrds
 from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
@@ -53,7 +53,7 @@ class Mrds(Step):
             days,
             run_id=context.request.run_id,
             statistics=profiles.ProfileStatistics(product, "mrds"),
-            histories=histories,
+            histories=usable_in_mrds(context, histories) if histories else {},
         )
         return {
             day: Written("refused", made.refusal)
