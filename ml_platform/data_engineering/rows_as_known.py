@@ -36,14 +36,19 @@ class Reader:
 
     def read(self, _: int, days: Sequence[date], columns: Sequence[str]) -> Iterator[tuple[date, pa.Table]]:
         """Each day with its rows as they were known; a day without rows is left out."""
-        names = row_versions.ards_schema(self.product).names
-        own = resolution.ards_columns(self.product)
-        for day, rows in self.rows.read(self.rows_version, days, own):
-            found = list(self.versions.read(self.versions_version, [day], names))
-            versions = found[0][1] if found else row_versions.ards_schema(self.product).empty_table()
+        of_versions, of_rows = row_versions.ards_schema(self.product), resolution.rows_schema(self.product)
+        for day in days:
+            # A day that has lost all its rows had some before.
+            rows = self._day(self.rows, self.rows_version, day, of_rows)
+            versions = self._day(self.versions, self.versions_version, day, of_versions)
             known = row_versions.as_known(self.product, rows, versions, self.mornings[day])
             if len(known):
-                yield day, known.select(list(columns))
+                # Whoever reads batches finds none without rows.
+                yield day, known.select(list(columns)).combine_chunks()
+
+    @staticmethod
+    def _day(files: DayFiles, version: int, day: date, schema: pa.Schema) -> pa.Table:
+        return next((rows for _, rows in files.read(version, [day], schema.names)), schema.empty_table())
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,8 @@ def usable_in_mrds(
         if entities is None:
             continue
         sizes = entities.sizes()
+        if not sizes:
+            continue
         results = validation.validate(
             product,
             "mrds",
