@@ -14,7 +14,7 @@ from ml_platform.contract.product import Product
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, days, shop, visits
+from ml_platform_tests.small_platform import D, Platform, carry_by, days, shop, visits
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -112,7 +112,7 @@ def predictions(platform: Platform) -> pd.DataFrame:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("carrier", ["tasks", "buckets of Spark"])
 def test_a_replay_learns_and_scores_what_every_morning_did(
     live: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carrier: str
 ) -> None:
