@@ -6,8 +6,9 @@ import copy
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -16,7 +17,10 @@ from ml_platform.data_engineering import aggregation, served_rows
 from ml_platform.data_engineering.row_versions import IS_SCORED, KNOWN_FROM, KNOWN_TO
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import D, Platform, shop
+from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, shop
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 DAY = D("2024-01-10")
 SHOP = shop()
@@ -169,6 +173,28 @@ def test_a_day_made_at_once_is_served_as_on_each_morning(tmp_path: Path, name: s
         assert {row["customer"]: row["spend"] for row in scored} == case.scored
     assert served(replay).equals(served(live))
     assert replay.fingerprints("ards", "mrds") == live.fingerprints("ards", "mrds")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_what_was_served_is_the_same_whatever_writes_it(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, carrier: str
+) -> None:
+    one_by_one = without_spark(tmp_path / "here", SHOP)
+    files = CASES["two files that replace the day"].files | {"2024-01-16_d.csv": rows(0, 6, 4)}
+    at_once(one_by_one, files)
+    expected = served(one_by_one)
+    carry_by(carrier, monkeypatch)
+    other = Platform(settings_in(tmp_path / "there"), spark)
+    at_once(other, files)
+    found = other.rows("mrds_served", ["customer", KNOWN_FROM])
+    names = [name for name in expected.column_names if name != "event_day"]
+    pd.testing.assert_frame_equal(
+        found[names], expected.select(names).to_pandas(), check_dtype=False, check_like=True
+    )
+    assert other.fingerprints("ards", "mrds") == one_by_one.fingerprints("ards", "mrds")
+    days = served_rows.corrected_days(lambda: spark, SHOP, other.tables, [DAY])
+    assert days == frozenset([DAY])
 
 
 def learned(platform: Platform, as_of: date) -> dict[str, float]:
