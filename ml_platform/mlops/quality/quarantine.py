@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 import csv
 import io
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -77,8 +76,15 @@ def _kind(reason: str) -> str:
 
 
 def _masked(reason: str, product: Product) -> str:
-    """A reason without the value that it quotes from a sensitive column."""
-    named = re.match(r"(unparseable value in|value not allowed in) (?P<column>.*?): ", reason)
-    if named and named["column"] in product.sensitive:
-        return f"{reason[: named.end()]}{MASK}"
-    return reason
+    """A reason without the values that it quotes from sensitive columns.
+
+    A record may be wrong in several columns; what comes after such a value is left out with it, since where
+    a value ends nobody can tell.
+    """
+    places = [
+        place + len(quoting)
+        for column in product.sensitive
+        for quoting in (f"unparseable value in {column}: ", f"value not allowed in {column}: ")
+        if (place := reason.find(quoting)) >= 0
+    ]
+    return f"{reason[: min(places)]}{MASK}" if places else reason
