@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 #: How many cases a run of the slow tests tries, and from which seed on.
-CASES = int(os.environ.get("ML_PLATFORM_TEST_CASES", "4"))
+CASES = int(os.environ.get("ML_PLATFORM_TEST_CASES", "3"))
 FIRST_SEED = int(os.environ.get("ML_PLATFORM_TEST_FIRST_CASE", "0"))
 
 DAILY = ("ards", "mrds", "online_features", "predictions", "model_performance", "validation_report")
