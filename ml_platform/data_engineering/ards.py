@@ -18,9 +18,9 @@ from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import ards_in_tasks
-from ml_platform.data_engineering.ards_by_spark import Delivered
-from ml_platform.data_engineering.ards_in_tasks import Places
-from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting, Statistics
+from ml_platform.data_engineering.ards_by_spark import Delivered, Facts
+from ml_platform.data_engineering.ards_in_tasks import Places, WrittenDay
+from ml_platform.data_engineering.day_statistics import Counting, Statistics
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import (
     Account,
@@ -29,7 +29,7 @@ from ml_platform.data_engineering.resolution import (
     quarantine_schema,
     rows_schema,
 )
-from ml_platform.data_engineering.row_versions import DayHistory, History, ards_schema
+from ml_platform.data_engineering.row_versions import DayHistory, ards_schema
 from ml_platform.spark.tasks import Session
 from ml_platform.storage.fingerprints import EMPTY
 from ml_platform.storage.tables import Tables
@@ -121,25 +121,23 @@ def write(
     else:
         done = _write_by_spark(session, product, tables, deliveries, counting, run_id, changed)
     return {day: ArdsDay(refusal=why) for day, why in done.refusals.items()} | {
-        day: replace(
-            _day(account, counting.of_parts(done.parts[day]), done.version),
-            history=DayHistory.of(done.histories[day], counting),
-            of_files=done.of_files[day],
-        )
-        for day, account in done.accounts.items()
+        day: _day(found, done.version, counting) for day, found in done.made.items()
     }
 
 
 @dataclass(frozen=True)
 class _Done:
-    """The days that were written, each with its account and counted parts, and those that can't be read."""
+    """The days that were written, each with what it has become, and why others can't be read."""
 
-    accounts: Mapping[date, Account]
+    made: Mapping[date, WrittenDay | Facts]
     refusals: Mapping[date, Refusal]
-    parts: Mapping[date, Sequence[CountedPart]] = field(default_factory=dict)
-    histories: Mapping[date, Sequence[History]] = field(default_factory=dict)
-    of_files: Mapping[date, Mapping[int, Account]] = field(default_factory=dict)
     version: int | None = None
+
+    @classmethod
+    def of(cls, found: Mapping[date, WrittenDay | Facts]) -> _Done:
+        """Days that are still to be written, and those that can't be read."""
+        refusals = {day: one.refusal for day, one in found.items() if one.refusal is not None}
+        return cls({day: found[day] for day in sorted(found) if day not in refusals}, refusals)
 
 
 def _write_in_tasks(
@@ -155,11 +153,10 @@ def _write_in_tasks(
     written = ards_in_tasks.write(session, product, deliveries, places, counting)
     for day in changed(list(written)):
         del written[day]
-    refusals = {day: found.refusal for day, found in written.items() if found.refusal is not None}
-    accounts = {day: found.account for day, found in written.items() if day not in refusals}
-    days = sorted(accounts)
+    done = _Done.of(written)
+    days = list(done.made)
     if not days:
-        return _Done(accounts, refusals)
+        return done
     unfit = {day: written[day].quarantine for day in days}
     with tables.hold(product.name, ARDS, days):
         if any(unfit.values()) or tables.has_days(product.name, QUARANTINE, days):
@@ -171,14 +168,7 @@ def _write_in_tasks(
             tables.replace_days_by(product.name, ARDS_VERSIONS, schema, versions, days, run_id=run_id)
         rows, schema = {day: written[day].rows for day in days}, rows_schema(product)
         version = tables.replace_days_by(product.name, ARDS, schema, rows, days, run_id=run_id)
-    return _Done(
-        accounts,
-        refusals,
-        {day: written[day].parts for day in days},
-        {day: written[day].histories for day in days},
-        {day: written[day].of_files for day in days},
-        version,
-    )
+    return replace(done, version=version)
 
 
 def _write_by_spark(
@@ -195,12 +185,11 @@ def _write_by_spark(
     facts = delivered.facts()
     for day in changed(list(facts)):
         del facts[day]
-    refusals = {day: found.refusal for day, found in facts.items() if found.refusal is not None}
-    accounts = {day: found.account for day, found in facts.items() if day not in refusals}
-    days = sorted(accounts)
+    done = _Done.of(facts)
+    days = list(done.made)
     if not days:
-        return _Done(accounts, refusals)
-    unfit = any(account.quarantined for account in accounts.values())
+        return done
+    unfit = any(found.account.quarantined for found in done.made.values())
     with tables.hold(product.name, ARDS, days):
         if unfit or tables.has_days(product.name, QUARANTINE, days):
             quarantine = delivered.quarantine({day: facts[day] for day in days})
@@ -212,18 +201,12 @@ def _write_by_spark(
         version = tables.replace_days(spark, product.name, ARDS, rows, days, run_id=run_id)
     # The files were read once more when their rows were written.
     other = set(changed(days))
-    accounts = {day: accounts[day] for day in days if day not in other}
-    return _Done(
-        accounts,
-        refusals,
-        {day: facts[day].parts for day in accounts},
-        {day: facts[day].histories for day in accounts},
-        {day: facts[day].of_files for day in accounts},
-        version,
-    )
+    made = {day: found for day, found in done.made.items() if day not in other}
+    return replace(done, made=made, version=version)
 
 
-def _day(account: Account, counted: Counted, version: int | None) -> ArdsDay:
+def _day(found: WrittenDay | Facts, version: int | None, counting: Counting) -> ArdsDay:
+    account, counted = found.account, counting.of_parts(found.parts)
     return ArdsDay(
         rows=counted.rows,
         delivered=account.delivered,
@@ -239,4 +222,6 @@ def _day(account: Account, counted: Counted, version: int | None) -> ArdsDay:
         fingerprint=counted.fingerprint,
         delta_version=version,
         statistics=counted.statistics,
+        history=DayHistory.of(found.histories, counting),
+        of_files=found.of_files,
     )

@@ -96,10 +96,9 @@ class Delivered:
             resolved = resolution.resolve(product, day, entries)
             account = Account(labels_applied=resolved.labels_applied, quarantined=len(resolved.orphans))
             parts = [counting.of_part(resolved.rows)]
-            versions = row_versions.ards_versions(product, day, entries, timelines[day])
-            histories = [History.of(product, resolved.rows, versions, timelines[day], counting)]
+            _, history = row_versions.changes(product, day, entries, resolved.rows, timelines[day], counting)
             found = Facts(
-                day, account=account, parts=parts, histories=histories, orphans=len(resolved.orphans)
+                day, account=account, parts=parts, histories=[history], orphans=len(resolved.orphans)
             )
             return pa.concat_tables([facts, _as_table(found)])
 
@@ -317,8 +316,9 @@ def _facts(product: Product, delivery: Delivery, counting: Counting) -> Facts:
     labels = Account(labels_applied=resolved.labels_applied, quarantined=len(resolved.orphans))
     parts = [counting.of_part(resolved.rows, is_whole=True)]
     timeline = Timeline.of(delivery.files)
-    versions = row_versions.ards_versions(product, delivery.day, entries, timeline)
-    history = History.of(product, resolved.rows, versions, timeline, counting, is_whole=True)
+    _, history = row_versions.changes(
+        product, delivery.day, entries, resolved.rows, timeline, counting, is_whole=True
+    )
     return Facts(
         delivery.day,
         None,

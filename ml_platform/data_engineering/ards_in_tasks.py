@@ -146,8 +146,9 @@ class _Writer:
     ) -> tuple[list[DayFile], list[History]]:
         """The states of the rows that have had several, written, and what was known of the rows before."""
         timeline = Timeline.of(delivery.files)
-        versions = row_versions.ards_versions(self.product, delivery.day, entries, timeline)
-        history = History.of(self.product, rows, versions, timeline, self.counting, is_whole=is_whole)
+        versions, history = row_versions.changes(
+            self.product, delivery.day, entries, rows, timeline, self.counting, is_whole=is_whole
+        )
         return self.places.versions.write(delivery.day, versions), [history]
 
 

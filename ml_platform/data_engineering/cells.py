@@ -111,7 +111,7 @@ class TypedValues:
         found = self.given
         if pa.types.is_null(found.type):
             return pa.nulls(len(found), pa.string())
-        if not _is_text(found.type) and not set(self.null_values) - {""}:
+        if not is_text_type(found.type) and not set(self.null_values) - {""}:
             return found
         stand_for_null = pc.is_in(as_text(found), value_set=pa.array(list(self.null_values), pa.string()))
         if not pc.any(stand_for_null).as_py():
@@ -134,7 +134,7 @@ class TypedValues:
         return str(as_text(self.array.slice(place, 1))[0].as_py())
 
     def dialect(self, place: int, declared: Column, source: Source) -> tuple[Column, Source]:
-        return (declared, source) if _is_text(self.array.type) else _own_dialect(declared, source)
+        return (declared, source) if is_text_type(self.array.type) else _own_dialect(declared, source)
 
 
 def _own_dialect(declared: Column, source: Source) -> tuple[Column, Source]:
@@ -242,13 +242,15 @@ def _floored(counts: pa.Array, by: int) -> pa.Array:
 # -- values as texts ---------------------------------------------------------------------------------
 
 
-def _is_text(type_: pa.DataType) -> bool:
+def is_text_type(type_: pa.DataType) -> bool:
+    """Whether values of a type are texts."""
     return bool(
         pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
     )
 
 
-def _is_bytes(type_: pa.DataType) -> bool:
+def is_bytes_type(type_: pa.DataType) -> bool:
+    """Whether values of a type are bytes, of one length or of any."""
     return bool(
         pa.types.is_binary(type_)
         or pa.types.is_large_binary(type_)
@@ -263,7 +265,7 @@ def _has_no_text(type_: pa.DataType) -> bool:
         pa.types.is_nested(type_)
         or pa.types.is_duration(type_)
         or pa.types.is_interval(type_)
-        or _is_bytes(type_)
+        or is_bytes_type(type_)
     )
 
 
@@ -277,7 +279,7 @@ def plain(array: pa.Array) -> pa.Array:
         # Texts are looked at once each.
         values = plain(array.dictionary)
         return values.take(array.indices) if len(values) else pa.nulls(len(array), values.type)
-    if _is_text(array.type) or _is_bytes(array.type):
+    if is_text_type(array.type) or is_bytes_type(array.type):
         return _checked_text(array)
     if pa.types.is_float16(array.type):
         return array.cast(pa.float32())
@@ -295,7 +297,7 @@ def _checked_text(array: pa.Array) -> pa.Array:
 
 def is_bytes(array: pa.Array) -> bool:
     """Whether :func:`plain` has found bytes that are no text."""
-    return _is_bytes(array.type)
+    return is_bytes_type(array.type)
 
 
 def not_text(array: pa.Array) -> list[int]:
@@ -318,7 +320,7 @@ def readable(array: pa.Array) -> pa.Array:
 def as_text(array: pa.Array) -> pa.Array:
     """Values as their texts; a number with a fraction is written as Python writes it, 1.0."""
     given = array.type
-    if _is_text(given):
+    if is_text_type(given):
         return array.cast(pa.string())
     if pa.types.is_floating(given):
         return pc.replace_substring_regex(array.cast(pa.string()), r"^(-?[0-9]+)$", r"\1.0")

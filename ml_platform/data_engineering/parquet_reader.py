@@ -291,15 +291,11 @@ def _likely_bytes(metadata: Any, group: int) -> int:
 
 
 def _is_bytes(type_: pa.DataType) -> bool:
+    """Whether values are texts or bytes of any length, in dictionaries or not."""
     if pa.types.is_dictionary(type_):
         return _is_bytes(type_.value_type)
-    return bool(
-        pa.types.is_string(type_)
-        or pa.types.is_large_string(type_)
-        or pa.types.is_string_view(type_)
-        or pa.types.is_binary(type_)
-        or pa.types.is_large_binary(type_)
-        or pa.types.is_binary_view(type_)
+    return cells.is_text_type(type_) or (
+        cells.is_bytes_type(type_) and not pa.types.is_fixed_size_binary(type_)
     )
 
 

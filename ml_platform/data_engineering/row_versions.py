@@ -135,15 +135,11 @@ def ards_versions(product: Product, day: date, entries: pa.Table, timeline: Time
     own = [name for name in rows.column_names if name not in (product.label, LABEL_KNOWN_ON)]
     key = numbered([rows[name] for name in resolution.keys(product)], len(rows))
     runs = _Runs.of(product, rows, key, at, numbered([rows[name] for name in own], len(rows)))
-    known_from, known_to = runs.interval(mornings)
+    found = runs.states(rows, mornings)
     # A key of one state since the day's first morning has never changed.
-    of_key = np.bincount(runs.groups, minlength=key.max() + 1)
-    ends = np.array([end is not None for end in known_to])
-    later = np.array([start.toordinal() > first for start in known_from])
-    is_kept = (of_key[runs.groups] > 1) | ends | later
-    found = runs.last_of(rows).append_column(_INTERVAL[0], pa.array(known_from, pa.date32()))
-    found = found.append_column(_INTERVAL[1], pa.array(known_to, pa.date32()))
-    return found.filter(pa.array(is_kept)).cast(schema)
+    several = pa.array(np.bincount(runs.groups)[runs.groups] > 1)
+    later = pc.greater(found[KNOWN_FROM], pa.scalar(date.fromordinal(first), pa.date32()))
+    return found.filter(pc.or_(pc.or_(several, later), found[KNOWN_TO].is_valid())).cast(schema)
 
 
 def as_known(product: Product, rows: pa.Table, versions: pa.Table, morning: date) -> pa.Table:
@@ -155,9 +151,9 @@ def as_known(product: Product, rows: pa.Table, versions: pa.Table, morning: date
     """
     known = rows
     if len(versions):
-        changed, _ = _touched(rows, versions, resolution.keys(product))
+        changed = _shared(rows, versions, resolution.keys(product))
         unchanged = rows.filter(pa.array(~changed))
-        known = pa.concat_tables([unchanged, _valid(versions, morning).select(rows.column_names)])
+        known = pa.concat_tables([unchanged, valid_on(versions, morning).select(rows.column_names)])
     at = pa.scalar(morning, pa.date32())
     is_known = pc.fill_null(pc.less_equal(known[LABEL_KNOWN_ON], at), False)
     for name in (product.label, LABEL_KNOWN_ON):
@@ -251,25 +247,30 @@ class History:
     content: ContentSums
     earlier: list[CountedPart]
 
-    @classmethod
-    def of(
-        cls,
-        product: Product,
-        rows: pa.Table,
-        versions: pa.Table,
-        timeline: Timeline,
-        counting: Counting,
-        *,
-        is_whole: bool = False,
-    ) -> History:
-        """That of some keys of a day: their rows now, and the versions of those that have had several."""
-        mornings = timeline.mornings
-        earlier = [
-            counting.of_part(as_known(product, rows, versions, morning.day), is_whole=is_whole)
-            for morning in mornings[:-1]
-            if len(versions) or not is_whole
-        ]
-        return cls(mornings, ContentSums.of(versions, versions.column_names), earlier)
+
+def changes(
+    product: Product,
+    day: date,
+    entries: pa.Table,
+    rows: pa.Table,
+    timeline: Timeline,
+    counting: Counting,
+    *,
+    is_whole: bool = False,
+) -> tuple[pa.Table, History]:
+    """What :func:`ards_versions` finds among some records of a day, and what is counted of it.
+
+    Args:
+        rows: what the records become now.
+    """
+    versions = ards_versions(product, day, entries, timeline)
+    mornings = timeline.mornings
+    earlier = [
+        counting.of_part(as_known(product, rows, versions, morning.day), is_whole=is_whole)
+        for morning in mornings[:-1]
+        if len(versions) or not is_whole
+    ]
+    return versions, History(mornings, ContentSums.of(versions, versions.column_names), earlier)
 
 
 @dataclass(frozen=True)
@@ -320,19 +321,14 @@ def served(
     entity = [name for name in product.entity if name != EVENT_DAY]
     names = aggregation.columns(product)
     now, states = rows.select(names), versions.select([*names, KNOWN_FROM, KNOWN_TO])
-    changed, _ = _touched(now, states, resolution.keys(product))
-    of_entities, _ = _touched(now, states, entity)
+    changed = _shared(now, states, resolution.keys(product))
+    of_entities = _shared(now, states, entity)
     schema = served_schema(product)
     found = [schema.empty_table(), *_unchanged(product, day, now.filter(pa.array(~of_entities)), mornings)]
     if len(states):
         beside = now.filter(pa.array(of_entities & ~changed))
         found.append(_changed(product, day, beside, states, mornings))
     return pa.concat_tables(found)
-
-
-def learned_as_of(rows: pa.Table, as_of: date) -> pa.Table:
-    """Of rows of ``mrds_served`` those that a model as of a date learns from, whatever their labels."""
-    return _valid(rows, as_of)
 
 
 def _unchanged(product: Product, day: date, rows: pa.Table, mornings: Sequence[Morning]) -> list[pa.Table]:
@@ -380,7 +376,7 @@ def _changed(
         before = [morning for morning in mornings if morning.day <= moment]
         if not before or not before[-1].is_usable:
             continue
-        known = pa.concat_tables([beside, _valid(versions, moment).select(beside.column_names)])
+        known = pa.concat_tables([beside, valid_on(versions, moment).select(beside.column_names)])
         try:
             state = aggregation.aggregate(product, day, known)
         except TooLargeError:
@@ -405,15 +401,8 @@ def _changed(
             rows.schema.get_field_index(name), rows.schema.field(name), rows[name]
         )
     runs = _Runs.of(product, as_served, entity, moment_of, source)
-    known_from, known_to = runs.interval(moments)
-    found = runs.last_of(as_served)
     is_scored = np.r_[True, np.diff(runs.groups) != 0]
-    for name, values in (
-        (KNOWN_FROM, pa.array(known_from, pa.date32())),
-        (KNOWN_TO, pa.array(known_to, pa.date32())),
-        (IS_SCORED, pa.array(is_scored)),
-    ):
-        found = found.append_column(name, values)
+    found = runs.states(as_served, moments).append_column(IS_SCORED, pa.array(is_scored))
     return found.cast(served_schema(product))
 
 
@@ -456,31 +445,27 @@ class _Runs:
         last = np.r_[first[1:], len(order)] - 1
         return cls(groups[first], at[first], at[last], order[last])
 
-    def interval(self, moments: Sequence[date]) -> tuple[list[date], list[date | None]]:
-        """From which moment each run stands, and at which it does no longer; None if it still does."""
-        following = [*moments[1:], None]
-        return [moments[at] for at in self.starts.tolist()], [following[at] for at in self.ends.tolist()]
+    def states(self, rows: pa.Table, moments: Sequence[date]) -> pa.Table:
+        """The last row of each run, from which moment it stands, and at which it no longer does, if ever."""
+        days = pa.array([*moments, None], pa.date32())
+        found = rows.take(pa.array(self.last))
+        for column, places in zip(_INTERVAL, (self.starts, self.ends + 1), strict=True):
+            found = found.append_column(column, days.take(pa.array(places)))
+        return found
 
-    def last_of(self, rows: pa.Table) -> pa.Table:
-        """The last row of each run."""
-        return rows.take(pa.array(self.last))
 
-
-def _valid(rows: pa.Table, morning: date) -> pa.Table:
-    """The states that stood on a morning."""
+def valid_on(rows: pa.Table, morning: date) -> pa.Table:
+    """The states that stood on a morning; of rows of ``mrds_served``, what a model as of then learns from."""
     at = pa.scalar(morning, pa.date32())
     ended = pc.fill_null(pc.less_equal(rows[KNOWN_TO], at), False)
     return rows.filter(pc.and_(pc.less_equal(rows[KNOWN_FROM], at), pc.invert(ended)))
 
 
-def _touched(
-    rows: pa.Table, others: pa.Table, keys: Sequence[str]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Of the rows of two tables, whether the other table has one of the same key."""
+def _shared(rows: pa.Table, others: pa.Table, keys: Sequence[str]) -> NDArray[np.bool_]:
+    """Of each row, whether the other table has one of the same key."""
     together = [pa.chunked_array([*rows[key].chunks, *others[key].chunks], rows[key].type) for key in keys]
     number = numbered(together, len(rows) + len(others))
-    first, second = number[: len(rows)], number[len(rows) :]
-    return np.isin(first, second), np.isin(second, first)
+    return np.isin(number[: len(rows)], number[len(rows) :])
 
 
 def numbered(columns: Sequence[Any], rows: int) -> Integers:

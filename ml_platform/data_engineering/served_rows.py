@@ -17,7 +17,7 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering.day_rows import DayRows, Kernel, day_rows
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.data_engineering.row_versions import KNOWN_FROM, KNOWN_TO, learned_as_of, served_schema
+from ml_platform.data_engineering.row_versions import KNOWN_FROM, KNOWN_TO, served_schema, valid_on
 from ml_platform.storage.tables import Tables, column
 
 
@@ -78,7 +78,7 @@ class _AsOf:
         as_of, names = self.as_of, self.schema.names
 
         def of_learned(rows: pa.Table) -> pa.Table:
-            return kernel(learned_as_of(rows, as_of).select(names))
+            return kernel(valid_on(rows, as_of).select(names))
 
         return self.rows.map(of_learned, schema)
 

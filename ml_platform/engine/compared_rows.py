@@ -37,7 +37,7 @@ def training_rows(
         as_of,
         held_out=False if mode == "entities" else None,
         maximum_rows=context.product.model.maximum_rows,
-        names=columns or training_data.columns(context.product),
+        names=columns,
     )
 
 

@@ -25,9 +25,7 @@ from ml_platform.engine.verdicts import Content, Verdict
 from ml_platform.mlops.quality import expectations, profiles, validation
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.results import Quality, Result
-from ml_platform.storage.ledger import DayRecord
-
-HISTORY = "history"
+from ml_platform.storage.ledger import HISTORY, DayRecord
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,13 @@ def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date
     return {day: _plain(corrected.history, given[day]) for day, corrected in days.items()}
 
 
-def mornings_of(record: DayRecord) -> list[Morning] | None:
-    """The mornings on which rows of a day came, and whether it was usable then; None if only one counts."""
-    history = record.details.get(HISTORY)
-    if not history:
+def mornings_of(history: Mapping[str, Any] | None) -> list[Morning] | None:
+    """The mornings on which rows of a day came, and whether it was usable then; None if only one counts.
+
+    Args:
+        history: what the record of a day of the ARDS has of it.
+    """
+    if history is None:
         return None
     return [
         Morning(date.fromisoformat(day), replaces, is_usable)

@@ -9,7 +9,7 @@ from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.engine import evolution
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import Inputs
-from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
+from ml_platform.storage.ledger import HISTORY, WITHOUT_ROWS, DayRecord
 
 
 def from_same_day(
@@ -23,7 +23,7 @@ def from_same_day(
     """The inputs of a step that reads the same day of one asset.
 
     A day that isn't there is missing here too; one that was refused, blocked or held back holds this
-    one back.
+    one back. What a usable day held before travels in ``Inputs.found``.
 
     Args:
         fingerprint: which of the record's fingerprints counts.
@@ -41,7 +41,7 @@ def from_same_day(
         elif record.usable and contracts is not None and record.contract not in contracts:
             found[day] = Inputs(record.contract, "held_back", evolution.of_another_contract(context, record))
         elif record.usable:
-            found[day] = Inputs(content_of(record, fingerprint))
+            found[day] = Inputs(content_of(record, fingerprint), found=record.details.get(HISTORY))
         else:
             why = record.reason
             if record.outcome != "held_back":
@@ -53,5 +53,5 @@ def from_same_day(
 def content_of(record: DayRecord, fingerprint: str = "fingerprint") -> str:
     """What a usable day holds, and held before, by one of its record's fingerprints."""
     found: str = record.details.get("metadata", {}).get(fingerprint) or record.fingerprint or "empty"
-    history = record.details.get("history")
+    history = record.details.get(HISTORY)
     return fingerprint_of([found, history]) if history and fingerprint == "fingerprint" else found

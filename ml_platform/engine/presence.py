@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 
 from ml_platform.contract.assets import MODEL
@@ -19,7 +19,7 @@ from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
 from ml_platform.machine_learning.promotion import Decision
 from ml_platform.machine_learning.registry import Registry
-from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.ledger import HISTORY, DayRecord
 from ml_platform.storage.reports import ReportStore
 
 #: Outcomes of days whose own rows are in the tables.
@@ -32,25 +32,36 @@ def lost_rows(
     """The days whose rows a table doesn't hold as the ledger says, each with what is wrong.
 
     Args:
-        count: the name of the count that tells how many rows of a day the table has, or of the part of the
-            record's details whose ``versions`` do.
+        count: the name of the count that tells how many rows of a day the table has.
 
     Raises:
         DamagedTableError: the table's log can't be read.
     """
+    return _lost(
+        context,
+        table,
+        records,
+        lambda record: (record.counts.get(count, 0), record.delta_version if count == "rows" else None),
+    )
+
+
+def lost_states(context: StepContext, table: str, records: Mapping[date, DayRecord]) -> dict[date, str]:
+    """The days whose earlier rows a table doesn't hold as the ledger says. Raises as :func:`lost_rows`."""
+    return _lost(
+        context, table, records, lambda record: (record.details.get(HISTORY, {}).get("versions", 0), None)
+    )
+
+
+def _lost(
+    context: StepContext,
+    table: str,
+    records: Mapping[date, DayRecord],
+    rows_of: Callable[[DayRecord], tuple[int, int | None]],
+) -> dict[date, str]:
     if is_elsewhere(context, records) and context.tables.location.locks:
         return {}
-    expected = {
-        day: (_count(record, count), record.delta_version if count == "rows" else None)
-        for day, record in records.items()
-        if record.outcome in WITH_ROWS
-    }
+    expected = {day: rows_of(record) for day, record in records.items() if record.outcome in WITH_ROWS}
     return context.tables.losses(context.product.name, table, expected) if expected else {}
-
-
-def _count(record: DayRecord, name: str) -> int:
-    of_details = record.details.get(name)
-    return of_details["versions"] if isinstance(of_details, dict) else record.counts.get(name, 0)
 
 
 def is_elsewhere(context: StepContext, records: Mapping[date, DayRecord]) -> bool:

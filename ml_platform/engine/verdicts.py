@@ -25,7 +25,7 @@ from ml_platform.mlops.quality.anomalies import DayFacts, Fact
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.profiles import Profile
 from ml_platform.mlops.quality.results import Quality, Result
-from ml_platform.storage.ledger import DayRecord, Outcome
+from ml_platform.storage.ledger import HISTORY, DayRecord, Outcome
 
 WITHOUT_USABLE_ROWS = "the delivery has no usable rows"
 
@@ -55,7 +55,7 @@ class Content:
             fingerprint=record.fingerprint or "",
             delta_version=record.delta_version,
             metadata=record.details.get("metadata", {}),
-            history=record.details.get("history"),
+            history=record.details.get(HISTORY),
         )
 
 
@@ -327,7 +327,7 @@ def _still_accepted(content: Content, quality: Quality, previous: DayRecord | No
 def _written(content: Content, outcome: Outcome, reason: str, **more: Any) -> Written:
     details = {"profile": content.profile.plain(), **more.pop("details", {})}
     if content.history is not None:
-        details["history"] = content.history
+        details[HISTORY] = content.history
     return Written(
         outcome,
         reason,

@@ -39,6 +39,9 @@ DAYS = "days"
 ACCEPTED = "accepted"
 #: In the details of a record without rows: how many rows the day had when it was withdrawn.
 WITHDRAWN = "withdrawn"
+#: In the details of a record: what the day held on mornings before later files changed it, as plain data.
+#: Its ``versions`` are how many rows the table of such states has of the day.
+HISTORY = "history"
 #: What the details of a record hold where a check or an expectation has failed, as JSON.
 _FAILED = '"passed": false'
 #: Outcomes that nobody has to do anything about, and that nearly all records have.

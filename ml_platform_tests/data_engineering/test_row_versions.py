@@ -203,7 +203,7 @@ def test_what_is_learned_as_of_a_date_is_what_was_served_then(files: list[File],
     served = row_versions.served(product(), DAY, day.rows, day.versions, dated)
     scored: dict[str, Row] = {}
     for as_of, expected in simulated(day, dated, scored):
-        learned = row_versions.learned_as_of(served, as_of).drop_columns([KNOWN_FROM, KNOWN_TO, IS_SCORED])
+        learned = row_versions.valid_on(served, as_of).drop_columns([KNOWN_FROM, KNOWN_TO, IS_SCORED])
         known = [on is not None and on <= as_of for on in learned[LABEL_KNOWN_ON].to_pylist()]
         assert plain(without(learned, known)) == sorted(map(repr, expected))
     first = served.filter(served[IS_SCORED]).drop_columns([KNOWN_FROM, KNOWN_TO, IS_SCORED])

@@ -16,7 +16,7 @@ from ml_platform.data_engineering.knowledge import Arrivals
 from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.data_engineering.resolution import Refusal
 from ml_platform.engine import earlier_verdicts, presence, withdrawals
-from ml_platform.engine.earlier_verdicts import HISTORY, Corrected
+from ml_platform.engine.earlier_verdicts import Corrected
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.verdicts import Content, Verdict
@@ -36,7 +36,7 @@ class Ards(Step):
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         rows = presence.lost_rows(self.context, ards.ARDS, records)
         lost = presence.lost_rows(self.context, ards.QUARANTINE, records, "quarantined") | rows
-        return presence.lost_rows(self.context, ARDS_VERSIONS, records, HISTORY) | lost
+        return presence.lost_states(self.context, ARDS_VERSIONS, records) | lost
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         product, folder = self.context.product, landing_of(self.context.settings, self.context.product)
@@ -247,6 +247,6 @@ def _of_history(history: Mapping[str, Any] | None) -> dict[str, Any]:
     unusable = [day for day, _, is_usable, _ in mornings if not is_usable]
     found = {
         "states_of_changed_rows": history["versions"],
-        "rows_came_on": landing.listed(m[0] for m in mornings),
+        "rows_came_on": landing.listed(day for day, *_ in mornings),
     }
     return found | ({"could_not_be_used_on": landing.listed(unusable)} if unusable else {})

@@ -10,8 +10,9 @@ from ml_platform.contract.assets import MRDS_SERVED
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.data_engineering import mrds, unity_catalog
 from ml_platform.data_engineering.ards import ARDS
+from ml_platform.data_engineering.row_versions import Morning
 from ml_platform.engine import presence
-from ml_platform.engine.earlier_verdicts import HISTORY, mornings_of, usable_in_mrds
+from ml_platform.engine.earlier_verdicts import mornings_of, usable_in_mrds
 from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
@@ -30,22 +31,27 @@ class Mrds(Step):
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         lost = presence.lost_rows(self.context, mrds.MRDS, records)
-        return presence.lost_rows(self.context, MRDS_SERVED, records, HISTORY) | lost
+        return presence.lost_states(self.context, MRDS_SERVED, records) | lost
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         versions = ContractVersions(self.context.tables, self.context.product)
         return from_same_day(self.context, ARDS, days, contracts=versions.ards_like_now())
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
-        return Verdict(self.context, self.asset).of_contents(self._contents(list(work)))
+        histories = {
+            day: mornings
+            for day, inputs in work.items()
+            if (mornings := mornings_of(inputs.found)) is not None
+        }
+        return Verdict(self.context, self.asset).of_contents(self._contents(list(work), histories))
 
-    def _contents(self, days: Sequence[date]) -> dict[date, Content | Written]:
+    def _contents(
+        self, days: Sequence[date], histories: Mapping[date, Sequence[Morning]]
+    ) -> dict[date, Content | Written]:
         """Write these days in one commit; a day that can't be aggregated comes back as its outcome."""
         context = self.context
         product = context.product
         unity_catalog.declare(context.open_spark, product, context.tables, "mrds")
-        sources = context.ledger.latest(ARDS, set(days))
-        histories = {day: mornings for day, record in sources.items() if (mornings := mornings_of(record))}
         written = mrds.write(
             context.open_spark,
             product,
@@ -53,7 +59,7 @@ class Mrds(Step):
             days,
             run_id=context.request.run_id,
             statistics=profiles.ProfileStatistics(product, "mrds"),
-            histories=usable_in_mrds(context, histories) if histories else {},
+            histories=usable_in_mrds(context, histories),
         )
         return {
             day: Written("refused", made.refusal)
