@@ -12,6 +12,9 @@ import sqlalchemy as sa
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "true")
+# Threads of a fit wait for each other by spinning; beside a second process of tests, and Spark, on as many
+# processors, small trees then take ten times as long. Read by libraries when they are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Named in the environment, since processes that tests start read their settings there.
 os.environ.setdefault("ML_PLATFORM_ESTIMATOR_MODULES", "ml_platform_tests.light_classifier")
@@ -60,7 +63,7 @@ def settings_in(home: Path, **values: object) -> Settings:
     conf = {
         "spark.jars.ivy": str(CHECKOUT / "var" / "ivy"),
         "spark.sql.shuffle.partitions": "2",
-        # Compiling a query takes longer than running it over a few rows.
+        # Compiling a query takes longer than running it over a few rows; as in sessions for brief work.
         "spark.sql.codegen.wholeStage": "false",
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     }
@@ -82,7 +85,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The one Spark session of the test run."""
     from ml_platform.graph.resources import LocalStepRunner
 
-    session = LocalStepRunner(settings_in(tmp_path_factory.mktemp("spark"))).session()
+    session = LocalStepRunner(settings_in(tmp_path_factory.mktemp("spark"))).session(length="brief")
     yield session
     session.stop()
 

@@ -93,7 +93,8 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
     Args:
         length: of the work it is for. An embedded session leaves out what only pays off later: one for
             ``short`` work the second compiler of the JVM, which takes the processors from the tasks for
-            half a minute; one for ``brief`` work, few small days, Spark's generated code as well.
+            half a minute, and collecting garbage in threads beside them; one for ``brief`` work, few
+            small days, Spark's generated code as well.
 
     Raises:
         JarError: a jar in the cache is not the one that was published.
@@ -103,7 +104,7 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
     embedded = settings.spark_master.startswith("local")
     java = f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}"
     if embedded and length != "long":
-        java += " -XX:TieredStopAtLevel=1"
+        java += " -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
     return {
         "spark.master": settings.spark_master,
         "spark.app.name": "ml_platform",

@@ -7,6 +7,7 @@ pyarrow and hashed again.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -307,7 +308,7 @@ def test_ledger_tables_store_and_registry_agree_after_every_step() -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("home")
 def test_ledger_tables_store_and_registry_agree_after_every_step_of_many_lives() -> None:
-    check(examples=8, steps=20)
+    check(examples=int(os.environ.get("ML_PLATFORM_TEST_LIVES", "4")), steps=16)
 
 
 @pytest.mark.usefixtures("home")

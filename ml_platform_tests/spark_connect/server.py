@@ -35,7 +35,7 @@ def spark_connect_server(folder: Path) -> Iterator[str]:
     """
     port = _free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    conf = spark_conf(settings_in(folder / "home")) | {
+    conf = spark_conf(settings_in(folder / "home"), length="brief") | {
         "spark.master": "local[2]",
         "spark.driver.memory": "2g",
         "spark.sql.catalogImplementation": "in-memory",
