@@ -52,6 +52,10 @@ class Cluster:
         return sorted(self.folder.glob("worker-*/app-*/*"))
 
 
+#: A JVM that lives for a minute on a small machine compiles once, and collects garbage in one thread.
+BRIEF_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
+
 @contextlib.contextmanager
 def standalone_cluster(folder: Path, *, workers: int) -> Iterator[Cluster]:
     """A master with workers of one core and 1 GB each; all are stopped at the end, whatever happens."""
@@ -81,6 +85,7 @@ def _daemon(folder: Path, name: str, class_: str, *words: str) -> Iterator[subpr
         "SPARK_HOME": str(SPARK_HOME),
         "SPARK_LOCAL_IP": LOOPBACK,
         "SPARK_DAEMON_MEMORY": "256m",
+        "JAVA_TOOL_OPTIONS": BRIEF_JVM,
     }
     command = [str(SPARK_HOME / "bin" / "spark-class"), f"org.apache.spark.deploy.{class_}", *words]
     with (folder / f"{name}.log").open("wb") as log:
