@@ -134,7 +134,7 @@ def ards_versions(product: Product, day: date, entries: pa.Table, timeline: Time
     at = np.repeat(np.arange(len(states)), [len(state) for state in states])
     own = [name for name in rows.column_names if name not in (product.label, LABEL_KNOWN_ON)]
     key = numbered([rows[name] for name in resolution.keys(product)], len(rows))
-    runs = _Runs.of(product, rows, key, at, numbered([rows[name] for name in own], len(rows)))
+    runs = _Runs.of(product, rows, key, at, numbered([rows[name] for name in own], len(rows)), mornings)
     found = runs.states(rows, mornings)
     # A key of one state since the day's first morning has never changed.
     several = pa.array(np.bincount(runs.groups)[runs.groups] > 1)
@@ -400,7 +400,7 @@ def _changed(
         as_served = as_served.set_column(
             rows.schema.get_field_index(name), rows.schema.field(name), rows[name]
         )
-    runs = _Runs.of(product, as_served, entity, moment_of, source)
+    runs = _Runs.of(product, as_served, entity, moment_of, source, moments)
     is_scored = np.r_[True, np.diff(runs.groups) != 0]
     found = runs.states(as_served, moments).append_column(IS_SCORED, pa.array(is_scored))
     return found.cast(served_schema(product))
@@ -425,21 +425,37 @@ class _Runs:
     last: Integers
 
     @classmethod
-    def of(cls, product: Product, rows: pa.Table, groups: Integers, at: Integers, content: Integers) -> _Runs:
+    def of(
+        cls,
+        product: Product,
+        rows: pa.Table,
+        groups: Integers,
+        at: Integers,
+        content: Integers,
+        moments: Sequence[date],
+    ) -> _Runs:
         """The runs of rows with the same group and content at successive moments.
 
-        A label that comes ends no run; one that changes, goes, or is known since another day does.
+        A label that comes ends no run if it is known since then or later, as whoever reads the run then sees
+        it in time. One that a correction brings although it has been known for longer ends a run, as one does
+        that changes, goes, or is known since another day.
+
+        Args:
+            at: the place of each row's moment among ``moments``.
         """
         label = numbered([rows[product.label], rows[LABEL_KNOWN_ON]], len(rows))
         label[rows[product.label].is_null().to_numpy()] = _NO_LABEL
+        ordinals = np.array([moment.toordinal() for moment in moments], dtype=np.int64)
+        is_early = _ordinals(rows[LABEL_KNOWN_ON]) < ordinals[at]
         order = np.lexsort((at, groups))
         groups, at, content, label = groups[order], at[order], content[order], label[order]
+        is_early = is_early[order]
         begins = np.r_[
             True,
             (np.diff(groups) != 0)
             | (np.diff(at) != 1)
             | (np.diff(content) != 0)
-            | ((label[:-1] != _NO_LABEL) & (np.diff(label) != 0)),
+            | ((np.diff(label) != 0) & ((label[:-1] != _NO_LABEL) | is_early[1:])),
         ]
         (first,) = np.nonzero(begins)
         last = np.r_[first[1:], len(order)] - 1

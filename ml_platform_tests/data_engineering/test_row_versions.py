@@ -158,6 +158,11 @@ FIRST = File(None, labels_only=False, replaces=False, records=[(0, "a", 1, ""), 
 FIX = File(3, labels_only=False, replaces=False, records=[(0, "b", 2, "")])
 FLIPPED = File(5, labels_only=True, replaces=False, records=[(1, "a", 0, "0")])
 REPLACED = File(4, labels_only=False, replaces=True, records=[(1, "a", 2, "1")])
+#: Two rows of an entity, of which one has no label and turns out to be another's.
+HALF_LABELLED = File(
+    None, labels_only=False, replaces=False, records=[(0, "a", 1, "1"), (1, "a", 1, ""), (2, "b", 1, "0")]
+)
+MOVED = File(4, labels_only=False, replaces=False, records=[(1, "b", 1, "0")])
 FEW = settings(
     max_examples=int(os.environ.get("ML_PLATFORM_TEST_EXAMPLES", "30")),
     deadline=None,
@@ -194,6 +199,7 @@ def test_a_day_as_known_on_a_morning_is_the_day_with_the_files_of_then(files: li
 @example([FIRST, FIX], [True] * LAST)
 @example([FIRST, FIX, REPLACED, FLIPPED], [True] * LAST)
 @example([FIRST, FIX], [False, False, True, True, True, True, True])
+@example([HALF_LABELLED, MOVED], [True] * LAST)
 def test_what_is_learned_as_of_a_date_is_what_was_served_then(files: list[File], usable: list[bool]) -> None:
     day = made(files)
     if day is None or not len(day.versions):
