@@ -226,6 +226,33 @@ def test_a_retyped_column_is_converted_where_nothing_is_lost(copy: Platform) -> 
 
 
 @pytest.mark.slow
+def test_states_of_corrected_rows_follow_a_retyped_column(copy: Platform) -> None:
+    day, tomorrow = ALL[-5], ALL[-1] + timedelta(days=1)
+    fix = visits(day, rows=80, customers=250).head(3).assign(pages=99)
+    copy.deliver(day, f"{day + timedelta(days=3)}T0600_fix.csv", fix.to_csv(index=False))
+    for step in ("ards", "mrds"):
+        copy.run(step, day)
+    before = {table: copy.rows(table) for table in ("ards_versions", "mrds_served")}
+    assert len(before["ards_versions"]) == 2 * len(fix)
+    assert not before["mrds_served"].empty
+    assert 99 not in set(before["mrds_served"]["pages"])
+
+    columns = copying.deepcopy(SHOP["source"]["columns"])
+    columns["pages"]["type"] = "double"
+    copy.product = shop(source__columns=columns)
+    deliver_visits(copy, [tomorrow], rows=80, customers=250)
+    for again in ([tomorrow], [day]):
+        for step in ("ards", "mrds"):
+            assert {one.outcome for one in copy.run(step, again).days} == {"written"}
+        for table, rows in before.items():
+            after = copy.rows(table)
+            assert after["pages"].dtype == "float64"
+            pd.testing.assert_frame_equal(after, rows.astype({"pages": "float64"}), check_dtype=False)
+    (model,) = copy.run("model", "2024-03-01", as_of=tomorrow).days
+    assert model.outcome == "written", model.reason
+
+
+@pytest.mark.slow
 def test_what_another_model_has_scored_is_shown_until_it_is_scored_again(copy: Platform) -> None:
     before = copy.rows("predictions")
     first = scorers(copy)
