@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ml_platform import products as products_package
 from ml_platform.contract.loading import load_product
 from ml_platform.contract.product import Product
+from ml_platform.machine_learning import training
 from ml_platform.machine_learning.binary import best_threshold, probabilities
 from ml_platform.machine_learning.pipeline import TrainingError, build_pipeline, feature_frame
 from ml_platform.machine_learning.training import train
@@ -53,6 +56,27 @@ def labelled_rows(aircraft=60, days=20, seed=0) -> pd.DataFrame:
 def one_row(**values) -> pd.DataFrame:
     row = {"dep_delay": 10.0, "hour": 12, "distance": 500.0, "carrier": "UA", "origin": "JFK"} | values
     return pd.DataFrame([row])
+
+
+# -- threads ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("small", "threads"), [(100_000, 1), (0, 2)])
+def test_a_fit_on_little_data_takes_one_thread_and_one_on_more_all(monkeypatch, small, threads):
+    """Threads that wait for each other at every node of small trees take many times longer."""
+    monkeypatch.setattr(training, "SMALL_CELLS", small, raising=False)
+    found, fit = set(), HistGradientBoostingClassifier.fit
+
+    def recorded(self, *arguments, **named):
+        found.update(each["num_threads"] for each in threadpool_info() if each["user_api"] == "openmp")
+        return fit(self, *arguments, **named)
+
+    monkeypatch.setattr(HistGradientBoostingClassifier, "fit", recorded)
+    with threadpool_limits(limits=2, user_api="openmp"):
+        train(contract("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 2}), labelled_rows())
+        after = {each["num_threads"] for each in threadpool_info() if each["user_api"] == "openmp"}
+    assert found == {threads}
+    assert after == {2}
 
 
 # -- the same model from the same rows -------------------------------------------------------------
