@@ -281,6 +281,10 @@ def test_a_number_that_a_double_does_not_hold_names_no_class() -> None:
         ({"model__decision_highest": 9}, ["model.decision_highest", "model.task is multiclass"]),
         ({"evaluation__metric": "lift_at_k", "evaluation__k": 9}, ["evaluation.metric: 'lift_at_k'"]),
         ({"evaluation__metric": "top_k_accuracy", "evaluation__k": 101}, ["k and metric", "100 classes"]),
+        (
+            {"evaluation__metric": "top_k_accuracy", "evaluation__k": len(CLASSES)},
+            ["evaluation.k and source.columns.paid.allowed", f"at most {len(CLASSES) - 1}"],
+        ),
         ({"mrds__aggregate__paid": "sum"}, ["mrds.aggregate.paid"]),
     ],
 )
