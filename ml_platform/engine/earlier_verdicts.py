@@ -12,10 +12,10 @@ from datetime import date
 from typing import Any
 
 from ml_platform.contract.assets import ARDS, MRDS
+from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import mrds
-from ml_platform.data_engineering.day_statistics import Counted
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import Account
 from ml_platform.data_engineering.row_versions import DayHistory, Morning, Timeline
@@ -50,6 +50,13 @@ class Corrected:
             "labelled": counted.labelled,
         }
 
+    def judged(self, place: int) -> str:
+        """What tells apart what is judged of the earlier mornings: rows, and records that were none."""
+        fingerprint, unusable = self.history.earlier[place].fingerprint, self.counts(place)["quarantined"]
+        if not unusable and self.could_be_read(place):
+            return fingerprint
+        return fingerprint_of([fingerprint, unusable, self.could_be_read(place)])
+
     def could_be_read(self, place: int) -> bool:
         """Whether all files could be read that counted on one of the earlier mornings."""
         return not self._account(place, in_force=True).replaced_unreadable
@@ -76,19 +83,19 @@ def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date
         for day, corrected in days.items():
             if place >= len(corrected.history.earlier):
                 continue
-            fingerprint = corrected.history.earlier[place].fingerprint
+            judged = corrected.judged(place)
             content = _content(context, corrected, place)
             if not corrected.could_be_read(place):
-                given[day][fingerprint] = False
-            elif fingerprint not in given[day]:
+                given[day][judged] = False
+            elif judged not in given[day]:
                 if (is_usable := _verdict_of(known.get(day), content, context.product)) is None:
                     contents[day] = content
                 else:
-                    given[day][fingerprint] = is_usable
+                    given[day][judged] = is_usable
         mornings = {day: days[day].history.mornings[place].day for day in contents}
         for day, is_usable in _judged(context, contents, mornings).items():
-            given[day][contents[day].fingerprint] = is_usable
-    return {day: _plain(corrected.history, given[day]) for day, corrected in days.items()}
+            given[day][days[day].judged(place)] = is_usable
+    return {day: _plain(corrected, given[day]) for day, corrected in days.items()}
 
 
 def mornings_of(history: Mapping[str, Any] | None) -> list[Morning] | None:
@@ -105,8 +112,9 @@ def mornings_of(history: Mapping[str, Any] | None) -> list[Morning] | None:
     ]
 
 
-def _plain(history: DayHistory, given: Mapping[str, bool]) -> dict[str, Any]:
-    contents: list[Counted | None] = [*history.earlier, None]
+def _plain(corrected: Corrected, given: Mapping[str, bool]) -> dict[str, Any]:
+    history = corrected.history
+    judged: list[str | None] = [*map(corrected.judged, range(len(history.earlier))), None]
     return {
         "versions": history.versions,
         "fingerprint": history.fingerprint,
@@ -114,22 +122,22 @@ def _plain(history: DayHistory, given: Mapping[str, bool]) -> dict[str, Any]:
             [
                 morning.day.isoformat(),
                 morning.replaces,
-                content is None or given[content.fingerprint],
-                content.fingerprint if content is not None else None,
+                content is None or given[content],
+                content,
             ]
-            for morning, content in zip(history.mornings, contents, strict=True)
+            for morning, content in zip(history.mornings, judged, strict=True)
         ],
     }
 
 
 def _given(record: DayRecord | None) -> dict[str, bool]:
-    """The verdicts that a day's earlier contents have been given, by their fingerprints."""
+    """The verdicts that a day's earlier contents have been given, by :meth:`Corrected.judged`."""
     if record is None:
         return {}
     return {
-        fingerprint: is_usable
-        for _, _, is_usable, fingerprint in record.details.get(HISTORY, {}).get("mornings", ())
-        if fingerprint is not None
+        content: is_usable
+        for _, _, is_usable, content in record.details.get(HISTORY, {}).get("mornings", ())
+        if content is not None
     }
 
 

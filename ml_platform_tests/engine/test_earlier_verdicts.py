@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -65,6 +66,14 @@ def blocked_in_mrds() -> Product:
 
 
 UNUSABLE = "".join(f"x{n},{DAY},c1,1,1,web\n" for n in range(20))
+
+
+def cut_off(text: str) -> bytes:
+    """A packed file that can be read but for its end: the same rows again and again."""
+    header, records = text.split("\n", 1)
+    return gzip.compress(f"{header}\n{records * 50_000}".encode())[:-8]
+
+
 CASES = {
     "a fix": Case(
         {"2024-01-11_a.csv": rows(0, 4), "2024-01-13_b.csv": rows(0, 2, 9)},
@@ -100,11 +109,29 @@ CASES = {
     ),
     "a replaced file that can't be read to its end": Case(
         {
-            "2024-01-11_a.csv": rows(0, 2, 7).encode() + b"\xff\xfe\x00broken\n",
+            "2024-01-11_a.csv.gz": cut_off(rows(0, 2, 7)),
             **replacing("2024-01-13_b.csv", rows(0, 2)),
         },
         [False, True],
         dict.fromkeys(("c0", "c1"), 1.0),
+    ),
+    "the same rows without what couldn't be used, then a fix": Case(
+        {
+            "2024-01-11_a.csv": rows(0, 5) + UNUSABLE,
+            **replacing("2024-01-13_b.csv", rows(0, 5)),
+            "2024-01-15_c.csv": rows(0, 2, 9),
+        },
+        [False, True, True],
+        dict.fromkeys(("c0", "c1", "c2", "c3", "c4"), 1.0),
+    ),
+    "the same rows from a file that can be read to its end, then a fix": Case(
+        {
+            "2024-01-11_a.csv.gz": cut_off(rows(0, 3)),
+            **replacing("2024-01-13_b.csv", rows(0, 3)),
+            "2024-01-15_c.csv": rows(0, 2, 9),
+        },
+        [False, True, True],
+        dict.fromkeys(("c0", "c1", "c2"), 1.0),
     ),
     "a file without rows that replaces the day": Case(
         {"2024-01-11_a.csv": rows(0, 3), **replacing("2024-01-13_b.csv", HEADER)},
