@@ -17,6 +17,8 @@ from urllib.request import urlopen
 
 import pyspark
 
+from ml_platform.spark.session import JVM_FOR_LITTLE_WORK
+
 SPARK_HOME = Path(pyspark.__file__).parent
 LOOPBACK = "127.0.0.1"
 SECONDS_TO_START = 120
@@ -52,10 +54,6 @@ class Cluster:
         return sorted(self.folder.glob("worker-*/app-*/*"))
 
 
-#: A JVM that lives for a minute on a small machine compiles once, and collects garbage in one thread.
-BRIEF_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-
-
 @contextlib.contextmanager
 def standalone_cluster(folder: Path, *, workers: int) -> Iterator[Cluster]:
     """A master with workers of one core and 1 GB each; all are stopped at the end, whatever happens."""
@@ -85,7 +83,7 @@ def _daemon(folder: Path, name: str, class_: str, *words: str) -> Iterator[subpr
         "SPARK_HOME": str(SPARK_HOME),
         "SPARK_LOCAL_IP": LOOPBACK,
         "SPARK_DAEMON_MEMORY": "256m",
-        "JAVA_TOOL_OPTIONS": BRIEF_JVM,
+        "JAVA_TOOL_OPTIONS": JVM_FOR_LITTLE_WORK,
     }
     command = [str(SPARK_HOME / "bin" / "spark-class"), f"org.apache.spark.deploy.{class_}", *words]
     with (folder / f"{name}.log").open("wb") as log:

@@ -104,7 +104,7 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
     embedded = settings.spark_master.startswith("local")
     java = f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}"
     if embedded and length != "long":
-        java += " -XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+        java += f" {JVM_FOR_LITTLE_WORK}"
     return {
         "spark.master": settings.spark_master,
         "spark.app.name": "ml_platform",
@@ -126,6 +126,10 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
         **settings.spark_options,
     }
 
+
+#: One compiler, and the collector of one thread, which the JVM takes where it isn't to act as on a server. A
+#: collector that the user's own options name stays: beside a second one no JVM starts.
+JVM_FOR_LITTLE_WORK = "-XX:TieredStopAtLevel=1 -XX:+NeverActAsServerClassMachine"
 
 #: Spark's own default are the 96 bits of old Parquet, which other readers take for nanoseconds: to 2262 only.
 _MICROSECONDS = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}

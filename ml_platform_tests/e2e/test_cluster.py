@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ml_platform.spark.session import JVM_FOR_LITTLE_WORK
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
-from ml_platform_tests.cluster import BRIEF_JVM, standalone_cluster
+from ml_platform_tests.cluster import standalone_cluster
 from ml_platform_tests.conftest import CHECKOUT, settings_in
 from ml_platform_tests.small_platform import SHOP, Platform, days, deliver_visits, shop
 
@@ -43,7 +44,7 @@ def run_backfill(home: Path, landing: Path, contracts: Path, **environment: str)
             "ML_PLATFORM_SPARK_DRIVER_MEMORY": "1g",
             "ML_PLATFORM_SPARK_CONF": json.dumps(conf),
             "DAGSTER_HOME": str(home / "dagster"),
-            "JAVA_TOOL_OPTIONS": BRIEF_JVM,
+            "JAVA_TOOL_OPTIONS": JVM_FOR_LITTLE_WORK,
         }
         | environment,
         capture_output=True,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -97,3 +100,21 @@ def test_days_and_bytes_tell_how_long_the_work_will_be(
         file.truncate(size)
     request = StepRequest(step=step, product="shop", days=tuple(days("2024-01-01", last)), run_id="r")
     assert length_of(request, shop(), Settings(home=tmp_path)) == length
+
+
+@pytest.mark.parametrize(("given", "used"), [("", "Serial"), ("G1", "G1"), ("Parallel", "Parallel")])
+def test_a_session_for_little_work_leaves_a_chosen_collector_as_it_is(given: str, used: str) -> None:
+    """Beside a second collector no JVM starts."""
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home, "bin", "java")) if home else "java"
+    chosen = {"JAVA_TOOL_OPTIONS": f"-XX:+Use{given}GC"} if given else {}
+    without = {name: value for name, value in os.environ.items() if not name.endswith("JAVA_OPTIONS")}
+    started = subprocess.run(
+        [java, *module.JVM_FOR_LITTLE_WORK.split(), "-XX:+PrintFlagsFinal", "-version"],
+        env={**without, "JAVA_TOOL_OPTIONS": "", **chosen},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert re.findall(r"bool Use(Serial|Parallel|G1|Z)GC += true", started.stdout) == [used]
