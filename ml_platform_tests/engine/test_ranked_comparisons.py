@@ -42,11 +42,14 @@ def entities_of(chosen: Sequence[date]) -> pd.DataFrame:
     return last.agg({"spend": "sum", "pages": "max", "channel": "last", "bought": "last"})
 
 
-def precision_of(platform: Platform, model: ModelRecord, rows: pd.DataFrame) -> float:
+def pipeline_of(platform: Platform, model: ModelRecord) -> Any:
+    return Registry.of(platform.settings).load(platform.product, model.version, model.fingerprint).pipeline
+
+
+def precision_of(pipeline: Any, rows: pd.DataFrame) -> float:
     """The share of the k highest rows of each day, or of all if it has fewer, that bought."""
-    loaded = Registry.of(platform.settings).load(platform.product, model.version, model.fingerprint)
     features = rows[["spend", "pages", "channel"]].astype({"pages": "float64", "channel": object})
-    probability = loaded.pipeline.predict_proba(features)[:, 1].round(6)
+    probability = pipeline.predict_proba(features)[:, 1].round(6)
     highest = rows.assign(probability=probability).sort_values("probability", ascending=False)
     return float(highest.groupby("day").head(K)["bought"].mean())
 
@@ -88,8 +91,10 @@ def test_models_that_are_compared_forward_in_time_are_measured_on_the_highest_of
     rows = entities_of(list(holdout.forward(platform.product, second)))
     assert comparison.rows == len(rows)
     assert comparison.positives == rows["bought"].sum()
-    assert comparison.challenger == pytest.approx(precision_of(platform, challenger, rows), abs=1e-8)
-    assert comparison.champion == pytest.approx(precision_of(platform, champion, rows), abs=1e-8)
+    assert comparison.challenger == pytest.approx(
+        precision_of(pipeline_of(platform, challenger), rows), abs=1e-8
+    )
+    assert comparison.champion == pytest.approx(precision_of(pipeline_of(platform, champion), rows), abs=1e-8)
 
 
 def test_a_champion_of_late_labels_is_judged_on_the_highest_of_what_it_never_learned_from(
@@ -109,17 +114,17 @@ def test_a_champion_of_late_labels_is_judged_on_the_highest_of_what_it_never_lea
     platform.run("predictions", everything[-80:])
     platform.run("model_performance", everything[-80:])
     history = ModelHistory(platform.tables, platform.product)
+    models = {one.as_of: (one, pipeline_of(platform, one)) for one in history.models()}
     judged = 0
     for day, found in performance.evaluations(platform.tables, platform.product).items():
-        model = history.serving(day)
-        if found["champion_judged_on"] != "unseen" or model is None:
+        champion, window = history.serving(day), days_evaluated(platform.product, day)
+        if found["champion_judged_on"] != "unseen" or champion is None:
             continue
-        (saved,) = [one for one in history.models() if one.as_of == model.as_of]
-        window = [one for one in days_evaluated(platform.product, day) if one > saved.last_day]
-        rows = entities_of(list(days_evaluated(platform.product, day)))
-        if len(window) < len(list(days_evaluated(platform.product, day))):
+        model, pipeline = models[champion.as_of]
+        if window.first <= model.last_day:
             continue  # of days that it learned from, only the held-out entities count
+        rows = entities_of(list(window))
         judged += 1
         assert found["champion_rows"] == len(rows)
-        assert found["champion_value"] == pytest.approx(precision_of(platform, saved, rows), abs=1e-8)
+        assert found["champion_value"] == pytest.approx(precision_of(pipeline, rows), abs=1e-8)
     assert judged
