@@ -225,12 +225,6 @@ class Product(Section):
                 f"evaluation.metric: {metric!r} can't be measured, since {says}; accepted are "
                 f"{', '.join(task.metrics)}"
             )
-        classes = len(allowed or ())
-        if metric == "top_k_accuracy" and (self.evaluation.k or 0) >= classes:
-            raise ValueError(
-                f"evaluation.k and source.columns.{label}.allowed: of {classes} classes the right one is "
-                f"always among the {self.evaluation.k} most probable; k is at most {classes - 1}"
-            )
         for place, estimator in self._candidates.items():
             estimators.check_class(estimator.class_, needs=task.needs, place=f"{place}.class, {says}")
         if METRICS[metric].greatest == 1 and self.promotion.margin > 1:
@@ -260,6 +254,12 @@ class Product(Section):
             raise ValueError(
                 f"evaluation.metric: mape divides by the label, so validation.ranges.{label} must exclude 0, "
                 "for instance by minimum: 1; otherwise take mae"
+            )
+        k, classes = self.evaluation.k, len(allowed or ())
+        if metric == "top_k_accuracy" and k is not None and k >= classes:
+            raise ValueError(
+                f"evaluation.k and source.columns.{label}.allowed: of {classes} classes the right one is "
+                f"always among the {k} most probable; k is at most {classes - 1}"
             )
 
     def _check_learning(self) -> None:

@@ -134,8 +134,8 @@ def ards_versions(product: Product, day: date, entries: pa.Table, timeline: Time
     at = np.repeat(np.arange(len(states)), [len(state) for state in states])
     own = [name for name in rows.column_names if name not in (product.label, LABEL_KNOWN_ON)]
     key = numbered([rows[name] for name in resolution.keys(product)], len(rows))
-    runs = _Runs.of(product, rows, key, at, numbered([rows[name] for name in own], len(rows)), mornings)
-    found = runs.states(rows, mornings)
+    runs = _Runs.of(product, rows, key, mornings, at, numbered([rows[name] for name in own], len(rows)))
+    found = runs.states(rows)
     # A key of one state since the day's first morning has never changed.
     several = pa.array(np.bincount(runs.groups)[runs.groups] > 1)
     later = pc.greater(found[KNOWN_FROM], pa.scalar(date.fromordinal(first), pa.date32()))
@@ -400,9 +400,9 @@ def _changed(
         as_served = as_served.set_column(
             rows.schema.get_field_index(name), rows.schema.field(name), rows[name]
         )
-    runs = _Runs.of(product, as_served, entity, moment_of, source, moments)
+    runs = _Runs.of(product, as_served, entity, moments, moment_of, source)
     is_scored = np.r_[True, np.diff(runs.groups) != 0]
-    found = runs.states(as_served, moments).append_column(IS_SCORED, pa.array(is_scored))
+    found = runs.states(as_served).append_column(IS_SCORED, pa.array(is_scored))
     return found.cast(served_schema(product))
 
 
@@ -415,10 +415,12 @@ class _Runs:
 
     Attributes:
         groups: the number of the row's key or entity, ascending.
-        starts, ends: the moments of each run's first and last row.
+        moments: all of them, ascending.
+        starts, ends: the places among these of each run's first and last row.
         last: where each run's last row stands.
     """
 
+    moments: Sequence[date]
     groups: Integers
     starts: Integers
     ends: Integers
@@ -430,9 +432,9 @@ class _Runs:
         product: Product,
         rows: pa.Table,
         groups: Integers,
+        moments: Sequence[date],
         at: Integers,
         content: Integers,
-        moments: Sequence[date],
     ) -> _Runs:
         """The runs of rows with the same group and content at successive moments.
 
@@ -446,24 +448,24 @@ class _Runs:
         label = numbered([rows[product.label], rows[LABEL_KNOWN_ON]], len(rows))
         label[rows[product.label].is_null().to_numpy()] = _NO_LABEL
         ordinals = np.array([moment.toordinal() for moment in moments], dtype=np.int64)
-        is_early = _ordinals(rows[LABEL_KNOWN_ON]) < ordinals[at]
+        was_known = _ordinals(rows[LABEL_KNOWN_ON]) < ordinals[at]
         order = np.lexsort((at, groups))
-        groups, at, content, label = groups[order], at[order], content[order], label[order]
-        is_early = is_early[order]
+        groups, at, content = groups[order], at[order], content[order]
+        label, was_known = label[order], was_known[order]
         begins = np.r_[
             True,
             (np.diff(groups) != 0)
             | (np.diff(at) != 1)
             | (np.diff(content) != 0)
-            | ((np.diff(label) != 0) & ((label[:-1] != _NO_LABEL) | is_early[1:])),
+            | ((np.diff(label) != 0) & ((label[:-1] != _NO_LABEL) | was_known[1:])),
         ]
         (first,) = np.nonzero(begins)
         last = np.r_[first[1:], len(order)] - 1
-        return cls(groups[first], at[first], at[last], order[last])
+        return cls(moments, groups[first], at[first], at[last], order[last])
 
-    def states(self, rows: pa.Table, moments: Sequence[date]) -> pa.Table:
+    def states(self, rows: pa.Table) -> pa.Table:
         """The last row of each run, from which moment it stands, and at which it no longer does, if ever."""
-        days = pa.array([*moments, None], pa.date32())
+        days = pa.array([*self.moments, None], pa.date32())
         found = rows.take(pa.array(self.last))
         for column, places in zip(_INTERVAL, (self.starts, self.ends + 1), strict=True):
             found = found.append_column(column, days.take(pa.array(places)))

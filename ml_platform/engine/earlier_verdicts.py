@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 from ml_platform.contract.assets import ARDS, MRDS
@@ -50,12 +51,15 @@ class Corrected:
             "labelled": counted.labelled,
         }
 
-    def judged(self, place: int) -> str:
-        """What tells apart what is judged of the earlier mornings: rows, and records that were none."""
-        fingerprint, unusable = self.history.earlier[place].fingerprint, self.counts(place)["quarantined"]
-        if not unusable and self.could_be_read(place):
-            return fingerprint
-        return fingerprint_of([fingerprint, unusable, self.could_be_read(place)])
+    @cached_property
+    def judged(self) -> list[str]:
+        """What is judged of each earlier morning: its rows, and the records of then that were none."""
+        return [
+            fingerprint_of(
+                [counted.fingerprint, self.counts(place)["quarantined"], self.could_be_read(place)]
+            )
+            for place, counted in enumerate(self.history.earlier)
+        ]
 
     def could_be_read(self, place: int) -> bool:
         """Whether all files could be read that counted on one of the earlier mornings."""
@@ -83,7 +87,7 @@ def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date
         for day, corrected in days.items():
             if place >= len(corrected.history.earlier):
                 continue
-            judged = corrected.judged(place)
+            judged = corrected.judged[place]
             content = _content(context, corrected, place)
             if not corrected.could_be_read(place):
                 given[day][judged] = False
@@ -94,7 +98,7 @@ def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date
                     given[day][judged] = is_usable
         mornings = {day: days[day].history.mornings[place].day for day in contents}
         for day, is_usable in _judged(context, contents, mornings).items():
-            given[day][days[day].judged(place)] = is_usable
+            given[day][days[day].judged[place]] = is_usable
     return {day: _plain(corrected, given[day]) for day, corrected in days.items()}
 
 
@@ -114,7 +118,7 @@ def mornings_of(history: Mapping[str, Any] | None) -> list[Morning] | None:
 
 def _plain(corrected: Corrected, given: Mapping[str, bool]) -> dict[str, Any]:
     history = corrected.history
-    judged: list[str | None] = [*map(corrected.judged, range(len(history.earlier))), None]
+    judged: list[str | None] = [*corrected.judged, None]
     return {
         "versions": history.versions,
         "fingerprint": history.fingerprint,
@@ -131,7 +135,7 @@ def _plain(corrected: Corrected, given: Mapping[str, bool]) -> dict[str, Any]:
 
 
 def _given(record: DayRecord | None) -> dict[str, bool]:
-    """The verdicts that a day's earlier contents have been given, by :meth:`Corrected.judged`."""
+    """The verdicts that a day's earlier contents have been given, by :attr:`Corrected.judged`."""
     if record is None:
         return {}
     return {

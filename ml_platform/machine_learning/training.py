@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -73,6 +72,11 @@ class Choosing:
     say: Callable[[str], None] = lambda _: None
 
 
+#: Cells (rows by features) up to which a fit takes one thread of OpenMP: threads that wait for each other at
+#: every node of a tree cost more than they share, and many times more where processors are busy.
+SMALL_CELLS = 100_000
+
+
 def train(product: Product, frame: pd.DataFrame, choosing: Choosing | None = None) -> TrainedModel:
     """Fit the contract's pipeline and, where there are decisions, choose their threshold on the same rows.
 
@@ -85,6 +89,7 @@ def train(product: Product, frame: pd.DataFrame, choosing: Choosing | None = Non
         TrainingError: too few rows, or rows that this kind of label can't be learned from, or all of several
             estimators have failed.
     """
+    import sklearn.pipeline  # noqa: F401  # only libraries that are loaded can be limited
     from threadpoolctl import threadpool_limits
 
     kind = kind_of(product)
@@ -92,7 +97,8 @@ def train(product: Product, frame: pd.DataFrame, choosing: Choosing | None = Non
     rows = frame.sort_values(list(dict.fromkeys((EVENT_DAY, *product.entity))), ignore_index=True)
     features = feature_frame(product, rows)
     # How BLAS splits a sum among threads changes its last digits, and with them the model.
-    with threadpool_limits(limits=1, user_api="blas"), _openmp_threads(features.size):
+    one_thread = ("blas", "openmp") if features.size <= SMALL_CELLS else ("blas",)
+    with threadpool_limits(limits=dict.fromkeys(one_thread, 1)):
         if product.model.selects:
             fitted, chosen, estimator = _fit_best(product, rows, features, choosing or Choosing())
         else:
@@ -110,19 +116,6 @@ def train(product: Product, frame: pd.DataFrame, choosing: Choosing | None = Non
         selection=chosen,
         outputs=_outputs(product.with_estimator(estimator), fitted, rows.head(COMPARED_ROWS)),
     )
-
-
-#: Cells (rows by features) up to which a fit takes one thread of OpenMP: threads that wait for each other at
-#: every node of a tree cost more than they share, and many times more where processors are busy.
-SMALL_CELLS = 100_000
-
-
-def _openmp_threads(cells: int) -> AbstractContextManager[object]:
-    """Keep a fit on little data to one thread; leave one on more as the machine has it."""
-    import sklearn.ensemble  # noqa: F401  # only libraries that are loaded can be limited
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(limits=1, user_api="openmp") if cells <= SMALL_CELLS else nullcontext()
 
 
 #: Rows by which a model that is trained again is compared with what it was before.

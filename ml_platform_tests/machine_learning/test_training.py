@@ -64,7 +64,7 @@ def one_row(**values) -> pd.DataFrame:
 @pytest.mark.parametrize(("small", "threads"), [(100_000, 1), (0, 2)])
 def test_a_fit_on_little_data_takes_one_thread_and_one_on_more_all(monkeypatch, small, threads):
     """Threads that wait for each other at every node of small trees take many times longer."""
-    monkeypatch.setattr(training, "SMALL_CELLS", small, raising=False)
+    monkeypatch.setattr(training, "SMALL_CELLS", small)
     found, fit = set(), HistGradientBoostingClassifier.fit
 
     def recorded(self, *arguments, **named):
