@@ -9,7 +9,7 @@ import typer
 
 from ml_platform.cli.console import AsJson, ProductName, console, instance_of, print_json, product_named
 from ml_platform.cli.layout import Row, print_table, say, say_command
-from ml_platform.contract.days import DayRange, named
+from ml_platform.contract.days import DayRange, counted, named
 from ml_platform.contract.loading import load_products
 from ml_platform.contract.product import Product
 from ml_platform.settings import Settings
@@ -27,7 +27,7 @@ def summary(name: ProductName, as_json: AsJson = False) -> None:
     if as_json:
         print_json(plain.summary(product, settings))
         return
-    metric = product.metric_in_words
+    metric, window = product.metric_in_words, product.evaluation.window_days
     numbers = ("delivered", "rows", "quarantined", "bad days", metric)
     rows = []
     for line in overview.months(product, settings):
@@ -45,7 +45,7 @@ def summary(name: ProductName, as_json: AsJson = False) -> None:
         ]
         rows.append(Row(cells, models or ["no model yet"]))
     print_table(
-        f"{name} by month; {metric} is that of the month's predictions",
+        f"{name} by month; {metric} is of the {counted(window, 'day')} up to the month's last evaluated one",
         ("month", *numbers),
         rows,
         right=numbers,

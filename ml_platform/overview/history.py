@@ -295,7 +295,7 @@ def months(product: Product, settings: Settings) -> list[MonthLine]:
     lines = []
     for month in sorted({month_of(day) for day in ards}):
         records = [record for day, record in ards.items() if month_of(day) == month]
-        # The newest window that ends in the month; the whole month's when its last label has come.
+        # The newest window that ends in the month.
         evaluated = [day for day in evaluations if month_of(days_evaluated(product, day).last) == month]
         lines.append(
             MonthLine(
