@@ -106,7 +106,7 @@ class Backfill:
         from them: made again, they would be taken for withdrawn.
 
         Args:
-            as_of: by default the day after the newest one of the MRDS.
+            as_of: by default the latest one, the day after the newest one of the MRDS.
 
         Returns:
             The as-of date.
@@ -126,7 +126,7 @@ class Backfill:
                 raise LookupError(
                     f"{self.product.name} has no day to learn from; land and backfill some first"
                 )
-            as_of = max(usable) + timedelta(days=1)
+            as_of = training_plan.latest_as_of(self.product, max(usable))
         month = month_of(as_of)
         request = self._request(MODEL, [month], as_of=as_of)
         context = self._context(request)

@@ -265,7 +265,7 @@ def train(
     name: ProductName,
     as_of: Annotated[
         datetime | None,
-        typer.Option(formats=_DAY, help="The date. Default: the day after the newest day."),
+        typer.Option(formats=_DAY, help="The date. Default: the latest, the day after the newest day."),
     ] = None,
 ) -> None:
     """Train a model as of a date, compare it, and promote it if it is better; it serves from that date on.

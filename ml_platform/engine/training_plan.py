@@ -145,6 +145,17 @@ def newest_delivered(context: StepContext) -> date | None:
     return max((day for day, record in records.items() if record.outcome not in WITHOUT_ROWS), default=None)
 
 
+def latest_as_of(product: Product, newest: date) -> date:
+    """The latest date that a model can be as of when ``newest`` is the newest day that there is.
+
+    It is the morning after it, within the months that the product has.
+    """
+    after = newest + timedelta(days=1)
+    if product.end is None:
+        return after
+    return min(after, add_months(month_of(product.end), 1) - timedelta(days=1))
+
+
 def _require_landed(context: StepContext, as_of: date) -> None:
     """Refuse an as-of date that lies after the morning after the newest landed day.
 
@@ -154,10 +165,16 @@ def _require_landed(context: StepContext, as_of: date) -> None:
     newest = max((day for day, record in records.items() if record.outcome != "missing"), default=None)
     if newest is None:
         raise PermanentError(f"as-of {as_of} lies in the future: no day has been delivered yet")
+    latest = latest_as_of(context.product, newest)
     if as_of > newest + timedelta(days=1):
         raise PermanentError(
             f"as-of {as_of} lies in the future: the newest day that has been delivered and materialized is "
-            f"{newest}; the latest as-of is {newest + timedelta(days=1)}"
+            f"{newest}; the latest as-of is {latest}"
+        )
+    if as_of > latest:
+        raise PermanentError(
+            f"as-of {as_of} lies after the last month of the product, which ends on {context.product.end}; "
+            f"the latest as-of is {latest}"
         )
 
 

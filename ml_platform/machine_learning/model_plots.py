@@ -145,7 +145,7 @@ def of_classes(label: Integers, predicted: Integers, names: Sequence[str]) -> di
     from sklearn.metrics import ConfusionMatrixDisplay
 
     side = max(4.5, 1.5 + 0.45 * len(names))
-    figure, axes = _figure("Held-out rows: share of each class that is predicted", size=(side, side))
+    figure, axes = _figure("Held-out rows: share of each class", size=(side, side))
     ConfusionMatrixDisplay.from_predictions(
         label,
         predicted,

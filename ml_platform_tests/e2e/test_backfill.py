@@ -12,6 +12,7 @@ from ml_platform.cli.backfill import Backfill, BackfillError
 from ml_platform.contract.assets import table_names
 from ml_platform.contract.days import DayRange
 from ml_platform.engine.maintenance import small_tables_of_all
+from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop
 
@@ -161,6 +162,23 @@ def test_training_as_of_now_makes_the_days_of_an_earlier_contract_again_first(
     assert decision.comparison is not None
     assert "can't be evaluated under this contract" in decision.comparison.reason
     assert "pages aggregated by max, and the contract says min" in decision.comparison.reason
+
+
+@pytest.mark.slow
+def test_training_as_of_now_ends_with_the_last_month_of_a_finished_history(
+    platform: Platform, instance: dg.DagsterInstance
+) -> None:
+    """The morning after its last day lies in a month that the product hasn't got."""
+    platform.product = shop(end="2024-02-29")
+    chosen = DayRange(D("2024-02-10"), D("2024-02-29"))
+    deliver_visits(platform, chosen)
+    work = Backfill(platform.product, platform.settings, instance, select=["ards", "mrds"])
+    work.run(chosen)
+    with pytest.raises(PermanentError, match="ends on 2024-02-29; the latest as-of is 2024-02-29"):
+        work.train(D("2024-03-01"))
+    assert work.train() == D("2024-02-29")
+    (model,) = ModelHistory(platform.tables, platform.product).models()
+    assert (model.as_of, model.last_day) == (D("2024-02-29"), D("2024-02-27"))
 
 
 def test_training_needs_days_to_learn_from(platform: Platform, instance: dg.DagsterInstance) -> None:

@@ -14,6 +14,7 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from ml_platform.cli.backfill import roll_back
+from ml_platform.engine import training_plan
 from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning import performance, training_data
 from ml_platform.machine_learning.model_history import ModelHistory, champion
@@ -331,6 +332,22 @@ def test_an_as_of_date_must_fit_the_partition(
 ) -> None:
     with pytest.raises(PermanentError, match=expected):
         history.run("model", months, as_of=D(as_of))
+
+
+@pytest.mark.parametrize(
+    ("end", "newest", "expected"),
+    [
+        (None, "2024-03-31", "2024-04-01"),
+        ("2024-03-31", "2024-03-30", "2024-03-31"),
+        ("2024-03-31", "2024-03-31", "2024-03-31"),
+        ("2024-03-20", "2024-03-20", "2024-03-21"),
+        ("2024-12-31", "2024-12-31", "2024-12-31"),
+    ],
+)
+def test_the_latest_as_of_is_the_morning_after_the_newest_day_in_a_month_there_is(
+    end: str | None, newest: str, expected: str
+) -> None:
+    assert training_plan.latest_as_of(shop(end=end), D(newest)) == D(expected)
 
 
 @pytest.mark.slow
