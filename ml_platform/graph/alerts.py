@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from ml_platform.contract.assets import MAINTENANCE, VALIDATION_REPORT, names, validated
+from ml_platform.contract.assets import VALIDATION_REPORT, validated
 from ml_platform.contract.days import month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
@@ -27,8 +27,7 @@ from ml_platform.data_engineering.files import FileRules
 from ml_platform.data_engineering.landing import Look
 from ml_platform.data_engineering.object_store import Place, landing_of
 from ml_platform.engine.report_targets import report_base
-from ml_platform.graph import deliveries, ledger_views
-from ml_platform.graph.run_history import FinishedRun, RunHistory
+from ml_platform.graph import deliveries, failed_runs, ledger_views
 from ml_platform.graph.schedules import OVERDUE_ON, model_is_due
 from ml_platform.mlops.alerts import channels, messages
 from ml_platform.mlops.alerts.messages import ChannelState, Entry, Finding
@@ -38,7 +37,6 @@ from ml_platform.mlops.remedies import (
     GONE,
     LABELS_OVERDUE,
     MODEL_OVERDUE,
-    RUN_FAILED,
     UNMADE,
 )
 from ml_platform.settings import Settings
@@ -176,7 +174,7 @@ def look(
     situation = Situation(ledger, product.name)
     sources: dict[str, Callable[[], tuple[list[Finding], Mapping[str, str]]]] = {
         "ledger": lambda: _recorded(ledger, reported),
-        "runs": lambda: _runs(
+        "runs": lambda: failed_runs.findings(
             product, instance, now, {(finding.asset, finding.partition) for finding in situation.wrong}
         ),
         "clock": lambda: _overdue(product, settings, ledger, now, reported),
@@ -240,59 +238,6 @@ def _recorded(ledger: Ledger, reported: Mapping[str, Entry]) -> tuple[list[Findi
             if reason is not None:
                 well[key] = reason
     return wrong, well
-
-
-# -- runs --------------------------------------------------------------------------------------------
-
-
-def _runs(
-    product: Product, instance: dg.DagsterInstance, now: datetime, known: set[tuple[str, str]]
-) -> tuple[list[Finding], dict[str, str]]:
-    """The newest run over each job and range of days, if it failed and its day isn't known to be bad."""
-    history = RunHistory.of(instance)
-    wrong: list[Finding] = []
-    well: dict[str, str] = {}
-    seen = set()
-    for run in history.runs(instance, now):  # the newest first
-        assets = _assets_of(run, product)
-        key = f"run/{run.job}/{','.join(assets)}/{run.first}/{run.last}"
-        if not assets or key in seen:
-            continue
-        if history.has_done_its_work(instance, run):
-            seen.add(key)
-            well[key] = f"succeeded in run {run.run_id[:8]}"
-            continue
-        if run.first == run.last and any((asset, run.first) in known for asset in assets):
-            seen.add(key)
-            continue
-        reason = history.why_failed(instance, run)
-        if reason is None:
-            continue
-        seen.add(key)
-        wrong.append(
-            Finding(
-                key=key,
-                kind="run",
-                asset=", ".join(assets),
-                partition=run.first if run.first == run.last else f"{run.first} to {run.last}",
-                severity="error",
-                subject=RUN_FAILED,
-                what=reason,
-                since=f"{datetime.fromtimestamp(run.created, tz=now.tzinfo):%Y-%m-%d %H:%M %Z}",
-                run_id=run.run_id,
-            )
-        )
-    return wrong, well
-
-
-def _assets_of(run: FinishedRun, product: Product) -> list[str]:
-    """The product's assets that a run was to make, in the graph's order; or what its job is for."""
-    if not run.assets:
-        jobs = {f"{product.name}_{job}": job for job in ("daily", "model", "drift", MAINTENANCE)}
-        return [jobs[run.job]] if run.job in jobs else []
-    chosen = [path[1] for path in run.assets if len(path) == 2 and path[0] == product.name]
-    order = names()
-    return sorted(chosen, key=lambda name: order.index(name) if name in order else len(order))
 
 
 # -- what is overdue ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ml_platform.contract.assets import daily
 from ml_platform.contract.product import Product
 from ml_platform.contract.secrets import Secret
 from ml_platform.data_engineering import landing
@@ -630,6 +631,68 @@ def test_a_failed_run_is_known_for_some_days_or_until_a_person_deletes_it(
     instance.delete_run(run_id)
     instance.delete_run(instance.get_runs()[0].run_id)
     assert failed_at(other, now) == []
+
+
+def add_run(
+    desk: Desk, status: dg.DagsterRunStatus, assets: Collection[str], first: str, last: str = ""
+) -> None:
+    """A finished run of a backfill, over one partition or a range."""
+    last = last or first
+    tags = (
+        dict(zip(RANGE_TAGS, (first, last), strict=True)) if last != first else {"dagster/partition": first}
+    )
+    chosen = {dg.AssetKey(["shop", asset]) for asset in assets}
+    desk.instance.add_run(
+        dg.DagsterRun(job_name="__ASSET_JOB", tags=tags, status=status, asset_selection=chosen)
+    )
+
+
+@pytest.mark.parametrize(
+    ("since", "is_made"),
+    [
+        ([(daily(), "2024-01-01", "2024-01-09")], True),
+        ([(daily(), "2024-01-03", "2024-01-05")], True),
+        ([(daily(), "2024-01-05", ""), (daily(), "2024-01-02", "2024-01-04")], True),
+        ([(daily(), "2024-01-03", ""), (daily(), "2024-01-05", "2024-01-09")], False),
+        ([(daily(), "2024-01-03", "2024-01-04")], False),
+        ([(["ards", "mrds"], "2024-01-01", "2024-01-09")], False),
+        (
+            [
+                (daily()[:2], "2024-01-01", "2024-01-09"),
+                (daily()[2:], "2024-01-03", "2024-01-04"),
+                (daily()[2:], "2024-01-05", "2024-01-06"),
+            ],
+            True,
+        ),
+        ([(["model"], "2024-01-01", "2024-03-01")], False),
+    ],
+)
+def test_a_failed_run_is_told_until_others_have_made_all_of_it(
+    home: Path, instance: dg.DagsterInstance, since: list[tuple[Collection[str], str, str]], is_made: bool
+) -> None:
+    desk = Desk(home, instance, product=shop(end="2024-01-09"))
+    deliver_all(desk)
+    add_run(desk, dg.DagsterRunStatus.SUCCESS, daily(), "2024-01-01", "2024-01-09")
+    failed_run(desk)
+    now = datetime.now(tz=UTC)
+    assert failed_at(desk, now) == ["2024-01-03 to 2024-01-05"]
+    for assets, first, last in since:
+        add_run(desk, dg.DagsterRunStatus.SUCCESS, assets, first, last)
+    assert failed_at(desk, now) == ([] if is_made else ["2024-01-03 to 2024-01-05"])
+
+
+@pytest.mark.parametrize(
+    ("since", "is_made"), [(["2024-01-01", "2024-02-01"], True), (["2024-01-01"], False)]
+)
+def test_so_is_a_failed_run_over_months(
+    home: Path, instance: dg.DagsterInstance, since: list[str], is_made: bool
+) -> None:
+    desk = Desk(home, instance, product=shop(end="2024-01-09"))
+    deliver_all(desk)
+    add_run(desk, dg.DagsterRunStatus.FAILURE, ["model"], "2024-01-01", "2024-02-01")
+    for month in since:
+        add_run(desk, dg.DagsterRunStatus.SUCCESS, ["model"], month)
+    assert failed_at(desk, datetime.now(tz=UTC)) == ([] if is_made else ["2024-01-01 to 2024-02-01"])
 
 
 def test_a_finding_leaves_the_cursor_at_the_stated_age(
