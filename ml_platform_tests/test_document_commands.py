@@ -172,6 +172,8 @@ RUN: list[Step] = [
     Step("ml-platform sample flights --from 2013-02-08 --to 2013-02-08", says="2013-02-08"),
     Step("ml-platform backfill flights --from 2013-02-01 --to 2013-02-28", says="up to date"),
     # Models.
+    Step("ml-platform reproduce flights", says="3 of 3 models of flights are what they were"),
+    Step("ml-platform reproduce flights 2013-03 --from-deliveries", says="1 of 1 model of flights is what"),
     Step("ml-platform train flights", says="the model as of 2013-05-01"),
     Step("ml-platform train flights --as-of 2013-03-15", says="the model as of 2013-03-15"),
     Step(f"ml-platform backfill flights {MONTHS} --with-retraining", says="up to date"),

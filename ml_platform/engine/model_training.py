@@ -7,6 +7,7 @@ was, also under another contract than there was then.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -221,28 +222,48 @@ class ModelTraining:
         # The same, but with its trials, which are to be logged.
         return kept if kept is not None and (known is None or known.plain == kept.plain) else known
 
-    def _fit(self, before: Selection | None, why: str) -> tuple[RegisteredModel, training.TrainedModel]:
-        context, product, plan = self.context, self.context.product, self.plan
+    def fit(
+        self, known: Selection | None, keep: Callable[[Selection], None] = lambda _: None
+    ) -> training.TrainedModel:
+        """Fit it on its rows; nothing is recorded or registered.
+
+        Args:
+            known: what was chosen when it was trained first, if it was.
+            keep: is given what is chosen now.
+
+        Raises:
+            TrainingError: there is too little to learn from.
+        """
+        context, product = self.context, self.context.product
         choosing = Choosing(
             self.mode,
             seed=seed_of(self.fingerprint),
-            known=before,
-            keep=lambda chosen: ModelHistory(context.tables, product).keep_selection(
-                self.fingerprint, chosen
-            ),
+            known=known,
+            keep=keep,
             passes=is_passing,
-            say=lambda what: context.log(f"{MODEL}: as of {plan.as_of}, {what}"),
+            say=lambda what: context.log(f"{MODEL}: as of {self.plan.as_of}, {what}"),
         )
-        trained = training.train(product, collected(product, self.slice, self.mode), choosing)
-        unseen = pd.DataFrame()
-        if self.mode == "entities":
-            unseen = self.rows.by_entities(plan.as_of, context.ledger.latest(MRDS, details=False))
+        return training.train(product, collected(product, self.slice, self.mode), choosing)
+
+    @cached_property
+    def held_out(self) -> pd.DataFrame | None:
+        """The rows that it is shown on in MLflow; None if no entities are held out, or they have none."""
+        if self.mode != "entities":
+            return None
+        known = self.context.ledger.latest(MRDS, details=False)
+        rows = self.rows.by_entities(self.plan.as_of, known)
+        return rows if len(rows) else None
+
+    def _fit(self, before: Selection | None, why: str) -> tuple[RegisteredModel, training.TrainedModel]:
+        context, product, plan = self.context, self.context.product, self.plan
+        history = ModelHistory(context.tables, product)
+        trained = self.fit(before, lambda chosen: history.keep_selection(self.fingerprint, chosen))
         registered = Registry.of(context.settings).log(
             product,
             trained,
             as_of=plan.as_of,
             fingerprint=self.fingerprint,
-            holdout=unseen if len(unseen) else None,
+            holdout=self.held_out,
             data=DataUsed(
                 delta_version=str(context.tables.version(product.name, MRDS)),
                 first_day=plan.days.first,

@@ -274,7 +274,7 @@ def bring_up_to_date(step: Step, days: Sequence[date], *, force: bool = False) -
     """
     context = step.context
     plan = _plan(step, days, force=force)
-    for why, days_lost in presence.grouped(plan.lost).items():
+    for why, days_lost in presence.grouped({} if force else plan.lost).items():
         context.log(f"{step.asset}: {why}; done again: {counted(len(days_lost), step.spec.period)}")
     if plan.doable:
         step.prepare()

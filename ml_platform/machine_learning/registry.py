@@ -415,6 +415,17 @@ class Registry:
         """What was chosen before the model of a run was trained; None if there was no choice."""
         return selection_runs.read(self._client(), run_id)
 
+    def metrics_of(self, run_id: str) -> dict[str, float]:
+        """The metrics that the run of a model has in MLflow; none if the run is gone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return dict(self._client().get_run(run_id).data.metrics)
+        except MlflowException as error:
+            if error.error_code not in _GONE:
+                raise
+            return {}
+
     def require(self, product: Product, version: str, fingerprint: str) -> Any:
         """A version, as MLflow describes it, which must be of the model with this training fingerprint.
 

@@ -210,6 +210,15 @@ class ControlTable:
                 table.create_checkpoint()
 
 
+def copy(source: Tables, target: Tables, product: str, name: str) -> None:
+    """Copy a small table as it is now, if it exists, to where there is none."""
+    place = source.control
+    if place.exists(product, name):
+        parts = [part.to_table() for part in place.datasets(product, name, None)]
+        rows = pa.concat_tables(parts, promote_options="default")
+        target.control.write(product, name, rows, mode="error")
+
+
 def in_order_of_commit(row: Mapping[str, Any]) -> tuple[int, int]:
     """Sorts the rows of a table with :data:`COMMIT` and ``recorded_at`` by when they were committed.
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import shutil
-import sqlite3
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,15 +20,21 @@ from ml_platform.engine import local
 from ml_platform.engine.deciding import Decider
 from ml_platform.engine.step import StepRequest
 from ml_platform.machine_learning import evaluation, model_files, performance, training
-from ml_platform.machine_learning import registry as registry_module
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion
 from ml_platform.machine_learning.pipeline import TrainingError
-from ml_platform.machine_learning.registry import LIBRARIES, Registry
+from ml_platform.machine_learning.registry import Registry
 from ml_platform.overview import history as overview
 from ml_platform.settings import Settings
 from ml_platform_tests import tasks_here
-from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, forget_registry, shop
+from ml_platform_tests.small_platform import SHOP, D, Platform, days, shop
+from ml_platform_tests.trained_platform import (
+    copied,
+    file_of,
+    forget,
+    rename_class,
+    set_libraries,
+    trained,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -51,12 +53,7 @@ def small_days() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def made(small_days: None, tmp_path_factory: pytest.TempPathFactory) -> Platform:
-    session: Any = tasks_here.TasksHere()
-    platform = Platform(settings_in(tmp_path_factory.mktemp("again")), session)
-    deliver_visits(platform, ALL, rows=80)
-    for step in ("ards", "mrds"):
-        platform.run(step, ALL)
-    platform.run("model", MONTHS[0])
+    platform = trained(tmp_path_factory.mktemp("again"), ALL)
     platform.run("predictions", SCORED)
     return platform
 
@@ -67,38 +64,6 @@ def platform(made: Platform, tmp_path: Path) -> Platform:
     return copied(made, tmp_path / "home")
 
 
-def copied(made: Platform, home: Path) -> Platform:
-    shutil.copytree(made.settings.home, home, copy_function=shutil.copy2)
-    copy = Platform(settings_in(home), made.spark)
-    with database(copy) as connection:  # MLflow keeps absolute paths
-        for table, column in (
-            ("model_versions", "storage_location"),
-            ("model_versions", "source"),
-            ("experiments", "artifact_location"),
-        ):
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
-                [str(made.settings.home), str(home)],
-            )
-    forget()
-    return copy
-
-
-def forget() -> None:
-    """The next load is another process's."""
-    forget_registry()
-    registry_module._read_file.cache_clear()
-    registry_module._read_pipeline.cache_clear()
-
-
-@contextlib.contextmanager
-def database(platform: Platform) -> Iterator[sqlite3.Connection]:
-    path = platform.settings.tracking_uri.removeprefix("sqlite:///")
-    with contextlib.closing(sqlite3.connect(path, timeout=60)) as connection:
-        yield connection
-        connection.commit()
-
-
 def models(platform: Platform) -> list[ModelRecord]:
     return ModelHistory(platform.tables, platform.product).models()
 
@@ -106,37 +71,6 @@ def models(platform: Platform) -> list[ModelRecord]:
 def predictions(platform: Platform) -> pd.DataFrame:
     frame = DeltaTable(platform.tables.path("shop", "predictions")).to_pandas()
     return frame.sort_values(["event_day", "customer"], ignore_index=True)
-
-
-def file_of(platform: Platform, model: ModelRecord) -> Path:
-    with database(platform) as connection:
-        (place,) = connection.execute(
-            "SELECT storage_location FROM model_versions WHERE version = ?", [int(model.version)]
-        ).fetchone()
-    return Path(str(place).removeprefix("file://")) / "model.skops"
-
-
-def rename_class(platform: Platform, model: ModelRecord, before: str, after: str) -> None:
-    """Have a model's file hold a class by a path at which there is none, as after an upgrade."""
-    path = file_of(platform, model)
-    with zipfile.ZipFile(path) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    assert before.encode() in content["schema.json"]
-    content["schema.json"] = content["schema.json"].replace(before.encode(), after.encode())
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    forget()
-
-
-def set_libraries(platform: Platform, model: ModelRecord, text: str) -> None:
-    with database(platform) as connection:
-        changed = connection.execute(
-            "UPDATE model_version_tags SET value = ? WHERE key = ? AND version = ?",
-            [text, LIBRARIES, int(model.version)],
-        )
-        assert changed.rowcount == 1
-    forget()
 
 
 def damage(platform: Platform, model: ModelRecord, how: str) -> str:
