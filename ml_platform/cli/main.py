@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.markup import escape
@@ -486,6 +487,14 @@ def accept(
     name: ProductName,
     day: Annotated[datetime, typer.Argument(formats=_DAY, help="The blocked event day.")],
     reason: Annotated[str, typer.Option(help="Why; it is shown wherever the day is shown.")],
+    on: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=_DAY,
+            help="The date from which on it counts: models as of earlier dates don't learn from the day. "
+            "Default: today; of a finished history the day after the event day.",
+        ),
+    ] = None,
 ) -> None:
     """Use a blocked day as it is, until its data changes.
 
@@ -499,8 +508,11 @@ def accept(
 
     settings, product = product_named(name)
     ledger = Ledger(Tables.of(settings), name)
+    since = on.date() if on else None
+    if since is None and product.end is None:
+        since = datetime.now(tz=ZoneInfo(product.timezone)).date()
     try:
-        accepted = accept_day(ledger, day.date(), reason=reason, by=getpass.getuser())
+        accepted = accept_day(ledger, day.date(), reason=reason, by=getpass.getuser(), on=since)
     except (LookupError, ValueError) as error:
         fail(str(error))
     with instance_of(settings) as instance:
@@ -508,6 +520,8 @@ def accept(
             report_verdict(instance, product, record)
     for record in accepted:
         say(f"{record.asset} of {record.day}: {record.details['checks'][0]['description']}", hanging=2)
+    if barred_to := max((record.barred_to for record in accepted if record.barred_to), default=None):
+        say(f"It counts from {barred_to} on: no model as of an earlier date learns from it (see --on).")
     say("To use it now:")
     say_command(f"ml-platform backfill {name} --from {day.date()} --to {day.date()}")
 

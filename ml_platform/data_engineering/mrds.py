@@ -6,7 +6,7 @@ business, of a day or of a bucket of it; here the days are brought there, and wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
@@ -72,6 +72,7 @@ def write(
     run_id: str,
     statistics: Statistics | None = None,
     histories: Mapping[date, Sequence[Morning]] | None = None,
+    withheld: Collection[date] = (),
 ) -> dict[date, MrdsDay]:
     """Write the MRDS of ``days`` from the ARDS, and what was served of days with versions, in a commit each.
 
@@ -80,6 +81,7 @@ def write(
 
     Args:
         histories: the days with versions in ``ards_versions``, with the mornings on which rows of them came.
+        withheld: those of them that nobody may use as they are now: only what was served is written.
     """
     histories = {day: mornings for day, mornings in (histories or {}).items() if day in days}
     counting = Counting(
@@ -87,7 +89,7 @@ def write(
     )
     served: dict[date, Counted] = {}
     if places := _Places.of(product, tables, with_versions=bool(histories)):
-        done = _InTasks(session, product, places, histories, counting).write(days)
+        done = _InTasks(session, product, places, histories, counting, frozenset(withheld)).write(days)
         refusals = {day: found.refusal for day, found in done.items() if found.refusal}
         counted = {day: counting.of_parts(found.parts) for day, found in done.items()}
         written = [day for day in days if day not in refusals]
@@ -107,9 +109,10 @@ def write(
                         product.name, MRDS_SERVED, schema, as_served, written, run_id=run_id
                     )
                 schema = aggregation.schema(product)
-                version = tables.replace_days_by(product.name, MRDS, schema, files, written, run_id=run_id)
+                if shown := [day for day in written if day not in withheld]:
+                    version = tables.replace_days_by(product.name, MRDS, schema, files, shown, run_id=run_id)
     else:
-        by_spark = _BySpark(session(), product, tables, counting, histories)
+        by_spark = _BySpark(session(), product, tables, counting, histories, frozenset(withheld))
         version, refusals = by_spark.write(days, run_id)
         counted = by_spark.count([day for day in days if day not in refusals])
         served = by_spark.count_served([day for day in histories if day not in refusals])
@@ -176,6 +179,7 @@ class _InTasks:
     places: _Places
     histories: Mapping[date, Sequence[Morning]]
     counting: Counting
+    withheld: frozenset[date]
 
     def write(self, days: Sequence[date]) -> dict[date, _Aggregated]:
         """One result a day with rows."""
@@ -259,6 +263,7 @@ class _InTasks:
 
     def _writer(self) -> Callable[..., _Aggregated]:
         product, places, counting, histories = self.product, self.places, self.counting, dict(self.histories)
+        withheld = self.withheld
         names = row_versions.served_schema(product).names
 
         def write(
@@ -268,7 +273,8 @@ class _InTasks:
                 done = aggregation.aggregate(product, day, rows)
             except TooLargeError as error:
                 return _refused(error)
-            made = _Aggregated([counting.of_part(done, is_whole=is_whole)], places.mrds.write(day, done))
+            files = [] if day in withheld else places.mrds.write(day, done)
+            made = _Aggregated([counting.of_part(done, is_whole=is_whole)], files)
             if states is None:
                 return made
             served = row_versions.served(product, day, rows, states, histories[day])
@@ -311,6 +317,7 @@ class _BySpark:
     tables: Tables
     counting: Counting
     histories: Mapping[date, Sequence[Morning]]
+    withheld: frozenset[date] = frozenset()
 
     def write(self, days: Sequence[date], run_id: str) -> tuple[int, dict[date, str]]:
         """Write the days in one commit; its version, and why days are refused instead."""
@@ -322,13 +329,16 @@ class _BySpark:
             if not chosen:
                 return -1
             tables, name = self.tables, self.product.name
-            rows = self._aggregated(chosen, counts)
+            shown = [day for day in chosen if day not in self.withheld]
             with tables.hold(name, MRDS, chosen):
                 corrected = [day for day in chosen if day in self.histories]
                 if corrected or tables.has_days(name, MRDS_SERVED, chosen):
                     served = self._served(corrected, counts)
                     tables.replace_days(self.spark, name, MRDS_SERVED, served, chosen, run_id=run_id)
-                return tables.replace_days(self.spark, name, MRDS, rows, chosen, run_id=run_id)
+                if not shown:
+                    return -1
+                rows = self._aggregated(shown, counts)
+                return tables.replace_days(self.spark, name, MRDS, rows, shown, run_id=run_id)
 
         try:
             return write(), refusals

@@ -1,22 +1,27 @@
 """A person takes a blocked day as it is: its failed verdict stays, and the day may be used.
 
-The ledger keeps who and why. It holds for the content that was there and for what failed then; a new
-delivery, or another failed expectation, blocks the day again (:mod:`.verdicts`).
+The ledger keeps who and why, and since when: no model as of an earlier date learns from the day. It holds for
+the content that was there and for what failed then; a new delivery, or another failed expectation, blocks the
+day again (:mod:`.verdicts`).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
-from ml_platform.contract.assets import validated
+from ml_platform.contract.assets import ARDS, validated
+from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform.engine.step import quality_of
 from ml_platform.engine.verdicts import WITHOUT_USABLE_ROWS, quality_check
 from ml_platform.storage.ledger import DayRecord, Ledger
 
 
-def accept(ledger: Ledger, day: date, *, reason: str, by: str) -> list[DayRecord]:
+def accept(ledger: Ledger, day: date, *, reason: str, by: str, on: date | None = None) -> list[DayRecord]:
     """Accept what is blocked of ``day``; returns the records of it, as they are now.
+
+    Args:
+        on: the morning from which on it counts; by default the one on which its rows were known.
 
     Raises:
         LookupError: nothing of the day is blocked; says what its result is.
@@ -30,11 +35,24 @@ def accept(ledger: Ledger, day: date, *, reason: str, by: str) -> list[DayRecord
         outcomes = [f"{asset} is {record.outcome}" for asset, record in known.items() if record]
         found = ", ".join(outcomes) or "nothing has been materialized"
         raise LookupError(f"there is nothing to accept on {day}: {found}")
-    accepted = [_accepted(record, reason.strip(), by) for record in blocked]
+    first, last = _barred(known[ARDS], day, on)
+    accepted = [
+        replace(_accepted(record, reason.strip(), by), barred_from=first, barred_to=last)
+        for record in blocked
+    ]
     for record, before in zip(accepted, blocked, strict=True):
         if ledger.record_since([record], {day: before}):
             raise LookupError(f"{record.asset} of {day} has just been done again: look at it once more")
     return accepted
+
+
+def _barred(ards: DayRecord | None, day: date, on: date | None) -> tuple[date | None, date | None]:
+    """Between which as-of dates the day couldn't be used: since its rows came, and until it was accepted."""
+    mornings = mornings_of(ards) if ards is not None else None
+    came = mornings[-1].day if mornings else None
+    if on is None or on <= (came or day + timedelta(days=1)):
+        return None, None
+    return came, on
 
 
 def _accepted(record: DayRecord, reason: str, by: str) -> DayRecord:

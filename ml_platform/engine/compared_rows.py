@@ -67,10 +67,10 @@ class UnseenRows:
         self.contracts = readable_contracts(context)
         self._compared: tuple[str, pd.DataFrame] | None = None
 
-    def can_count(self, day: date, known: Mapping[date, DayRecord]) -> bool:
-        """Whether a day can be learned from or compared on under the present contract."""
+    def can_count(self, day: date, known: Mapping[date, DayRecord], as_of: date) -> bool:
+        """Whether a day can be learned from or compared on as of a date, under the present contract."""
         record = known.get(day)
-        usable = record is not None and record.usable and record.contract in self.contracts
+        usable = record is not None and record.usable_on(as_of) and record.contract in self.contracts
         return usable and self.context.product.trainable(day)
 
     def by_entities(self, as_of: date, known: Mapping[date, DayRecord]) -> pd.DataFrame:
@@ -95,14 +95,14 @@ class UnseenRows:
         """Labelled rows to compare models on, at most ``evaluation.maximum_rows``; the last are kept."""
         context, product = self.context, self.context.product
         read = with_days_before(product, days)
-        key = fingerprint_of([day, held_out, content_of(read, known)])
+        key = fingerprint_of([day, held_out, content_of(read, known, day)])
         if self._compared is not None and self._compared[0] == key:
             return self._compared[1]
         frame = training_data.labelled(
             context.open_spark,
             product,
             context.tables,
-            [candidate for candidate in read if self.can_count(candidate, known)],
+            [candidate for candidate in read if self.can_count(candidate, known, day)],
             day,
             held_out=held_out,
             maximum_rows=product.evaluation.maximum_rows,
@@ -110,7 +110,7 @@ class UnseenRows:
         if kind_of(product).uses_last_label:
             frame = training_data.with_last_labels(product, frame, days.first, LAST_LABEL)
         if kind_of(product).uses_rows_of_day:
-            rows = {candidate: known[candidate].counts["rows"] for candidate in read if candidate in known}
+            rows = {day: record.counts.get("rows", 0) for day in read if (record := known.get(day))}
             frame = frame.assign(**{ROWS_OF_DAY: [rows[_date(value)] for value in frame[EVENT_DAY]]})
         self._compared = (key, frame)
         return frame

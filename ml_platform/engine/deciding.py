@@ -87,7 +87,7 @@ class Decider:
         }
 
         def key_of(challenger: ModelRecord, before: ModelRecord | None, day: date) -> str:
-            content = [content_of(days, labels) for days in self._compared_days(challenger, before, day)]
+            content = [content_of(days, labels, day) for days in self._compared_days(challenger, before, day)]
             pair = [challenger.fingerprint, before.fingerprint if before else None]
             mismatches = [self._mismatch(model) for model in (challenger, before) if model is not None]
             at_once = day == challenger.as_of and len(content) == 1
@@ -203,7 +203,7 @@ class Decider:
             )
         then = dataclasses.replace(self.context, product=product)
         usable = self.rows if product is self.product else UnseenRows(then)
-        days = [day for day in self._days_of_twin(challenger) if usable.can_count(day, labels)]
+        days = [day for day in self._days_of_twin(challenger) if usable.can_count(day, labels, as_of)]
         known = pd.DataFrame()
         if days:
             known = collected(product, training_rows(then, days, as_of, "time"), "time")

@@ -78,7 +78,7 @@ class Corrected:
 
 
 def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date, dict[str, Any]]:
-    """What the ledger keeps of corrected days, as plain data: see :func:`mornings_of`."""
+    """What the ledger keeps of corrected days, as plain data; of the last morning the outcome says more."""
     known = context.ledger.latest(ARDS, set(days))
     given = {day: _given(known.get(day)) for day in days}
     longest = max((len(day.history.earlier) for day in days.values()), default=0)
@@ -102,18 +102,24 @@ def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date
     return {day: _plain(corrected, given[day]) for day, corrected in days.items()}
 
 
-def mornings_of(history: Mapping[str, Any] | None) -> list[Morning] | None:
-    """The mornings on which rows of a day came, and whether it was usable then; None if only one counts.
+def mornings_of(record: DayRecord) -> list[Morning] | None:
+    """The mornings on which rows of a day came, and whether it was usable then.
 
     Args:
-        history: what the record of a day of the ARDS has of it.
+        record: of a day of the ARDS, with its details.
+
+    Returns:
+        None if only one morning counts, or the day was usable on none of them.
     """
+    history = record.details.get(HISTORY)
     if history is None:
         return None
-    return [
+    mornings = [
         Morning(date.fromisoformat(day), replaces, is_usable)
         for day, replaces, is_usable, _ in history["mornings"]
     ]
+    mornings[-1] = replace(mornings[-1], is_usable=record.usable)
+    return mornings if any(morning.is_usable for morning in mornings) else None
 
 
 def _plain(corrected: Corrected, given: Mapping[str, bool]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import date
+from typing import Any
 
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.engine import evolution
@@ -19,35 +20,40 @@ def from_same_day(
     *,
     fingerprint: str = "fingerprint",
     contracts: Collection[str] | None = None,
+    found: Callable[[DayRecord], Any] = lambda _: None,
 ) -> dict[date, Inputs]:
     """The inputs of a step that reads the same day of one asset.
 
     A day that isn't there is missing here too; one that was refused, blocked or held back holds this
-    one back. What a usable day held before travels in ``Inputs.found``.
+    one back.
 
     Args:
         fingerprint: which of the record's fingerprints counts.
         contracts: the versions of the contract whose days can be read; all without them.
+        found: of the record of a day that is usable or holds this one back, what travels in ``Inputs.found``.
     """
     known = context.ledger.latest(asset, set(days))
-    found = {}
+    inputs = {}
     for day in days:
         record = known.get(day)
         if record is None:
-            found[day] = Inputs("", "missing", f"{asset} has not been materialized for this day")
+            inputs[day] = Inputs("", "missing", f"{asset} has not been materialized for this day")
         elif record.outcome in ("missing", "no_model", "not_due"):
             gone = record.outcome in WITHOUT_ROWS
-            found[day] = Inputs(record.inputs, record.outcome, record.reason, gone=gone)
+            inputs[day] = Inputs(record.inputs, record.outcome, record.reason, gone=gone)
         elif record.usable and contracts is not None and record.contract not in contracts:
-            found[day] = Inputs(record.contract, "held_back", evolution.of_another_contract(context, record))
+            inputs[day] = Inputs(record.contract, "held_back", evolution.of_another_contract(context, record))
         elif record.usable:
-            found[day] = Inputs(content_of(record, fingerprint), found=record.details.get(HISTORY))
+            inputs[day] = Inputs(content_of(record, fingerprint), found=found(record))
         else:
             why = record.reason
             if record.outcome != "held_back":
                 why = f"{asset} is {record.outcome}: {why}"
-            found[day] = Inputs(record.fingerprint or record.inputs, "held_back", why)
-    return found
+            held = record.fingerprint or record.inputs
+            if record.outcome == "blocked" and record.details.get(HISTORY):
+                held = content_of(record)
+            inputs[day] = Inputs(held, "held_back", why, found=found(record))
+    return inputs
 
 
 def content_of(record: DayRecord, fingerprint: str = "fingerprint") -> str:

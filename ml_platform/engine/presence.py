@@ -24,6 +24,8 @@ from ml_platform.storage.reports import ReportStore
 
 #: Outcomes of days whose own rows are in the tables.
 WITH_ROWS = frozenset({"written", "empty", "blocked"})
+#: Those of days that may have earlier rows: what was served of a day stays when a later delivery blocks it.
+WITH_STATES = WITH_ROWS | {"held_back"}
 
 
 def lost_rows(
@@ -37,18 +39,20 @@ def lost_rows(
     Raises:
         DamagedTableError: the table's log can't be read.
     """
+    held = {day: record for day, record in records.items() if record.outcome in WITH_ROWS}
     return _lost(
         context,
         table,
-        records,
+        held,
         lambda record: (record.counts.get(count, 0), record.delta_version if count == "rows" else None),
     )
 
 
 def lost_states(context: StepContext, table: str, records: Mapping[date, DayRecord]) -> dict[date, str]:
     """The days whose earlier rows a table doesn't hold as the ledger says. Raises as :func:`lost_rows`."""
+    held = {day: record for day, record in records.items() if record.outcome in WITH_STATES}
     return _lost(
-        context, table, records, lambda record: (record.details.get(HISTORY, {}).get("versions", 0), None)
+        context, table, held, lambda record: (record.details.get(HISTORY, {}).get("versions", 0), None)
     )
 
 
@@ -58,9 +62,9 @@ def _lost(
     records: Mapping[date, DayRecord],
     rows_of: Callable[[DayRecord], tuple[int, int | None]],
 ) -> dict[date, str]:
-    if is_elsewhere(context, records) and context.tables.location.locks:
+    if not records or (is_elsewhere(context, records) and context.tables.location.locks):
         return {}
-    expected = {day: rows_of(record) for day, record in records.items() if record.outcome in WITH_ROWS}
+    expected = {day: rows_of(record) for day, record in records.items()}
     return context.tables.losses(context.product.name, table, expected) if expected else {}
 
 

@@ -97,6 +97,10 @@ class Step(ABC):
     def discard(self, days: Sequence[date]) -> None:  # noqa: B027
         """Remove what stands of days that have an outcome instead; most steps keep it, and hold it back."""
 
+    def hold_back(self, days: Mapping[date, Inputs]) -> dict[date, Written]:
+        """What there is to record of days that have an outcome instead; by default the outcome alone."""
+        return {}
+
     def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
         """Take what there is of these days out of the step's tables: their rows were delivered once, and are
         no longer; each comes back as missing.
@@ -155,6 +159,8 @@ class Step(ABC):
             },
             accepted_by=written.accepted[0] if written.accepted else None,
             accepted_reason=written.accepted[1] if written.accepted else None,
+            barred_from=written.barred[0],
+            barred_to=written.barred[1],
         )
 
     def results(self, records: Mapping[date, DayRecord], done: Collection[date]) -> list[DayResult]:
@@ -382,6 +388,7 @@ class _Work:
                 }
                 if found:
                     step.discard(sorted(found))
+                    found |= step.hold_back({day: plan.todo[day] for day in found})
                 records = [
                     step.record(day, plan.todo[day], result)
                     for day, result in {**found, **gone, **written}.items()

@@ -131,6 +131,8 @@ class Written:
     checks: tuple[Check, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     accepted: tuple[str, str] | None = None
+    barred: tuple[date | None, date | None] = (None, None)
+    """From which as-of date to which the day couldn't be learned from: see :class:`.ledger.DayRecord`."""
     tally: str = ""
     """What the run counts the day as, in its own metadata."""
 

@@ -48,7 +48,9 @@ class TrainingPlan:
         before the features that must have values had any.
         """
         skipped = self.outdated | self.untrainable
-        return [day for day, record in self.records.items() if record.usable and day not in skipped]
+        return [
+            day for day, record in self.records.items() if record.usable_on(self.as_of) and day not in skipped
+        ]
 
 
 def training_days(product: Product, as_of: date, kind: Kind) -> DayRange:
@@ -201,10 +203,16 @@ def _plan(
         if record.outcome == "written" and record.contract not in contracts
     )
     untrainable = frozenset(day for day in records if not product.trainable(day)) - outdated
-    content = [as_of, content_of(days, known), *([sorted(outdated)] if outdated else [])]
+    content = [as_of, content_of(days, known, as_of), *([sorted(outdated)] if outdated else [])]
     return TrainingPlan(month, as_of, kind, days, records, outdated, untrainable, fingerprint_of(content))
 
 
-def content_of(days: Iterable[date], known: Mapping[date, DayRecord]) -> list[Any]:
-    """What a window holds, by what the ledger says of its days."""
-    return [(day, known[day].outcome, known[day].fingerprint) for day in days if day in known]
+def content_of(days: Iterable[date], known: Mapping[date, DayRecord], as_of: date) -> list[Any]:
+    """What a window holds as of a date, by what the ledger says of its days."""
+
+    def of(record: DayRecord) -> tuple[str, str | None]:
+        if record.usable and not record.usable_on(as_of):
+            return "held_back", None  # as before it was accepted
+        return record.outcome, record.fingerprint
+
+    return [(day, *of(record)) for day in days if (record := known.get(day)) is not None]

@@ -137,11 +137,15 @@ class Verdict(Step):
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         cases: dict[date, _Case] = {day: inputs.found for day, inputs in work.items()}
-        return self._judge(
+        judged = self._judge(
             {day: case.content for day, case in cases.items()},
             {day: case.held for day, case in cases.items()},
             {day: case.record for day, case in cases.items()},
         )
+        for day, case in cases.items():
+            if not case.record.accepted_by:  # what it was made from has been accepted, if anything was
+                judged[day] = replace(judged[day], barred=case.record.barred)
+        return judged
 
     def summary(self, days: Sequence[date], done: Done) -> dict[str, Any]:
         return {"days_judged_again": len(done.written)} if done.written else {}
@@ -293,6 +297,7 @@ def _verdict(
             "judged": {"rows": held.rows_hash, "facts": held.facts_hash},
         },
         accepted=accepted,
+        barred=previous.barred if accepted and previous else (None, None),
     )
 
 

@@ -68,6 +68,8 @@ _SCHEMA = pa.schema(
         ("accepted_reason", pa.string()),
         ("recorded_at", pa.int64()),
         (COMMIT, pa.int64()),
+        ("barred_from", pa.date32()),
+        ("barred_to", pa.date32()),
     ]
 )
 
@@ -97,11 +99,31 @@ class DayRecord:
     recorded_at: int = 0
     commit: int | None = None
     """Orders the records of a table; None before it is recorded, and of records older than the numbers."""
+    barred_from: date | None = None
+    """The first as-of date on which the day couldn't be learned from, if it could before; see below."""
+    barred_to: date | None = None
+    """The as-of date from which it can be again; None if it can't, or always could."""
 
     @property
     def usable(self) -> bool:
         """Whether assets over a window may count this day."""
         return self.outcome in USABLE
+
+    @property
+    def barred(self) -> tuple[date | None, date | None]:
+        """From which as-of date to which the day couldn't be learned from."""
+        return self.barred_from, self.barred_to
+
+    def usable_on(self, as_of: date) -> bool:
+        """Whether a model as of a date may learn from the day, as far as was known then.
+
+        A day that has been blocked by a later delivery was usable before that, and one that a person has
+        accepted is usable since then.
+        """
+        if self.usable:
+            began = self.barred_from is None or as_of >= self.barred_from
+            return self.barred_to is None or not (began and as_of < self.barred_to)
+        return self.outcome == "held_back" and self.barred_from is not None and as_of < self.barred_from
 
     @property
     def order(self) -> tuple[int, int]:

@@ -17,7 +17,6 @@ from ml_platform.contract.product import Product
 from ml_platform.data_engineering import aggregation, served_rows
 from ml_platform.data_engineering.row_versions import IS_SCORED, KNOWN_FROM, KNOWN_TO
 from ml_platform.engine.earlier_verdicts import mornings_of
-from ml_platform.storage.ledger import HISTORY
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, shop
 
@@ -168,7 +167,7 @@ def without_spark(home: Path, product: Product) -> Platform:
 
 
 def usable(platform: Platform) -> list[bool] | None:
-    mornings = mornings_of(platform.ledger.latest("ards")[DAY].details.get(HISTORY))
+    mornings = mornings_of(platform.ledger.latest("ards")[DAY])
     return None if mornings is None else [morning.is_usable for morning in mornings]
 
 

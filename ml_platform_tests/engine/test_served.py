@@ -13,7 +13,6 @@ import pytest
 from ml_platform.contract.product import Product
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
-from ml_platform.storage.ledger import HISTORY
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, days, shop, visits
 
@@ -137,8 +136,7 @@ def test_a_replay_learns_and_scores_what_every_morning_did(live: Platform, tmp_p
 @pytest.mark.slow
 def test_the_days_that_were_corrected_say_when_they_could_be_used(live: Platform) -> None:
     records = live.ledger.latest("ards")
-    histories = {day: record.details.get(HISTORY) for day, record in records.items()}
-    found = {day: mornings for day, history in histories.items() if (mornings := mornings_of(history))}
+    found = {day: mornings for day, record in records.items() if (mornings := mornings_of(record))}
     assert {day: [morning.is_usable for morning in mornings] for day, mornings in found.items()} == {
         D("2024-01-08"): [True],
         D("2024-01-10"): [True, True],
