@@ -22,7 +22,7 @@ from ml_platform.data_engineering.resolution import Account
 from ml_platform.data_engineering.row_versions import DayHistory, Morning, Timeline
 from ml_platform.data_engineering.rows_as_known import EntitiesAsKnown, RowsAsKnown
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.verdicts import Content, Verdict
+from ml_platform.engine.verdicts import Content, Verdict, has_same_rows
 from ml_platform.mlops.quality import expectations, profiles, validation
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.results import Quality, Result
@@ -155,14 +155,7 @@ def _verdict_of(record: DayRecord | None, content: Content, product: Product) ->
     """The verdict that a day was given last, if it had the same rows then, whatever their labels."""
     if record is None or record.outcome not in ("written", "empty", "blocked"):
         return None
-
-    def of_rows(profile: dict[str, Any]) -> dict[str, Any]:
-        columns = {name: one for name, one in profile.get("columns", {}).items() if name != product.label}
-        return {**profile, "columns": columns}
-
-    same = of_rows(record.details.get("profile", {})) == of_rows(content.profile.plain())
-    counts = all(record.counts.get(name) == content.counts[name] for name in ("rows", "quarantined"))
-    return record.usable if same and counts else None
+    return record.usable if has_same_rows(product, record, content) else None
 
 
 def _judged(

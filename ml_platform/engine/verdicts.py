@@ -234,7 +234,14 @@ class Verdict(Step):
             of_rows |= self._validate(todo, held, contents)
         of_facts = validation.judge_facts({day: held[day].facts for day in contents if held[day].facts})
         return {
-            day: _verdict(contents[day], held[day], of_rows[day], of_facts.get(day, []), known.get(day))
+            day: _verdict(
+                self.context.product,
+                contents[day],
+                held[day],
+                of_rows[day],
+                of_facts.get(day, []),
+                known.get(day),
+            )
             for day in contents
         }
 
@@ -274,6 +281,7 @@ def _judgeable(records: Mapping[date, DayRecord]) -> dict[date, Content]:
 
 
 def _verdict(
+    product: Product,
     content: Content,
     held: _Held,
     of_rows: Sequence[Result],
@@ -281,7 +289,7 @@ def _verdict(
     previous: DayRecord | None,
 ) -> Written:
     quality = Quality((*of_rows, *of_facts))
-    accepted = _still_accepted(content, quality, previous)
+    accepted = _still_accepted(product, content, quality, previous)
     outcome: Outcome = "blocked"
     reason = quality.reason
     if quality.passed or accepted:
@@ -315,9 +323,26 @@ def quality_check(quality: Quality, accepted: tuple[str, str] | None = None) -> 
     )
 
 
-def _still_accepted(content: Content, quality: Quality, previous: DayRecord | None) -> tuple[str, str] | None:
-    """Who accepted the day, if it is the same content and nothing else fails than what was accepted."""
-    if previous is None or not previous.accepted_by or previous.fingerprint != content.fingerprint:
+def has_same_rows(product: Product, record: DayRecord, content: Content) -> bool:
+    """Whether a day had the rows that it has, by all that is counted of them; labels may have come since."""
+
+    def of_rows(profile: dict[str, Any]) -> dict[str, Any]:
+        columns = {name: one for name, one in profile.get("columns", {}).items() if name != product.label}
+        return {**profile, "columns": columns}
+
+    same = of_rows(record.details.get("profile", {})) == of_rows(content.profile.plain())
+    return same and all(
+        record.counts.get(name) == content.counts.get(name) for name in ("rows", "quarantined")
+    )
+
+
+def _still_accepted(
+    product: Product, content: Content, quality: Quality, previous: DayRecord | None
+) -> tuple[str, str] | None:
+    """Who accepted the day, if it has the same rows and nothing else fails than what was accepted."""
+    if previous is None or not previous.accepted_by:
+        return None
+    if previous.fingerprint != content.fingerprint and not has_same_rows(product, previous, content):
         return None
     if not content.rows and previous.counts != content.counts:
         return None  # no rows are all alike; another delivery of which nothing can be used isn't

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from deltalake import write_deltalake
 
@@ -118,6 +119,28 @@ def test_an_acceptance_is_void_when_the_data_changes(platform: Platform) -> None
     (day,) = strict.run("ards", DAY).days
     assert (day.outcome, day.reason) == ("blocked", "there are too few rows: 9, expected at least 10")
     assert strict.ledger.latest("ards")[DAY].accepted_by is None
+
+
+def test_labels_that_come_leave_an_acceptance_as_it_is(platform: Platform) -> None:
+    """They come on the mornings after; whoever has accepted the day isn't asked again."""
+    strict = with_rules(platform, minimum_rows=10)
+    frame = pd.DataFrame({"visit": range(8), "day": DAY, "customer": [f"c{n}" for n in range(8)]})
+    rows = frame.assign(spend=1.5, pages=2, channel="web")
+    strict.deliver(DAY, f"{DAY + timedelta(days=1)}_rows.csv", rows.to_csv(index=False))
+    assert strict.run("ards", DAY).days[0].outcome == "blocked"
+    accept(strict.ledger, DAY, reason="a holiday", by="ann", on=D("2024-01-04"))
+    labels = frame[["visit", "day"]].assign(bought=1)
+    strict.deliver(DAY, f"{DAY + timedelta(days=2)}_labels.csv", labels[:5].to_csv(index=False))
+    assert strict.run("ards", DAY).days[0].outcome == "written"
+    record = strict.ledger.latest("ards")[DAY]
+    assert (record.accepted_by, record.barred, record.counts["labelled"]) == (
+        "ann",
+        (None, D("2024-01-04")),
+        5,
+    )
+    # Another row isn't what was accepted, although there are as many.
+    strict.deliver(DAY, f"{DAY + timedelta(days=2)}_fix.csv", rows[:1].assign(spend=9.0).to_csv(index=False))
+    assert strict.run("ards", DAY).days[0].outcome == "blocked"
 
 
 def test_an_acceptance_holds_for_what_failed_then_and_nothing_else(platform: Platform) -> None:
