@@ -92,9 +92,10 @@ def imported(path: str) -> Any:
 def check_learning(
     path: str, params: Mapping[str, Any], *, labels: Sequence[Any] | None, numbers: int, categories: int
 ) -> None:
-    """See that an estimator of LightGBM, XGBoost or CatBoost learns with a contract's parameters.
+    """See that an estimator learns with a contract's parameters, as far as that can be known without data.
 
-    These libraries take any, and look at them when they learn; scikit-learn's classes are left alone.
+    LightGBM, XGBoost and CatBoost take any, and look at them when they learn, so they learn made-up rows. Of
+    scikit-learn's classes it is asked what they learn; values of their parameters are left to the training.
 
     Args:
         labels: the classes; None if the label is a number.
@@ -105,6 +106,12 @@ def check_learning(
         ValueError: it doesn't.
     """
     if boosting.library_of(path) is None:
+        columns = numbers + categories
+        _once(
+            ["learns", path, params, labels is None, columns == 1],
+            path,
+            lambda: _can_learn(path, params, is_number=labels is None, columns=columns),
+        )
         return
     boosting.check_positions(path, params, numbers + categories)
     shape = [list(labels) if labels is not None else None, numbers, categories]
@@ -115,6 +122,28 @@ def check_learning(
             _class(path), path, params, labels=labels, numbers=numbers, categories=categories
         ),
     )
+
+
+def _can_learn(path: str, params: Mapping[str, Any], *, is_number: bool, columns: int) -> None:
+    made = build(path, params)
+    if not is_number:
+        try:
+            _ = made.predict_proba
+        except Exception as error:
+            why = _reason(error.__cause__ or error)
+            raise ValueError(
+                f"params: {path} has no predict_proba with these, which model.task needs: {why}"
+            ) from error
+        return
+    if path.partition(".")[0] not in LIBRARIES:
+        return
+    from sklearn.utils import get_tags
+
+    tags = get_tags(made)
+    if not tags.target_tags.single_output:
+        raise ValueError(f"class: {path} learns several numbers at once, and the label of model.task is one")
+    if not tags.input_tags.two_d_array and columns > 1:
+        raise ValueError(f"class: {path} learns from one column, and model.features has {columns}")
 
 
 def check(path: str, params: Mapping[str, Any]) -> None:

@@ -76,6 +76,25 @@ def test_a_label_that_is_0_or_1_may_have_no_other_value_and_a_number_any() -> No
             NUMBER | {"model__estimator": {"class": "sklearn.cluster.KMeans"}},
             ["model.estimator", "no classifier"],
         ),
+        *(
+            (
+                {"model__estimator": {"class": f"sklearn.{name}", "params": params}},
+                ["model.estimator.params", "no predict_proba", "model.task", why],
+            )
+            for name, params, why in (
+                ("svm.SVC", {}, "probability=False"),
+                ("linear_model.SGDClassifier", {}, "loss='hinge'"),
+                ("semi_supervised.SelfTrainingClassifier", {}, "predict_proba"),
+            )
+        ),
+        (
+            NUMBER | {"model__estimator": {"class": "sklearn.linear_model.MultiTaskLasso"}},
+            ["model.estimator.class", "several numbers at once", "model.task"],
+        ),
+        (
+            NUMBER | {"model__estimator": {"class": "sklearn.isotonic.IsotonicRegression"}},
+            ["model.estimator.class", "learns from one column", "model.features has 3"],
+        ),
         ({"model__transform": "log1p"}, ["model.transform", "model.task is binary"]),
         ({"model__interval": 0.9}, ["model.interval", "model.task is binary"]),
         ({"model__task": "regression"}, ["source.label", "'bought'", "evaluation.metric"]),
@@ -147,6 +166,21 @@ def test_what_does_not_go_together_is_an_error_that_names_both_keys(
     message = refused(**changes)
     for part in expected:
         assert part in message
+
+
+def test_parameters_decide_whether_a_class_has_probabilities() -> None:
+    estimator = {"class": "sklearn.linear_model.SGDClassifier", "params": {"loss": "log_loss"}}
+    assert shop(model__estimator=estimator).model.one.class_ == estimator["class"]
+    searched = {
+        "class": "sklearn.linear_model.SGDClassifier",
+        "search": {"params": {"loss": {"choices": ["log_loss", "hinge"]}}},
+    }
+    assert "model.estimator.search.params: " in refused(model__estimator=searched)
+
+
+def test_a_line_that_only_rises_learns_from_one_column() -> None:
+    alone = NUMBER | {"model__estimator": {"class": "sklearn.isotonic.IsotonicRegression"}}
+    assert shop(**alone, model__features={"numeric": ["spend"]}).model.features.all == ("spend",)
 
 
 def test_k_is_that_of_the_decision_unless_the_contract_says_otherwise() -> None:
