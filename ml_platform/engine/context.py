@@ -72,6 +72,14 @@ class StepContext:
         return {day: record for day, record in self.ledger.latest(asset, days).items() if record.usable}
 
 
-def left_out(records: dict[date, DayRecord]) -> list[str]:
-    """The days of a window that are not counted, each with its outcome."""
-    return [f"{day} ({record.outcome})" for day, record in records.items() if not record.usable]
+def left_out(records: dict[date, DayRecord], as_of: date | None = None) -> list[str]:
+    """The days of a window that are not counted, each with its outcome.
+
+    Args:
+        as_of: count them as was known on a date; without it as they are.
+    """
+    return [
+        f"{day} ({'accepted later' if record.usable else record.outcome})"
+        for day, record in records.items()
+        if not (record.usable if as_of is None else record.usable_on(as_of))
+    ]

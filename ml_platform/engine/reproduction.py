@@ -213,7 +213,7 @@ class _Attempt:
         if same:
             self._say("training rows", True, f"{rows}, training fingerprint {model.fingerprint}")
             return True
-        others = left_out(plan.records)
+        others = left_out(plan.records, plan.as_of)
         why = f"{rows}, not the {model.rows:,} of then" if asked.slice.taken != model.rows else rows
         why += f"; training fingerprint {asked.fingerprint}, not {model.fingerprint}"
         if manifest.contract != contract_of(self.place.product):

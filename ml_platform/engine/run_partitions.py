@@ -376,6 +376,9 @@ class _Work:
                 work = plan.doable
                 try:
                     written = dict(step.write(work, tries)) if work else {}
+                    held = step.hold_back(
+                        {day: plan.todo[day] for day in plan.todo if plan.todo[day].outcome}
+                    )
                     gone = _withdraw(step, plan, force=self.force or attempt > 0)
                 except OvertakenError as error:
                     context.log(f"{step.asset}: {error}; these {step.spec.period}s are done again")
@@ -388,10 +391,9 @@ class _Work:
                 }
                 if found:
                     step.discard(sorted(found))
-                    found |= step.hold_back({day: plan.todo[day] for day in found})
                 records = [
                     step.record(day, plan.todo[day], result)
-                    for day, result in {**found, **gone, **written}.items()
+                    for day, result in {**found, **held, **gone, **written}.items()
                 ]
                 overtaken = context.ledger.record_since(records, plan.known)
             self.written |= written

@@ -13,6 +13,7 @@ import pytest
 from ml_platform.engine import training_plan
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.compared_rows import UnseenRows
+from ml_platform.engine.context import left_out
 from ml_platform.engine.local import context_for
 from ml_platform.engine.model_training import ModelTraining
 from ml_platform.engine.step import StepRequest
@@ -168,3 +169,12 @@ def test_a_record_says_on_which_dates_its_day_could_be_used(
     record = DayRecord("mrds", DAY, outcome, "", "", "", barred_from=barred[0], barred_to=barred[1])
     dates = (D("2024-02-02"), D("2024-02-03"), D("2024-02-04"))
     assert [record.usable_on(as_of) for as_of in dates] == usable
+
+
+def test_a_day_that_was_accepted_later_is_said_to_be_left_out() -> None:
+    accepted = DayRecord("mrds", DAY, "written", "", "", "", barred_to=D("2024-02-04"))
+    held = DayRecord("mrds", D("2024-01-11"), "held_back", "", "", "", barred_from=D("2024-02-04"))
+    records = {record.day: record for record in (accepted, held)}
+    assert left_out(records, D("2024-02-03")) == ["2024-01-10 (accepted later)"]
+    assert left_out(records, D("2024-02-04")) == ["2024-01-11 (held_back)"]
+    assert left_out(records) == ["2024-01-11 (held_back)"]

@@ -212,7 +212,7 @@ def _numbers(product: Product, comparison: Comparison) -> dict[str, Any]:
 def _metadata(
     product: Product, model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: Registry
 ) -> dict[str, Any]:
-    missing: Sequence[str] = left_out(plan.records)
+    missing: Sequence[str] = left_out(plan.records, plan.as_of)
     metadata = {
         "as_of": str(model.as_of),
         "kind": model.kind,
