@@ -10,12 +10,13 @@ from importlib.metadata import version as installed_version
 from typing import Any
 
 from ml_platform.contract import boosting
+from ml_platform.contract.faults import ends_the_run, in_words
 from ml_platform.contract.product import Product
 from ml_platform.contract.tasks import AT_K
 from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.kind import Kind, Predictions
 from ml_platform.machine_learning.model_files import skops_io, trusted
-from ml_platform.machine_learning.pipeline import contracts_estimator
+from ml_platform.machine_learning.pipeline import TrainingError, contracts_estimator
 from ml_platform.machine_learning.training import TrainedModel
 
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
@@ -40,7 +41,11 @@ class DataUsed:
 
 
 def log_model(kind: Kind, trained: TrainedModel, facts: Mapping[str, str]) -> Any:
-    """Log a pipeline to the present run, as a file that loads without pickle."""
+    """Log a pipeline to the present run, as a file that loads without pickle.
+
+    Raises:
+        TrainingError: what the pipeline has learned can't be read back by the library that has learned it.
+    """
     from mlflow import sklearn
     from mlflow.models import ModelSignature
     from mlflow.types.schema import ColSpec, Schema
@@ -49,19 +54,32 @@ def log_model(kind: Kind, trained: TrainedModel, facts: Mapping[str, str]) -> An
         ColSpec("double" if dtype.kind == "f" else "string", name, required=False)
         for name, dtype in trained.example.dtypes.items()
     ]
-    skops = skops_io()
-    unknown = skops.get_untrusted_types(data=skops.dumps(trained.pipeline))
     return sklearn.log_model(
         trained.pipeline,
         name="model",
         serialization_format=sklearn.SERIALIZATION_FORMAT_SKOPS,
-        skops_trusted_types=trusted(unknown, "the pipeline"),
+        skops_trusted_types=_types_in(trained.pipeline, quoting=not kind.product.sensitive),
         pyfunc_predict_fn=kind.predict_method,
         signature=ModelSignature(inputs=Schema(inputs), outputs=Schema([kind.output_spec()])),
         input_example=trained.example,
         pip_requirements=requirements(kind.product),
         tags=dict(facts),
     )
+
+
+def _types_in(pipeline: Any, *, quoting: bool) -> list[str]:
+    """The types that a pipeline's file holds beside those that skops trusts; the file can be read."""
+    skops = skops_io()
+    content = skops.dumps(pipeline)
+    types = trusted(skops.get_untrusted_types(data=content), "the pipeline")
+    try:
+        skops.loads(content, trusted=types)
+    except Exception as error:
+        if ends_the_run(error):
+            raise
+        why = in_words(error, quoting=quoting)
+        raise TrainingError(f"what it has learned can't be stored: read back, it ends in {why}") from error
+    return types
 
 
 #: What is said of a model that learns from rows as later deliveries have corrected them.

@@ -27,6 +27,7 @@ from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.model_card import DataUsed, requirements
 from ml_platform.machine_learning.model_files import RegistryError, skops_io, trusted
 from ml_platform.machine_learning.pipeline import (
+    TrainingError,
     contracts_estimator,
     feature_frame,
     features_of,
@@ -244,6 +245,25 @@ def test_a_model_is_registered_with_the_version_of_its_library(library: str, reg
     assert not [each for each in requirements(shop()) if each == requirement]
     names = {file.path for file in mlflow.MlflowClient().list_artifacts(made.run_id, "plots")}
     assert "plots/importances.png" in names
+
+
+@pytest.mark.slow
+def test_a_model_that_its_library_can_not_read_back_is_not_registered(registry: Registry) -> None:
+    """CatBoost writes numbers beyond 2^53 as texts that it takes for none."""
+    product, learned = product_of("catboost", "regression"), rows("regression")
+    learned = learned.assign(paid=np.round(learned["paid"] * 2.0**58))
+    registry.prepare(product.name)
+    with pytest.raises(TrainingError, match=r"can't be stored: read back, .*Not a double"):
+        registry.log(
+            product,
+            train(product, learned),
+            as_of=D("2024-02-01"),
+            fingerprint="f" * 8,
+            holdout=None,
+            data=DataUsed("1", D("2024-01-01"), D("2024-01-07"), 600, 600, "/tables/mrds"),
+            tags={},
+        )
+    assert registry.find(product, "f" * 8) is None
 
 
 # -- what a file may hold --------------------------------------------------------------------------
