@@ -202,6 +202,11 @@ class Product(Section):
                 f"mrds: the name {min(taken)!r} is that of a column of the predictions, since {why}; give "
                 "the column another name (source.columns.….aliases reads the one that the files have)"
             )
+        if task.names_classes and (gone := set(map(str, allowed or ())) & set(self.source.null_values)):
+            raise ValueError(
+                f"source.columns.{label}.allowed and source.null_values: {min(gone)!r} stands for no value, "
+                "and can't be a class as well"
+            )
         if any("\0" in str(name) for name in allowed or ()) and task.names_classes:
             raise ValueError(f"source.columns.{label}.allowed: the name of a class can't hold a NUL")
         if task.names_classes:
@@ -304,7 +309,10 @@ class Product(Section):
         """Whether the contract lets no value of a column be 0."""
         limits, allowed = self.validation.ranges.get(column), self.source.columns[column].allowed
         if allowed is not None and 0 not in allowed:
-            return True
+            # Values of both signs may add up to 0.
+            adds_up = self.mrds.aggregate.get(column) in ("sum", "mean")
+            if not adds_up or len({float(value) > 0 for value in allowed}) == 1:
+                return True
         if limits is None:
             return False
         return (limits.minimum or 0) > 0 or (limits.maximum or 0) < 0

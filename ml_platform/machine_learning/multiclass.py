@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 #: Matrix products may differ in the last bit with the size of a batch; stored probabilities don't.
 PROBABILITY_DECIMALS = 6
 
+#: Whole numbers up to which a float of 32 bits holds each.
+_EXACT_IN_FLOATS = 1 << 24
 #: Where a fitted pipeline keeps the share of each class among the labels that it has learned from.
 _SHARES = "label_shares_"
 
@@ -77,6 +79,8 @@ class Multiclass(Kind):
         label = self.labels(rows[self.product.label]).astype(np.int64)
         # An array of texts or of numbers, as estimators and the model's file take them.
         names = np.array(self.classes)
+        if names.dtype.kind == "i" and np.abs(names).max() > _EXACT_IN_FLOATS:
+            names = names.astype(str)  # CatBoost keeps classes that are numbers as floats of 32 bits
         counts = np.bincount(label, minlength=len(names))
         try:
             pipeline = fit_pipeline(self.product, features, names[label])
@@ -86,6 +90,11 @@ class Multiclass(Kind):
                 f"{type(error).__name__} of the estimator ({len(label):,} rows, of {self._named(rare)} only "
                 f"{counts[rare[0]]:,}): some estimators need several rows of each class that there is"
             ) from error
+        unknown = {str(name) for name in pipeline.classes_} - {str(name) for name in names}
+        if unknown:
+            raise TrainingError(
+                f"the estimator takes classes for others than they are: {', '.join(sorted(unknown))}"
+            )
         shares = {str(name): float(count / len(label)) for name, count in zip(names, counts, strict=True)}
         setattr(pipeline, _SHARES, shares)
         return Fitted(pipeline)

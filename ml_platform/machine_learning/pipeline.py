@@ -193,7 +193,8 @@ def _takes_missing(estimator: Any) -> bool:
 def feature_frame(product: Product, frame: pd.DataFrame, features: Features | None = None) -> pd.DataFrame:
     """The model's features as the pipeline takes them, whatever types Arrow chose for this batch.
 
-    Numbers are float64, NaN where missing or infinite; categories are strings, None where missing.
+    Numbers are float64, NaN where missing, infinite or too large for a float of 32 bits; categories are
+    strings, None where missing.
 
     Args:
         features: those of a model that was trained under another contract; the contract's without.
@@ -226,9 +227,13 @@ def _takes_sparse(path: str, estimator: Any) -> bool:
     return bool(get_tags(estimator).input_tags.sparse)
 
 
+#: The greatest number that a float of 32 bits holds: trees and boosting know no greater one.
+LARGEST_FEATURE = float(np.finfo(np.float32).max)
+
+
 def _numbers(values: pd.Series[Any]) -> Floats:
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.where(np.isfinite(numbers), numbers, np.nan)
+    return np.where(np.abs(numbers) <= LARGEST_FEATURE, numbers, np.nan)
 
 
 def _categories(values: pd.Series[Any], type_: str) -> pd.Series[Any]:

@@ -223,6 +223,41 @@ def test_mape_is_accepted_where_no_label_can_be_0() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "values", "accepted"),
+    [
+        ("last", [-1, 1], True),
+        ("sum", [-1, 1], False),
+        ("mean", [-1, 1], False),
+        ("sum", [1, 2], True),
+        ("last", [0, 1], False),
+    ],
+)
+def test_labels_that_add_up_to_0_have_no_mape(rule: str, values: list[int], accepted: bool) -> None:
+    changes = NUMBER | {
+        "evaluation__metric": "mape",
+        "source__columns__paid": {"type": "long", "nullable": True, "allowed": values},
+        "model__task": "regression",
+        "mrds__aggregate": NUMBER["mrds__aggregate"] | {"paid": rule},
+    }
+    if accepted:
+        assert shop(**changes).evaluation.metric == "mape"
+    else:
+        assert "validation.ranges.paid" in refused(**changes)
+
+
+def test_a_class_is_none_of_the_texts_that_stand_for_no_value() -> None:
+    label = {"type": "string", "nullable": True, "allowed": ["", "b", "c"]}
+    changes = {
+        "source__columns__bought": label,
+        "model__task": "multiclass",
+        "evaluation": {"metric": "macro_f1", "threshold": 0.5},
+    }
+    message = refused(**changes)
+    assert "source.columns.bought.allowed and source.null_values: ''" in message
+    assert shop(**changes, source__null_values=["-"]).allowed_in("bought") == ("", "b", "c")
+
+
+@pytest.mark.parametrize(
     ("metric", "side"), [("rmse", "at most 0.5; above it"), ("r2", "at least 0.5; below it")]
 )
 def test_check_says_on_which_side_of_a_threshold_a_metric_is_good_enough(metric: str, side: str) -> None:

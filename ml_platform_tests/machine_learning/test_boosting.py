@@ -208,6 +208,28 @@ def test_a_class_without_rows_has_no_probability_whatever_numbers_the_library_gi
     assert found[:, 2].max() > 0.5
 
 
+@pytest.mark.parametrize("library", TREES)
+def test_classes_beyond_the_numbers_that_floats_hold_are_told_apart(library: str) -> None:
+    names = [16_777_217, 20_240_101, 20_240_102]
+    label = {"type": "integer", "nullable": True, "allowed": names}
+    product = product_of(library, "multiclass", source__columns__paid=label, model__task="multiclass")
+    learned = rows("multiclass")
+    learned["paid"] = learned["paid"].map(dict(zip(CLASSES, names, strict=False)))
+    found = said(product, train(product, learned).pipeline, learned)
+    assert np.mean(np.argmax(found, axis=1) == kind_of(product).labels(learned["paid"])) > 0.8
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost", "catboost", HISTOGRAM])
+def test_a_number_that_no_tree_can_hold_is_missing(library: str) -> None:
+    product, learned = product_of(library, "binary"), rows("binary")
+    huge = learned.assign(spend=learned["spend"].where(learned.index > 2, 1.7e308))
+    gone = learned.assign(spend=learned["spend"].where(learned.index > 2, np.nan))
+    model = train(product, huge)
+    np.testing.assert_array_equal(
+        said(product, model.pipeline, huge), said(product, train(product, gone).pipeline, gone)
+    )
+
+
 # -- the registry ----------------------------------------------------------------------------------
 
 

@@ -326,3 +326,35 @@ def test_a_month_without_a_reference_has_nothing_to_compare() -> None:
     first = MonthDrift(D("2024-01-01"), None, N, [], [])
     assert drift_report.summary(shop(), first) == "nothing to compare with yet"
     assert b"Nothing to judge" in drift_report.build(shop(), first, AROUND)["report.html"]
+
+
+@pytest.mark.parametrize(
+    ("atom", "share", "moved"),
+    [
+        (0.0, 0.6, -50.0),
+        (0.0, 0.3, -50.0),
+        (0.0, 0.6, -0.5),
+        (0.0, 0.6, 50.0),
+        (5.0, 1.0, 3.0),
+        (5.0, 1.0, 6.0),
+    ],
+)
+def test_a_value_that_many_labels_have_is_seen_to_move_up_and_down(
+    atom: float, share: float, moved: float
+) -> None:
+    rng = draw()
+    others, is_atom = rng.random(4000) * 9 + 1, rng.random(4000) < share
+    before, now = np.where(is_atom, atom, others), np.where(is_atom, moved, others)
+    column = Column("spend", "quantiles", "label")
+    assert compare(column, now, before).verdict == "drifted"
+    again = compare(column, rng.permutation(before), before)
+    assert (again.score, again.verdict) == (0.0, "stable")
+
+
+def test_bins_are_called_by_what_they_hold() -> None:
+    values = pd.Series([0.0] * 60 + [float(value) for value in range(1, 41)])
+    pair = measures._in_bins(pd.Series([-1.0, 0.0, 0.1, 99.0]), values)
+    assert pair.now.tolist() == ["1: below 0", "2: 0", "3: 0 to 0.4", "7: above 30.1"]
+    middle = pd.Series([-2.0, -1.0, *[0.0] * 6, 1.0, 2.0])
+    pair = measures._in_bins(pd.Series([-0.1, 0.0]), middle)
+    assert [name.split(": ")[1] for name in pair.now] == ["-0.2 to below 0", "0"]

@@ -193,26 +193,42 @@ def _prepared(column: Column, current: Window, reference: Window) -> _Pair:
 def _in_bins(now: pd.Series, before: pd.Series) -> _Pair:
     """Both samples as the bins of their values, which hold equally many of the reference's as far as can be.
 
-    A value that many rows have makes a bin of its own size; what lies beyond all values of the reference is
-    in the outermost bins.
+    A value that so many rows have that it is several of the bounds is a bin by itself: whether it moves up or
+    down is seen. What lies beyond all values of the reference is in the outermost bins.
     """
     import numpy as np
     import pandas as pd
 
-    inner = np.unique(np.quantile(before, np.arange(1, QUANTILES) / QUANTILES))
-    names = _names_of_bins([number(float(edge)) for edge in inner])
+    bounds = np.quantile(before, np.arange(1, QUANTILES) / QUANTILES)
+    inner, counts = np.unique(bounds, return_counts=True)
+    # Bins end with their upper bound: one that ends just below such a value leaves it alone in the next.
+    alone = np.nextafter(inner[(counts > 1) | (inner == before.min())], -np.inf)
+    inner = np.unique(np.concatenate([inner, alone]))
+    names = _names_of_bins(inner.tolist(), frozenset(alone.tolist()))
     return _Pair(
         "categorical",
         *(pd.Series(names[np.searchsorted(inner, sample, side="left")]) for sample in (now, before)),
     )
 
 
-def _names_of_bins(edges: Sequence[str]) -> Any:
-    """What the bins between some edges are called, each with its number so that no two are called alike."""
+def _names_of_bins(edges: Sequence[float], below: frozenset[float]) -> Any:
+    """What the bins between some edges are called, each with its number so that no two are called alike.
+
+    Args:
+        below: those of the edges that end just below a value, which the next bin has alone.
+    """
     import numpy as np
 
-    between = [f"{low} to {high}" for low, high in pairwise(edges)]
-    names = [f"up to {edges[0]}", *between, f"above {edges[-1]}"]
+    said = [number(value) for value in edges]
+    names = [f"below {said[1]}" if edges[0] in below else f"up to {said[0]}"]
+    for place, (low, high) in enumerate(pairwise(edges), start=1):
+        if low in below:
+            names.append(said[place])
+        elif high in below:
+            names.append(f"{said[place - 1]} to below {said[place + 1]}")
+        else:
+            names.append(f"{said[place - 1]} to {said[place]}")
+    names.append(f"above {said[-1]}")
     return np.array([f"{n}: {name}" for n, name in enumerate(names, start=1)], dtype=object)
 
 
