@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -50,6 +51,17 @@ def product_named(name: str) -> tuple[Settings, Product]:
         broken = [str(error) for path, error in errors.items() if path.stem == name]
         fail("\n".join(broken) or f"unknown product {name!r}; there are {', '.join(products)}")
     return settings, products[name]
+
+
+def timed_lines() -> Callable[[str], None]:
+    """What prints a line after the seconds since now; a line isn't broken, as it may hold a command."""
+    began = time.monotonic()
+
+    def say_timed(message: str) -> None:
+        said = f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}"
+        console.print(said, highlight=False, soft_wrap=True)
+
+    return say_timed
 
 
 @contextmanager

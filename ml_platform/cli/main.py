@@ -9,7 +9,6 @@ import atexit
 import gc
 import getpass
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -29,6 +28,7 @@ from ml_platform.cli.console import (
     print_json,
     product_named,
     progress_of,
+    timed_lines,
 )
 from ml_platform.cli.explanations import explain
 from ml_platform.cli.heartbeat import Heartbeat, tasks_of_spark
@@ -224,15 +224,7 @@ def backfill(
     if days.first < product.start or (product.end and days.last > product.end):
         fail(f"{days} goes beyond the days of {name}, {product.start} to {product.end or 'yesterday'}")
     selected = [asset for asset in names() if asset in chosen]
-    began = time.monotonic()
-
-    def report(message: str) -> None:
-        console.print(
-            f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-
+    report = timed_lines()
     with instance_of(settings) as instance, Heartbeat(report, detail=tasks_of_spark) as beat:
         work = Backfill(
             product,
@@ -281,11 +273,7 @@ def train(
     from ml_platform.overview import history as overview
 
     settings, product = product_named(name)
-    began = time.monotonic()
-
-    def report(message: str) -> None:
-        console.print(f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}", highlight=False)
-
+    report = timed_lines()
     with instance_of(settings) as instance, Heartbeat(report, detail=tasks_of_spark) as beat:
         work = Backfill(
             product,

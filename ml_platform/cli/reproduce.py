@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from ml_platform.cli.console import AsJson, ProductName, console, fail, print_json, product_named
+from ml_platform.cli.console import AsJson, ProductName, fail, print_json, product_named, timed_lines
 from ml_platform.cli.heartbeat import Heartbeat, tasks_of_spark
 from ml_platform.cli.layout import say
 from ml_platform.contract.assets import MODEL
@@ -54,13 +52,7 @@ def reproduce(
         )
     except LookupError as error:
         fail(f"{name}: {error}")
-    began = time.monotonic()
-
-    def report(message: str) -> None:
-        if not as_json:
-            said = f"[dim]{time.monotonic() - began:6.1f} s[/dim]  {escape(message)}"
-            console.print(said, highlight=False)
-
+    report = (lambda _: None) if as_json else timed_lines()
     runner = LocalStepRunner(settings)
     request = StepRequest(step=MODEL, product=name, days=(), run_id="reproduce")
     made = []

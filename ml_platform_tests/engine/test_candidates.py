@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, forget_registry
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_days")]
 
 LOGISTIC = "sklearn.linear_model.LogisticRegression"
 DUMMY = "sklearn.dummy.DummyClassifier"
@@ -52,13 +51,6 @@ def product_of(*estimators: dict[str, Any], metric: str = "roc_auc") -> Product:
     content["model"]["estimators"] = list(estimators)
     content["evaluation"]["metric"] = metric
     return parse_product(content, "shop.yaml")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_days() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        tasks_here.without_verdicts(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

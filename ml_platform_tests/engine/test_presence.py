@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -24,7 +24,7 @@ from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, forget_registry, shop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_days")]
 
 CHOSEN = days("2024-01-16", "2024-02-03")
 DAY = D("2024-01-20")
@@ -40,13 +40,6 @@ def days_of(asset: str) -> list[date]:
 def run_all(platform: Platform) -> None:
     for asset in ASSETS:
         platform.run(asset, days_of(asset))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_days() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        tasks_here.without_verdicts(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

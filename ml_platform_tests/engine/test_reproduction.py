@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,13 @@ from ml_platform.engine import local, reproduction
 from ml_platform.engine.reproduction import Reproduction
 from ml_platform.engine.step import StepRequest
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
-from ml_platform_tests import tasks_here
 from ml_platform_tests.small_platform import D, Platform, days, shop
 from ml_platform_tests.trained_platform import copied, file_of, forget, rename_class, trained
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_days")]
 
 ALL = days("2024-01-01", "2024-01-31")
 DAY = D("2024-01-10")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_days() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        tasks_here.without_verdicts(patch)
-        yield
 
 
 @pytest.fixture(scope="module")

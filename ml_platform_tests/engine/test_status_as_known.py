@@ -71,6 +71,16 @@ def good(platform: Platform, name: str) -> None:
     platform.deliver(DAY, name, visits(DAY, rows=80).drop(columns="bought").to_csv(index=False))
 
 
+def blocked(home: Path, spark: SparkSession) -> Platform:
+    """A platform to which garbage was delivered for one day, and nothing else."""
+    platform = Platform(settings_in(home / "home"), spark, PRODUCT)
+    deliver_visits(platform, ALL, rows=80)
+    for path in platform.folder(DAY).glob("*visits.csv"):
+        garbage(platform, path.name)
+    run(platform, ALL)
+    return platform
+
+
 @pytest.mark.slow
 def test_a_delivery_that_blocks_its_day_leaves_what_was_learned_before(
     tmp_path: Path, spark: SparkSession
@@ -112,11 +122,7 @@ def test_a_delivery_that_blocks_its_day_leaves_what_was_learned_before(
 def test_a_day_counts_for_models_since_the_day_on_which_it_was_accepted(
     tmp_path: Path, spark: SparkSession
 ) -> None:
-    platform = Platform(settings_in(tmp_path / "home"), spark, PRODUCT)
-    deliver_visits(platform, ALL, rows=80)
-    for path in platform.folder(DAY).glob("*visits.csv"):
-        garbage(platform, path.name)
-    run(platform, ALL)
+    platform = blocked(tmp_path, spark)
     assert outcomes(platform) == ("blocked", "held_back")
     (before,) = fingerprints(platform)
     accept(platform.ledger, DAY, reason="it was so", by="ann", on=D("2024-02-04"))
@@ -137,11 +143,7 @@ def test_a_day_counts_for_models_since_the_day_on_which_it_was_accepted(
 def test_a_day_that_was_accepted_as_of_its_own_morning_counts_for_all(
     tmp_path: Path, spark: SparkSession
 ) -> None:
-    platform = Platform(settings_in(tmp_path / "home"), spark, PRODUCT)
-    deliver_visits(platform, ALL, rows=80)
-    for path in platform.folder(DAY).glob("*visits.csv"):
-        garbage(platform, path.name)
-    run(platform, ALL)
+    platform = blocked(tmp_path, spark)
     assert len(fingerprints(platform)) == 1
     accept(platform.ledger, DAY, reason="it was so", by="ann")
     run(platform, [DAY])

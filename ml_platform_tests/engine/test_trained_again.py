@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.overview import history as overview
 from ml_platform.settings import Settings
-from ml_platform_tests import tasks_here
 from ml_platform_tests.small_platform import SHOP, D, Platform, days, shop
 from ml_platform_tests.trained_platform import (
     copied,
@@ -36,19 +34,12 @@ from ml_platform_tests.trained_platform import (
     trained,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_days")]
 
 ALL = days("2024-01-01", "2024-03-04")
 MONTHS = [D("2024-02-01"), D("2024-03-01")]
 SCORED = days("2024-02-01", "2024-02-20")
 LATER = days("2024-02-21", "2024-02-25")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_days() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        tasks_here.without_verdicts(patch)
-        yield
 
 
 @pytest.fixture(scope="module")
