@@ -23,20 +23,17 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any
 
+from ml_platform.contract import trials
 from ml_platform.contract.fields import listed
 
-#: Rows, of each class at least, on which a contract's parameters are tried, and trees that are grown of them.
-TRIAL_ROWS, TRIAL_ROWS_OF_CLASS, TRIAL_TREES = 200, 8, 2
+#: Trees that are grown when a contract's parameters are tried.
+TRIAL_TREES = 2
 
 _FILES = "models neither read nor write files besides their own"
 _QUIET = "models print nothing"
 _NO_EVALUATION = "models learn from all of their rows, and stop early on none that are left out"
 _CATEGORIES = "which columns are categories follows from model.features"
 _PROCESSOR = "models are trained on the CPU, where the same rows give the same model"
-
-
-#: Raised whenever what is accepted changes, so that what was found by other rules is looked at again.
-RULES = 3
 
 
 class ParameterError(ValueError):
@@ -64,6 +61,9 @@ class Library:
         refused: parameters that a contract can't give, and why.
         only: the one value that a parameter may have, and why.
         objectives: those that make a classifier's trees give probabilities, where it takes others as well.
+        objectives_of_numbers: those that make a regressor's trees give numbers in the label's unit.
+        objectives_of_many: those of a classifier that need three classes.
+        objective: the parameters with the objective, all of the same meaning.
         by_position: parameters that tell features by their places, which those of categories that are
             encoded one-hot don't keep.
         names_classes_by_number: whether it knows classes only as numbers from 0 on.
@@ -83,6 +83,9 @@ class Library:
     refused: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     only: Mapping[str, tuple[Any, str]] = field(default_factory=lambda: MappingProxyType({}))
     objectives: frozenset[str] = frozenset()
+    objectives_of_numbers: frozenset[str] = frozenset()
+    objectives_of_many: frozenset[str] = frozenset()
+    objective: tuple[str, ...] = ("objective",)
     by_position: frozenset[str] = frozenset()
     names_classes_by_number: bool = False
     takes_zeros_for_missing: bool = False
@@ -132,12 +135,16 @@ class Library:
                 )
             if name in self.trees and (type(value) is not int or value < 1):
                 raise ParameterError(f"params.{name}: it must be a number of trees from 1 on, not {value!r}")
-        objective = params.get("objective")
-        makes_classes = bool(self.objectives) and hasattr(found, "predict_proba")
-        if objective is not None and makes_classes and objective not in self.objectives:
+        makes_classes = hasattr(found, "predict_proba")
+        accepted = self.objectives if makes_classes else self.objectives_of_numbers
+        for name in self.objective:
+            value = params.get(name)
+            # Of CatBoost's, what follows a colon are parameters of the objective itself.
+            if value is None or not accepted or {str(value), str(value).partition(":")[0]} & accepted:
+                continue
+            what = "probabilities of classes" if makes_classes else "number like the label"
             raise ParameterError(
-                f"params.objective: {objective!r} gives no probabilities of classes; accepted are "
-                f"{listed(sorted(self.objectives))}"
+                f"params.{name}: {value!r} gives no {what}; accepted are {listed(sorted(accepted))}"
             )
         given = {name: value for name, value in params.items() if name != self.seed or value is not None}
         return {**self.defaults, **given}
@@ -181,7 +188,13 @@ LIBRARIES: Mapping[str, Library] = {
                 "scale_pos_weight sigmoid skip_drop top_rate tweedie_variance_power uniform_drop "
                 "use_missing xgboost_dart_mode zero_as_missing"
             ),
-            objectives=_names("binary cross_entropy multiclass softmax multiclassova ova"),
+            objectives=_names("binary cross_entropy multiclass softmax"),
+            objectives_of_numbers=_names(
+                "regression regression_l2 l2 mean_squared_error mse l2_root root_mean_squared_error rmse "
+                "regression_l1 l1 mean_absolute_error mae huber fair poisson quantile mape "
+                "mean_absolute_percentage_error gamma tweedie"
+            ),
+            objectives_of_many=_names("multiclass softmax"),
             by_position=frozenset({"interaction_constraints", "max_bin_by_feature", "monotone_constraints"}),
         ),
         Library(
@@ -222,6 +235,11 @@ LIBRARIES: Mapping[str, Library] = {
             },
             only={"device": ("cpu", _PROCESSOR)},
             objectives=_names("binary:logistic multi:softprob multi:softmax"),
+            objectives_of_numbers=_names(
+                "reg:squarederror reg:squaredlogerror reg:pseudohubererror reg:absoluteerror "
+                "reg:quantileerror reg:gamma reg:tweedie reg:linear count:poisson"
+            ),
+            objectives_of_many=_names("multi:softprob multi:softmax"),
             by_position=frozenset({"feature_weights", "interaction_constraints", "monotone_constraints"}),
             names_classes_by_number=True,
             takes_zeros_for_missing=True,
@@ -269,6 +287,11 @@ LIBRARIES: Mapping[str, Library] = {
                 ),
             },
             only={"task_type": ("CPU", _PROCESSOR)},
+            objectives_of_numbers=_names(
+                "RMSE MultiRMSE MAE MAPE RMSPE Poisson Quantile LogLinQuantile Lq Huber Expectile Tweedie "
+                "LogCosh"
+            ),
+            objective=("loss_function", "objective"),
             by_position=_names(
                 "feature_weights first_feature_use_penalties ignored_features "
                 "monotone_constraints per_feature_ctr per_float_feature_quantization "
@@ -299,6 +322,9 @@ def takes_categories(path: str) -> bool:
     """Whether an estimator can be given categories as they are."""
     return library_of(path) is not None or path in HISTOGRAM
 
+
+#: Parameters of scikit-learn's classes that tell features by their places.
+BY_POSITION = _names("categorical_features interaction_cst monotonic_cst")
 
 HISTOGRAM = frozenset(
     {
@@ -332,6 +358,35 @@ def set_categories(path: str, estimator: Any, positions: Sequence[int], columns:
         case _:
             estimator.set_params(categorical_features=chosen)
     return {}
+
+
+def suit_to_classes(path: str, estimator: Any, classes: Sequence[Any], there: Sequence[Any]) -> None:
+    """Set an estimator to the classes of its rows, where parameters of the contract are for others as well.
+
+    Weights of classes that no row has are left out, as estimators refuse them; an objective for many classes
+    is that for two where there are two.
+
+    Args:
+        path: the full name of its class, of scikit-learn too.
+        classes: all of the contract.
+        there: those that its rows have, as the estimator is given them.
+    """
+    if len(there) == len(classes):
+        return
+    params, names = estimator.get_params(deep=False), {str(name): name for name in there}
+    for name in ("class_weight", "class_weights"):
+        weights = params.get(name)
+        if isinstance(weights, Mapping):
+            left = {names[str(key)]: weight for key, weight in weights.items() if str(key) in names}
+            estimator.set_params(**{name: left or None})
+        elif isinstance(weights, Sequence) and not isinstance(weights, str):  # in the order of the classes
+            pairs = zip(sorted(classes), weights, strict=True)
+            estimator.set_params(**{name: [weight for key, weight in pairs if str(key) in names]})
+    library = library_of(path)
+    if library is not None and len(there) == 2 and params.get("objective") in library.objectives_of_many:
+        estimator.set_params(objective=None)
+    if library is not None and params.get("num_class") is not None:
+        estimator.set_params(num_class=None)
 
 
 def try_out(
@@ -426,7 +481,7 @@ def _try_elsewhere(task: tuple[Any, ...], suspects: frozenset[str]) -> None:
     if tried.returncode == _REFUSED:
         raise ValueError(tried.stdout.strip())
     if tried.returncode:
-        reason = " ".join((tried.stderr or tried.stdout).split())[-_LONGEST_REASON:]
+        reason = " ".join((tried.stderr or tried.stdout).split())[-trials.LONGEST_REASON :]
         given = ", ".join(sorted(suspects & set(task[1])))
         raise ValueError(
             f"params: {path} can't learn with them, and ends the process (one of {given} is wrong)"
@@ -448,41 +503,29 @@ def _grow(
 
     few = {name: value for name, value in params.items() if name not in library.trees}
     estimator = found(**library.checked(found, {**few, library.trees[0]: TRIAL_TREES}))
-    classes = len(labels or ())
-    order = np.arange(max(TRIAL_ROWS, TRIAL_ROWS_OF_CLASS * classes))
-    columns: dict[str, Any] = {}
-    for place in range(numbers):
-        columns[f"n{place}"] = np.where((order + place) % 5, np.sin(order * (place + 1)), np.nan)
+    count = trials.count_of(labels)
+    order = np.arange(count)
+    of_numbers, codes = trials.numbers(count, numbers), trials.codes(count, categories)
+    columns: dict[str, Any] = {
+        f"n{place}": np.where((order + place) % 5, of_numbers[:, place], np.nan) for place in range(numbers)
+    }
     for place in range(categories):
-        codes = (order * 3 + place) % 7
-        columns[f"c{place}"] = codes.astype(str) if library.takes_texts else codes.astype(float)
+        columns[f"c{place}"] = codes[:, place].astype(str if library.takes_texts else float)
     rows = pd.DataFrame(columns)
     taken = rows if library.takes_texts else rows.to_numpy()
     extra = set_categories(path, estimator, range(numbers, numbers + categories), len(columns))
     if labels is None:
         label = 1.0 + (order * 7 % 13) / 13  # positive, as some objectives need it
     else:
-        named = range(classes) if library.names_classes_by_number else labels
-        label = np.array(named)[order % classes]
+        label = trials.classes(range(len(labels)) if library.names_classes_by_number else labels, count)
     try:
         estimator.fit(taken, label, **extra)
         said = np.ravel(estimator.predict(taken)) if labels is None else estimator.predict_proba(taken)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # its code is not ours
-        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        raise ValueError(f"params: {path} can't learn with them: {reason}") from error
-    if said.shape != ((len(order),) if labels is None else (len(order), classes)):
-        what = "a number" if labels is None else f"the probabilities of {classes} classes"
-        raise ValueError(f"params: what {path} predicts with them isn't {what}")
-    if not np.isfinite(said).all():
-        raise ValueError(f"params: {path} predicts with them what is no number")
-    if labels is not None and not (np.all(said >= 0) and np.allclose(said.sum(axis=1), 1, atol=1e-3)):
-        raise ValueError(f"params: what {path} predicts with them are no probabilities")
-
-
-#: Of a library's own message, which may hold a stack trace.
-_LONGEST_REASON = 300
+        raise trials.refusal(path, error) from error
+    trials.check_predictions(path, said, count, labels)
 
 
 def _signature(found: type) -> set[str]:

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import importlib
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from typing import Any, Literal
 
 import platformdirs
 
-from ml_platform.contract import boosting
+from ml_platform.contract import boosting, trials
 
 Method = Literal["any", "predict_proba", "predict"]
 
@@ -89,42 +88,22 @@ def imported(path: str) -> Any:
     return _class(path)
 
 
-def check_learning(
-    path: str, params: Mapping[str, Any], *, labels: Sequence[Any] | None, numbers: int, categories: int
-) -> None:
-    """See that an estimator learns with a contract's parameters, as far as that can be known without data.
-
-    LightGBM, XGBoost and CatBoost take any, and look at them when they learn, so they learn made-up rows. Of
-    scikit-learn's classes it is asked what they learn; values of their parameters are left to the training.
+def check_kind(path: str, params: Mapping[str, Any], *, is_number: bool, columns: int) -> None:
+    """See that what an estimator learns is a label of the contract's kind, as it says itself.
 
     Args:
-        labels: the classes; None if the label is a number.
-        numbers: how many columns the estimator takes as numbers.
-        categories: how many as categories.
+        is_number: whether the label is a number, and no class.
+        columns: how many features it learns from.
 
     Raises:
-        ValueError: it doesn't.
+        ValueError: it isn't.
     """
     if boosting.library_of(path) is None:
-        columns = numbers + categories
-        _once(
-            ["learns", path, params, labels is None, columns == 1],
-            path,
-            lambda: _can_learn(path, params, is_number=labels is None, columns=columns),
-        )
-        return
-    boosting.check_positions(path, params, numbers + categories)
-    shape = [list(labels) if labels is not None else None, numbers, categories]
-    _once(
-        [path, params, shape],
-        path,
-        lambda: boosting.try_out(
-            _class(path), path, params, labels=labels, numbers=numbers, categories=categories
-        ),
-    )
+        facts = ["kind", path, params, is_number, columns == 1]
+        _once(facts, path, lambda: _check_kind(path, params, is_number=is_number, columns=columns))
 
 
-def _can_learn(path: str, params: Mapping[str, Any], *, is_number: bool, columns: int) -> None:
+def _check_kind(path: str, params: Mapping[str, Any], *, is_number: bool, columns: int) -> None:
     made = build(path, params)
     if not is_number:
         try:
@@ -134,16 +113,59 @@ def _can_learn(path: str, params: Mapping[str, Any], *, is_number: bool, columns
             raise ValueError(
                 f"params: {path} has no predict_proba with these, which model.task needs: {why}"
             ) from error
-        return
     if path.partition(".")[0] not in LIBRARIES:
         return
     from sklearn.utils import get_tags
 
-    tags = get_tags(made)
-    if not tags.target_tags.single_output:
+    try:
+        tags = get_tags(made)
+    except Exception as error:  # of what it is made of, which a contract can't name
+        raise trials.refusal(path, error) from error
+    if is_number and not tags.target_tags.single_output:
         raise ValueError(f"class: {path} learns several numbers at once, and the label of model.task is one")
     if not tags.input_tags.two_d_array and columns > 1:
         raise ValueError(f"class: {path} learns from one column, and model.features has {columns}")
+
+
+def check_learning(
+    path: str,
+    params: Mapping[str, Any],
+    *,
+    labels: Sequence[Any] | None,
+    numeric: int,
+    categorical: int,
+    encoding: str,
+) -> None:
+    """See that an estimator learns with a contract's parameters, as far as that can be known without data.
+
+    Most estimators look at parameters only when they learn, so they learn made-up rows. Classes of modules
+    that a setting names don't: what they do with rows is unknown.
+
+    Args:
+        labels: the classes; None if the label is a number.
+        numeric: how many features are numbers.
+        categorical: how many are categories.
+        encoding: how the estimator is given these.
+
+    Raises:
+        ValueError: it doesn't.
+    """
+    # The boosted trees' own trial knows categories that are encoded as so many numbers.
+    native = categorical if encoding == "native" else 0
+    columns, known = numeric + categorical, [*labels] if labels is not None else None
+    facts = ["learns", path, params, known, numeric, categorical, encoding]
+    if boosting.library_of(path) is not None:
+        boosting.check_positions(path, params, columns)
+        shape = {"numbers": columns - native, "categories": native}
+        _once(facts, path, lambda: boosting.try_out(_class(path), path, params, labels=known, **shape))
+    elif path.partition(".")[0] in LIBRARIES:
+        shape = {"numeric": numeric, "categorical": categorical}
+        made = functools.partial(build, path, params)
+        _once(
+            facts,
+            path,
+            lambda: trials.fit_scikit_learn(path, made(), labels=known, encoding=encoding, **shape),
+        )
 
 
 def check(path: str, params: Mapping[str, Any]) -> None:
@@ -156,25 +178,15 @@ def check(path: str, params: Mapping[str, Any]) -> None:
 
 
 def check_values(path: str, params: Mapping[str, Any]) -> None:
-    """See that a class of scikit-learn accepts values that a search may find, as it does before it learns.
+    """See that a class of scikit-learn accepts each value by itself, as it does before it learns.
 
-    Parameters that a contract gives outright are left to the training, as they have always been.
+    Values that a search may find needn't go together: of those that don't a trial fails, and no model.
 
     Raises:
         ValueError: it doesn't; the message names the parameter.
     """
     if path.partition(".")[0] in LIBRARIES:
-        _once(["values", path, params], path, lambda: _validate(path, params))
-
-
-def _validate(path: str, params: Mapping[str, Any]) -> None:
-    validate = getattr(build(path, params), "_validate_params", None)
-    if validate is None:
-        return
-    try:
-        validate()
-    except ValueError as error:
-        raise ValueError(f"params: {_reason(error)}") from error
+        _once(["values", path, params], path, lambda: trials.check_values(path, build(path, params)))
 
 
 def check_takes_fractions(path: str, name: str, place: str) -> None:
@@ -277,9 +289,9 @@ def _known(facts: Sequence[Any], path: str) -> Path | None:
     library = boosting.library_of(path)
     if path.partition(".")[0] not in LIBRARIES and (library is None or library.requirement is None):
         return None
-    versions = [_scikit_learn(), *([library.requirement, boosting.RULES] if library else [])]
-    content = json.dumps([*facts, *versions], sort_keys=True, default=repr)
-    name = hashlib.sha256(content.encode()).hexdigest()[:32]
+    versions = [_scikit_learn(), trials.RULES, *([library.requirement] if library else [])]
+    # As Python writes it: to JSON, 1 and "1" are the same key of a mapping.
+    name = hashlib.sha256(repr([*facts, *versions]).encode()).hexdigest()[:32]
     return platformdirs.user_cache_path("ml_platform") / "estimators" / name
 
 

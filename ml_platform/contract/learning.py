@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
+    field_validator,
     model_validator,
 )
 
@@ -76,6 +77,18 @@ class Estimator(Section):
     search: Search | None = Field(
         default=None, description="parameters whose values are searched when a model is trained"
     )
+
+    @field_validator("params")
+    @classmethod
+    def _of_like_keys(cls, params: dict[str, Any]) -> dict[str, Any]:
+        for name, value in params.items():
+            kinds = {isinstance(key, str): key for key in value} if isinstance(value, dict) else {}
+            if len(kinds) > 1:
+                raise ValueError(
+                    f"{name}: {kinds[False]!r} is a number and {kinds[True]!r} a text; write all of its keys "
+                    "as the label's classes are"
+                )
+        return params
 
     @model_validator(mode="after")
     def _constructible(self) -> Self:

@@ -193,6 +193,11 @@ class Product(Section):
                 f"source.columns.{label}.allowed: {len(allowed or ())} classes, and {says}, which needs 2 to "
                 f"{MAXIMUM_CLASSES} of them named"
             )
+        if task.has_positives and allowed is not None and not {0, 1} <= set(allowed):
+            raise ValueError(
+                f"source.columns.{label}.allowed: {says}, which learns from 0 and 1, so that both "
+                "must be allowed"
+            )
         taken = {column.name for column in task.outputs(self)} & {*self.mrds.entity, *self.mrds.aggregate}
         if task.has_positives:  # contracts of old may have the names of the columns there have always been
             taken &= {RANK}
@@ -273,30 +278,49 @@ class Product(Section):
         Raises:
             ValueError: it doesn't.
         """
-        features = self.model.features
-        categories = len(features.categorical)
-        labels = None if self.task.is_number else self.allowed_in(self.label)
         for place, estimator in self._candidates.items():
-            library = boosting.library_of(estimator.class_)
-            searched = estimator.search.params if estimator.search is not None else {}
-            if library is not None and categories and estimator.encoding == "onehot":
-                for name in sorted(library.by_position & {*estimator.params, *searched}):
-                    within = "search.params" if name in searched else "params"
-                    raise ValueError(
-                        f"{place}.{within}.{name} and categorical: it tells columns by their places, which "
-                        "those of categories that are encoded one-hot don't keep; take native or ordinal"
-                    )
-            for params in estimator.corners:
-                try:
-                    estimators.check_learning(
-                        estimator.class_,
-                        params,
-                        labels=labels,
-                        numbers=len(features.numeric) + (0 if estimator.encoding == "native" else categories),
-                        categories=categories if estimator.encoding == "native" else 0,
-                    )
-                except ValueError as error:
-                    raise ValueError(f"{place}.{'search.' if searched else ''}{error}") from error
+            self._check_positions(place, estimator)
+            within = f"{place}.search." if estimator.search is not None else f"{place}."
+            try:
+                self._check_candidate(estimator)
+            except ValueError as error:
+                raise ValueError(f"{within}{error}") from error
+
+    def _check_positions(self, place: str, estimator: Estimator) -> None:
+        searched = estimator.search.params if estimator.search is not None else {}
+        library = boosting.library_of(estimator.class_)
+        by_position = boosting.BY_POSITION if library is None else library.by_position
+        if not self.model.features.categorical or estimator.encoding != "onehot":
+            return
+        for name in sorted(by_position & {*estimator.params, *searched}):
+            within = "search.params" if name in searched else "params"
+            raise ValueError(
+                f"{place}.{within}.{name} and categorical: it tells columns by their places, which those of "
+                "categories that are encoded one-hot don't keep; take native or ordinal"
+            )
+
+    def _check_candidate(self, estimator: Estimator) -> None:
+        path, features = estimator.class_, self.model.features
+        labels = None if self.task.is_number else self.allowed_in(self.label)
+        failures = []
+        for params in estimator.corners:
+            estimators.check_kind(path, params, is_number=labels is None, columns=len(features.all))
+            try:
+                estimators.check_learning(
+                    path,
+                    params,
+                    labels=labels,
+                    numeric=len(features.numeric),
+                    categorical=len(features.categorical),
+                    encoding=estimator.encoding,
+                )
+            except ValueError as error:
+                # Values of a search needn't go together: of scikit-learn's, that is a trial that fails.
+                if boosting.library_of(path) is not None:
+                    raise
+                failures.append(error)
+        if len(failures) == len(estimator.corners):
+            raise failures[0]
 
     @property
     def _candidates(self) -> dict[str, Estimator]:

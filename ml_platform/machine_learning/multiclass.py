@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_platform.contract.faults import in_words
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.contract.tasks import Metric
 from ml_platform.machine_learning import model_plots, multiclass_metrics
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 #: Matrix products may differ in the last bit with the size of a batch; stored probabilities don't.
 PROBABILITY_DECIMALS = 6
 
+#: Rows of a class below which an estimator that can't learn may want more: its own folds are ten at most.
+FEW_ROWS = 10
 #: Whole numbers up to which a float of 32 bits holds each.
 _EXACT_IN_FLOATS = 1 << 24
 #: Where a fitted pipeline keeps the share of each class among the labels that it has learned from.
@@ -85,11 +88,12 @@ class Multiclass(Kind):
         try:
             pipeline = fit_pipeline(self.product, features, names[label])
         except ValueError as error:
-            rare = [place for place in np.argsort(counts, kind="stable") if counts[place]][:1]
-            raise TrainingError(
-                f"{type(error).__name__} of the estimator ({len(label):,} rows, of {self._named(rare)} only "
-                f"{counts[rare[0]]:,}): some estimators need several rows of each class that there is"
-            ) from error
+            few = [place for place in np.argsort(counts, kind="stable") if 0 < counts[place] < FEW_ROWS]
+            rare = (
+                f"; of {self._named(few)} there are few rows, and some estimators need several" if few else ""
+            )
+            said = in_words(error, quoting=not self.product.sensitive)
+            raise TrainingError(f"the estimator can't learn {len(label):,} rows: {said}{rare}") from error
         unknown = {str(name) for name in pipeline.classes_} - {str(name) for name in names}
         if unknown:
             raise TrainingError(

@@ -43,7 +43,7 @@ def fit_pipeline(product: Product, features: pd.DataFrame, label: NDArray[Any]) 
     Args:
         features: a :func:`feature_frame`.
     """
-    pipeline, extra = _unfitted(product)
+    pipeline, extra = _unfitted(product, label)
     estimator = product.model.one
     if estimator.class_ in boosting.HISTOGRAM and estimator.encoding != "onehot":
         # Scikit-learn's histogram trees can't make bins of a column without a value; of a constant one they
@@ -77,14 +77,17 @@ def contracts_estimator(pipeline: Any) -> Any:
 _NUMBERED = "of_numbers"
 
 
-def _unfitted(product: Product) -> tuple[Any, dict[str, Any]]:
-    """The pipeline, and what its ``fit`` has to be given besides the rows."""
+def _unfitted(product: Product, label: NDArray[Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """The pipeline, for rows with such labels, and what its ``fit`` has to be given besides the rows."""
     from sklearn.pipeline import Pipeline
 
     contract = product.model.one
     estimator = contract.build()
     if estimator.get_params().get("random_state", 0) is None:
         estimator.set_params(random_state=0)
+    if label is not None and product.task.names_classes:
+        classes = product.allowed_in(product.label) or ()
+        boosting.suit_to_classes(contract.class_, estimator, classes, np.unique(label).tolist())
     extraction = _extraction(product, estimator)
     features, extra = product.model.features, {}
     if _is_native(product):

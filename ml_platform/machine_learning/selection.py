@@ -174,7 +174,9 @@ def decide(product: Product, selection: Selection) -> Selection:
     if not left:
         pairs = zip(names, selection.tried, strict=True)
         said = "; ".join(f"{name}: {one.score.failure}" for name, one in pairs)
-        raise NothingFitsError(f"no estimator of model.estimators can be trained: {said}")
+        if product.model.estimators:
+            raise NothingFitsError(f"no estimator of model.estimators can be trained: {said}")
+        raise NothingFitsError(f"model.estimator can't be trained: {said}")
     sign = product.metric.sign
     chosen = left[0]
     if selection.folds:

@@ -179,7 +179,8 @@ def test_parameters_decide_whether_a_class_has_probabilities() -> None:
 
 
 def test_a_line_that_only_rises_learns_from_one_column() -> None:
-    alone = NUMBER | {"model__estimator": {"class": "sklearn.isotonic.IsotonicRegression"}}
+    rising = {"class": "sklearn.isotonic.IsotonicRegression", "params": {"out_of_bounds": "clip"}}
+    alone = NUMBER | {"model__estimator": rising}
     assert shop(**alone, model__features={"numeric": ["spend"]}).model.features.all == ("spend",)
 
 

@@ -208,6 +208,49 @@ def test_a_class_without_rows_has_no_probability_whatever_numbers_the_library_gi
     assert found[:, 2].max() > 0.5
 
 
+@pytest.mark.parametrize(
+    ("class_", "params"),
+    [
+        ("lightgbm.LGBMClassifier", {"objective": "multiclass"}),
+        ("lightgbm.LGBMClassifier", {"objective": "softmax", "num_class": 4}),
+        ("lightgbm.LGBMClassifier", {"class_weight": {"card": 2, "cash": 3}}),
+        ("lightgbm.LGBMClassifier", {"class_weight": {"never seen": 2}}),
+        ("xgboost.XGBClassifier", {"objective": "multi:softprob"}),
+        ("xgboost.XGBClassifier", {"num_class": 4}),
+        ("catboost.CatBoostClassifier", {"class_weights": [2, 1, 3, 4]}),
+        ("catboost.CatBoostClassifier", {"class_weights": dict(zip(CLASSES, (1, 2, 3, 4), strict=True))}),
+        ("sklearn.linear_model.LogisticRegression", {"class_weight": {"card": 2, "cash": 3}}),
+        ("sklearn.tree.DecisionTreeClassifier", {"class_weight": {"never seen": 2}}),
+    ],
+)
+@pytest.mark.parametrize("there", [("cash", "later"), ("cash", "card", "later")])
+def test_parameters_for_all_classes_learn_from_months_without_some(
+    class_: str, params: dict[str, Any], there: tuple[str, ...]
+) -> None:
+    few = {} if class_.startswith("sklearn") else {"n_estimators": 8}
+    product = shop(**{**CLASS, "model__estimator": {"class": class_, "params": {**params, **few}}})
+    learned = rows("multiclass")
+    learned = learned[learned["paid"].isin(there)]
+    pipeline = train(product, learned).pipeline
+    assert sorted(pipeline.classes_) == sorted(there)
+    found = said(product, pipeline, learned)
+    assert np.mean(np.argmax(found, axis=1) == kind_of(product).labels(learned["paid"])) > 0.6
+
+
+def test_weights_of_classes_are_those_of_the_classes_that_are_there() -> None:
+    weights = {"cash": 1.0, "card": 2.0, "later": 30.0, "never seen": 4.0}
+    learned = rows("multiclass")
+    for name, params in {
+        "lightgbm": {"class_weight": weights},
+        "catboost": {"class_weights": [2, 1, 30, 4]},  # in the order of the names
+    }.items():
+        product = product_of(name, "multiclass", model__estimator=estimator(name, "multiclass", **params))
+        alike = product_of(name, "multiclass")
+        plain = said(alike, train(alike, learned).pipeline, learned)
+        weighted = said(product, train(product, learned).pipeline, learned)
+        assert weighted[:, 2].mean() > plain[:, 2].mean() + 0.02, name
+
+
 @pytest.mark.parametrize("library", TREES)
 def test_classes_beyond_the_numbers_that_floats_hold_are_told_apart(library: str) -> None:
     names = [16_777_217, 20_240_101, 20_240_102]
@@ -367,6 +410,7 @@ def test_other_types_of_the_libraries_are_refused(name: str) -> None:
         ("catboost.CatBoostClassifier", {"foo": 1}, "params.foo: CatBoostClassifier has no such parameter"),
         ("lightgbm.LGBMRanker", {}, "accepted of lightgbm are lightgbm.LGBMClassifier and"),
         ("xgboost.dask.DaskXGBClassifier", {}, "accepted of xgboost are"),
+        ("lightgbm.LGBMClassifier", {"objective": "ova"}, "gives no probabilities of classes"),
         ("lightgbm.LGBMRegressor", {}, "no classifier with fit and predict_proba"),
     ],
 )
@@ -375,6 +419,39 @@ def test_what_would_not_train_or_not_the_same_twice_is_an_error_of_the_contract(
 ) -> None:
     with pytest.raises(ContractError, match=expected):
         shop(model__estimator={"class": class_, "params": params})
+
+
+@pytest.mark.parametrize(
+    ("class_", "params"),
+    [
+        ("lightgbm.LGBMRegressor", {"objective": "binary"}),
+        ("xgboost.XGBRegressor", {"objective": "survival:cox"}),
+        ("xgboost.XGBRegressor", {"objective": "rank:pairwise"}),
+        ("catboost.CatBoostRegressor", {"loss_function": "Cox"}),
+        ("catboost.CatBoostRegressor", {"objective": "Logloss"}),
+    ],
+)
+def test_an_objective_that_gives_something_else_than_the_number_is_refused(
+    class_: str, params: dict[str, Any]
+) -> None:
+    with pytest.raises(ContractError, match=r"gives no number like the label; accepted are \w"):
+        shop(**{**NUMBER, "model__estimator": {"class": class_, "params": params}})
+
+
+@pytest.mark.parametrize(
+    ("class_", "params"),
+    [
+        ("lightgbm.LGBMRegressor", {"objective": "quantile", "alpha": 0.5}),
+        ("xgboost.XGBRegressor", {"objective": "reg:quantileerror", "quantile_alpha": 0.5}),
+        ("catboost.CatBoostRegressor", {"loss_function": "Quantile:alpha=0.5"}),
+    ],
+)
+def test_a_regressor_of_quantiles_predicts_the_median(class_: str, params: dict[str, Any]) -> None:
+    estimator = {"class": class_, "params": {**params, "n_estimators": 60}}
+    product = shop(**{**NUMBER, "model__estimator": estimator})
+    learned = rows("regression")
+    below = learned["paid"].to_numpy() < said(product, train(product, learned).pipeline, learned)[:, 0]
+    assert 0.35 < below.mean() < 0.65
 
 
 @pytest.mark.parametrize(
