@@ -138,6 +138,7 @@ BLOCKED = "var/landing/flights/2013-02-08/2013-02-09T0600_flights.csv"
 RUN: list[Step] = [
     # The demo, of four months here: the model of the fourth one is promoted after the first.
     Step("make demo", says="f1 is of the 31 days up to the month's last evaluated one"),
+    Step("ml-platform prepare", says="Spark is ready on this machine"),
     Step("make ui", says="Today"),
     Step("ml-platform ui --port 3000", says="Today"),
     Step("ml-platform check ml_platform/products/flights.yaml", says="is valid"),

@@ -36,6 +36,7 @@ from ml_platform.cli.history import say_other_scores
 from ml_platform.cli.init import init
 from ml_platform.cli.interruption import interruption
 from ml_platform.cli.layout import say, say_command
+from ml_platform.cli.prepare import prepare
 from ml_platform.cli.reproduce import reproduce
 from ml_platform.cli.suggest import suggest
 from ml_platform.contract.assets import CATALOGUE, MODEL, names
@@ -520,6 +521,7 @@ app.command()(history.today)
 app.command()(reproduce)
 app.command()(init)
 app.command()(suggest)
+app.command()(prepare)
 
 
 # -- the process ---------------------------------------------------------------------------------------

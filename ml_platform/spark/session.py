@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from ml_platform.contract.faults import EndsTheRunError
 from ml_platform.settings import PACKAGE, SECRET_NAMES, Settings
+from ml_platform.spark import class_archive
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -105,10 +106,12 @@ def spark_conf(settings: Settings, *, length: Length = "long") -> dict[str, str]
     java = f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}"
     if embedded and length != "long":
         java += f" {JVM_FOR_LITTLE_WORK}"
+    if embedded and (archive := class_archive.options(jar_cache(settings))):
+        java += f" {archive}"
     return {
         "spark.master": settings.spark_master,
         "spark.app.name": "ml_platform",
-        **_delta_jars(_cache(settings)),
+        **_delta_jars(jar_cache(settings)),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",
@@ -187,7 +190,8 @@ def _packed_code(folder: Path) -> Path:
     return packed
 
 
-def _cache(settings: Settings) -> Path:
+def jar_cache(settings: Settings) -> Path:
+    """The folder with what sessions of this machine share: Delta's jars, and the classes of the JVM."""
     return Path(settings.spark_options.get("spark.jars.ivy", settings.ivy_cache))
 
 
@@ -259,7 +263,7 @@ def check_downloaded(settings: Settings, session: SparkSession) -> None:
         JarError: it is not; the session is stopped.
     """
     try:
-        check_jars(_cache(settings))
+        check_jars(jar_cache(settings))
     except JarError:
         session.stop()
         raise

@@ -308,7 +308,7 @@ def test_ledger_tables_store_and_registry_agree_after_every_step() -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("home")
 def test_ledger_tables_store_and_registry_agree_after_every_step_of_many_lives() -> None:
-    check(examples=int(os.environ.get("ML_PLATFORM_TEST_LIVES", "3")), steps=16)
+    check(examples=int(os.environ.get("ML_PLATFORM_TEST_LIVES", "2")), steps=16)
 
 
 @pytest.mark.usefixtures("home")

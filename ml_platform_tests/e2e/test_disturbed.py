@@ -44,9 +44,9 @@ ASSETS = (*BEFORE_MODELS, "model", *AFTER_MODELS, "drift_report")
 TABLES = ("ards", "quarantine", "mrds", "predictions")
 
 #: How many runs are killed at some line of what they say; more find what is rare, in half a minute each.
-KILLS = int(os.environ.get("ML_PLATFORM_TEST_KILLS", "5"))
+KILLS = int(os.environ.get("ML_PLATFORM_TEST_KILLS", "3"))
 #: How many more runs are killed in their first second, while all is imported and databases are made.
-EARLY_KILLS = int(os.environ.get("ML_PLATFORM_TEST_EARLY_KILLS", "5"))
+EARLY_KILLS = int(os.environ.get("ML_PLATFORM_TEST_EARLY_KILLS", "2"))
 SEED = 6
 #: A killed run is one that is killed when it has said so many lines, and so many seconds after.
 MOST_LINES, MOST_SECONDS = 24, 2.0

@@ -1,0 +1,96 @@
+"""The classes that Spark's JVM has loaded, kept in a file that its later starts map into their memory.
+
+A session loads some twenty thousand classes before and while it does its first work; parsing and verifying
+them is most of what its start costs. The JVM can write them to an archive as it ends, and read them from
+there (application class-data sharing, JEP 310 and JEP 350; :mod:`.class_training`). It looks itself whether
+an archive fits: one of another Java, or of other jars, is left unused without a word.
+
+The file lies beside Delta's jars, has some 200 MB, and is shared by all sessions of the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+#: Raised when what a training session does changes, so that archives are made anew.
+_TRAINING = 1
+#: Neither what an archive lacks nor that it doesn't fit is of interest to whoever starts a session.
+QUIET = "-Xlog:disable -Xlog:all=error:stderr"
+
+
+def java() -> Path | None:
+    """The program that starts Spark's JVM; None if there is none."""
+    home = os.environ.get("JAVA_HOME")
+    found = Path(home, "bin", "java") if home else Path(shutil.which("java") or "")
+    return found.resolve() if found.is_file() else None
+
+
+def key() -> str | None:
+    """What tells the archive of this Java and this Spark from those of others; None without a Java."""
+    import importlib.util
+
+    program, spark = java(), importlib.util.find_spec("pyspark")
+    if program is None or spark is None or spark.origin is None:
+        return None
+    facts = [str(_TRAINING), str(program), spark.origin]
+    for part in (program.parents[1] / "lib" / "server" / "libjvm.so", program.parents[1] / "release"):
+        with contextlib.suppress(OSError):
+            facts.append(f"{part.stat().st_size} {part.stat().st_mtime_ns}")
+    # Spark's jars, whose times the JVM compares as well.
+    with contextlib.suppress(OSError):
+        facts.append(str(jars().stat().st_mtime_ns))
+    return hashlib.sha256("|".join(facts).encode()).hexdigest()[:16]
+
+
+def jars() -> Path:
+    """The folder with Spark's jars.
+
+    Raises:
+        LookupError: Spark isn't installed.
+    """
+    import importlib.util
+
+    spark = importlib.util.find_spec("pyspark")
+    if spark is None or spark.origin is None:
+        raise LookupError("pyspark is not installed")
+    return Path(spark.origin).with_name("jars")
+
+
+def name_of(key: str, size: int) -> str:
+    """An archive's name, which says how many bytes it has: over one that was cut off the JVM crashes."""
+    return f"classes-{key}-{size}.jsa"
+
+
+def found(cache: Path) -> Path | None:
+    """The archive of this Java and this Spark, if it has been made and is whole.
+
+    Args:
+        cache: the folder with Delta's jars.
+    """
+    known = key()
+    for path in sorted(cache.glob(f"classes-{known}-*.jsa")):
+        with contextlib.suppress(OSError):
+            if known is not None and path.name == name_of(known, path.stat().st_size):
+                return path
+    return None
+
+
+def options(cache: Path) -> str:
+    """The JVM's options for its archive, to be added to others; none if there is none."""
+    path = found(cache)
+    return reading(path) if path is not None else ""
+
+
+def reading(path: Path) -> str:
+    """The options for one archive: it is left unused unless its checksums hold."""
+    return f"{option('SharedArchiveFile', path)} -XX:+VerifySharedSpaces {QUIET}"
+
+
+def option(name: str, path: Path) -> str:
+    """An option of the JVM as Spark's launcher divides them: at blanks that aren't in quotes."""
+    text = f"-XX:{name}={path}".replace("\\", r"\\").replace('"', r"\"")
+    return f'"{text}"'
