@@ -23,8 +23,9 @@ from ml_platform.machine_learning.bootstrap import (
     interval_of,
 )
 
-#: No probability counts as less, as in scikit-learn: its logarithm would be no number.
-LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
+#: No probability counts as less: of those that are stored with six decimals it is the greatest that becomes
+#: 0. With the least one of a double, which scikit-learn takes, one such row would cost as much as dozens.
+LEAST_PROBABILITY = 5e-7
 #: Of a row they may add up to so much more or less than 1: they are rounded when they are stored.
 _ROUNDING = 1e-3
 
@@ -166,7 +167,7 @@ def _sums(metric: Metric, checked: _Classes, codes: Integers, clusters: int, k: 
     y, d, p = checked
     match metric:
         case "log_loss":
-            row = -np.log(np.clip(p[np.arange(len(y)), y], LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+            row = -np.log(np.clip(p[np.arange(len(y)), y], LEAST_PROBABILITY, 1))
         case "top_k_accuracy":
             row = is_among_first(y, p, k or 1).astype(np.float64)
         case "accuracy":

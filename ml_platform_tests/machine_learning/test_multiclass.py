@@ -20,6 +20,7 @@ from ml_platform.contract.tasks import MULTICLASS, Metric
 from ml_platform.machine_learning import bootstrap, multiclass_metrics, promotion, scoring
 from ml_platform.machine_learning.kind import LAST_LABEL
 from ml_platform.machine_learning.kinds import kind_of
+from ml_platform.machine_learning.multiclass import PROBABILITY_DECIMALS
 from ml_platform.machine_learning.multiclass_metrics import interval, paired_difference, score
 from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.training import train
@@ -51,7 +52,9 @@ def by_scikit_learn(metric: Metric, label: Any, predicted: Any, probability: Any
             average = metric.removesuffix("_f1")
             return float(sk.f1_score(label, predicted, average=average, zero_division=0))
         case "log_loss":
-            return float(sk.log_loss(label, probability, labels=every))
+            # Six decimals are stored: what they can't tell from 0 counts as half of the last one.
+            stored = np.clip(probability, 0.5 * 10.0**-PROBABILITY_DECIMALS, 1)
+            return float(sk.log_loss(label, stored, labels=every))
         case _:
             return float(sk.top_k_accuracy_score(label, probability, k=K, labels=every))
 
@@ -71,6 +74,11 @@ def predictions(draw: Any) -> tuple[Any, Any, Any]:
 @given(given=predictions())
 def test_a_metric_is_that_of_scikit_learn(metric: Metric, given: tuple[Any, Any, Any]) -> None:
     assert score(metric, *given, k=K) == pytest.approx(by_scikit_learn(metric, *given), rel=1e-9)
+
+
+def test_a_class_whose_probability_is_stored_as_0_costs_what_six_decimals_can_tell() -> None:
+    found = score("log_loss", np.array([0, 1]), np.array([0, 0]), np.array([[1.0, 0.0], [1.0, 0.0]]))
+    assert found == pytest.approx(-np.log(5e-7) / 2)
 
 
 def clustered(rng: Any, entities: int, rows: int, noise: float = 1.0) -> tuple[Any, Any, Any, Any]:
