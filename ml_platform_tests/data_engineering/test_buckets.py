@@ -154,8 +154,9 @@ def test_a_key_with_more_labels_than_a_task_holds_refuses_its_day_and_one_with_m
     assert found.account.delivered == 9030
 
 
-@pytest.mark.parametrize("sensitive", [False, True])
-@pytest.mark.parametrize("carrier", ["buckets", "buckets of Spark"])
+@pytest.mark.parametrize(
+    ("carrier", "sensitive"), [("buckets", False), ("buckets", True), ("buckets of Spark", False)]
+)
 def test_an_entity_that_no_task_can_hold_refuses_its_day_and_is_named(
     platform: Platform, monkeypatch: pytest.MonkeyPatch, carrier: str, sensitive: bool
 ) -> None:

@@ -65,11 +65,11 @@ def test_a_run_that_is_hidden_for_a_moment_goes_on(
 
 
 def test_a_run_that_stays_hidden_is_cancelled(
-    graph: Graph, workspace: FakeWorkspace, clock: QuickClock
+    graph_of: Callable[..., Graph], workspace: FakeWorkspace, clock: QuickClock
 ) -> None:
     workspace.jobs.prelude = WAITS
     workspace.inject(Fault(403, "GET", "runs/get", times=None))
-    result = graph.run(["mrds"], *DAYS)
+    result = graph_of(databricks_poll_seconds=5.0).run(["mrds"], *DAYS)
     assert "PermissionDenied" in failure_of(result)
     assert 60 <= sum(clock.slept) < 90, "it has looked for as long as the settings say"
     assert [run.result_state for run in workspace.jobs.runs.values()] == ["CANCELED"]
@@ -123,9 +123,12 @@ def test_a_run_whose_submit_was_never_answered_is_found_and_cancelled(
     assert [run.result_state for run in workspace.jobs.runs.values()] == ["CANCELED"]
 
 
-def test_a_run_that_cannot_be_cancelled_is_named(graph: Graph, workspace: FakeWorkspace) -> None:
+def test_a_run_that_cannot_be_cancelled_is_named(
+    graph_of: Callable[..., Graph], workspace: FakeWorkspace
+) -> None:
     workspace.jobs.prelude = WAITS
     workspace.inject(Fault(403, "GET", "runs/get", times=None), Fault(500, "POST", "runs/cancel", times=None))
+    graph = graph_of(databricks_poll_seconds=5.0)
     result = graph.run(["mrds"], *DAYS)
     assert "injected" in failure_of(result)
     (said,) = [
