@@ -288,8 +288,7 @@ LIBRARIES: Mapping[str, Library] = {
             },
             only={"task_type": ("CPU", _PROCESSOR)},
             objectives_of_numbers=_names(
-                "RMSE MultiRMSE MAE MAPE RMSPE Poisson Quantile LogLinQuantile Lq Huber Expectile Tweedie "
-                "LogCosh"
+                "RMSE MultiRMSE MAE MAPE RMSPE Poisson Quantile Lq Huber Expectile Tweedie LogCosh"
             ),
             objective=("loss_function", "objective"),
             by_position=_names(
@@ -371,22 +370,37 @@ def suit_to_classes(path: str, estimator: Any, classes: Sequence[Any], there: Se
         classes: all of the contract.
         there: those that its rows have, as the estimator is given them.
     """
-    if len(there) == len(classes):
-        return
-    params, names = estimator.get_params(deep=False), {str(name): name for name in there}
+    params = estimator.get_params(deep=False)
     for name in ("class_weight", "class_weights"):
         weights = params.get(name)
         if isinstance(weights, Mapping):
-            left = {names[str(key)]: weight for key, weight in weights.items() if str(key) in names}
-            estimator.set_params(**{name: left or None})
-        elif isinstance(weights, Sequence) and not isinstance(weights, str):  # in the order of the classes
-            pairs = zip(sorted(classes), weights, strict=True)
+            left = {
+                given: weight
+                for key, weight in weights.items()
+                for given in there
+                if key == given or (isinstance(given, str) and str(key) == given)
+            }
+            if left != weights:
+                estimator.set_params(**{name: left or None})
+        elif isinstance(weights, Sequence) and not isinstance(weights, str) and len(there) < len(classes):
+            names = {str(one) for one in there}
+            pairs = zip(_in_order(classes), weights, strict=True)
             estimator.set_params(**{name: [weight for key, weight in pairs if str(key) in names]})
     library = library_of(path)
-    if library is not None and len(there) == 2 and params.get("objective") in library.objectives_of_many:
+    if library is None or len(there) == len(classes):
+        return
+    if len(there) == 2 and params.get("objective") in library.objectives_of_many:
         estimator.set_params(objective=None)
-    if library is not None and params.get("num_class") is not None:
+    if params.get("num_class") is not None:
         estimator.set_params(num_class=None)
+
+
+def _in_order(classes: Sequence[Any]) -> list[Any]:
+    """Classes as CatBoost orders them: by number if all are numbers, also those that are texts."""
+    try:
+        return sorted(classes, key=float)
+    except ValueError:
+        return sorted(classes)
 
 
 def try_out(

@@ -150,13 +150,14 @@ def check_learning(
     Raises:
         ValueError: it doesn't.
     """
-    # The boosted trees' own trial knows categories that are encoded as so many numbers.
-    native = categorical if encoding == "native" else 0
-    columns, known = numeric + categorical, [*labels] if labels is not None else None
+    known = [*labels] if labels is not None else None
     facts = ["learns", path, params, known, numeric, categorical, encoding]
     if boosting.library_of(path) is not None:
-        boosting.check_positions(path, params, columns)
-        shape = {"numbers": columns - native, "categories": native}
+        # Their own trial knows categories that are encoded as numbers: of many classes a target has several.
+        of_target = len(known or ()) if encoding == "target" and len(known or ()) > 2 else 1
+        encoded = 0 if encoding == "native" else categorical * of_target
+        boosting.check_positions(path, params, numeric + categorical)
+        shape = {"numbers": numeric + encoded, "categories": categorical if encoding == "native" else 0}
         _once(facts, path, lambda: boosting.try_out(_class(path), path, params, labels=known, **shape))
     elif path.partition(".")[0] in LIBRARIES:
         shape = {"numeric": numeric, "categorical": categorical}

@@ -290,13 +290,22 @@ class Product(Section):
         searched = estimator.search.params if estimator.search is not None else {}
         library = boosting.library_of(estimator.class_)
         by_position = boosting.BY_POSITION if library is None else library.by_position
-        if not self.model.features.categorical or estimator.encoding != "onehot":
+        # A column of a target encoding is the share of one class.
+        many = estimator.encoding == "target" and len(self.allowed_in(self.label) or ()) > 2
+        if not self.model.features.categorical or not (estimator.encoding == "onehot" or many):
             return
         for name in sorted(by_position & {*estimator.params, *searched}):
+            if (
+                library is None
+                and isinstance(estimator.params.get(name), str | None)
+                and name not in searched
+            ):
+                continue  # it names no place
             within = "search.params" if name in searched else "params"
+            how = "as many columns as there are classes" if many else "one-hot"
             raise ValueError(
                 f"{place}.{within}.{name} and categorical: it tells columns by their places, which those of "
-                "categories that are encoded one-hot don't keep; take native or ordinal"
+                f"categories that are encoded {how} don't keep; take native or ordinal"
             )
 
     def _check_candidate(self, estimator: Estimator) -> None:

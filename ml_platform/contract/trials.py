@@ -7,7 +7,7 @@ categories as whichever numbers the contract makes of them, and a label of its k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Raised whenever what is accepted changes, so that what was found by other rules is looked at again.
-RULES = 4
+RULES = 5
 #: Rows of a trial: at least, and of each class.
 ROWS, ROWS_OF_CLASS = 200, 8
 #: How much of what an estimator itself says of an error is shown; it may hold a stack trace.
@@ -38,11 +38,11 @@ def numbers(rows: int, columns: int) -> NDArray[np.float64]:
     return found
 
 
-def codes(rows: int, columns: int) -> NDArray[np.int64]:
-    """Columns of categories as whole numbers from 0 to ``VALUES`` - 1."""
+def codes(rows: int, columns: int, values: int = VALUES) -> NDArray[np.int64]:
+    """Columns of categories as whole numbers from 0 to ``values`` - 1."""
     import numpy as np
 
-    return (np.arange(rows)[:, None] * 3 + np.arange(columns)[None, :]) % VALUES
+    return (np.arange(rows)[:, None] * 3 + np.arange(columns)[None, :]) % values
 
 
 def classes(labels: Sequence[Any], rows: int) -> NDArray[Any]:
@@ -78,8 +78,9 @@ def refusal(path: str, error: BaseException) -> ValueError:
     return ValueError(f"params: {path} can't learn with them: {reason}")
 
 
-#: Rows of a second trial: what can't learn a few rows may want more neighbours, or more rows of each fold.
-_MANY_ROWS = 5_000
+#: Rows of a second trial, and values of its categories: what can't learn a few rows may want more neighbours,
+#: more rows of each fold, or more columns.
+_MANY_ROWS, _MANY_VALUES = 5_000, 50
 #: Rounds that an estimator of scikit-learn makes in a trial at most, of those that its parameters ask for.
 _ROUNDS = 5
 #: Parameters with a number of rounds: of trees, or of steps towards the best coefficients.
@@ -124,45 +125,83 @@ def fit_scikit_learn(
     """
     check_values(path, made)  # as they are: a trial makes fewer rounds
     counts = numeric, categorical
+    try:
+        _fit(path, made, labels, counts, encoding, count_of(labels), VALUES)
+    except ValueError:
+        _fit(path, made, labels, counts, encoding, count_of(labels, _MANY_ROWS), _MANY_VALUES)
+
+
+def learns_sparse(path: str, made: Any, labels: Sequence[Any] | None, counts: tuple[int, int]) -> bool:
+    """Whether an estimator of scikit-learn also learns categories one-hot in a sparse matrix.
+
+    Classes that take such ones may do so with some of their parameters only.
+
+    Args:
+        counts: how many features are numbers, and how many categories.
+    """
+    asked = (path, repr(sorted(made.get_params(deep=False).items())), tuple(labels or ()), counts)
+    if asked not in _SPARSE:
+        try:
+            _fit(path, made, labels, counts, "onehot", count_of(labels), VALUES, sparse=True)
+            _SPARSE[asked] = True
+        except ValueError:
+            _SPARSE[asked] = False
+    return _SPARSE[asked]
+
+
+#: What has been found by :func:`learns_sparse`: a search asks for each of its trials and folds.
+_SPARSE: dict[Any, bool] = {}
+
+
+def _in_short(made: Any) -> dict[str, Any]:
+    """Parameters of a trial that differ from those of a contract: it is short, and prints nothing."""
     known = made.get_params(deep=False)
     few: dict[str, Any] = {
         name: _ROUNDS for name in _COUNTS_OF_ROUNDS if type(known.get(name)) is int and known[name] > _ROUNDS
     }
+    if known.get("max_iter") == -1:  # support vector machines go on until they are done, if ever
+        few["max_iter"] = _MANY_ROWS
     if known.get("n_jobs") is not None:
         few["n_jobs"] = None
-    if "random_state" in known:
-        few["random_state"] = 0
-    try:
-        _fit(path, made, few, labels, counts, encoding, count_of(labels))
-    except ValueError:
-        _fit(path, made, few, labels, counts, encoding, count_of(labels, _MANY_ROWS))
+    if known.get("verbose"):
+        few["verbose"] = 0
+    return few | ({"random_state": 0} if "random_state" in known else {})
 
 
 def _fit(
     path: str,
     made: Any,
-    few: Mapping[str, Any],
     labels: Sequence[Any] | None,
     counts: tuple[int, int],
     encoding: str,
     rows: int,
+    values: int,
+    *,
+    sparse: bool = False,
 ) -> None:
     import warnings
 
     import numpy as np
+    from scipy.sparse import csr_matrix
     from sklearn.base import clone
     from threadpoolctl import threadpool_limits
 
-    estimator = clone(made).set_params(**few)
-    taken = _as_given(rows, counts, encoding)
+    estimator = clone(made).set_params(**_in_short(made))
     if encoding == "native":
+        # As many categories as the pipeline makes of them at most.
+        values = min(values, estimator.max_bins)
         estimator.set_params(categorical_features=list(range(counts[0], sum(counts))))
+    if encoding == "target" and len(labels or ()) > 2:  # a column for each class
+        counts = counts[0], counts[1] * len(labels or ())
+    taken = _as_given(rows, counts, encoding, values)
     # A sum of columns without noise, above 0 as some want it.
     label = classes(labels, rows) if labels is not None else 10 + taken.mean(axis=1)
     # Rows that are far from all others, and of a category that was never seen.
     beyond = np.zeros((2, taken.shape[1]))
     beyond[:, : counts[0]] = [[_FAR], [-_FAR]]
     asked = np.vstack([taken, beyond])
+    if sparse:
+        taken, asked = csr_matrix(taken), csr_matrix(asked)
     try:
         with warnings.catch_warnings(), threadpool_limits(limits=1):
             warnings.simplefilter("ignore")
@@ -175,25 +214,25 @@ def _fit(
         raise refusal(path, error) from error
     if labels is not None and learned is not None and sorted(learned) != sorted(map(str, labels)):
         raise ValueError(f"params: {path} learns other classes than those of the label")
-    if len(said) == len(asked) and not np.isfinite(said[rows:]).all():
+    if len(said) == asked.shape[0] and not np.isfinite(said[rows:]).all():
         raise ValueError(
             f"params: {path} predicts with them what is no number, for rows far from those it has learned"
         )
-    check_predictions(path, said, len(asked), labels)
+    check_predictions(path, said, asked.shape[0], labels)
 
 
 #: Deviations of a number that is far from all that was learned.
 _FAR = 6.0
 
 
-def _as_given(rows: int, counts: tuple[int, int], encoding: str) -> NDArray[np.float64]:
+def _as_given(rows: int, counts: tuple[int, int], encoding: str, values: int) -> NDArray[np.float64]:
     """The columns that an estimator takes, rows by columns."""
     import numpy as np
 
-    of_numbers, of_categories = numbers(rows, counts[0]), codes(rows, counts[1])
+    of_numbers, of_categories = numbers(rows, counts[0]), codes(rows, counts[1], values)
     if encoding == "onehot":
-        known = (of_categories[:, :, None] == np.arange(VALUES)).astype(float)
+        known = (of_categories[:, :, None] == np.arange(values)).astype(float)
         return np.hstack([of_numbers, known.reshape(rows, -1)])
     if encoding == "native":
         return np.hstack([of_numbers, of_categories.astype(float)])
-    return np.hstack([of_numbers, (of_categories - VALUES // 2) / 2.0])
+    return np.hstack([of_numbers, (of_categories - values // 2) / (values / 4)])

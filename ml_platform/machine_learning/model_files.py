@@ -29,6 +29,8 @@ _LISTS = "skops.io._trusted_types"
 #: What scikit-learn's histogram trees with categories hold besides classes: a check of an array, with its
 #: arguments. What a partial calls is asked for by its own name.
 _OF_HISTOGRAM_TREES = frozenset({"functools.partial", "sklearn.utils.validation.check_array"})
+#: In which neighbours and support vector machines keep rows whose categories are one-hot.
+_SPARSE_ROWS = frozenset({"scipy.sparse._csr.csr_matrix"})
 
 
 class RegistryError(Exception):
@@ -201,7 +203,7 @@ def _is_accepted(name: str) -> bool:
     boosted trees just the types that their models consist of. Those restore themselves from bytes or a text
     that the library's own reader takes, without pickle.
     """
-    if name in boosting.TYPES or name in _OF_HISTOGRAM_TREES:
+    if name in boosting.TYPES or name in _OF_HISTOGRAM_TREES or name in _SPARSE_ROWS:
         return True
     module, _, attribute = name.rpartition(".")
     allowed = estimators.is_allowed(module)

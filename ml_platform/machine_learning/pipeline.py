@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_platform.contract import boosting
+from ml_platform.contract import boosting, estimators, trials
 from ml_platform.contract.learning import Features
 from ml_platform.contract.product import Product
 from ml_platform.machine_learning.arrays import Floats
@@ -143,7 +143,7 @@ def _extraction(product: Product, estimator: Any) -> Any:
         ("numeric", Pipeline(steps) if steps else "passthrough", list(features.numeric)),
         ("categorical", Pipeline(encoded), list(features.categorical)),
     ]
-    sparse = contract.encoding == "onehot" and _takes_sparse(contract.class_, estimator)
+    sparse = contract.encoding == "onehot" and _takes_sparse(product, estimator)
     extraction = ColumnTransformer([kind for kind in kinds if kind[2]], sparse_threshold=0.3 if sparse else 0)
     if encoder is None:
         # Columns of numbers and of texts: in a frame, as only that holds both.
@@ -219,15 +219,20 @@ def halves(product: Product, rows: pd.DataFrame) -> NDArray[np.bool_]:
     return second
 
 
-def _takes_sparse(path: str, estimator: Any) -> bool:
+def _takes_sparse(product: Product, estimator: Any) -> bool:
     """Whether the estimator accepts sparse input; histogram gradient boosting, for one, does not."""
     from sklearn.utils import get_tags
 
+    path, features = product.model.one.class_, product.model.features
     library = boosting.library_of(path)
     if library is not None and library.takes_zeros_for_missing:
         return False
-
-    return bool(get_tags(estimator).input_tags.sparse)
+    if not get_tags(estimator).input_tags.sparse:
+        return False
+    if path.partition(".")[0] not in estimators.LIBRARIES:
+        return True
+    labels = None if product.task.is_number else product.allowed_in(product.label)
+    return trials.learns_sparse(path, estimator, labels, (len(features.numeric), len(features.categorical)))
 
 
 #: The greatest number that a float of 32 bits holds: trees and boosting know no greater one.

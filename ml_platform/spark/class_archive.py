@@ -14,12 +14,15 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
 #: Raised when what a training session does changes, so that archives are made anew.
 _TRAINING = 1
 #: Neither what an archive lacks nor that it doesn't fit is of interest to whoever starts a session.
-QUIET = "-Xlog:disable -Xlog:all=error:stderr"
+QUIET = "-Xlog:cds*=off -Xlog:class+path*=off"
+#: What others may do with a file whose code is run.
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def java() -> Path | None:
@@ -66,17 +69,26 @@ def name_of(key: str, size: int) -> str:
 
 
 def found(cache: Path) -> Path | None:
-    """The archive of this Java and this Spark, if it has been made and is whole.
+    """The archive of this Java and this Spark, if it has been made, is whole, and nobody else could write it.
 
     Args:
         cache: the folder with Delta's jars.
     """
     known = key()
+    # The JVM takes what follows a colon for a second archive.
+    if known is None or ":" in str(cache):
+        return None
     for path in sorted(cache.glob(f"classes-{known}-*.jsa")):
         with contextlib.suppress(OSError):
-            if known is not None and path.name == name_of(known, path.stat().st_size):
+            if path.name == name_of(known, path.stat().st_size) and _is_ours(cache) and _is_ours(path):
                 return path
     return None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file or a folder is the user's or root's, and not to be written by others."""
+    found = path.stat()
+    return found.st_uid in (os.getuid(), 0) and not found.st_mode & _WRITABLE_BY_OTHERS
 
 
 def options(cache: Path) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +19,10 @@ from ml_platform.spark.session import check_downloaded, prepare_environment, spa
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-#: Seconds that a JVM may take to end, with the archive to be written.
-_END_SECONDS = 300
+#: Seconds that a session may take, with the archive to be written at its end.
+_SECONDS = 900
+#: Archives that a folder keeps, of so many Javas, versions of Spark and checkouts.
+_KEPT = 3
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 
 
@@ -34,60 +37,81 @@ def make(settings: Settings, cache: Path) -> Path:
         Where it is.
 
     Raises:
-        ArchiveError: there is no Java, or its JVM made none that it can read.
+        ArchiveError: there is no Java, its JVM made none that it starts with, or the folder can't be used.
     """
-    known, java = class_archive.key(), class_archive.java()
-    if known is None or java is None:
+    known = class_archive.key()
+    if known is None:
         raise ArchiveError("no Java was found: install Java 17, or point JAVA_HOME at one")
-    cache.mkdir(parents=True, exist_ok=True)
+    if ":" in str(cache):
+        raise ArchiveError(f"{cache}: the JVM takes no archive from a path with a colon")
     # Written under another name, since a session would take one that is not whole.
     unfinished = cache / f"classes-{os.getpid()}.unfinished"
     try:
+        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="ml_platform_") as folder:
-            _run(
-                [sys.executable, "-m", __name__, str(unfinished), folder, str(cache)],
-                ML_PLATFORM_SPARK_DRIVER_MEMORY=settings.spark_driver_memory,
-            )
-        if not unfinished.exists():
-            raise ArchiveError("Spark's JVM ended without writing an archive")
-        options = shlex.split(class_archive.reading(unfinished))
-        _run([str(java), *options, "-cp", f"{class_archive.jars()}/*", "-version"])
+            for what in ("write", "read"):  # it must be one that a session starts with
+                _run(
+                    [sys.executable, "-m", __name__, what, str(unfinished), folder, str(cache)],
+                    ML_PLATFORM_SPARK_DRIVER_MEMORY=settings.spark_driver_memory,
+                )
+        unfinished.chmod(0o644)
         path = cache / class_archive.name_of(known, unfinished.stat().st_size)
         unfinished.replace(path)
+        _tidy(cache, path)
+    except OSError as error:
+        raise ArchiveError(f"{cache} can't be used: {error}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
-    for other in cache.glob("classes-*.jsa"):  # of a Java or a Spark that is gone
-        if other != path:
-            other.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
     return path
 
 
 def _run(words: list[str], **environment: str) -> None:
-    done = subprocess.run(  # noqa: S603 - this interpreter, or the Java of Spark
-        words, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - this interpreter
+            words,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ArchiveError(f"Spark's JVM made no archive in {_SECONDS} s") from error
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise ArchiveError(f"Spark's JVM made no archive: {said[-1] if said else 'it says nothing'}")
 
 
-def _train(unfinished: Path, folder: Path, cache: Path) -> None:
-    """Start a session that writes its classes as it ends, and have it do a little of everything."""
+def _tidy(cache: Path, made: Path) -> None:
+    """Keep the newest archives: others are of a Java, a Spark or a checkout that is gone, or unfinished."""
+    with contextlib.suppress(OSError):
+        others = [path for path in cache.glob("classes-*.jsa") if path != made]
+        for path in sorted(others, key=lambda one: one.stat().st_mtime)[: -(_KEPT - 1)]:
+            path.unlink(missing_ok=True)
+        for path in cache.glob("classes-*.unfinished"):
+            if time.time() - path.stat().st_mtime > _SECONDS:
+                path.unlink(missing_ok=True)
+
+
+def _train(what: str, archive: Path, folder: Path, cache: Path) -> None:
+    """Start a session that writes its classes as it ends, or one that reads them; each works a little."""
     from pyspark.sql import SparkSession
 
-    settings = Settings(home=folder, spark_conf={"spark.jars.ivy": str(cache)})
+    settings = Settings(home=folder, spark_master="local[2]", spark_conf={"spark.jars.ivy": str(cache)})
     prepare_environment()
     conf = spark_conf(settings, length="brief")
     # One that is there may be that of another Java.
     java = conf[_JAVA_OPTIONS].removesuffix(class_archive.options(cache))
-    writing = class_archive.option("ArchiveClassesAtExit", unfinished)
-    conf[_JAVA_OPTIONS] = f"{java} {writing} {class_archive.QUIET}"
+    writing = f"{class_archive.option('ArchiveClassesAtExit', archive)} {class_archive.QUIET}"
+    conf[_JAVA_OPTIONS] = f"{java} {writing if what == 'write' else class_archive.reading(archive)}"
     session = SparkSession.builder.config(map=conf).getOrCreate()
     check_downloaded(settings, session)
-    _work(session, folder)
-    # Sessions for longer work have Spark write code, which is other classes.
-    session.conf.set("spark.sql.codegen.wholeStage", "true")
-    session.conf.set("spark.sql.codegen.factoryMode", "FALLBACK")
+    if what == "write":
+        _work(session, folder)
+        # Sessions for longer work have Spark write code, which is other classes.
+        session.conf.set("spark.sql.codegen.wholeStage", "true")
+        session.conf.set("spark.sql.codegen.factoryMode", "FALLBACK")
     session.range(10).selectExpr("id % 2 AS a").groupBy("a").count().collect()
     gateway = session.sparkContext._gateway
     assert gateway is not None
@@ -95,7 +119,7 @@ def _train(unfinished: Path, folder: Path, cache: Path) -> None:
     gateway.shutdown()
     process = gateway.proc
     process.stdin.close()
-    sys.exit(process.wait(_END_SECONDS))
+    sys.exit(process.wait(_SECONDS))
 
 
 def _work(session: SparkSession, folder: Path) -> None:
@@ -120,4 +144,4 @@ def _work(session: SparkSession, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _train(*(Path(word) for word in sys.argv[1:]))
+    _train(sys.argv[1], *(Path(word) for word in sys.argv[2:]))

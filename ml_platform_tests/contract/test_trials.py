@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ml_platform.contract.loading import ContractError
+from ml_platform.machine_learning.kinds import kind_of
+from ml_platform.machine_learning.model_files import read_pipeline, skops_io
 from ml_platform.machine_learning.training import train
 from ml_platform_tests.contract.test_kinds import NUMBER
 from ml_platform_tests.machine_learning.test_boosting import rows
@@ -104,6 +107,24 @@ def test_what_no_model_could_learn_with_is_an_error_of_the_contract(
                 "categorical": "native",
             },
         ),
+        # Names no column.
+        (
+            "binary",
+            {
+                "class": "sklearn.ensemble.HistGradientBoostingClassifier",
+                "params": {"interaction_cst": "no_interactions", "monotonic_cst": None, "max_iter": 5},
+            },
+        ),
+        (
+            "binary",
+            {
+                "class": "sklearn.ensemble.HistGradientBoostingClassifier",
+                "params": {"max_bins": 5, "max_iter": 5},
+                "categorical": "native",
+            },
+        ),
+        # Columns that only the categories of real rows give.
+        ("regression", {"class": "sklearn.cross_decomposition.PLSRegression", "params": {"n_components": 5}}),
         (  # Of these values two don't go together, and are a trial that fails.
             "binary",
             {
@@ -125,6 +146,58 @@ def test_what_is_accepted_learns(kind: str, estimator: dict[str, Any]) -> None:
     if kind == "regression":
         frame["paid"] = frame["paid"].clip(lower=0.1)
     assert train(product, frame).rows == 900
+
+
+@pytest.mark.parametrize(
+    ("kind", "estimator"),
+    [
+        # They keep the rows that they have learned from.
+        ("binary", {"class": "sklearn.neighbors.KNeighborsClassifier"}),
+        ("binary", {"class": "sklearn.svm.SVC", "params": {"probability": True}}),
+        ("regression", {"class": "sklearn.svm.SVR"}),
+        # They take a sparse matrix with other parameters.
+        ("regression", {"class": "sklearn.linear_model.Ridge", "params": {"solver": "saga"}}),
+        ("binary", {"class": "sklearn.neighbors.KNeighborsClassifier", "params": {"metric": "chebyshev"}}),
+    ],
+)
+def test_categories_of_many_values_are_learned_stored_and_read_back(
+    kind: str, estimator: dict[str, Any], tmp_path: Path
+) -> None:
+    product = shop(**{**KINDS[kind], "model__estimator": estimator, "model__minimum_rows": 100})
+    frame = rows(kind, 900)
+    frame["channel"] = [f"v{number % 25}" for number in range(900)]
+    pipeline = train(product, frame).pipeline
+    skops_io().dump(pipeline, tmp_path / "model.skops")
+    again = read_pipeline(tmp_path / "model.skops", "the model")
+    kind_of_label = kind_of(product)
+    np.testing.assert_array_equal(
+        np.column_stack(kind_of_label.predict(again, frame)),
+        np.column_stack(kind_of_label.predict(pipeline, frame)),
+    )
+
+
+def test_a_trial_ends_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    for estimator in (
+        {
+            "class": "sklearn.svm.SVC",
+            "params": {"probability": True, "kernel": "linear", "C": 1e6, "verbose": True},
+        },
+        {"class": LOGISTIC, "params": {"solver": "liblinear", "verbose": 1}},
+        {"class": "sklearn.ensemble.RandomForestClassifier", "params": {"verbose": 2, "n_jobs": 2}},
+    ):
+        assert shop(model__estimator=estimator).model.one.params == estimator["params"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_places_of_columns_do_not_go_with_a_target_of_many_classes() -> None:
+    estimator = {
+        "class": "lightgbm.LGBMClassifier",
+        "params": {"monotone_constraints": [0, 0, 1]},
+        "categorical": "target",
+    }
+    assert shop(model__estimator=estimator).model.one.encoding == "target"
+    with pytest.raises(ContractError, match=r"monotone_constraints and categorical: .* as many columns as"):
+        shop(**CLASS, model__estimator=estimator)
 
 
 def test_a_label_of_one_value_is_refused_by_its_own_key() -> None:

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import BaseEstimator
 
 from ml_platform.contract import boosting
 from ml_platform.contract.loading import ContractError
@@ -251,6 +252,35 @@ def test_weights_of_classes_are_those_of_the_classes_that_are_there() -> None:
         assert weighted[:, 2].mean() > plain[:, 2].mean() + 0.02, name
 
 
+@pytest.mark.parametrize(
+    ("given", "classes", "there", "expected"),
+    [
+        ({1: 5, 2: 1, 3: 1}, [1, 2, 3], [1, 2], {1: 5, 2: 1}),
+        ({1.0: 5, 3.0: 1}, [1, 2, 3], [1, 2], {1: 5}),
+        ({3: 5}, [1, 2, 3], [1, 2], None),
+        # Numbers that are learned as texts, as CatBoost can't tell them apart.
+        ({20_000_000: 5}, [20_000_000, 20_000_001], ["20000000", "20000001"], {"20000000": 5}),
+        # CatBoost orders texts by number if all are numbers.
+        ([1, 2, 9, 10], ["10", "9", "2", "1"], ["1", "2", "9"], [1, 2, 9]),
+        (["a weight of b", "of c", "of d"], ["d", "c", "b"], ["b", "d"], ["a weight of b", "of d"]),
+        ("balanced", [1, 2, 3], [1, 2], "balanced"),
+    ],
+)
+def test_weights_follow_the_classes_that_are_there(
+    given: Any, classes: list[Any], there: list[Any], expected: Any
+) -> None:
+    class Weighted(BaseEstimator):
+        def __init__(self, class_weight: Any = None) -> None:
+            self.class_weight = class_weight
+
+    weighted = Weighted(given)
+    boosting.suit_to_classes("an.Estimator", weighted, classes, there)
+    assert weighted.class_weight == expected
+    whole = Weighted(given)
+    boosting.suit_to_classes("an.Estimator", whole, classes, classes)
+    assert whole.class_weight is given, "nothing is absent"
+
+
 @pytest.mark.parametrize("library", TREES)
 def test_classes_beyond_the_numbers_that_floats_hold_are_told_apart(library: str) -> None:
     names = [16_777_217, 20_240_101, 20_240_102]
@@ -428,6 +458,7 @@ def test_what_would_not_train_or_not_the_same_twice_is_an_error_of_the_contract(
         ("xgboost.XGBRegressor", {"objective": "survival:cox"}),
         ("xgboost.XGBRegressor", {"objective": "rank:pairwise"}),
         ("catboost.CatBoostRegressor", {"loss_function": "Cox"}),
+        ("catboost.CatBoostRegressor", {"loss_function": "LogLinQuantile"}),  # it predicts the logarithm
         ("catboost.CatBoostRegressor", {"objective": "Logloss"}),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ def archive_of(cache: Path, content: bytes) -> Path:
     assert key is not None
     path = cache / class_archive.name_of(key, len(content))
     path.write_bytes(content)
+    path.chmod(0o644)
     return path
 
 
@@ -95,32 +97,52 @@ def said_by_a_session(home: Path, cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("is_read", [True, False])
-def test_an_archive_is_put_in_place_when_it_is_whole_and_then_those_of_another_java_go(
+def test_an_archive_is_put_in_place_when_a_session_has_started_with_it_and_old_ones_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_read: bool
 ) -> None:
     asked: list[str] = []
 
     def run(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        asked.append(words[-1])
-        if "-version" in words:
+        asked.append(words[3])
+        if words[3] == "read":
             return subprocess.CompletedProcess(words, 0 if is_read else 134, "", "it crashes")
-        Path(words[3]).write_text("classes")
+        Path(words[4]).write_text("classes")
         return subprocess.CompletedProcess(words, 0, "", "")
 
     cache = cache_with_jars(tmp_path)
-    before = cache / "classes-0123456789abcdef-0.jsa"
-    before.touch()
+    before = [cache / f"classes-{number}-0.jsa" for number in range(5)]
+    for number, path in enumerate(before):
+        path.touch()
+        os.utime(path, (number, number))
     monkeypatch.setattr(class_training.subprocess, "run", run)
     if is_read:
         path = class_training.make(Settings(home=tmp_path), cache)
         assert path == class_archive.found(cache)
         assert path.read_text() == "classes"
-        assert {one.name for one in cache.iterdir()} == {JARS, path.name}
+        assert set(cache.iterdir()) == {cache / JARS, path, *before[3:]}
     else:
         with pytest.raises(class_training.ArchiveError, match="it crashes"):
             class_training.make(Settings(home=tmp_path), cache)
-        assert {one.name for one in cache.iterdir()} == {JARS, before.name}
-    assert asked == [str(cache), "-version"]
+        assert set(cache.iterdir()) == {cache / JARS, *before}
+    assert asked == ["write", "read"]
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(class_training.ArchiveError, match="file/ivy can't be used"):
+        class_training.make(Settings(home=tmp_path), tmp_path / "file" / "ivy")
+    with pytest.raises(class_training.ArchiveError, match="a path with a colon"):
+        class_training.make(Settings(home=tmp_path), tmp_path / "a:b")
+
+
+def test_code_that_others_could_have_written_is_not_run(tmp_path: Path) -> None:
+    path = archive_of(tmp_path, b"classes")
+    assert class_archive.found(tmp_path) == path
+    path.chmod(0o666)
+    assert class_archive.found(tmp_path) is None
+    path.chmod(0o644)
+    tmp_path.chmod(0o777)
+    assert class_archive.found(tmp_path) is None
 
 
 @pytest.mark.slow
@@ -130,7 +152,7 @@ def test_a_session_takes_the_archive_and_works_without_one_that_is_damaged(tmp_p
     assert made.stat().st_size > 50_000_000
     cache = cache_with_jars(tmp_path)
     path = cache / made.name
-    path.symlink_to(made)
+    path.hardlink_to(made) if made.stat().st_dev == cache.stat().st_dev else shutil.copy(made, path)
     whole = said_by_a_session(tmp_path, cache)
     assert f"-XX:SharedArchiveFile={path}" in whole
     assert whole[-1] == "sum 45"
