@@ -149,7 +149,7 @@ def sample(
 ) -> None:
     """Write sample deliveries for a range of days.
 
-    Example: `ml-platform sample customers --from 2022-01-01 --to 2022-03-31 --rows-per-day 2000`
+    Example: `ml-platform sample customers --from 2022-01-01 --to 2022-02-28 --rows-per-day 2000`
     """
     from ml_platform.data_engineering import uploads
     from ml_platform.data_engineering.object_store import landing_of

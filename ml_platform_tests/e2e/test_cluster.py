@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pyspark.sql import SparkSession
 
+from ml_platform.contract.assets import StepName
 from ml_platform.spark.session import JVM_FOR_LITTLE_WORK
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
@@ -20,8 +22,15 @@ from ml_platform_tests.small_platform import SHOP, Platform, days, deliver_visit
 
 FIRST, LAST = "2024-01-15", "2024-02-07"
 CONTRACT = {**SHOP, "start": FIRST}
-DAILY = ("ards", "mrds", "online_features", "validation_report", "predictions", "model_performance")
-ASSETS = (*DAILY, "model")
+DAILY: tuple[StepName, ...] = (
+    "ards",
+    "mrds",
+    "online_features",
+    "validation_report",
+    "predictions",
+    "model_performance",
+)
+ASSETS: tuple[StepName, ...] = (*DAILY, "model")
 
 
 def run_backfill(home: Path, landing: Path, contracts: Path, **environment: str) -> str:
@@ -65,9 +74,10 @@ def fingerprints(home: Path) -> dict[tuple[str, str], tuple[str, str | None]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_cluster_makes_the_same_tables_as_the_embedded_session(tmp_path: Path) -> None:
+def test_a_cluster_makes_the_same_tables_as_the_embedded_session(tmp_path: Path, spark: SparkSession) -> None:
     landing = tmp_path / "landing"
-    deliver_visits(Platform(settings_in(tmp_path, landing=landing), None, shop()), days(FIRST, LAST))  # type: ignore[arg-type]
+    embedded = Platform(settings_in(tmp_path / "embedded", landing=landing), spark, shop(start=FIRST))
+    deliver_visits(embedded, days(FIRST, LAST))
     contracts = tmp_path / "contracts"
     contracts.mkdir()
     (contracts / "shop.yaml").write_text(yaml.safe_dump(CONTRACT, sort_keys=False))
@@ -76,7 +86,11 @@ def test_a_cluster_makes_the_same_tables_as_the_embedded_session(tmp_path: Path)
     outdated.mkdir(parents=True)
     (outdated / "__init__.py").write_text("raise ImportError('an outdated version of the package')\n")
 
-    run_backfill(tmp_path / "embedded", landing, contracts)
+    for asset in DAILY[:4]:
+        embedded.run(asset, days(FIRST, LAST))
+    embedded.run("model", "2024-02-01")
+    for asset in DAILY[4:]:
+        embedded.run(asset, days(FIRST, LAST))
     with standalone_cluster(tmp_path / "cluster", workers=2) as cluster:
         run_backfill(
             tmp_path / "remote",

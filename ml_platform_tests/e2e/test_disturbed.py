@@ -36,7 +36,7 @@ from ml_platform.storage.fingerprints import ContentSums
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import DATA_STEPS, SHOP, Platform, days, deliver_visits
 
-FIRST, LAST = "2024-01-01", "2024-02-15"
+FIRST, LAST = "2024-01-01", "2024-02-05"
 CHOSEN = days(FIRST, LAST)
 BEFORE_MODELS = ("ards", "mrds", "online_features", "validation_report")
 AFTER_MODELS = ("predictions", "model_performance")
@@ -263,9 +263,9 @@ def test_labels_that_come_while_a_backfill_runs_are_not_undone_by_it(
 @pytest.mark.timeout(1200)
 def test_backfills_beside_each_other_lose_and_double_nothing(processes: Shop, expected: Expected) -> None:
     beside: list[Any] = [
-        processes.start(*span(FIRST, "2024-02-08")),
+        processes.start(*span(FIRST, "2024-02-03")),
         processes.start(*span("2024-01-06", LAST)),
-        processes.start(*span("2024-02-05", "2024-02-05"), "--select", "ards,mrds"),
+        processes.start(*span("2024-02-02", "2024-02-02"), "--select", "ards,mrds"),
     ]
     for process in beside:
         told(process)

@@ -198,14 +198,12 @@ def error_of(client: Client) -> RemoteError | None:
 def test_two_writers_of_one_day_lose_and_double_nothing(
     there: tuple[Client, Settings], server: str, landing: Path, tmp_path: Path, spark: SparkSession
 ) -> None:
-    _, settings = there
+    first, settings = there
+    first.ask(do="python", text=f"exec({_REMEMBERING!r})")
     here = Platform(settings_in(tmp_path / "here", landing=landing), spark, PRODUCT)
     deliver_visits(here, [RACED])
     here.run("ards", [RACED])
-    with (
-        client_of(server, settings, PRODUCT, log=tmp_path / "1.log", prelude=_REMEMBERING) as first,
-        client_of(server, settings, PRODUCT, log=tmp_path / "2.log", prelude=_REMEMBERING) as second,
-    ):
+    with client_of(server, settings, PRODUCT, log=tmp_path / "second.log", prelude=_REMEMBERING) as second:
         clients = [first, second]
         first.ask(do="write", table="raced", day=RACED, writer=-1, commits=1)
         for number, client in enumerate(clients):
