@@ -127,8 +127,15 @@ def fit_scikit_learn(
     counts = numeric, categorical
     try:
         _fit(path, made, labels, counts, encoding, count_of(labels), VALUES)
+        return
     except ValueError:
+        pass
+    try:
         _fit(path, made, labels, counts, encoding, count_of(labels, _MANY_ROWS), _MANY_VALUES)
+    except ValueError as error:
+        # As scikit-learn calls the number of rows: only the real ones can tell whether they are enough.
+        if "n_samples" not in str(error):
+            raise
 
 
 def learns_sparse(path: str, made: Any, labels: Sequence[Any] | None, counts: tuple[int, int]) -> bool:

@@ -200,6 +200,13 @@ def test_places_of_columns_do_not_go_with_a_target_of_many_classes() -> None:
         shop(**CLASS, model__estimator=estimator)
 
 
+def test_only_the_rows_can_tell_whether_they_are_enough() -> None:
+    estimator = {"class": "sklearn.neighbors.KNeighborsClassifier", "params": {"n_neighbors": 10**6}}
+    product = shop(model__estimator=estimator, model__minimum_rows=100)
+    with pytest.raises(ValueError, match="Expected n_neighbors <= n_samples_fit"):
+        train(product, rows("binary"))
+
+
 def test_a_label_of_one_value_is_refused_by_its_own_key() -> None:
     label = {"type": "integer", "nullable": True, "allowed": [0]}
     with pytest.raises(
