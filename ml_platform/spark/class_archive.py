@@ -63,9 +63,14 @@ def jars() -> Path:
     return Path(spark.origin).with_name("jars")
 
 
+def folder_in(cache: Path) -> Path:
+    """Where archives lie: in a folder of their own, as that of the jars may be one that others write to."""
+    return cache / "classes"
+
+
 def name_of(key: str, size: int) -> str:
     """An archive's name, which says how many bytes it has: over one that was cut off the JVM crashes."""
-    return f"classes-{key}-{size}.jsa"
+    return f"{key}-{size}.jsa"
 
 
 def found(cache: Path) -> Path | None:
@@ -78,9 +83,10 @@ def found(cache: Path) -> Path | None:
     # The JVM takes what follows a colon for a second archive.
     if known is None or ":" in str(cache):
         return None
-    for path in sorted(cache.glob(f"classes-{known}-*.jsa")):
+    folder = folder_in(cache)
+    for path in sorted(folder.glob(f"{known}-*.jsa")):
         with contextlib.suppress(OSError):
-            if path.name == name_of(known, path.stat().st_size) and _is_ours(cache) and _is_ours(path):
+            if path.name == name_of(known, path.stat().st_size) and _is_ours(folder) and _is_ours(path):
                 return path
     return None
 

@@ -45,9 +45,11 @@ def make(settings: Settings, cache: Path) -> Path:
     if ":" in str(cache):
         raise ArchiveError(f"{cache}: the JVM takes no archive from a path with a colon")
     # Written under another name, since a session would take one that is not whole.
-    unfinished = cache / f"classes-{os.getpid()}.unfinished"
+    kept = class_archive.folder_in(cache)
+    unfinished = kept / f"{os.getpid()}.unfinished"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        kept.mkdir(parents=True, exist_ok=True)
+        kept.chmod(0o755)
         with tempfile.TemporaryDirectory(prefix="ml_platform_") as folder:
             for what in ("write", "read"):  # it must be one that a session starts with
                 _run(
@@ -55,9 +57,9 @@ def make(settings: Settings, cache: Path) -> Path:
                     ML_PLATFORM_SPARK_DRIVER_MEMORY=settings.spark_driver_memory,
                 )
         unfinished.chmod(0o644)
-        path = cache / class_archive.name_of(known, unfinished.stat().st_size)
+        path = kept / class_archive.name_of(known, unfinished.stat().st_size)
         unfinished.replace(path)
-        _tidy(cache, path)
+        _tidy(path)
     except OSError as error:
         raise ArchiveError(f"{cache} can't be used: {error}") from error
     finally:
@@ -83,13 +85,13 @@ def _run(words: list[str], **environment: str) -> None:
         raise ArchiveError(f"Spark's JVM made no archive: {said[-1] if said else 'it says nothing'}")
 
 
-def _tidy(cache: Path, made: Path) -> None:
+def _tidy(made: Path) -> None:
     """Keep the newest archives: others are of a Java, a Spark or a checkout that is gone, or unfinished."""
     with contextlib.suppress(OSError):
-        others = [path for path in cache.glob("classes-*.jsa") if path != made]
+        others = [path for path in made.parent.glob("*.jsa") if path != made]
         for path in sorted(others, key=lambda one: one.stat().st_mtime)[: -(_KEPT - 1)]:
             path.unlink(missing_ok=True)
-        for path in cache.glob("classes-*.unfinished"):
+        for path in made.parent.glob("*.unfinished"):
             if time.time() - path.stat().st_mtime > _SECONDS:
                 path.unlink(missing_ok=True)
 

@@ -39,7 +39,8 @@ def archive_of(cache: Path, content: bytes) -> Path:
     """An archive that is taken for that of this Java."""
     key = class_archive.key()
     assert key is not None
-    path = cache / class_archive.name_of(key, len(content))
+    path = class_archive.folder_in(cache) / class_archive.name_of(key, len(content))
+    path.parent.mkdir(mode=0o755)
     path.write_bytes(content)
     path.chmod(0o644)
     return path
@@ -77,7 +78,7 @@ def test_a_training_that_fails_says_why_and_leaves_nothing(
     monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", "--no-such-option pyspark-shell")
     with pytest.raises(class_training.ArchiveError, match=r"made no archive: .*JAVA_GATEWAY_EXITED"):
         class_training.make(Settings(home=tmp_path), cache_with_jars(tmp_path))
-    assert [path.name for path in (tmp_path / "a cache").iterdir()] == [JARS]
+    assert list(class_archive.folder_in(tmp_path / "a cache").iterdir()) == []
 
 
 def cache_with_jars(folder: Path) -> Path:
@@ -110,7 +111,9 @@ def test_an_archive_is_put_in_place_when_a_session_has_started_with_it_and_old_o
         return subprocess.CompletedProcess(words, 0, "", "")
 
     cache = cache_with_jars(tmp_path)
-    before = [cache / f"classes-{number}-0.jsa" for number in range(5)]
+    kept = class_archive.folder_in(cache)
+    kept.mkdir(mode=0o775)
+    before = [kept / f"{number}-0.jsa" for number in range(5)]
     for number, path in enumerate(before):
         path.touch()
         os.utime(path, (number, number))
@@ -119,11 +122,11 @@ def test_an_archive_is_put_in_place_when_a_session_has_started_with_it_and_old_o
         path = class_training.make(Settings(home=tmp_path), cache)
         assert path == class_archive.found(cache)
         assert path.read_text() == "classes"
-        assert set(cache.iterdir()) == {cache / JARS, path, *before[3:]}
+        assert set(kept.iterdir()) == {path, *before[3:]}
     else:
         with pytest.raises(class_training.ArchiveError, match="it crashes"):
             class_training.make(Settings(home=tmp_path), cache)
-        assert set(cache.iterdir()) == {cache / JARS, *before}
+        assert set(kept.iterdir()) == set(before)
     assert asked == ["write", "read"]
 
 
@@ -141,7 +144,7 @@ def test_code_that_others_could_have_written_is_not_run(tmp_path: Path) -> None:
     path.chmod(0o666)
     assert class_archive.found(tmp_path) is None
     path.chmod(0o644)
-    tmp_path.chmod(0o777)
+    path.parent.chmod(0o777)
     assert class_archive.found(tmp_path) is None
 
 
@@ -151,7 +154,8 @@ def test_a_session_takes_the_archive_and_works_without_one_that_is_damaged(tmp_p
     made = class_archive.found(shared) or class_training.make(Settings(home=tmp_path), shared)
     assert made.stat().st_size > 50_000_000
     cache = cache_with_jars(tmp_path)
-    path = cache / made.name
+    path = class_archive.folder_in(cache) / made.name
+    path.parent.mkdir(mode=0o755)
     path.hardlink_to(made) if made.stat().st_dev == cache.stat().st_dev else shutil.copy(made, path)
     whole = said_by_a_session(tmp_path, cache)
     assert f"-XX:SharedArchiveFile={path}" in whole
