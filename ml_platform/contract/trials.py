@@ -81,6 +81,8 @@ def refusal(path: str, error: BaseException) -> ValueError:
 #: Rows of a second trial, and values of its categories: what can't learn a few rows may want more neighbours,
 #: more rows of each fold, or more columns.
 _MANY_ROWS, _MANY_VALUES = 5_000, 50
+#: Columns of categories up to which it has more values of each: a wide contract has columns enough.
+_MANY_COLUMNS = 1_000
 #: Rounds that an estimator of scikit-learn makes in a trial at most, of those that its parameters ask for.
 _ROUNDS = 5
 #: Parameters with a number of rounds: of trees, or of steps towards the best coefficients.
@@ -124,14 +126,27 @@ def fit_scikit_learn(
         ValueError: it can't, or its predictions aren't what they should be.
     """
     check_values(path, made)  # as they are: a trial makes fewer rounds
-    counts = numeric, categorical
+    _try_both_sizes(path, made, labels, (numeric, categorical), encoding)
+
+
+def _try_both_sizes(
+    path: str,
+    made: Any,
+    labels: Sequence[Any] | None,
+    counts: tuple[int, int],
+    encoding: str,
+    *,
+    sparse: bool = False,
+) -> None:
     try:
-        _fit(path, made, labels, counts, encoding, count_of(labels), VALUES)
+        _fit(path, made, labels, counts, encoding, count_of(labels), VALUES, sparse=sparse)
         return
     except ValueError:
         pass
+    rows = count_of(labels, _MANY_ROWS)
+    values = max(VALUES, min(_MANY_VALUES, _MANY_COLUMNS // (counts[1] or 1)))
     try:
-        _fit(path, made, labels, counts, encoding, count_of(labels, _MANY_ROWS), _MANY_VALUES)
+        _fit(path, made, labels, counts, encoding, rows, values, sparse=sparse)
     except ValueError as error:
         # As scikit-learn calls the number of rows: only the real ones can tell whether they are enough.
         if "n_samples" not in str(error):
@@ -149,7 +164,7 @@ def learns_sparse(path: str, made: Any, labels: Sequence[Any] | None, counts: tu
     asked = (path, repr(sorted(made.get_params(deep=False).items())), tuple(labels or ()), counts)
     if asked not in _SPARSE:
         try:
-            _fit(path, made, labels, counts, "onehot", count_of(labels), VALUES, sparse=True)
+            _try_both_sizes(path, made, labels, counts, "onehot", sparse=True)
             _SPARSE[asked] = True
         except ValueError:
             _SPARSE[asked] = False

@@ -86,7 +86,7 @@ class Multiclass(Kind):
             names = names.astype(str)  # CatBoost keeps classes that are numbers as floats of 32 bits
         counts = np.bincount(label, minlength=len(names))
         try:
-            pipeline = fit_pipeline(self.product, features, names[label])
+            pipeline = fit_pipeline(self.product, features, names[label], names[counts > 0].tolist())
         except ValueError as error:
             few = [place for place in np.argsort(counts, kind="stable") if 0 < counts[place] < FEW_ROWS]
             rare = (

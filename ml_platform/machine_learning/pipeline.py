@@ -5,7 +5,7 @@ What is learned, and how labels are predicted, depends on the kind of label (:mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,13 +37,16 @@ def features_of(pipeline: Any) -> Features:
     return Features(numeric=columns.get("numeric", ()), categorical=columns.get("categorical", ()))
 
 
-def fit_pipeline(product: Product, features: pd.DataFrame, label: NDArray[Any]) -> Any:
+def fit_pipeline(
+    product: Product, features: pd.DataFrame, label: NDArray[Any], classes: Sequence[Any] = ()
+) -> Any:
     """A fitted :func:`build_pipeline`, of rows in a fixed order.
 
     Args:
         features: a :func:`feature_frame`.
+        classes: those that the label has, where it is one of several that a contract names.
     """
-    pipeline, extra = _unfitted(product, label)
+    pipeline, extra = _unfitted(product, classes)
     estimator = product.model.one
     if estimator.class_ in boosting.HISTOGRAM and estimator.encoding != "onehot":
         # Scikit-learn's histogram trees can't make bins of a column without a value; of a constant one they
@@ -77,17 +80,17 @@ def contracts_estimator(pipeline: Any) -> Any:
 _NUMBERED = "of_numbers"
 
 
-def _unfitted(product: Product, label: NDArray[Any] | None = None) -> tuple[Any, dict[str, Any]]:
-    """The pipeline, for rows with such labels, and what its ``fit`` has to be given besides the rows."""
+def _unfitted(product: Product, classes: Sequence[Any] = ()) -> tuple[Any, dict[str, Any]]:
+    """The pipeline, for rows of such classes, and what its ``fit`` has to be given besides the rows."""
     from sklearn.pipeline import Pipeline
 
     contract = product.model.one
     estimator = contract.build()
     if estimator.get_params().get("random_state", 0) is None:
         estimator.set_params(random_state=0)
-    if label is not None and product.task.names_classes:
-        classes = product.allowed_in(product.label) or ()
-        boosting.suit_to_classes(contract.class_, estimator, classes, np.unique(label).tolist())
+    if classes:
+        named = product.allowed_in(product.label) or ()
+        boosting.suit_to_classes(contract.class_, estimator, named, classes)
     extraction = _extraction(product, estimator)
     features, extra = product.model.features, {}
     if _is_native(product):

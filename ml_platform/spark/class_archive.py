@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import shutil
 import stat
@@ -34,33 +35,23 @@ def java() -> Path | None:
 
 def key() -> str | None:
     """What tells the archive of this Java and this Spark from those of others; None without a Java."""
-    import importlib.util
-
-    program, spark = java(), importlib.util.find_spec("pyspark")
-    if program is None or spark is None or spark.origin is None:
+    program, jars = java(), _jars()
+    if program is None or jars is None:
         return None
-    facts = [str(_TRAINING), str(program), spark.origin]
+    facts = [str(_TRAINING), str(program), str(jars)]
     for part in (program.parents[1] / "lib" / "server" / "libjvm.so", program.parents[1] / "release"):
         with contextlib.suppress(OSError):
             facts.append(f"{part.stat().st_size} {part.stat().st_mtime_ns}")
     # Spark's jars, whose times the JVM compares as well.
     with contextlib.suppress(OSError):
-        facts.append(str(jars().stat().st_mtime_ns))
+        facts.append(str(jars.stat().st_mtime_ns))
     return hashlib.sha256("|".join(facts).encode()).hexdigest()[:16]
 
 
-def jars() -> Path:
-    """The folder with Spark's jars.
-
-    Raises:
-        LookupError: Spark isn't installed.
-    """
-    import importlib.util
-
+def _jars() -> Path | None:
+    """The folder with Spark's jars; None if Spark isn't installed."""
     spark = importlib.util.find_spec("pyspark")
-    if spark is None or spark.origin is None:
-        raise LookupError("pyspark is not installed")
-    return Path(spark.origin).with_name("jars")
+    return Path(spark.origin).with_name("jars") if spark is not None and spark.origin is not None else None
 
 
 def folder_in(cache: Path) -> Path:

@@ -70,9 +70,11 @@ def make(settings: Settings, cache: Path) -> Path:
 
 def _run(words: list[str], **environment: str) -> None:
     try:
+        # Settings of a platform, as where its tables are, would be those of the session as well.
+        others = {name: value for name, value in os.environ.items() if not name.startswith("ML_PLATFORM_")}
         done = subprocess.run(  # noqa: S603 - this interpreter
             words,
-            env={**os.environ, **environment},
+            env={**others, **environment},
             capture_output=True,
             text=True,
             check=False,
