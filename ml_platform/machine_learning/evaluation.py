@@ -208,7 +208,7 @@ def _in_files(
     rows = sum(predictions.sizes(versions[0])[day] for day in needed)
     # Joined and sorted in pandas a row takes nine times what it takes in a column.
     size = buckets.csv_bytes(rows, len(blocks.predictions))
-    here = len(blocks.windows) <= _DAYS_A_TASK and size <= buckets.HELD_BYTES
+    here = len(blocks.windows) <= buckets.DAYS_HERE and size <= buckets.HELD_BYTES
     days = sorted(blocks.windows)
     return in_tasks(session, days, evaluate_block, Evaluation, here=here, days_a_task=_DAYS_A_TASK)
 

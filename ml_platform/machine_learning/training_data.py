@@ -44,7 +44,7 @@ _SUMS = pa.schema([("rows", pa.int64()), ("totals", pa.list_(pa.string()))])
 class Slice:
     """Labelled rows as of a date: how many there are, how many are taken, and a hash of their content.
 
-    ``collect`` gives the rows that were taken, at most the bound the slice was made with.
+    ``collect`` gives the rows that were taken, at most the bound the slice was made with, by day and entity.
     """
 
     available: int
@@ -153,12 +153,21 @@ def labelled(
     if rows.count is not None and rows.count <= maximum_rows:
         whole = taken(SAMPLE_STEPS)
         content = ContentSums.of(whole, names)
-        return Slice(content.rows, content.rows, content.fingerprint(names), whole.to_pandas)
+        return Slice(
+            content.rows, content.rows, content.fingerprint(names), lambda: _in_order(product, whole)
+        )
     content = _sums(rows, known, names)
     share, number = share_of(maximum_rows, content.rows), content.rows
     if share < SAMPLE_STEPS:
         number = _sums(rows, lambda piece: sampled(product, known(piece), "sample", share), ()).rows
-    return Slice(content.rows, number, content.fingerprint(names), lambda: taken(share).to_pandas())
+    return Slice(content.rows, number, content.fingerprint(names), lambda: _in_order(product, taken(share)))
+
+
+def _in_order(product: Product, rows: pa.Table) -> pd.DataFrame:
+    """The rows by day and entity: sums of doubles depend on their order, and files have any."""
+    keys = dict.fromkeys((EVENT_DAY, *product.entity))
+    frame: pd.DataFrame = rows.sort_by([(name, "ascending") for name in keys]).to_pandas()
+    return frame
 
 
 def with_last_labels(product: Product, frame: pd.DataFrame, first: date, name: str) -> pd.DataFrame:

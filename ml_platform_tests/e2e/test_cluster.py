@@ -20,7 +20,8 @@ from ml_platform_tests.cluster import standalone_cluster
 from ml_platform_tests.conftest import CHECKOUT, settings_in
 from ml_platform_tests.small_platform import SHOP, Platform, days, deliver_visits, shop
 
-FIRST, LAST = "2024-01-15", "2024-02-07"
+# More days than a step does without Spark (DAYS_HERE).
+FIRST, LAST = "2023-12-01", "2024-02-07"
 CONTRACT = {**SHOP, "start": FIRST}
 DAILY: tuple[StepName, ...] = (
     "ards",
