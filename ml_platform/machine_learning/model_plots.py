@@ -32,6 +32,7 @@ def of_trials(scores: Sequence[float | None], metric: str, sign: int) -> Any | N
     if len(scores) < 2:
         return None
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     values = np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
     numbers = np.arange(1, len(values) + 1)
@@ -41,6 +42,7 @@ def of_trials(scores: Sequence[float | None], metric: str, sign: int) -> Any | N
     axes.plot(numbers, values, "o", color="C0", markersize=4, label="trial")
     axes.step(numbers, np.where(np.isinf(best), np.nan, best), where="post", color="C1", label="best so far")
     axes.set(xlabel="trial", ylabel=f"{metric}, mean of the folds", title="Search of parameters")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return figure
 
