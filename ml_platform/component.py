@@ -144,12 +144,12 @@ def _product(attributes: ProductAttributes, folder: Path) -> Product:
     if attributes.contract is None:
         origin = str(folder / "defs.yaml")
         _refuse_words(keys, origin)
-        return parse_product(dict(keys), origin)
+        return parse_product(dict(keys), origin, try_estimators=False)
     if keys:
         raise ContractError(
             f"{folder / 'defs.yaml'}: contract names a file, so {', '.join(keys)} can't stand here too"
         )
-    return load_product(folder / attributes.contract)
+    return load_product(folder / attributes.contract, try_estimators=False)
 
 
 def _refuse_words(content: object, origin: str) -> None:

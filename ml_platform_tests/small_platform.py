@@ -73,7 +73,12 @@ SHOP: dict[str, Any] = {
 
 
 def shop(**changes: Any) -> Product:
-    """The product ``shop``; changes are named by dotted paths with double underscores for dots."""
+    """The product ``shop``, changed as :func:`shop_contract` says."""
+    return parse_product(shop_contract(**changes), "shop.yaml")
+
+
+def shop_contract(**changes: Any) -> dict[str, Any]:
+    """The contract of ``shop``; changes are named by dotted paths with double underscores for dots."""
     content = copy.deepcopy(SHOP)
     for path, value in changes.items():
         *sections, last = path.split("__")
@@ -81,7 +86,7 @@ def shop(**changes: Any) -> Product:
         for section in sections:
             place = place[section]
         place[last] = copy.deepcopy(value)
-    return parse_product(content, "shop.yaml")
+    return content
 
 
 class Platform:

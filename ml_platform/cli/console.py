@@ -92,9 +92,9 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
         with locks.held(home / ".opening.lock", what, seconds=settings.lock_timeout_seconds):
             configuration = home / "dagster.yaml"
             if not configuration.exists():
-                unfinished = home / ".dagster.yaml"
-                unfinished.write_text(_LOCAL_INSTANCE)
-                unfinished.replace(configuration)
+                _put(configuration, _LOCAL_INSTANCE)
+            elif _EARLIER_STORAGE in (content := configuration.read_text()):
+                _put(configuration, content.replace(_EARLIER_STORAGE, ""))
             if configuration.read_text() == _LOCAL_INSTANCE and not (home / "history").exists():
                 _make_databases(home)
             try:
@@ -111,16 +111,22 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+def _put(configuration: Path, content: str) -> None:
+    unfinished = configuration.with_name(f".{configuration.name}")
+    unfinished.write_text(content)
+    unfinished.replace(configuration)
+
+
 def _make_databases(home: Path) -> None:
     """Make Dagster's databases in a folder beside, then move them in.
 
     A creation that is stopped half-way leaves tables that Dagster takes for those of an old version.
     """
-    from ml_platform.graph.local_storage import LocalStorage
+    from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
     beside = home / ".new"
     shutil.rmtree(beside, ignore_errors=True)
-    storage = LocalStorage(str(beside))
+    storage = DagsterSqliteStorage(str(beside))
     storage.event_log_storage.get_latest_materialization_events([])
     storage.dispose()
     for name in ("schedules", "history"):  # the last one tells that all are there
@@ -129,13 +135,17 @@ def _make_databases(home: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
 
 
-_LOCAL_INSTANCE = """\
+#: A storage that this platform once had, with the files of Dagster's own, which goes on with them.
+_EARLIER_STORAGE = """\
 storage:
   custom:
     module: ml_platform.graph.local_storage
     class: LocalStorage
     config:
       base_dir: {env: DAGSTER_HOME}
+"""
+
+_LOCAL_INSTANCE = """\
 telemetry:
   enabled: false
 nux:

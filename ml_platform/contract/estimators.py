@@ -4,24 +4,21 @@ A contract is data: it may name classes of scikit-learn, those of LightGBM, XGBo
 :mod:`.boosting` lists, and classes of modules that whoever runs the platform has named in a setting. Anything
 else is refused before it is imported, since importing runs its code.
 
-Importing scikit-learn takes longer than all else that drawing the graph needs, so what has been found of
-one of its classes is kept in the user's cache, for each of its versions.
+Importing scikit-learn takes longer than all else that drawing the graph needs. So a contract is read in two
+ways: by names alone where the graph is drawn, and with its estimators tried (:data:`TRY`) where a person
+asks whether it is right, and before a model is trained.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
+from pydantic import ValidationInfo
 
 from ml_platform.contract import boosting, trials
 
@@ -33,7 +30,17 @@ LIBRARIES = ("sklearn",)
 _LONGEST_NAME = 200
 _FULL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
 
+#: The context of a validation in which estimators are imported, built, and learn made-up rows.
+TRY = {"estimators": "tried"}
+
 _allowed: set[str] = set()
+#: What has been tried in this process, and succeeded.
+_tried: set[str] = set()
+
+
+def are_tried(info: ValidationInfo) -> bool:
+    """Whether a contract is read with its estimators tried, and not by their names alone."""
+    return bool(info.context) and info.context == TRY
 
 
 def allow(modules: Iterable[str]) -> None:
@@ -63,6 +70,19 @@ def build(path: str, params: Mapping[str, Any]) -> Any:
         raise
     except BaseException as error:  # its code is not ours
         raise ValueError(f"params: {_reason(error)}") from error
+
+
+def check_named_class(path: str, info: ValidationInfo) -> str:
+    """See that a class may be imported and, where estimators are tried, as :func:`check_class`.
+
+    Raises:
+        ValueError: it may not, can't, or isn't.
+    """
+    _refuse(path)
+    library = boosting.library_of(path)
+    if library is not None and library.requirement is None:
+        raise ValueError(_missing(path, library))
+    return check_class(path) if are_tried(info) else path
 
 
 def check_class(path: str, needs: Method = "any", place: str = "") -> str:
@@ -211,9 +231,7 @@ def _class(path: str, needs: Method = "any", place: str = "") -> Any:
     except BaseException as error:  # a module may raise anything, or end the process
         library = boosting.library_of(path)
         if library is not None and library.requirement is None:
-            raise ValueError(
-                f"{path!r} needs {library.name}, which isn't installed here: {library.remedy}"
-            ) from error
+            raise ValueError(_missing(path, library)) from error
         raise ValueError(
             f"{path!r} can't be imported ({_reason(error)}); accepted is the full name of a scikit-learn "
             "classifier or regressor, like sklearn.linear_model.LogisticRegression"
@@ -230,6 +248,10 @@ def _class(path: str, needs: Method = "any", place: str = "") -> Any:
             f"{path!r} is no classifier with fit and predict_proba, nor a regressor with fit and predict"
         )
     return found
+
+
+def _missing(path: str, library: boosting.Library) -> str:
+    return f"{path!r} needs {library.name}, which isn't installed here: {library.remedy}"
 
 
 def _is_of_classes(found: Any) -> bool:
@@ -273,30 +295,11 @@ def _reason(error: BaseException) -> str:
 
 
 def _once(facts: Sequence[Any], path: str, look: Callable[[], object]) -> None:
-    """Look, unless that has succeeded before."""
-    known = _known(facts, path)
-    with contextlib.suppress(OSError):  # a home that this user may not look into
-        if known is not None and known.exists():
-            return
-    look()
-    if known is not None:
-        with contextlib.suppress(OSError):  # without a cache it is found again the next time
-            known.parent.mkdir(parents=True, exist_ok=True)
-            known.touch()
-
-
-def _known(facts: Sequence[Any], path: str) -> Path | None:
-    """The file that exists if looking has succeeded; None for a class that may change at any time."""
-    library = boosting.library_of(path)
-    if path.partition(".")[0] not in LIBRARIES and (library is None or library.requirement is None):
-        return None
-    versions = [_scikit_learn(), trials.RULES, *([library.requirement] if library else [])]
+    """Look, unless that has succeeded before in this process; a class of somebody's own module may change."""
     # As Python writes it: to JSON, 1 and "1" are the same key of a mapping.
-    name = hashlib.sha256(repr([*facts, *versions]).encode()).hexdigest()[:32]
-    return platformdirs.user_cache_path("ml_platform") / "estimators" / name
-
-
-@functools.cache
-def _scikit_learn() -> str:
-    """The version of the library: its metadata is parsed from a file each time it is asked for."""
-    return version("scikit-learn")
+    known = repr(facts)
+    if known in _tried:
+        return
+    look()
+    if path.partition(".")[0] in LIBRARIES or boosting.library_of(path) is not None:
+        _tried.add(known)

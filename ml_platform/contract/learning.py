@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -67,7 +68,7 @@ class Estimator(Section):
     """A classifier or regressor, its parameters, and how it gets categories."""
 
     # `class` is what scikit-learn users expect to write, and no Python name.
-    class_: Annotated[str, AfterValidator(estimators.check_class)] = Field(alias="class")
+    class_: Annotated[str, AfterValidator(estimators.check_named_class)] = Field(alias="class")
     params: dict[str, Any] = {}
     categorical: Encoding | None = Field(
         default=None,
@@ -91,8 +92,9 @@ class Estimator(Section):
         return params
 
     @model_validator(mode="after")
-    def _constructible(self) -> Self:
-        estimators.check(self.class_, self.params)
+    def _constructible(self, info: ValidationInfo) -> Self:
+        if estimators.are_tried(info):
+            estimators.check(self.class_, self.params)
         if self.categorical == "native":
             if not boosting.takes_categories(self.class_):
                 raise ValueError(
@@ -107,9 +109,9 @@ class Estimator(Section):
         return self
 
     @model_validator(mode="after")
-    def _searchable(self) -> Self:
+    def _searchable(self, info: ValidationInfo) -> Self:
         if self.search is not None:
-            self.search.check(self.class_, self.params)
+            self.search.check(self.class_, self.params, are_tried=estimators.are_tried(info))
         return self
 
     @property

@@ -11,6 +11,7 @@ from pydantic import (
     ValidationError,
 )
 
+from ml_platform.contract import estimators
 from ml_platform.contract.fields import listed
 from ml_platform.contract.product import Product
 from ml_platform.contract.yaml_text import YamlError, read_yaml
@@ -23,8 +24,12 @@ class ContractError(Exception):
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def load_product(path: Path) -> Product:
+def load_product(path: Path, *, try_estimators: bool = True) -> Product:
     """Read and validate one contract.
+
+    Args:
+        try_estimators: import and build its estimators, and have them learn made-up rows; otherwise
+            their classes are looked at by name.
 
     Raises:
         ContractError: the file can't be read as YAML, or breaks a rule; names file and key path.
@@ -33,10 +38,10 @@ def load_product(path: Path) -> Product:
         content = read_yaml(path)
     except YamlError as error:
         raise ContractError(f"{path}: {error}") from error
-    return parse_product(content, str(path))
+    return parse_product(content, str(path), try_estimators=try_estimators)
 
 
-def parse_product(content: object, origin: str) -> Product:
+def parse_product(content: object, origin: str, *, try_estimators: bool = True) -> Product:
     """Validate the content of a contract; ``origin`` names it in errors.
 
     Raises:
@@ -47,7 +52,7 @@ def parse_product(content: object, origin: str) -> Product:
             f"{origin}: a contract is a mapping of keys like name, start, source; this is not"
         )
     try:
-        return Product.model_validate(content)
+        return Product.model_validate(content, context=estimators.TRY if try_estimators else None)
     except ValidationError as error:
         problems = error.errors()
         lines = [_explain(problem) for problem in problems[:_PROBLEMS_SHOWN]]
@@ -102,6 +107,15 @@ def _without_none(annotation: Any) -> Any:
     return kinds[0] if len(kinds) == 1 and type(None) in get_args(annotation) else annotation
 
 
+def try_estimators(product: Product) -> None:
+    """See that the estimators of a product whose contract was read by names can be built, and learn.
+
+    Raises:
+        ContractError: one can't; names the key path.
+    """
+    parse_product(product.model_dump(by_alias=True, exclude_unset=True), product.name)
+
+
 def contract_files(folders: Sequence[Path]) -> list[Path]:
     """The contracts in ``folders``, by name."""
     found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
@@ -111,6 +125,8 @@ def contract_files(folders: Sequence[Path]) -> list[Path]:
 def load_products(folders: Sequence[Path]) -> tuple[dict[str, Product], dict[Path, ContractError]]:
     """Every valid product by name, and the error of each contract that is not valid.
 
+    Estimators are looked at by name, as the graph of many products is drawn from this.
+
     Two contracts with one name are both errors: which of them is meant can't be known.
     """
     products: dict[str, Product] = {}
@@ -118,7 +134,7 @@ def load_products(folders: Sequence[Path]) -> tuple[dict[str, Product], dict[Pat
     errors: dict[Path, ContractError] = {}
     for path in contract_files(folders):
         try:
-            product = load_product(path)
+            product = load_product(path, try_estimators=False)
         except ContractError as error:
             errors[path] = error
             continue

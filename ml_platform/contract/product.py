@@ -14,6 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import (
     AfterValidator,
     Field,
+    ValidationInfo,
     model_validator,
 )
 
@@ -76,7 +77,7 @@ class Product(Section):
     engine: EngineChoice = EngineChoice()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self, info: ValidationInfo) -> Self:
         columns = self.source.columns
         if self.end is not None and self.end < self.start:
             raise ValueError(f"end {self.end} lies before start {self.start}")
@@ -116,7 +117,7 @@ class Product(Section):
                 f"mrds.aggregate: the label {self.source.label!r} needs a rule, "
                 f"for instance {self.source.label}: last"
             )
-        self._check_task()
+        self._check_task(are_tried=estimators.are_tried(info))
 
         known = (*self.mrds.entity, *self.mrds.aggregate)
         for kind, names in (
@@ -139,7 +140,7 @@ class Product(Section):
             raise ValueError("model.features: at least one feature is needed")
         if len(set(self.model.features.all)) < len(self.model.features.all):
             raise ValueError("model.features: a feature is listed twice")
-        self._check_learning()
+        self._check_learning(are_tried=estimators.are_tried(info))
         for name in self.validation.ranges:
             type_ = columns[name].type
             if type_ not in NUMERIC_TYPES:
@@ -170,7 +171,7 @@ class Product(Section):
             )
         return self
 
-    def _check_task(self) -> None:
+    def _check_task(self, *, are_tried: bool) -> None:
         """See that what the contract says of the label, the metric and the model is of one kind.
 
         Raises:
@@ -235,7 +236,7 @@ class Product(Section):
                 f"evaluation.metric: {metric!r} can't be measured, since {says}; accepted are "
                 f"{', '.join(task.metrics)}"
             )
-        for place, estimator in self._candidates.items():
+        for place, estimator in self._candidates.items() if are_tried else ():
             estimators.check_class(estimator.class_, needs=task.needs, place=f"{place}.class, {says}")
         if METRICS[metric].greatest == 1 and self.promotion.margin > 1:
             raise ValueError(
@@ -272,7 +273,7 @@ class Product(Section):
                 f"always among the {k} most probable; k is at most {classes - 1}"
             )
 
-    def _check_learning(self) -> None:
+    def _check_learning(self, *, are_tried: bool) -> None:
         """See that the estimator learns with its parameters, as far as that can be known without data.
 
         Raises:
@@ -280,6 +281,8 @@ class Product(Section):
         """
         for place, estimator in self._candidates.items():
             self._check_positions(place, estimator)
+            if not are_tried:
+                continue
             within = f"{place}.search." if estimator.search is not None else f"{place}."
             try:
                 self._check_candidate(estimator)

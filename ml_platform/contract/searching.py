@@ -131,12 +131,13 @@ class Search(Section):
         others = [{**first, name: value} for name, space in self.params.items() for value in space.ends[1:]]
         return [first, *others]
 
-    def check(self, path: str, params: Mapping[str, Any]) -> None:
+    def check(self, path: str, params: Mapping[str, Any], *, are_tried: bool) -> None:
         """See that an estimator takes the parameters, with the values at the ends of their ranges.
 
         Args:
             path: the full name of the estimator's class.
             params: those that the contract gives it.
+            are_tried: whether the estimator is built; otherwise it is seen that they may be searched.
 
         Raises:
             ValueError: it doesn't; the message names the parameter.
@@ -150,9 +151,9 @@ class Search(Section):
                 )
             if name in NOT_SEARCHED:
                 raise ValueError(f"{place}: it can't be searched: {NOT_SEARCHED[name]}; give it in params")
-            if library is not None and space.choices is None and not space.is_whole:
+            if are_tried and library is not None and space.choices is None and not space.is_whole:
                 estimators.check_takes_fractions(path, name, place)
-        for values in self.corners:
+        for values in self.corners if are_tried else ():
             try:
                 estimators.check(path, {**params, **values})
                 estimators.check_values(path, {**params, **values})

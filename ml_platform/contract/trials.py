@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: Raised whenever what is accepted changes, so that what was found by other rules is looked at again.
-RULES = 5
 #: Rows of a trial: at least, and of each class.
 ROWS, ROWS_OF_CLASS = 200, 8
 #: How much of what an estimator itself says of an error is shown; it may hold a stack trace.

@@ -19,6 +19,7 @@ from ml_platform.contract.assets import CATALOGUE, MODEL
 from ml_platform.contract.fields import listed
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.learning import Holdout
+from ml_platform.contract.loading import ContractError, try_estimators
 from ml_platform.contract.product import Product
 from ml_platform.contract.secrets import scrub
 from ml_platform.contract.source import EVENT_DAY
@@ -32,6 +33,7 @@ from ml_platform.machine_learning.model_card import DataUsed, requirements
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_files import UnloadableError
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord
+from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.registry import RegisteredModel, Registry
 from ml_platform.machine_learning.selection import Selection
 from ml_platform.machine_learning.training import Choosing
@@ -149,7 +151,7 @@ class ModelTraining:
             why: why the version that there is doesn't do.
 
         Raises:
-            TrainingError: there is too little to learn from.
+            TrainingError: there is too little to learn from, or an estimator of the contract can't learn.
         """
         context, product = self.context, self.context.product
         registry = Registry.of(context.settings)
@@ -256,6 +258,10 @@ class ModelTraining:
 
     def _fit(self, before: Selection | None, why: str) -> tuple[RegisteredModel, training.TrainedModel]:
         context, product, plan = self.context, self.context.product, self.plan
+        try:
+            try_estimators(product)
+        except ContractError as error:
+            raise TrainingError(str(error)) from error
         history = ModelHistory(context.tables, product)
         trained = self.fit(before, lambda chosen: history.keep_selection(self.fingerprint, chosen))
         registered = Registry.of(context.settings).log(

@@ -23,11 +23,6 @@ KINDS: dict[str, dict[str, Any]] = {"binary": {}, "regression": NUMBER, "multicl
 ONE_COLUMN = {"sklearn.isotonic.IsotonicRegression": {"model__features": {"numeric": ["spend"]}}}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.mark.parametrize(
     ("kind", "estimator", "expected"),
     [

@@ -46,7 +46,6 @@ SHIPPED: Mapping[str, str] = {
     "mlflow-skinny": ">=3.8.1,<4",
     "numpy": ">=2,<3",
     "pandas": ">=2.2,<3",
-    "platformdirs": ">=3.10",
     "pyarrow": ">=19",
     "pydantic": ">=2.10",
     "pyyaml": ">=6",

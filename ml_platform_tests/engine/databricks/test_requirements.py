@@ -25,7 +25,7 @@ SHIPPED = {
     "dbr/17.3.x-scala2.13": {
         "azure-identity": "1.20.0", "azure-storage-blob": "12.23.0", "databricks-sdk": "0.49",
         "filelock": "3.18.0", "jinja2": "3.1.5", "markupsafe": "3.0.2", "mlflow-skinny": "3.0.1",
-        "numpy": "2.1.3", "pandas": "2.2.3", "platformdirs": "3.10.0", "pyarrow": "19.0.1",
+        "numpy": "2.1.3", "pandas": "2.2.3", "pyarrow": "19.0.1",
         "pydantic": "2.10.6", "pyyaml": "6.0.2", "tenacity": "9.0.0", "threadpoolctl": "3.5.0",
     },
     "serverless/serverless-v5": {

@@ -1,21 +1,26 @@
-"""The event log with open databases: what Dagster's own writes and reads, for several processes at once."""
+"""The Dagster instance of a machine: for several processes at once, and from one version to the next."""
 
-import queue
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 import typer
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 from ml_platform.cli.console import instance_of
-from ml_platform.graph.local_storage import _OPEN_AT_MOST, LocalEventLog
 from ml_platform_tests.conftest import settings_in
+
+#: What the configuration of an earlier version began with.
+EARLIER = """\
+storage:
+  custom:
+    module: ml_platform.graph.local_storage
+    class: LocalStorage
+    config:
+      base_dir: {env: DAGSTER_HOME}
+"""
 
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-01-06")
 
@@ -76,25 +81,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_an_instance_of_this_machine_has_the_events_that_dagsters_own_has(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "theirs").mkdir()
-    with (
-        instance_of(settings_in(tmp_path)) as ours,
-        dg.DagsterInstance.local_temp(str(tmp_path / "theirs")) as theirs,
-    ):
-        assert isinstance(ours.event_log_storage, LocalEventLog)
-        assert not isinstance(theirs.event_log_storage, LocalEventLog)
-        run_id = materialize(ours)
-        found = seen(ours, run_id)
-        assert found == seen(theirs, materialize(theirs))
-    # Without the setting Dagster reads the same files, and goes on with them.
-    (home / "dagster.yaml").unlink()
-    with dg.DagsterInstance.from_config(str(home)) as plain:
-        assert type(plain.event_log_storage) is SqliteEventLogStorage
-        assert seen(plain, run_id) == found
-        materialize(plain)
-    with instance_of(settings_in(tmp_path)) as ours:
-        assert len(ours.get_runs()) == 2
+def test_an_instance_of_an_earlier_version_goes_on_with_its_events(home: Path, tmp_path: Path) -> None:
+    """It named a storage of this platform, whose files are those of Dagster's own."""
+    with instance_of(settings_in(tmp_path)) as instance:
+        run_id = materialize(instance)
+        found = seen(instance, run_id)
+    configuration = home / "dagster.yaml"
+    written = configuration.read_text()
+    configuration.write_text(EARLIER + written)
+    with instance_of(settings_in(tmp_path)) as instance:
+        assert seen(instance, run_id) == found
+        materialize(instance)
+        assert len(instance.get_runs()) == 2
+    assert configuration.read_text() == written
+
+
+@pytest.mark.parametrize("own", ["", "run_queue:\n  max_concurrent_runs: 7\n"])
+def test_what_somebody_has_added_to_the_configuration_stays(home: Path, tmp_path: Path, own: str) -> None:
+    (home / "dagster.yaml").write_text(own + EARLIER + "telemetry:\n  enabled: false\n")
+    with instance_of(settings_in(tmp_path)) as instance:
+        materialize(instance)
+    assert (home / "dagster.yaml").read_text() == own + "telemetry:\n  enabled: false\n"
 
 
 def test_a_dagster_home_that_is_set_to_nothing_is_not_the_present_folder(
@@ -116,26 +123,12 @@ def test_a_dagster_home_that_is_set_to_nothing_is_not_the_present_folder(
     assert [path.name for path in sorted(present.rglob("*"))] == ["schedules", "mine.txt"]
 
 
-def test_few_databases_stay_open_however_many_runs_are_read(home: Path, tmp_path: Path) -> None:
-    with instance_of(settings_in(tmp_path)) as instance:
-        runs = [materialize(instance) for _ in range(_OPEN_AT_MOST + 2)]
-        for run_id in [*runs, *runs]:
-            assert instance.all_logs(run_id)
-        assert len(open_databases(home)) <= _OPEN_AT_MOST
-    assert not open_databases(home)
-
-
-def open_databases(home: Path) -> set[str]:
-    opened = {file.path for file in psutil.Process().open_files()}
-    return {path for path in opened if path.startswith(f"{home}/history/runs/") and path.endswith(".db")}
-
-
 def test_processes_write_at_once_and_lose_nothing(home: Path, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from ml_platform.cli.console import instance_of
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.graph.test_local_storage import materialize
+from ml_platform_tests.cli.test_instance import materialize
 with instance_of(settings_in(Path({str(tmp_path)!r}))) as instance:
     for _ in range(3):
         materialize(instance)
@@ -150,39 +143,3 @@ with instance_of(settings_in(Path({str(tmp_path)!r}))) as instance:
             dg.AssetCheckKey(visits.key, "good"), limit=100
         )
         assert sorted(str(one.status.value) for one in checks) == ["FAILED"] * 9 + ["SUCCEEDED"] * 36
-
-
-def test_who_watches_a_run_of_another_process_is_told_each_event(home: Path, tmp_path: Path) -> None:
-    run_id = str(uuid.uuid4())
-    told: queue.Queue[dg.DagsterEventType | None] = queue.Queue()
-    code = f"""
-from pathlib import Path
-from ml_platform.cli.console import instance_of
-from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.graph.test_local_storage import materialize
-with instance_of(settings_in(Path({str(tmp_path)!r}))) as instance:
-    materialize(instance, {run_id!r})
-"""
-    with instance_of(settings_in(tmp_path)) as instance:
-        # As the page of a run does: it reads what there is, and wants to be told of the rest.
-        assert instance.all_logs(run_id) == []
-        instance.watch_event_logs(run_id, None, lambda entry, _: told.put(entry.dagster_event_type))
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-        found = []
-        while dg.DagsterEventType.RUN_SUCCESS not in found:
-            found.append(told.get(timeout=30))
-        assert found.count(dg.DagsterEventType.ASSET_MATERIALIZATION) == 5
-        assert found == [entry.dagster_event_type for entry in instance.all_logs(run_id)][: len(found)]
-
-
-def test_what_is_wiped_is_gone_and_can_be_written_anew(home: Path, tmp_path: Path) -> None:
-    with instance_of(settings_in(tmp_path)) as instance:
-        run_id = materialize(instance)
-        with dg.DagsterInstance.from_config(str(home)) as other:
-            # As another process does it: the run's database is deleted while it is open here.
-            other.event_log_storage.wipe()
-        assert instance.all_logs(run_id) == []
-        assert len(seen(instance, materialize(instance))[3]) == 5
-        instance.event_log_storage.wipe()
-        assert instance.get_materialized_partitions(visits.key) == set()
-        assert len(seen(instance, materialize(instance))[3]) == 5
