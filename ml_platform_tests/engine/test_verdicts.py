@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from deltalake import write_deltalake
+from deltalake import WriterProperties, write_deltalake
 
+from ml_platform.data_engineering import buckets
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.step import quality_of
-from ml_platform.mlops.quality import expectations, validation
+from ml_platform.mlops.quality import expectations, large_days, validation
 from ml_platform.mlops.quality.results import Result
 from ml_platform.storage.day_files import DayFiles
 from ml_platform_tests.small_platform import D, Platform, days, deliver_visits, shop
@@ -384,7 +385,9 @@ def test_both_engines_take_nan_for_null(platform: Platform) -> None:
 
 
 @pytest.mark.slow
-def test_many_days_at_once_are_judged_like_each_alone(platform: Platform, tmp_path: Path) -> None:
+def test_many_days_at_once_are_judged_like_each_alone(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spend_at_most = {"type": "expect_column_values_to_be_between", "on": "ards"}
     product = shop(
         validation={
@@ -417,7 +420,12 @@ def test_many_days_at_once_are_judged_like_each_alone(platform: Platform, tmp_pa
     table = platform.spark.createDataFrame(rows, f"{types}, event_day date")
     chosen = days("2024-01-01", "2024-01-08")
 
-    write_deltalake(tmp_path / "ards", table.toArrow(), partition_by=["event_day"])
+    write_deltalake(
+        tmp_path / "ards",
+        table.toArrow(),
+        partition_by=["event_day"],
+        writer_properties=WriterProperties(max_row_group_size=16),
+    )
     written = (DayFiles(str(tmp_path / "ards")), 0)
 
     product_types = {name: declared.type for name, declared in product.source.columns.items()}
@@ -443,12 +451,15 @@ def test_many_days_at_once_are_judged_like_each_alone(platform: Platform, tmp_pa
     assert judged(*chosen, files=written) == together
     for day in chosen:
         assert together[day] == judged(day, files=None)[day] == judged(day, files=written)[day]
-    # So are days that are too large for that: with unique customers, and with others.
-    for day in (chosen[0], chosen[2]):
-        large = judged(day, files=written, at_most=39)[day]
-        assert [replace(one, examples=()) for one in large] == [
-            replace(one, examples=()) for one in together[day]
-        ]
+    # So are days that are too large for that, whoever reads them: in parts of a few rows.
+    monkeypatch.setattr(buckets, "PIECE_BYTES", 300)
+    monkeypatch.setattr(large_days, "HASHES_AT_ONCE", 7)
+    for day in chosen:
+        for files in (written, None):
+            large = judged(day, files=files, at_most=39)[day]
+            assert [replace(one, examples=()) for one in large] == [
+                replace(one, examples=()) for one in together[day]
+            ]
     beyond = "spend column values to be between"
     failed = [
         [one.severity for one in together[day] if not one.passed and one.expectation.startswith(beyond)]

@@ -20,6 +20,7 @@ from ml_platform.mlops.quality.results import EXAMPLES, Result
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     from pyspark.sql import DataFrame
 
 
@@ -84,6 +85,27 @@ def run(rows: Any, expectations: Sequence[Any], key: Sequence[str], detail: str)
         },
     )
     return {result.expectation_config.meta["position"]: result for result in outcome.results}
+
+
+def frame(table: pa.Table) -> pd.DataFrame:
+    """Rows as the library's pandas engine gets them, in types that know null."""
+    import pandas as pd
+    import pyarrow as pa
+
+    types = {
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+        pa.string(): pd.StringDtype(),
+        pa.large_string(): pd.StringDtype(),
+    }
+    # The library doesn't know timestamps with a time zone; Spark's are instants, here those of UTC.
+    naive = [
+        pa.field(field.name, pa.timestamp("us")) if pa.types.is_timestamp(field.type) else field
+        for field in table.schema
+    ]
+    frame: pd.DataFrame = table.cast(pa.schema(naive)).to_pandas(types_mapper=types.get)
+    return frame
 
 
 def _is_pandas(rows: Any) -> bool:

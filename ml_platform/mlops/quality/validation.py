@@ -1,7 +1,7 @@
 """The data-quality verdict of a day: Great Expectations over its rows, and over its facts.
 
 Days of ordinary size are evaluated by the library's pandas engine, in tasks or in this process; a day too
-large for that by its Spark engine, without being collected. Both give the same verdicts. What no row of many
+large for that in parts (:mod:`.large_days`). Both give the same verdicts. What no row of many
 days fails is found in one call of the library for all of them (:mod:`.great_expectations`). What is expected
 comes from :mod:`.expectations` and :mod:`.anomalies`.
 """
@@ -24,9 +24,11 @@ from ml_platform.data_engineering import buckets
 from ml_platform.mlops.quality import great_expectations as gx
 from ml_platform.mlops.quality.anomalies import Fact
 from ml_platform.mlops.quality.expectations import Expectation, number
+from ml_platform.mlops.quality.large_days import LargeDay
 from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.spark.tasks import Session, in_tasks, spare_next_task
-from ml_platform.storage.tables import column, on_days
+from ml_platform.storage.day_files import DayFiles
+from ml_platform.storage.tables import on_days
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 #: Tasks over which a range of days is spread; more days than that share tasks.
 _TASKS = 8
-_UNIQUE = ("expect_compound_columns_to_be_unique", "expect_column_values_to_be_unique")
 
 #: Rows of whole days that a task evaluates in one call; a larger day is one by itself.
 _ROWS_AT_ONCE = 200_000
@@ -75,7 +76,7 @@ def validate(
         types: its columns, in order, each with its type as a contract names it.
         sizes: how many rows each of these days has.
         maximum_rows: the most rows of a day that are held in memory at once; a day with more is
-            evaluated by Spark.
+            evaluated in parts.
         session: gives the Spark session, where one is needed.
         files: where tasks can read the data set's days themselves, and at which version.
     """
@@ -94,11 +95,13 @@ def validate(
         found = judging.in_files(session, *files, here=here)
     # A day without rows is in no task, and its suite is evaluated all the same.
     if empty := [day for day in small if day not in found]:
-        frame = _frame(_without_rows(types))
+        frame = gx.frame(_without_rows(types))
         found |= {day: gx.evaluate(small[day], frame, key, sensitive) for day in empty}
+    in_parts = (files[0], files[1]) if files and isinstance(files[0], DayFiles) else None
     for day, suite in of_rows.items():
         if day not in found:
-            found[day] = _of_large_day(rows().where(on_days([day])), suite, key, sensitive)
+            large = LargeDay(day, suite, list(types), key, sensitive, sizes[day])
+            found[day] = large.results(session, rows, in_parts)
     of_size = _by_size(suites, sizes)
     # The table has one schema, which all days share.
     of_schema: dict[str, Result] = {}
@@ -305,7 +308,9 @@ class _Judging:
     def _results(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[date, str]]:
         """The results of each day, as plain data, of rows that come in the order of their days."""
         for table in _whole_days(batches):
-            for day, results in _evaluate_days(_frame(table), self.suites, self.key, self.sensitive).items():
+            for day, results in _evaluate_days(
+                gx.frame(table), self.suites, self.key, self.sensitive
+            ).items():
                 yield day, json.dumps(Quality(tuple(results)).plain())
 
 
@@ -333,27 +338,6 @@ def _whole_days(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         count = sum(map(len, waiting))
     if count:
         yield pa.Table.from_batches(waiting)
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    """Rows as pandas has them with types that know null."""
-    import pandas as pd
-    import pyarrow as pa
-
-    types = {
-        pa.int32(): pd.Int32Dtype(),
-        pa.int64(): pd.Int64Dtype(),
-        pa.bool_(): pd.BooleanDtype(),
-        pa.string(): pd.StringDtype(),
-        pa.large_string(): pd.StringDtype(),
-    }
-    # The library doesn't know timestamps with a time zone; Spark's are instants, here those of UTC.
-    naive = [
-        pa.field(field.name, pa.timestamp("us")) if pa.types.is_timestamp(field.type) else field
-        for field in table.schema
-    ]
-    frame: pd.DataFrame = table.cast(pa.schema(naive)).to_pandas(types_mapper=types.get)
-    return frame
 
 
 def _evaluate_days(
@@ -447,55 +431,6 @@ def _is_bounded(expectation: Expectation) -> bool:
 def _is_of_single_rows(expectation: Any) -> bool:
     """Whether it holds for rows if it holds for more rows that include them."""
     return gx.counts_rows(expectation) and "z_score" not in expectation.expectation_type
-
-
-def _of_large_day(
-    rows: DataFrame, suite: Sequence[Expectation], key: Sequence[str], sensitive: frozenset[str]
-) -> list[Result]:
-    """One result per expectation of a day that is too large to be held in memory.
-
-    The library looks for what isn't unique by sorting all rows, which takes longer than all else that is
-    expected of them. So it is asked only where the values have fewer hashes than there are rows.
-    """
-    holding = {position for position, expectation in enumerate(suite) if _is_surely_unique(rows, expectation)}
-    rest = [expectation for position, expectation in enumerate(suite) if position not in holding]
-    others = iter(_by_spark(rows, rest, key, sensitive) if rest else ())
-    return [
-        gx.holds(expectation) if position in holding else next(others)
-        for position, expectation in enumerate(suite)
-    ]
-
-
-def _is_surely_unique(rows: DataFrame, expectation: Expectation) -> bool:
-    """Whether an expectation says that values are unique, and they surely are."""
-    from pyspark.sql import functions as F
-
-    names = expectation.kwargs.get("column_list") or [expectation.kwargs.get("column")]
-    if (
-        expectation.type not in _UNIQUE
-        or expectation.kwargs.get("mostly", 1) != 1
-        or not set(names) <= set(rows.columns)
-    ):
-        return False
-    hashes = rows.select(F.xxhash64(*[column(name) for name in names]).alias("hash"))
-    found = hashes.agg(F.count_distinct("hash").alias("different"), F.count("hash").alias("rows")).first()
-    return found is not None and found["different"] == found["rows"]
-
-
-def _by_spark(
-    rows: DataFrame, suite: Sequence[Expectation], key: Sequence[str], sensitive: frozenset[str]
-) -> list[Result]:
-    from pyspark.sql import functions as F
-
-    # The library's Spark engine takes NaN for a value, its pandas engine doesn't.
-    doubles = {name for name, type_ in rows.dtypes if type_ in ("double", "float")}
-    cleaned = rows.select(
-        *[
-            F.when(~F.isnan(column(name)), column(name)).alias(name) if name in doubles else column(name)
-            for name in rows.columns
-        ]
-    )
-    return gx.evaluate(suite, cleaned, key, sensitive)
 
 
 # -- facts -------------------------------------------------------------------------------------------
