@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -142,12 +142,13 @@ def data_sets(bench: Bench, days: int, rows: int) -> dict[str, Any]:
     }
 
 
-def _compare(bench: Bench, peer: Path) -> None:
+def _compare(bench: Bench, peer: Path, folders: Mapping[str, Path] | None = None) -> None:
     """Both sides hold the same rows, or there is nothing to compare."""
     from deltalake import DeltaTable
 
     for table, columns in (("ards", _ARDS), ("mrds", _MRDS)):
-        files = DeltaTable(str(bench.folder / "tables" / "customers" / table)).file_uris()
+        folder = folders[table] if folders else bench.folder / "tables" / "customers" / table
+        files = DeltaTable(str(folder)).file_uris()
         sources = (
             f"read_parquet({files!r}, hive_partitioning = true)",
             f"read_parquet('{peer / table}/**/*.parquet', hive_partitioning = true)",
@@ -352,6 +353,70 @@ def large_day(bench: Bench, rows: int) -> dict[str, Any]:
     }
 
 
+def catalog_day(bench: Bench, rows: int) -> dict[str, Any]:
+    """The same day in tables of a catalog, where only Spark may write; process and JVM included.
+
+    The catalog is that of an embedded session, as no other one can be had without a workspace.
+    """
+    bench.land(1, rows)
+    ours, theirs = [], []
+    for _ in range(2):
+        bench.clear()
+        for name in ("warehouse", "control"):
+            shutil.rmtree(bench.folder / name, ignore_errors=True)
+        with timed() as seconds:
+            output = _in_process(bench, "catalog-day", "steps", "1")
+        ours.append(seconds())
+        peer = bench.folder / "duckdb"
+        shutil.rmtree(peer, ignore_errors=True)
+        landing = bench.settings.landing_path / "customers"
+        with timed() as seconds:
+            _run([sys.executable, CHECKOUT / "bench" / "history_peer.py", landing, peer, str(THREADS)])
+        theirs.append(seconds())
+        _compare(bench, peer, {name: Path(path) for name, path in output["folders"].items()})
+    return {
+        "rows": rows,
+        "ARDS, MRDS and verdicts in a catalog, s": round(min(ours), 1),
+        "DuckDB, s": round(min(theirs), 1),
+        "ratio": round(min(ours) / min(theirs), 1),
+        "driver, MB": output["megabytes"],
+    }
+
+
+def _work_catalog_day(bench: Bench) -> dict[str, Any]:
+    from ml_platform.engine import local
+    from ml_platform.engine.step import StepRequest
+    from ml_platform.spark.session import session_here
+    from ml_platform.storage.tables import Tables
+
+    sys.path.insert(0, str(CHECKOUT))
+    from ml_platform_tests.spark_connect.client import leave_out_unity_sql
+
+    leave_out_unity_sql()
+    product = bench.product("customers")
+    options = bench.settings.spark_options | {"spark.sql.warehouse.dir": str(bench.folder / "warehouse")}
+    settings = Settings(
+        home=bench.folder,
+        tables="uc:spark_catalog.ml",
+        control_tables=str(bench.folder / "control"),
+        spark_conf=options,
+    )
+    spark = session_here(settings)
+    spark.sql("CREATE SCHEMA ml")
+    with _peak() as memory:
+        for step in ("ards", "mrds"):
+            request = StepRequest(step=step, product=product.name, days=(START,), run_id="bench")
+            context = local.context_for(request, product, settings, lambda: spark, lambda _: None)
+            (done,) = local.run_step(context).days
+            if done.outcome != "written":
+                raise SystemExit(f"{step}: {done.reason}")
+    folders = {}
+    for step in ("ards", "mrds"):
+        address = Tables.of(settings).location.address(product.name, step)
+        folders[step] = spark.sql(f"DESCRIBE DETAIL {address}").first()["location"].removeprefix("file:")
+    return {"megabytes": memory[0], "folders": folders}
+
+
 # -- loading the code location ---------------------------------------------------------------------
 
 
@@ -482,6 +547,7 @@ PARTS: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
     "graph": lambda bench, given: graph(bench),
     "rows": lambda bench, given: rows(bench, 20, given.rows),
     "large-day": lambda bench, given: large_day(bench, given.large_rows),
+    "catalog-day": lambda bench, given: catalog_day(bench, given.large_rows),
     "curves": lambda bench, given: curves(bench, Path(__file__).with_name("history.png")),
     "loading": lambda bench, given: loading(bench),
     "intervals": lambda _, given: intervals(20 * given.rows),
@@ -501,7 +567,12 @@ def main() -> None:
     if given.work:
         name, *rest = given.work
         bench = Bench(given.folder)
-        done = _work_graph(bench) if name == "graph" else _work_data_sets(bench, rest[0], int(rest[1]))
+        if name == "graph":
+            done = _work_graph(bench)
+        elif name == "catalog-day":
+            done = _work_catalog_day(bench)
+        else:
+            done = _work_data_sets(bench, rest[0], int(rest[1]))
         print(json.dumps(done))
         return
     unknown = set(given.parts) - set(PARTS)

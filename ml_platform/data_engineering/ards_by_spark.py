@@ -2,6 +2,7 @@
 
 The files are read once for the account of each day, which says what is to be written, and once for each table
 that is: nothing is kept in between, which not every Spark can. Days that one task can hold are not shuffled.
+Records of other days are (:mod:`.parcels`).
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ from datetime import date
 from functools import cached_property, reduce
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import TypeAdapter
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import buckets, resolution, row_versions
+from ml_platform.data_engineering import buckets, parcels, resolution, row_versions
 from ml_platform.data_engineering.day_statistics import CountedPart, Counting
 from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.delivery_parts import bucket_count, divided
@@ -37,8 +36,7 @@ from ml_platform.data_engineering.resolution import (
 from ml_platform.data_engineering.row_versions import History, Timeline
 from ml_platform.spark.tasks import numbers, spare_next_task
 
-_DAY, _BUCKET, _FACTS = "_day", "_bucket", "_facts"
-_KIND_OF_FACTS = "facts"
+_DAY, _FACTS = "_day", parcels.FACTS
 _FACTS_SCHEMA = pa.schema([(_FACTS, pa.string())])
 _PLACES = ("_file_number", "_record")
 
@@ -91,8 +89,6 @@ class Delivered:
         timelines = self._timelines
 
         def of_bucket(day: date, entries: pa.Table) -> pa.Table:
-            facts = entries.filter(pc.equal(entries["_kind"], _KIND_OF_FACTS)).select([_FACTS])
-            entries = entries.filter(pc.not_equal(entries["_kind"], _KIND_OF_FACTS))
             resolved = resolution.resolve(product, day, entries)
             account = Account(labels_applied=resolved.labels_applied, quarantined=len(resolved.orphans))
             parts = [counting.of_part(resolved.rows)]
@@ -100,7 +96,7 @@ class Delivered:
             found = Facts(
                 day, account=account, parts=parts, histories=[history], orphans=len(resolved.orphans)
             )
-            return pa.concat_tables([facts, _as_table(found)])
+            return _as_table(found)
 
         parts: dict[date, list[Facts]] = {}
         for row in self._made(of_day, of_bucket, _FACTS_SCHEMA, self._days).collect():
@@ -222,23 +218,18 @@ class Delivered:
         product = self._product
         sources = [source for source in self._sources if source.day in days]
         counts = {delivery.day: bucket_count(delivery) for delivery in self._large}
-        entry_schema = resolution.entry_schema(product)
+        entry_schema, keys = resolution.entry_schema(product), resolution.keys(product)
         is_first, piece_bytes = schema is _FACTS_SCHEMA, buckets.PIECE_BYTES
-        own = [pa.field(_FACTS, pa.string()), pa.field(_DAY, pa.date32()), pa.field(_BUCKET, pa.int32())]
-        keyed = pa.schema([*entry_schema, *own])
 
         def assign(number: int) -> Iterator[pa.Table]:
             source = sources[number]
             reading = Reading(product, [source])
-            for entries in buckets.pieces(reading.entries(), piece_bytes):
-                assigned = buckets.assigned(
-                    [entries[name] for name in resolution.keys(product)], len(entries)
-                )
+            for piece, entries in enumerate(buckets.pieces(reading.entries(), piece_bytes)):
+                assigned = buckets.assigned([entries[name] for name in keys], len(entries))
                 if (needed := resolution.needed(product, entries, assigned)) is not None:
                     entries, assigned = entries.take(pa.array(needed)), assigned[needed]
-                bucket = (assigned % np.uint64(counts[source.day])).astype(np.int32)
-                yield resolution.table(
-                    keyed, {**_columns(entries), _DAY: source.day, _BUCKET: pa.array(bucket)}
+                yield from parcels.of_records(
+                    source.day, entries, assigned, counts[source.day], source=number, piece=piece
                 )
             if not is_first:
                 _require_unchanged(reading)
@@ -246,19 +237,19 @@ class Delivered:
             found = Facts(
                 source.day, reading.refusal, reading.account, of_files=reading.of_files, source=number
             )
-            facts = {_FACTS: _as_table(found)[_FACTS], "_kind": _KIND_OF_FACTS, _DAY: source.day, _BUCKET: 0}
-            yield resolution.table(keyed, facts)
+            yield parcels.of_facts(source.day, number, _PLAIN.dump_json(found).decode())
 
-        def make(entries: pa.Table) -> pa.Table:
-            day = entries[_DAY][0].as_py()
-            # Spark's shuffle doesn't keep the order in which the records were delivered.
-            order = pc.sort_indices(entries, sort_keys=[(name, "ascending") for name in _PLACES])
-            made = of_bucket(day, entries.take(order).drop_columns([_DAY, _BUCKET]))
+        def make(found: pa.Table) -> pa.Table:
+            day = found[parcels.DAY][0].as_py()
+            made = [of_bucket(day, pa.concat_tables([entry_schema.empty_table(), *parcels.records(found)]))]
+            if is_first:
+                made.append(found.select([_FACTS]).drop_null())
             spare_next_task()
-            return made
+            return pa.concat_tables(made)
 
-        stream = _mapped(self._spark, len(sources), assign, keyed, a_task=1)
-        return stream.groupBy(_DAY, _BUCKET).applyInArrow(make, from_arrow_schema(schema))
+        stream = _mapped(self._spark, len(sources), assign, parcels.SCHEMA, a_task=1)
+        by_bucket = stream.groupBy(parcels.DAY, parcels.BUCKET)
+        return by_bucket.applyInArrow(make, from_arrow_schema(schema))
 
 
 def _mapped(
@@ -347,7 +338,3 @@ def _together(parts: Sequence[Facts]) -> Facts:
 
 def _as_table(facts: Facts) -> pa.Table:
     return pa.table({_FACTS: [_PLAIN.dump_json(facts).decode()]}, schema=_FACTS_SCHEMA)
-
-
-def _columns(entries: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return {name: entries[name] for name in entries.column_names}

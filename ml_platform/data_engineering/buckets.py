@@ -101,6 +101,20 @@ def in_spark(keys: Sequence[str], count: int) -> Column:
     return F.pmod(F.xxhash64(F.lit(_SEED), *[column(name) for name in keys]), F.lit(count)).cast("int")
 
 
+def divided(table: pa.Table, numbers: Numbers, count: int) -> Iterator[pa.RecordBatch]:
+    """Records as their ``count`` buckets, in ascending order; within a bucket they stay in theirs.
+
+    Args:
+        numbers: what :func:`assigned` gives for each record.
+    """
+    chosen = (numbers % np.uint64(count)).astype(np.uint16 if count < 1 << 16 else np.int64)
+    order = np.argsort(chosen, kind="stable")
+    ends: list[int] = np.cumsum(np.bincount(chosen, minlength=count)).tolist()
+    (ordered,) = table.take(pa.array(order)).combine_chunks().to_batches() or [_no_rows(table.schema)]
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        yield ordered.slice(start, end - start)
+
+
 def pieces(batches: Iterable[pa.RecordBatch], piece_bytes: int) -> Iterator[pa.Table]:
     """Batches brought together to tables of about ``piece_bytes`` as they are in memory."""
     waiting: list[pa.RecordBatch] = []
@@ -154,17 +168,9 @@ class BucketFiles:
         """
         files, sizes = [], np.zeros(self.count, dtype=np.int64)
         for table, numbers in tables:
-            buckets = (numbers % np.uint64(self.count)).astype(
-                np.uint16 if self.count < 1 << 16 else np.int64
-            )
-            # Stable: within a bucket the records stay in order.
-            order = np.argsort(buckets, kind="stable")
-            ends: list[int] = np.cumsum(np.bincount(buckets, minlength=self.count)).tolist()
-            (ordered,) = table.take(pa.array(order)).combine_chunks().to_batches() or [_no_rows(table.schema)]
             path = str(Path(self.folder, f"{uuid.uuid4()}.arrow"))
             with pa.ipc.new_file(path, table.schema) as writer:
-                for bucket, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-                    batch = ordered.slice(start, end - start)
+                for bucket, batch in enumerate(divided(table, numbers, self.count)):
                     sizes[bucket] += batch.nbytes
                     writer.write_batch(batch)
             files.append(path)

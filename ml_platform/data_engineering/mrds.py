@@ -19,19 +19,18 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from ml_platform.contract.assets import ARDS_VERSIONS, MRDS_SERVED
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import aggregation, buckets, row_versions
+from ml_platform.data_engineering import aggregation, buckets, parcels, row_versions
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.data_engineering.buckets import BucketFiles, Scattered
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting, Statistics
 from ml_platform.data_engineering.row_versions import KNOWN_FROM, KNOWN_TO, Morning
-from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks, spare_next_task
+from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks
 from ml_platform.storage.day_files import DayFile, DayFiles, held
 from ml_platform.storage.fingerprints import ContentSums
-from ml_platform.storage.tables import Tables, column, on_days
+from ml_platform.storage.tables import Tables, column
 
 MRDS = "mrds"
-_BUCKET = "_bucket"
 _REASONS = pa.schema([("day", pa.date32()), ("place", pa.int32()), ("reason", pa.string())])
 
 
@@ -322,7 +321,7 @@ class _BySpark:
     def write(self, days: Sequence[date], run_id: str) -> tuple[int, dict[date, str]]:
         """Write the days in one commit; its version, and why days are refused instead."""
         refusals: dict[date, str] = {}
-        counts = self._counts(days, refusals)
+        counts = self._counts(days)
 
         def write() -> int:
             chosen = [day for day in days if day not in refusals]
@@ -378,71 +377,61 @@ class _BySpark:
             day = rows[EVENT_DAY][0].as_py()
             is_now = rows[KNOWN_FROM].is_null()
             now, before = rows.filter(is_now), rows.filter(pc.invert(is_now))
-            found = row_versions.served(product, day, now, before, histories[day])
-            spare_next_task()
-            return found
+            return row_versions.served(product, day, now, before, histories[day])
 
-        by_bucket = self._bucketed(rows.unionByName(states), counts).groupBy(EVENT_DAY, _BUCKET)
-        return by_bucket.applyInArrow(serve, from_arrow_schema(schema))
+        return self._by_bucket(rows.unionByName(states), counts, serve, schema)
 
-    def _counts(self, days: Sequence[date], refusals: dict[date, str]) -> dict[date, int]:
-        """The number of buckets of each day; a day with an entity that fills more than one is refused."""
-        product, keys = self.product, _keys(self.product)
-        width = len(aggregation.columns(product))
-        rows = self._rows(days)
-        sizes = rows.groupBy(EVENT_DAY).count().collect()
-        counts = {row[EVENT_DAY]: buckets.number_of(buckets.csv_bytes(row["count"], width)) for row in sizes}
-        large = [day for day, count in counts.items() if count > 1]
-        most = buckets.HELD_BYTES // buckets.csv_bytes(1, width)
-        by_bucket = self._bucketed(rows.where(on_days(large)), counts).groupBy(EVENT_DAY, _BUCKET).count()
-        suspects = (
-            {row[EVENT_DAY] for row in by_bucket.where(F.col("count") > most).collect()} if large else ()
-        )
-        if suspects:
-            by_entity = (
-                rows.where(on_days(suspects)).groupBy(*{EVENT_DAY: None, **dict.fromkeys(keys)}).count()
-            )
-            for row in by_entity.where(F.col("count") > most).orderBy("count").collect():
-                entity = [row[name] for name in product.entity]
-                refusals[row[EVENT_DAY]] = str(aggregation.too_many_rows(product, entity, row["count"]))
-        return counts
+    def _counts(self, days: Sequence[date]) -> dict[date, int]:
+        """The number of buckets of each day that has rows."""
+        width = len(aggregation.columns(self.product))
+        sizes = self._rows(days).groupBy(EVENT_DAY).count().collect()
+        return {row[EVENT_DAY]: buckets.number_of(buckets.csv_bytes(row["count"], width)) for row in sizes}
 
     def _rows(self, days: Sequence[date]) -> DataFrame:
         rows = self.tables.read_days(self.spark, self.product.name, ARDS, days)
         return rows.select(*[column(name) for name in (*aggregation.columns(self.product), EVENT_DAY)])
 
-    def _bucketed(self, rows: DataFrame, counts: Mapping[date, int]) -> DataFrame:
-        bucket = F.lit(0)
-        for count in set(counts.values()) - {1}:
-            of_days = on_days([day for day, number in counts.items() if number == count])
-            bucket = F.when(of_days, buckets.in_spark(_keys(self.product), count)).otherwise(bucket)
-        return rows.withColumn(_BUCKET, bucket)
+    def _by_bucket(
+        self,
+        rows: DataFrame,
+        counts: Mapping[date, int],
+        make: Callable[[pa.Table], pa.Table],
+        schema: pa.Schema,
+    ) -> DataFrame:
+        return parcels.by_bucket(rows, EVENT_DAY, _keys(self.product), counts, make, schema)
 
-    def _aggregated(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
+    def _aggregate(self) -> Callable[[pa.Table], pa.Table]:
+        """What aggregates the rows of a bucket, unless one entity alone has more than fit."""
         product = self.product
+        most = buckets.HELD_BYTES // buckets.csv_bytes(1, len(aggregation.columns(product)))
 
         def aggregate(rows: pa.Table) -> pa.Table:
-            found = aggregation.aggregate(product, rows[EVENT_DAY][0].as_py(), rows)
-            spare_next_task()
-            return found
+            day = rows[EVENT_DAY][0].as_py()
+            if len(rows) > most:
+                entity, count = aggregation.largest(product, day, rows)
+                if count > most:
+                    raise aggregation.too_many_rows(product, entity, count)
+            return aggregation.aggregate(product, day, rows)
 
-        by_bucket = self._bucketed(self._rows(days), counts).groupBy(EVENT_DAY, _BUCKET)
-        return by_bucket.applyInArrow(aggregate, from_arrow_schema(aggregation.schema(product)))
+        return aggregate
+
+    def _aggregated(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
+        schema = aggregation.schema(self.product)
+        return self._by_bucket(self._rows(days), counts, self._aggregate(), schema)
 
     def _refusals(self, days: Sequence[date], counts: Mapping[date, int]) -> dict[date, str]:
-        """The days with a sum or a mean that its type doesn't hold, each with the reason."""
-        product = self.product
+        """The days with too many rows of an entity, or with a sum or a mean that its type doesn't hold."""
+        aggregate = self._aggregate()
 
         def refuse(rows: pa.Table) -> pa.Table:
-            day = rows[EVENT_DAY][0].as_py()
             found = []
             try:
-                aggregation.aggregate(product, day, rows)
+                aggregate(rows)
             except TooLargeError as error:
+                day = rows[EVENT_DAY][0].as_py()
                 found.append({"day": day, "place": error.place, "reason": str(error)})
             return pa.Table.from_pylist(found, schema=_REASONS)
 
-        by_bucket = self._bucketed(self._rows(days), counts).groupBy(EVENT_DAY, _BUCKET)
-        found = by_bucket.applyInArrow(refuse, from_arrow_schema(_REASONS)).collect()
+        found = self._by_bucket(self._rows(days), counts, refuse, _REASONS).collect()
         ordered = sorted(found, key=lambda row: (row["place"], row["reason"]), reverse=True)
         return {row["day"]: row["reason"] for row in ordered}

@@ -14,7 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from ml_platform.data_engineering import buckets
 from ml_platform.data_engineering.buckets import BucketFiles
@@ -27,13 +29,14 @@ from ml_platform.storage.fingerprints import hashes_of
 from ml_platform.storage.tables import column, on_days
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyspark.sql import DataFrame
 
 #: Hashes of keys that this process compares at once, of eight bytes each, as are those sorted beside them.
 HASHES_AT_ONCE = 4_000_000
 
 _HASH = "hash"
+#: Where Spark carries them: hashes of the keys of an expectation, or that some row fails it.
+_HASHES = pa.schema([("failed", pa.int32()), ("bucket", pa.int32()), ("hashes", pa.binary())])
 _UNIQUE = ("expect_compound_columns_to_be_unique", "expect_column_values_to_be_unique")
 #: Expectations of the library about each row by itself. Others that look at rows may depend on their order,
 #: or on all of them.
@@ -104,6 +107,11 @@ class LargeDay:
             for position, expectation in enumerate(self.suite)
         ]
 
+    @property
+    def _parts_of_hashes(self) -> int:
+        """Into how many parts hashes are divided, so that each can be compared at once."""
+        return max(1, -(-self.size // HASHES_AT_ONCE))
+
     @cached_property
     def _of_each_row(self) -> Mapping[int, Expectation]:
         """The expectations about each row by itself that hold if no row fails them, by their position."""
@@ -140,7 +148,7 @@ class LargeDay:
         """The positions of the expectations that surely hold, of a day that tasks read in parts."""
         day, columns, unique = self.day, list(self.columns), list(self._unique.values())
         groups, piece_bytes = place.row_groups(version, day), buckets.PIECE_BYTES
-        with BucketFiles.beside(place, max(1, -(-self.size // HASHES_AT_ONCE))) as files:
+        with BucketFiles.beside(place, self._parts_of_hashes) as files:
 
             def look(number: int) -> _Part:
                 failed: set[int] = set()
@@ -149,38 +157,48 @@ class LargeDay:
                 for rows in buckets.pieces(batches, piece_bytes):
                     failed |= self._failed(rows)
                     for names, known in zip(unique, hashes, strict=True):
-                        (of_rows,) = hashes_of([_HASH], [rows[name] for name in names])
-                        known.append(of_rows.view(np.uint64))
+                        known.append(_hashes(rows, names))
                 return _Part(sorted(failed), [_scattered(files, known) for known in hashes])
 
             parts = each_in_a_task(session, len(groups), look, _Part)
             surely_unique = {
                 position
                 for place_, position in enumerate(self._unique)
-                if _are_different(files, [path for part in parts for path in part.hashes[place_]])
+                if all(map(_are_different, _gathered(files, _paths(parts, place_))))
             }
         failed = {position for part in parts for position in part.failed}
         return (set(self._of_each_row) - failed) | surely_unique
 
     def _holding(self, rows: DataFrame) -> set[int]:
         """The same of a day that Spark brings to the tasks."""
-        import pyarrow as pa
-
-        piece_bytes = buckets.PIECE_BYTES
+        unique, piece_bytes = list(self._unique.items()), buckets.PIECE_BYTES
+        count = np.uint64(self._parts_of_hashes)
 
         def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             failed: set[int] = set()
             for part in buckets.pieces(batches, piece_bytes):
                 failed |= self._failed(part)
-            yield pa.RecordBatch.from_pydict({"failed": pa.array(sorted(failed), pa.int32())})
+                for position, names in unique:
+                    hashes = _hashes(part, names)
+                    for bucket in range(int(count)):
+                        packed = hashes[hashes % count == bucket].tobytes()
+                        yield pa.RecordBatch.from_arrays([[position], [bucket], [packed]], schema=_HASHES)
+            # What fails has no hashes.
+            for position in failed:
+                yield pa.RecordBatch.from_arrays([[position], [-1], [None]], schema=_HASHES)
             spare_next_task()
 
+        def compare(found: pa.Table) -> pa.Table:
+            packed = found["hashes"].drop_null()
+            hashes = [np.frombuffer(part.as_buffer(), np.uint64) for part in packed]
+            failed = not hashes or not _are_different(np.concatenate(hashes))
+            spare_next_task()
+            return found.select(["failed"]).slice(0, int(failed))
+
         chosen = rows.select(*[column(name) for name in self.columns])
-        failed = {row["failed"] for row in chosen.mapInArrow(look, "failed int").distinct().collect()}
-        surely_unique = {
-            position for position, names in self._unique.items() if _is_surely_unique(rows, names)
-        }
-        return (set(self._of_each_row) - failed) | surely_unique
+        found = chosen.mapInArrow(look, from_arrow_schema(_HASHES)).groupBy("failed", "bucket")
+        failed = {row["failed"] for row in found.applyInArrow(compare, "failed int").collect()}
+        return ({*self._of_each_row} | {*self._unique}) - failed
 
     def _by_spark(self, rows: DataFrame, suite: Sequence[Expectation]) -> list[Result]:
         from pyspark.sql import functions as F
@@ -196,33 +214,32 @@ class LargeDay:
         return gx.evaluate(suite, cleaned, self.key, self.sensitive)
 
 
+def _paths(parts: Sequence[_Part], place: int) -> list[str]:
+    return [path for part in parts for path in part.hashes[place]]
+
+
+def _hashes(rows: pa.Table, names: Sequence[str]) -> NDArray[np.uint64]:
+    hashes: NDArray[np.uint64] = hashes_of([_HASH], [rows[name] for name in names])[0].view(np.uint64)
+    return hashes
+
+
 def _scattered(files: BucketFiles, hashes: Sequence[NDArray[np.uint64]]) -> list[str]:
     """Files with the hashes of a part, in batches of hashes that may be the same."""
-    import pyarrow as pa
-
     return files.scatter((pa.table({_HASH: found}), found) for found in hashes).files
 
 
-def _are_different(files: BucketFiles, paths: Sequence[str]) -> bool:
-    """Whether no two of the hashes in the files are the same, so that no two values are.
+def _gathered(files: BucketFiles, paths: Sequence[str]) -> Iterator[NDArray[np.uint64]]:
+    for bucket in range(files.count):
+        batches = list(files.gather(paths, buckets.Share(bucket), [_HASH]))
+        if batches:
+            yield np.concatenate([batch.column(_HASH).to_numpy() for batch in batches])
+
+
+def _are_different(hashes: NDArray[np.uint64]) -> bool:
+    """Whether no two hashes are the same, so that no two values are.
 
     The library looks for what isn't unique by sorting all rows, which takes longer than all else that is
     expected of them. So it is asked only where values have fewer hashes than there are rows.
     """
-    for bucket in range(files.count):
-        batches = list(files.gather(paths, buckets.Share(bucket), [_HASH]))
-        if not batches:
-            continue
-        hashes = np.sort(np.concatenate([batch.column(_HASH).to_numpy() for batch in batches]))
-        if (hashes[1:] == hashes[:-1]).any():
-            return False
-    return True
-
-
-def _is_surely_unique(rows: DataFrame, names: Sequence[str]) -> bool:
-    """The same of rows that Spark holds."""
-    from pyspark.sql import functions as F
-
-    hashes = rows.select(F.xxhash64(*[column(name) for name in names]).alias(_HASH))
-    found = hashes.agg(F.count_distinct(_HASH).alias("different"), F.count(_HASH).alias("rows")).first()
-    return found is not None and found["different"] == found["rows"]
+    ordered = np.sort(hashes)
+    return not bool((ordered[1:] == ordered[:-1]).any())
