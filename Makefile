@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 FROM ?= 2013-01-01
 TO ?= 2013-12-31
-ONLINE_TESTS := ml_platform_tests/online_store/test_store.py ml_platform_tests/online_store/test_publish.py
+ONLINE_TESTS := $(addprefix ml_platform_tests/online_store/test_,store.py look_up.py publish.py)
 
 .PHONY: help setup demo ui test test-online test-slow test-connect test-browser bench bench-online bench-parsing bench-products smoke-databricks lint format lock clean
 

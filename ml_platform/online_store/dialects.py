@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy as sa
@@ -28,21 +26,10 @@ if TYPE_CHECKING:
 
 VERSION = "mrds_version"
 PUBLISHED_AT = "published_at"
+#: What a statement binds at most: SQL Server takes 2,100 values, SQLite before 3.32 only 999.
+_MOST_VALUES = 999
 Type = sa.types.TypeEngine[Any]
 Key = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """A compiled query for ``size`` keys; ``bind`` makes its parameters.
-
-    A ``fixed`` one takes exactly that many keys, another one up to that many.
-    """
-
-    sql: str
-    size: int
-    bind: Callable[[Sequence[Key]], Any]
-    fixed: bool = True
 
 
 class Dialect(ABC):
@@ -50,8 +37,6 @@ class Dialect(ABC):
 
     longest_name: ClassVar[int | None] = None
     staging_prefixes: ClassVar[tuple[str, ...]] = ("TEMPORARY",)
-    #: Whether the driver gives and takes dates, times and booleans itself.
-    driver_has_types: ClassVar[bool] = True
 
     def __init__(self, lock_timeout: float) -> None:
         self.lock_timeout = lock_timeout
@@ -109,33 +94,18 @@ class Dialect(ABC):
             cleared: columns that the contract no longer has; null in rows that are written.
         """
 
-    def lookup(self, features: sa.Table, names: Sequence[str], entity: Sequence[str], size: int) -> Lookup:
-        """A query for ``names`` of ``size`` keys, as one list of bound values."""
-        marks = [
-            [sa.bindparam(f"k{n}_{m}", type_=features.c[name].type) for m, name in enumerate(entity)]
-            for n in range(size)
-        ]
-        if len(entity) == 1:
-            chosen: sa.ColumnElement[bool] = features.c[entity[0]].in_([row[0] for row in marks])
-        else:
-            chosen = sa.or_(
-                *[
-                    sa.and_(*[features.c[name] == mark for name, mark in zip(entity, row, strict=True)])
-                    for row in marks
-                ]
-            )
-        compiled = sa.select(*[features.c[name] for name in names]).where(chosen).compile(dialect=self.sql)
-        order = [mark.key for row in marks for mark in row]
-        if compiled.positional:
-            assert compiled.positiontup == order, "the query binds nothing but the keys"
-            return Lookup(str(compiled), size, lambda keys: tuple(chain.from_iterable(keys)))
-        return Lookup(
-            str(compiled), size, lambda keys: dict(zip(order, chain.from_iterable(keys), strict=True))
-        )
+    def of_keys(
+        self, query: sa.Select[Any], columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]
+    ) -> sa.Select[Any]:
+        """Those rows of ``query`` whose ``columns`` are one of ``keys``."""
+        return query.where(among(columns, keys))
 
-    def lookup_sizes(self, columns: int) -> Sequence[int]:
-        """The sizes for which a query is made, ascending; a batch is filled up to the next one."""
-        return tuple(2**n for n in range(10))
+    def keys_at_once(self, columns: int) -> int:
+        """How many keys of so many columns :meth:`of_keys` takes.
+
+        Each number of keys of several columns is a statement of its own, and SQLAlchemy keeps them all.
+        """
+        return _MOST_VALUES if columns == 1 else min(100, _MOST_VALUES // columns)
 
     @property
     @abstractmethod
@@ -146,7 +116,6 @@ class Dialect(ABC):
 class Sqlite(Dialect):
     """An embedded file. Readers go on beside the one writer (write-ahead log)."""
 
-    driver_has_types = False
     sql = sqlite.dialect()
 
     def engine_options(self) -> dict[str, Any]:
@@ -237,37 +206,23 @@ class PostgreSql(Dialect):
     ) -> sa.Executable:
         return _upsert(self, postgresql.insert(features), features, source, entity, cleared)
 
-    def lookup(self, features: sa.Table, names: Sequence[str], entity: Sequence[str], size: int) -> Lookup:
-        """One array a column of the key, so that one prepared statement serves any number of keys.
-
-        For a single key the driver takes longer to make an array than the database to find the row.
-        """
-        if size == 1:
-            return super().lookup(features, names, entity, size)
+    def of_keys(
+        self, query: sa.Select[Any], columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]
+    ) -> sa.Select[Any]:
+        """One array a column of the key, so that one prepared statement serves any number of keys."""
         # A bound array has no collation of its own; the key's counts.
-        types = [
-            sa.Text() if isinstance(features.c[name].type, sa.Text) else features.c[name].type
-            for name in entity
+        types = [sa.Text() if isinstance(column.type, sa.Text) else column.type for column in columns]
+        arrays = [
+            sa.literal(list(values), postgresql.ARRAY(type_))
+            for values, type_ in zip(zip(*keys, strict=True), types, strict=True)
         ]
-        arrays = [sa.bindparam(f"k{n}", type_=postgresql.ARRAY(type_)) for n, type_ in enumerate(types)]
-        query = sa.select(*[features.c[name] for name in names])
-        if len(entity) == 1:
-            query = query.where(features.c[entity[0]] == sa.any_(arrays[0]))
-        else:
-            columns = [sa.column(f"k{n}", type_) for n, type_ in enumerate(types)]
-            wanted = sa.func.unnest(*arrays).table_valued(*columns, name="wanted").render_derived()
-            same = [features.c[name] == wanted.c[f"k{n}"] for n, name in enumerate(entity)]
-            query = query.join(wanted, sa.and_(*same))
-        order = [array.key for array in arrays]
-        return Lookup(
-            str(query.compile(dialect=self.sql)),
-            size,
-            lambda keys: dict(zip(order, map(list, zip(*keys, strict=True)), strict=True)),
-            fixed=False,
-        )
+        names = [sa.column(f"key_{n}", type_) for n, type_ in enumerate(types)]
+        wanted = sa.func.unnest(*arrays).table_valued(*names).render_derived(name="wanted")
+        same = [column == key for column, key in zip(columns, wanted.c, strict=True)]
+        return query.join(wanted, sa.and_(*same))
 
-    def lookup_sizes(self, columns: int) -> Sequence[int]:
-        return (1, 10_000)
+    def keys_at_once(self, columns: int) -> int:
+        return 10_000
 
 
 def _sql_server(paramstyle: str) -> sa.Dialect:
@@ -383,12 +338,22 @@ class SqlServer(Dialect):
             f"VALUES ({', '.join(pair(name)[1] for name in names)});"
         ).bindparams(**compiled.params)
 
-    def lookup_sizes(self, columns: int) -> Sequence[int]:
-        """A statement takes at most 2,100 parameters."""
-        return tuple(2**n for n in range(10) if 2**n * columns < 2_100)
-
 
 DIALECTS: dict[str, type[Dialect]] = {"sqlite": Sqlite, "postgresql": PostgreSql, "mssql": SqlServer}
+
+
+def among(columns: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]) -> sa.ColumnElement[bool]:
+    """That ``columns`` are one of ``keys``."""
+    if len(columns) == 1:
+        values = [key[0] for key in keys]
+        return columns[0].in_(sa.bindparam(None, values, columns[0].type, expanding=True))
+    # Not `IN` with tuples: SQL Server knows none, and SQLite would read the whole table.
+    return sa.or_(
+        *[
+            sa.and_(*[c == sa.literal(value, c.type) for c, value in zip(columns, key, strict=True)])
+            for key in keys
+        ]
+    )
 
 
 def _upsert(

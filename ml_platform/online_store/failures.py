@@ -108,9 +108,12 @@ def online_store_error(error: Exception, dialect: str, address: Address) -> Onli
     kind = "busy" if isinstance(error, sa.exc.TimeoutError) else _KINDS[dialect](cause)
     if kind == "other" and getattr(error, "connection_invalidated", False):
         kind = "cut"
-    # PostgreSQL's further lines quote the values of rows.
-    primary = getattr(getattr(cause, "diag", None), "message_primary", None)
-    message = address.scrub(" ".join((primary or str(cause)).split()))
+    if isinstance(cause, (TypeError, ValueError)):
+        said = "a value is not of its column's type"  # SQLAlchemy quotes it
+    else:
+        # PostgreSQL's further lines quote the values of rows.
+        said = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)
+    message = address.scrub(" ".join(said.split()))
     return OnlineStoreError(
         f"the online store {address}: {_ADVICE[kind]} ({type(cause).__name__}: {message})",
         temporary=kind in _TEMPORARY,

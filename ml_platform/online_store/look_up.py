@@ -1,21 +1,19 @@
-"""Looking features up: one compiled statement for a batch of keys, on a pooled connection.
+"""Looking features up: one statement for a batch of keys, on a pooled connection.
 
-A look-up takes tens of microseconds, so what can be made once per product is made once, and rows come
-straight from the driver. What may be asked, and of which product, is :mod:`.store`'s business.
+What may be asked, and of which product, is :mod:`.store`'s business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from ml_platform.online_store.dialects import Key, Lookup
+from ml_platform.online_store.dialects import Key
 from ml_platform.online_store.failures import Address, is_missing, translated
 from ml_platform.online_store.feature_tables import FeatureTables
-
-Convert = Callable[[Any], Any]
+from ml_platform.online_store.statements import Statements
 
 
 class FeatureReader:
@@ -26,78 +24,48 @@ class FeatureReader:
         self._address = address
         self._tables = tables
         self._names = [str(column.name) for column in tables.features.c]
-        self._from_database, self._to_database = self._converters()
-        self._sizes = tables.dialect.lookup_sizes(len(tables.entity))
-        self._lookups: dict[int, Lookup] = {}
+        self._statements = Statements(tables)
+        # SQLAlchemy takes longer to make a statement than SQLite to find a row.
+        self._row_of_key = self._statements.row_of_key()
 
     def get(self, keys: Sequence[Sequence[Any]]) -> list[dict[str, Any] | None]:
         """The stored row of each key; see :meth:`.OnlineStore.get`."""
         wanted = [self._tables.key(key) for key in keys]
         distinct = list(dict.fromkeys(wanted))
         width = len(self._tables.entity)
+        size = self._tables.dialect.keys_at_once(width)
         found: dict[Key, dict[str, Any]] = {}
-        for start in range(0, len(distinct), self._sizes[-1]):
-            for row in self._look_up(distinct[start : start + self._sizes[-1]]):
+        for start in range(0, len(distinct), size):
+            for row in self._look_up(distinct[start : start + size]):
                 found[row[:width]] = dict(zip(self._names, row, strict=True))
         return [found.get(key) for key in wanted]
 
-    def _converters(self) -> tuple[list[tuple[int, Convert]], list[tuple[int, Convert]]]:
-        """What turns the driver's values into Python's, and a key's values into the driver's."""
-        tables, dialect = self._tables, self._engine.dialect
-        if tables.dialect.driver_has_types:
-            return [], []
-        types = [column.type.dialect_impl(dialect) for column in tables.features.c]
-        return (
-            _given([type_.result_processor(dialect, None) for type_ in types]),
-            _given([type_.bind_processor(dialect) for type_ in types[: len(tables.entity)]]),
-        )
-
-    def _look_up(self, keys: list[Key]) -> list[tuple[Any, ...]]:
-        lookup = self._lookup(len(keys))
-        if self._to_database:
-            keys = [_converted(key, self._to_database) for key in keys]
-        if lookup.fixed:
-            keys += keys[-1:] * (lookup.size - len(keys))
+    def _look_up(self, keys: Sequence[Key]) -> Sequence[sa.Row[Any]]:
         with translated(self._engine, self._address):
             try:
-                rows = self._execute(lookup.sql, lookup.bind(keys))
-            except self._engine.dialect.loaded_dbapi.Error as error:
+                if len(keys) == 1:
+                    return self._rows(self._row_of_key, {f"key_{n}": v for n, v in enumerate(keys[0])})
+                return self._rows(self._statements.rows_of_keys(keys))
+            except sa.exc.DBAPIError as error:
                 if not is_missing(error, self._engine.dialect.name):
                     raise
-                rows = self._of_older_table(keys)
-        if self._from_database:
-            return [_converted(row, self._from_database) for row in rows]
-        return rows
+                return self._of_older_table(keys)
 
-    def _lookup(self, count: int) -> Lookup:
-        size = next(size for size in self._sizes if size >= count)
-        if size not in self._lookups:
-            tables = self._tables
-            self._lookups[size] = tables.dialect.lookup(tables.features, self._names, tables.entity, size)
-        return self._lookups[size]
+    def _rows(self, query: sa.Select[Any], key: Mapping[str, Any] | None = None) -> Sequence[sa.Row[Any]]:
+        """What the query finds; a connection that broke in the pool is replaced once."""
+        try:
+            return self._execute(query, key)
+        except sa.exc.DBAPIError as error:
+            # SQLAlchemy now replaces all that are as old. Tenacity would add a quarter to each look-up.
+            if not error.connection_invalidated:
+                raise
+        return self._execute(query, key)
 
-    def _execute(self, sql: str, parameters: Any) -> list[tuple[Any, ...]]:
-        """Rows as the driver gives them. A connection that broke in the pool is replaced once."""
-        dialect = self._engine.dialect
-        for attempt in (1, 2):
-            connection = self._engine.raw_connection()
-            try:
-                cursor = connection.cursor()
-                cursor.execute(sql, parameters)
-                return list(cursor.fetchall())
-            except dialect.loaded_dbapi.Error as error:
-                driver: Any = connection.driver_connection
-                if not dialect.is_disconnect(error, driver, None):
-                    raise
-                connection.invalidate()
-                self._engine.dispose()
-                if attempt == 2:
-                    raise
-            finally:
-                connection.close()
-        raise AssertionError("the second attempt returns or raises")
+    def _execute(self, query: sa.Select[Any], key: Mapping[str, Any] | None) -> Sequence[sa.Row[Any]]:
+        with self._engine.connect() as connection:
+            return connection.execute(query, key).all()
 
-    def _of_older_table(self, keys: list[Key]) -> list[tuple[Any, ...]]:
+    def _of_older_table(self, keys: Sequence[Key]) -> Sequence[sa.Row[Any]]:
         """Rows of a table that lacks columns of the contract until its next publication; these are null."""
         tables = self._tables
         with self._engine.connect() as connection:
@@ -107,19 +75,4 @@ class FeatureReader:
             stored = {column["name"] for column in inspector.get_columns(tables.features.name)}
         if not stored.issuperset(tables.entity):
             return []
-        names = [name for name in self._names if name in stored]
-        lookup = tables.dialect.lookup(tables.features, names, tables.entity, len(keys))
-        rows = [dict(zip(names, row, strict=True)) for row in self._execute(lookup.sql, lookup.bind(keys))]
-        return [tuple([row.get(name) for name in self._names]) for row in rows]
-
-
-def _given(converters: Sequence[Convert | None]) -> list[tuple[int, Convert]]:
-    """The converters that are there, with their columns' places."""
-    return [(n, convert) for n, convert in enumerate(converters) if convert is not None]
-
-
-def _converted(row: Sequence[Any], converters: Sequence[tuple[int, Convert]]) -> tuple[Any, ...]:
-    values = list(row)
-    for n, convert in converters:
-        values[n] = convert(values[n])
-    return tuple(values)
+        return self._rows(self._statements.rows_of_keys(keys, stored))

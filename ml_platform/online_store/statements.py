@@ -6,14 +6,14 @@ The order in which they run, and in which transactions, is decided in :mod:`.pub
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from ml_platform.contract.source import EVENT_DAY
-from ml_platform.online_store.dialects import VERSION, Key
+from ml_platform.online_store.dialects import VERSION, Key, among
 from ml_platform.online_store.feature_tables import NUMBER, PUBLICATION, REASON, FeatureTables
 
 
@@ -26,6 +26,24 @@ class Statements:
         self.days = tables.days
         self.forgotten = tables.forgotten
         self.entity = tables.entity
+
+    # -- looking up ----------------------------------------------------------------------------------
+
+    def row_of_key(self) -> sa.Select[Any]:
+        """The row of the key that is bound as ``key_0``, ``key_1`` and so on."""
+        columns = [self.features.c[name] for name in self.entity]
+        marks = [sa.bindparam(f"key_{n}", type_=column.type) for n, column in enumerate(columns)]
+        same = [column == mark for column, mark in zip(columns, marks, strict=True)]
+        return sa.select(*self.features.c).where(*same)
+
+    def rows_of_keys(self, keys: Sequence[Key], stored: Collection[str] | None = None) -> sa.Select[Any]:
+        """The rows of ``keys``; columns that aren't among the ``stored`` ones are null."""
+        chosen = [
+            column if stored is None or column.name in stored else sa.null().label(column.name)
+            for column in self.features.c
+        ]
+        columns = [self.features.c[name] for name in self.entity]
+        return self.tables.dialect.of_keys(sa.select(*chosen), columns, keys)
 
     # -- publishing ----------------------------------------------------------------------------------
 
@@ -157,12 +175,7 @@ class Statements:
         return sa.exists().where(*self._same(self.forgotten, staging, self.entity))
 
     def _keys(self, table: sa.Table, keys: Sequence[Key]) -> sa.ColumnElement[bool]:
-        columns = [table.c[name] for name in self.entity]
-        if len(columns) == 1:
-            return columns[0].in_([key[0] for key in keys])
-        return sa.or_(
-            *[sa.and_(*[c == value for c, value in zip(columns, key, strict=True)]) for key in keys]
-        )
+        return among([table.c[name] for name in self.entity], keys)
 
     @staticmethod
     def _same(left: Any, right: Any, names: Sequence[str]) -> list[sa.ColumnElement[bool]]:

@@ -138,15 +138,30 @@ INSERT INTO [shop_features_days] ([event_day], [mrds_version], [publication]) VA
 SELECT count(*) AS count_1, max([shop_features].[event_day]) AS max_1
 FROM [shop_features];
 
+-- look up a key of two columns
+SELECT [shop_features].[region], [shop_features].[number], [shop_features].[event_day], [shop_features].[text], [shop_features].[small], [shop_features].[big], [shop_features].[flag], [shop_features].[since], [shop_features].[at], [shop_features].[spend "net" 100%], [shop_features].[mrds_version], [shop_features].[published_at]
+FROM [shop_features]
+WHERE [shop_features].[region] = ? AND [shop_features].[number] = ?;
+
 -- look up two keys of two columns
-SELECT [shop_features].[region], [shop_features].[number], [shop_features].[event_day], [shop_features].[text], [shop_features].[small], [shop_features].[big], [shop_features].[flag], [shop_features].[since], [shop_features].[at], [shop_features].[spend "net" 100%], [shop_features].[mrds_version], [shop_features].[published_at] 
-FROM [shop_features] 
+SELECT [shop_features].[region], [shop_features].[number], [shop_features].[event_day], [shop_features].[text], [shop_features].[small], [shop_features].[big], [shop_features].[flag], [shop_features].[since], [shop_features].[at], [shop_features].[spend "net" 100%], [shop_features].[mrds_version], [shop_features].[published_at]
+FROM [shop_features]
 WHERE [shop_features].[region] = ? AND [shop_features].[number] = ? OR [shop_features].[region] = ? AND [shop_features].[number] = ?;
 
 -- look up a key of one column
-SELECT [shop_features].[customer], [shop_features].[event_day], [shop_features].[spend], [shop_features].[pages], [shop_features].[channel], [shop_features].[visit], [shop_features].[mrds_version], [shop_features].[published_at] 
-FROM [shop_features] 
-WHERE [shop_features].[customer] IN (?);
+SELECT [shop_features].[customer], [shop_features].[event_day], [shop_features].[spend], [shop_features].[pages], [shop_features].[channel], [shop_features].[visit], [shop_features].[mrds_version], [shop_features].[published_at]
+FROM [shop_features]
+WHERE [shop_features].[customer] = ?;
+
+-- look up two keys of one column
+SELECT [shop_features].[customer], [shop_features].[event_day], [shop_features].[spend], [shop_features].[pages], [shop_features].[channel], [shop_features].[visit], [shop_features].[mrds_version], [shop_features].[published_at]
+FROM [shop_features]
+WHERE [shop_features].[customer] IN (?, ?);
+
+-- the same before there is a column for visits
+SELECT [shop_features].[customer], [shop_features].[event_day], [shop_features].[spend], [shop_features].[pages], [shop_features].[channel], NULL AS [visit], [shop_features].[mrds_version], [shop_features].[published_at]
+FROM [shop_features]
+WHERE [shop_features].[customer] IN (?, ?);
 
 -- entities forgotten already
 SELECT [shop_features_forgotten].[region], [shop_features_forgotten].[number]

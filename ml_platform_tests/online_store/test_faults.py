@@ -83,6 +83,57 @@ def test_connections_that_broke_in_the_pool_are_replaced(pg: str) -> None:
     assert store.get(product, [["a"]])[0] is not None
 
 
+def test_all_connections_of_the_pool_may_have_broken(pg: str) -> None:
+    store, product = OnlineStore(pg), shop()
+    publish(store, product, [row("a", MONDAY, 1.0), row("b", MONDAY, 2.0)])
+    held = [store._reader.connect() for _ in range(4)]
+    backends = [backend(connection) for connection in held]
+    for connection in held:
+        connection.close()
+    execute(pg, *[f"SELECT pg_terminate_backend({pid}, 10000)" for pid in backends])
+    for keys in ([["a"]], [["a"], ["b"]]):
+        assert None not in store.get(product, keys)
+
+
+def backend(connection: sa.Connection) -> int:
+    """The process of the server that serves the connection."""
+    driver = connection.connection.driver_connection
+    pid: int = driver.info.backend_pid  # type: ignore[union-attr]
+    return pid
+
+
+@pytest.mark.parametrize("keys", [[["a"]], [["a"], ["b"]]])
+def test_a_look_up_whose_second_connection_breaks_too_fails(pg: str, keys: list[list[str]]) -> None:
+    store, product = OnlineStore(pg), shop()
+    publish(store, product, [row("a", MONDAY, 1.0)])
+    assert store.get(product, keys)[0] is not None
+    broken = []
+
+    def cut(connection: sa.Connection, *_: object) -> None:
+        broken.append(backend(connection))
+        execute(pg, f"SELECT pg_terminate_backend({broken[-1]}, 10000)")
+
+    sa.event.listen(store._reader, "before_cursor_execute", cut)
+    with pytest.raises(OnlineStoreError, match="the connection broke") as caught:
+        store.get(product, keys)
+    assert caught.value.temporary
+    assert len(set(broken)) == len(broken) == 2
+    sa.event.remove(store._reader, "before_cursor_execute", cut)
+    assert store.get(product, keys)[0] is not None
+
+
+def test_a_look_up_that_the_database_refuses_is_not_tried_again(pg: str) -> None:
+    store, product = OnlineStore(pg), shop()
+    publish(store, product, [row("a", MONDAY, 1.0)])
+    asked = []
+    sa.event.listen(store._reader, "before_cursor_execute", lambda *_: asked.append(1))
+    with pytest.raises(OnlineStoreError, match="the database refuses the statement") as caught:
+        store.get(product, [["Ann\0Miller"]])
+    assert not caught.value.temporary
+    assert "Ann" not in str(caught.value)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_killed_publication_leaves_no_staging(kind: str, sqlite_url: str, pg: str) -> None:
     url = sqlite_url if kind == "sqlite" else pg
