@@ -1,99 +1,88 @@
-"""Whether what the ledger says of a product is there: tables, models, online store, reports, events.
-
-To examine changes nothing (:mod:`.findings`); a repair makes again what the deliveries and the ledger allow
-(:mod:`.repairs`). The rest, like the ledger itself, rollbacks without a trace and deliveries, comes from a
-backup (docs/operating.md).
-"""
+"""The command ``doctor``: what isn't as the ledger says, and what to do about it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
-from ml_platform.cli.findings import Examination, Finding
-from ml_platform.cli.repairs import Repair
-from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, names, nothing_made_from, table_names
-from ml_platform.contract.product import Product
+import typer
+
+from ml_platform.cli.console import console, fail, instance_of, print_json, product_named
+from ml_platform.cli.layout import say, say_command
+from ml_platform.contract.days import counted
+from ml_platform.contract.loading import load_products
 from ml_platform.settings import Settings
-from ml_platform.storage.ledger import DAYS
-from ml_platform.storage.path_locations import FolderLocation, PathLocation
-from ml_platform.storage.tables import Tables
 
 if TYPE_CHECKING:
-    import dagster as dg
+    from ml_platform.cli.findings import Finding
 
 
-def check_up(
-    product: Product,
-    settings: Settings,
-    open_instance: Callable[[], AbstractContextManager[dg.DagsterInstance]],
-    *,
-    repair: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> list[Finding]:
-    """What isn't as the ledger says; with ``repair``, what still isn't after all that can be made again was.
+def doctor(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PRODUCT]", help="The name of a product. Default: all.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make again what is missing, and move aside what is damaged.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The findings as a JSON list, for scripts.")
+    ] = False,
+) -> None:
+    """Compare the ledger with what is there: tables, models, online store, reports, Dagster's events.
 
-    Raises:
-        BackfillError: a run of the repair failed.
+    The exit code is 0 if all is as the ledger says, and 1 if something is missing or damaged, or still is
+    after a repair.
+
+    Example: `ml-platform doctor flights --repair`
     """
-    examination = Examination(product, settings)
-    found = _look(examination, open_instance)
-    if not repair or not any(finding.repairable for finding in found):
-        return found
-    work = Repair(examination, say)
-    work.set_aside(found)
-    if all(finding.part in nothing_made_from() for finding in examination.unusable()):
-        with open_instance() as instance:
-            work.repair(instance)
-            work.report_again(instance)
-    return _look(examination, open_instance)
+    from ml_platform.cli.backfill import BackfillError
+    from ml_platform.cli.check_up import check_up, is_new, not_looked_at
 
-
-def is_new(product: Product, settings: Settings) -> bool:
-    """Whether nothing of a product has been recorded yet, so that nothing can be missing."""
-    return not Tables.of(settings).control.exists(product.name, DAYS)
-
-
-def not_looked_at(product: Product, settings: Settings) -> list[str]:
-    """What can't be seen from here, in sentences that say where to look."""
-    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
-        return []  # this is the other machine
-    tables = Tables.of(settings)
-    parts: dict[str, list[str]] = {}
-    for asset in names():
-        engine = product.engine.of(asset, settings.engine)
-        if asset == MODEL or engine == "local":
+    settings = Settings()
+    products, broken = load_products(settings.product_folders) if name is None else ({}, {})
+    if name is not None:
+        settings, products[name] = product_named(name)
+    for error in broken.values():
+        print(f"left out: {error}", file=sys.stderr)
+    found: dict[str, list[Finding]] = {}
+    for product in products.values():
+        tell = (lambda _: None) if as_json else (lambda said: say(said, indent=2, hanging=4, style="dim"))
+        try:
+            found[product.name] = check_up(
+                product, settings, lambda: instance_of(settings), repair=repair, say=tell
+            )
+        except BackfillError as error:
+            fail(f"{product.name}: {error}")
+    if as_json:
+        print_json([{"product": key, **finding.plain()} for key, of in found.items() for finding in of])
+    for product_name, findings in {} if as_json else found.items():
+        product = products[product_name]
+        elsewhere = not_looked_at(product, settings)
+        if not findings and is_new(product, settings):
+            console.print(f"{product_name}: nothing has been made yet, so nothing can be missing.")
             continue
-        if asset == ARDS:
-            parts.setdefault(engine, []).append("the deliveries")
-        if not CATALOGUE[asset].tables:
-            if not CATALOGUE[asset].small_tables:  # these every machine sees
-                parts.setdefault(engine, []).append(asset)
-        elif isinstance(tables.location, FolderLocation):
-            parts.setdefault(engine, []).append(asset)
-    places = [
-        f"{', '.join(made)}: made on {engine}; run ml-platform doctor {product.name} there"
-        for engine, made in parts.items()
-    ]
-    if not isinstance(tables.location, PathLocation):
-        places.append(
-            f"the rows of {', '.join(table_names())}: {settings.tables_root} is a catalog, which only Spark "
-            "opens; look there"
-        )
-    return places
+        _print_findings(product_name, findings, elsewhere)
+    if any(found.values()):
+        raise typer.Exit(1)
 
 
-def _look(
-    examination: Examination, open_instance: Callable[[], AbstractContextManager[dg.DagsterInstance]]
-) -> list[Finding]:
-    """All findings; Dagster's instance is opened where there is one, and not made."""
-    databases = examination.databases()
-    found = examination.examine(databases)
-    if any(finding.part == "dagster" for finding in databases):
-        return found
-    if not (examination.dagster_home / "dagster.yaml").exists():
-        return found + examination.events(None)
-    with open_instance() as instance:
-        return found + examination.events(instance)
+def _print_findings(product: str, findings: Sequence[Finding], elsewhere: Sequence[str]) -> None:
+    """Print what is wrong, and what was not looked at."""
+    if findings:
+        say(f"{product}: {counted(len(findings), 'part')} not as the ledger says", style="red")
+    elif elsewhere:
+        say(f"{product}: all that was looked at is as the ledger says.", style="green")
+    else:
+        say(f"{product}: all is as the ledger says.", style="green")
+    for finding in findings:
+        say(f"{finding.part} is {finding.state}: {finding.detail}", hanging=2)
+        if finding.place:
+            say(f"place: {finding.place}", indent=2, hanging=4)
+        if finding.command.startswith("ml-platform "):
+            say("to fix it:", indent=2)
+            say_command(finding.command, indent=4)
+        else:
+            say(f"to fix it: {finding.command}", indent=2, hanging=4)
+    for part in elsewhere:
+        say(f"not looked at: {part}", hanging=2, style="yellow")

@@ -1,7 +1,7 @@
 """The entry of the command ``ml-platform``, which sees to it that every command ends well.
 
 Signals are taken care of before anything else is imported: an interruption in the first second, while that
-goes on, ends like any other. What the commands do is in :mod:`ml_platform.cli.main`.
+goes on, ends like any other. The commands are put together in :mod:`ml_platform.cli.main`.
 """
 
 from __future__ import annotations

@@ -65,6 +65,17 @@ def explain(error: BaseException, settings: Settings) -> str | None:
     return None
 
 
+def sentence_of(error: Exception, settings: Settings) -> str:
+    """What a person needs of an error: its own words if the platform has raised it, or an explanation."""
+    explained = explain(error, settings)
+    if explained is not None:
+        return explained
+    first, *_ = [*str(error).strip().splitlines(), ""]
+    if type(error).__module__.partition(".")[0] == "ml_platform":
+        return str(error)
+    return f"{type(error).__name__}: {first or 'no reason given'}"
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -11,7 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from ml_platform.cli.backfill import Backfill
-from ml_platform.cli.main import _in_words, app
+from ml_platform.cli.contracts import in_words
+from ml_platform.cli.main import app
 from ml_platform.contract.assets import CATALOGUE
 from ml_platform.engine.run_partitions import Done
 from ml_platform.settings import Settings
@@ -277,4 +278,4 @@ def test_the_progress_of_drift_counts_months() -> None:
     ],
 )
 def test_a_contract_is_described_in_plain_english(changes: dict[str, Any], expected: str) -> None:
-    assert expected in " ".join(_in_words(shop(**changes)))
+    assert expected in " ".join(in_words(shop(**changes)))

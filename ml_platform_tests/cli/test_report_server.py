@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from ml_platform.cli import ui
+from ml_platform.cli import servers
 from ml_platform.cli.report_server import build_app
 from ml_platform.engine.report_targets import report_base, report_links, served_folder
 from ml_platform.settings import Settings
@@ -155,7 +155,7 @@ def test_the_ports_of_the_servers_reach_links_that_no_setting_leads_elsewhere(
     found: list[object] = []
     monkeypatch.setattr("subprocess.Popen", popen)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    ui.serve(Settings(home=tmp_path, **values), 3100, 5100, 3101)  # type: ignore[arg-type]
+    servers.serve(Settings(home=tmp_path, **values), 3100, 5100, 3101)  # type: ignore[arg-type]
     assert found == [expected]
 
 

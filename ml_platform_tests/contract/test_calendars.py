@@ -12,7 +12,7 @@ import pytest
 from dagster._core.definitions.freshness import CronFreshnessPolicy, TimeWindowFreshnessPolicy
 from pandas.tseries.holiday import USFederalHolidayCalendar
 
-from ml_platform.cli.main import _in_words
+from ml_platform.cli.contracts import in_words
 from ml_platform.contract.loading import ContractError
 from ml_platform.contract.product import Product
 from ml_platform.graph.alerts import findings
@@ -37,7 +37,7 @@ def test_without_a_calendar_every_day_is_due() -> None:
     product = shop()
     assert product.due_days(days("2024-01-01", "2024-12-31")) == days("2024-01-01", "2024-12-31")
     assert product.delivery.is_daily
-    assert "Deliveries are due for every day." in _in_words(product)
+    assert "Deliveries are due for every day." in in_words(product)
 
 
 def test_due_days_are_those_of_another_calendar_of_the_same_country() -> None:
@@ -92,13 +92,13 @@ def test_a_calendar_that_is_not_known_is_an_error_in_words(delivery: dict[str, A
 
 
 def test_the_contract_is_told_in_words() -> None:
-    lines = "\n".join(_in_words(with_calendar(holidays=["US-NY", "2024-12-24"], arrives="due_days")))
+    lines = "\n".join(in_words(with_calendar(holidays=["US-NY", "2024-12-24"], arrives="due_days")))
     assert (
         "Deliveries are due for Mondays to Fridays, without the holidays of US-NY and 2024-12-24; what would "
         "arrive on another day comes on the next of them." in lines
     )
     assert "for Mondays, Wednesdays to Fridays." in "\n".join(
-        _in_words(shop(delivery={"weekdays": ["mon", "wed", "thu", "fri"]}))
+        in_words(shop(delivery={"weekdays": ["mon", "wed", "thu", "fri"]}))
     )
 
 

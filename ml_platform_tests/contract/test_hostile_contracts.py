@@ -352,7 +352,7 @@ def _has(holder: Any, key: Any) -> bool:
 
 def use(product: Product) -> None:
     """All that is asked of a product before it has any data."""
-    from ml_platform.cli.main import _in_words
+    from ml_platform.cli.contracts import in_words
     from ml_platform.data_engineering import aggregation, resolution
     from ml_platform.engine import training_plan
     from ml_platform.machine_learning import scoring
@@ -362,7 +362,7 @@ def use(product: Product) -> None:
     assert resolution.rows_schema(product).names
     assert aggregation.schema(product).names
     assert scoring.schema(product).names
-    assert _in_words(product)
+    assert in_words(product)
     day = product.start
     for data_set in ("ards", "mrds"):
         assert expectations.suite(product, data_set)

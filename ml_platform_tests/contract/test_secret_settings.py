@@ -18,7 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from ml_platform.build import build_definitions
-from ml_platform.cli import ui
+from ml_platform.cli import servers
 from ml_platform.contract.secrets import Secret, SecretAddress, scrub
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.resources import without_secrets
@@ -126,7 +126,7 @@ def test_no_secret_is_on_a_command_line_of_the_servers(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     store = f"postgresql://ann:{QUOTED}@127.0.0.1:9/mlflow"
     chosen = settings.model_copy(update={"mlflow_tracking_uri": SecretAddress(store)})
-    ui.serve(chosen, 3000, 5000, 3001)
+    servers.serve(chosen, 3000, 5000, 3001)
     ((words, environment),) = started
     assert not leaks(" ".join(words))
     assert environment["MLFLOW_BACKEND_STORE_URI"] == store

@@ -12,8 +12,8 @@ import pytest
 from deltalake import DeltaTable
 
 from ml_platform.cli.backfill import Backfill, BackfillError, apart
+from ml_platform.cli.check_up import check_up
 from ml_platform.cli.console import instance_of
-from ml_platform.cli.doctor import check_up
 from ml_platform.cli.findings import Finding
 from ml_platform.contract.assets import StepName
 from ml_platform.contract.days import DayRange

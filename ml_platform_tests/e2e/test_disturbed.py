@@ -27,8 +27,8 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
+from ml_platform.cli.check_up import check_up
 from ml_platform.cli.console import instance_of
-from ml_platform.cli.doctor import check_up
 from ml_platform.cli.findings import Finding
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.graph.bad_days import only_bad_days

@@ -490,8 +490,8 @@ def test_services_steps_and_storage_know_nothing_of_dagster() -> None:
     allowed = {
         "build.py",
         "cli/backfill.py",
+        "cli/check_up.py",
         "cli/console.py",
-        "cli/doctor.py",
         "cli/findings.py",
         "cli/repairs.py",
         "cli/smoke.py",
