@@ -11,9 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ml_platform.machine_learning import registry as registry_module
+from ml_platform.machine_learning import loaded_models
+from ml_platform.machine_learning.model_files import LIBRARIES
 from ml_platform.machine_learning.model_history import ModelRecord
-from ml_platform.machine_learning.registry import LIBRARIES
 from ml_platform_tests import tasks_here
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import D, Platform, deliver_visits, forget_registry
@@ -50,8 +50,8 @@ def copied(made: Platform, home: Path) -> Platform:
 def forget() -> None:
     """The next load is another process's."""
     forget_registry()
-    registry_module._read_file.cache_clear()
-    registry_module._read_pipeline.cache_clear()
+    loaded_models.read_here.cache_clear()
+    loaded_models.read_there.cache_clear()
 
 
 @contextlib.contextmanager

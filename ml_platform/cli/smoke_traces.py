@@ -87,6 +87,7 @@ def traces_of(
         )
     if MODEL in assets:
         registry = Registry.of(settings)
+        tracking = registry.tracking
         found += [
             Trace(
                 "registered model",
@@ -96,9 +97,9 @@ def traces_of(
             ),
             Trace(
                 "experiment",
-                registry.experiment_name(product.name),
-                f"move {registry.experiment_name(product.name)} to the trash",
-                lambda: registry.remove_experiment(product),
+                tracking.experiment_name(product.name),
+                f"move {tracking.experiment_name(product.name)} to the trash",
+                lambda: tracking.remove_experiment(product),
             ),
         ]
     if ONLINE_FEATURES in assets:

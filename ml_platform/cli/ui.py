@@ -32,9 +32,9 @@ def ui(
         fail(str(error))
     settings = Settings()
     products, _ = load_products(settings.product_folders)
-    registry = Registry.of(settings)
+    tracking = Registry.of(settings).tracking
     for name in products:
-        registry.prepare(name)
+        tracking.prepare(name)
     with instance_of(settings):
         pass  # makes its folder and configuration
     console.print(

@@ -155,7 +155,7 @@ class ModelTraining:
         """
         context, product = self.context, self.context.product
         registry = Registry.of(context.settings)
-        registry.prepare()
+        registry.tracking.prepare()
         before = ModelHistory(context.tables, product).by_fingerprint().get(self.fingerprint)
         found = registry.find(product, self.fingerprint)
         if found is not None and not why:
@@ -219,7 +219,7 @@ class ModelTraining:
         if before is not None and before.selection is not None:
             known = Selection.read(before.selection)
         elif found is not None:
-            known = Registry.of(context.settings).selection(found.run_id)
+            known = Registry.of(context.settings).tracking.selection(found.run_id)
         kept = ModelHistory(context.tables, product).kept_selection(self.fingerprint)
         # The same, but with its trials, which are to be logged.
         return kept if kept is not None and (known is None or known.plain == kept.plain) else known

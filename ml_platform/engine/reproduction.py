@@ -249,7 +249,7 @@ class _Attempt:
             detail = f"{trained.threshold:.6g}" if same else f"{trained.threshold}, then {model.threshold}"
             self._say("decision threshold", same, detail)
         if asked.held_out is not None:
-            then = registry.metrics_of(model.mlflow_run_id)
+            then = registry.tracking.metrics_of(model.mlflow_run_id)
             self._say("held-out metrics", *_metrics(product, trained, asked.held_out, then, exactly))
 
 

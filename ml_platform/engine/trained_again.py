@@ -18,10 +18,11 @@ from ml_platform.engine.compared_rows import UnseenRows
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.model_training import Manifest, ModelTraining, Trained, contract_of
 from ml_platform.engine.passing_errors import is_passing
+from ml_platform.machine_learning.loaded_models import LoadedModel
 from ml_platform.machine_learning.model_files import RegistryError, UnloadableError
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion
 from ml_platform.machine_learning.pipeline import TrainingError
-from ml_platform.machine_learning.registry import LoadedModel, Registry
+from ml_platform.machine_learning.registry import Registry
 
 
 class AnotherModelError(RegistryError):

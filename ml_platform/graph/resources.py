@@ -132,12 +132,12 @@ class MlflowRuns:
 
         from ml_platform.machine_learning.registry import Registry
 
-        registry = Registry.of(self._settings)
+        tracking = Registry.of(self._settings).tracking
         with without_secrets(self._settings):
-            registry.prepare(product.name)
-            registry.end_orphans(product.name, self._is_over)
+            tracking.prepare(product.name)
+            tracking.end_orphans(product.name, self._is_over)
         config = {
-            "experiment_name": registry.experiment_name(product.name),
+            "experiment_name": tracking.experiment_name(product.name),
             "mlflow_tracking_uri": self._settings.tracking_uri,
             "extra_tags": {"product": product.name},
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -9,15 +10,21 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from typing import Any
 
+import pandas as pd
+
 from ml_platform.contract import boosting
 from ml_platform.contract.faults import ends_the_run, in_words
 from ml_platform.contract.product import Product
 from ml_platform.contract.tasks import AT_K
+from ml_platform.machine_learning import model_plots
 from ml_platform.machine_learning.arrays import Floats
 from ml_platform.machine_learning.kind import Kind, Predictions
+from ml_platform.machine_learning.mlflow_store import mlflow_module
 from ml_platform.machine_learning.model_files import skops_io, trusted
-from ml_platform.machine_learning.pipeline import TrainingError, contracts_estimator
+from ml_platform.machine_learning.pipeline import TrainingError, contracts_estimator, feature_frame
 from ml_platform.machine_learning.training import TrainedModel
+
+_log = logging.getLogger(__name__)
 
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
 
@@ -162,3 +169,47 @@ def holdout_metrics(kind: Kind, label: Floats, predictions: Predictions) -> dict
     figures = dict(kind.summary(label, predictions))
     figures[kind.product.evaluation.metric] = kind.score(label, predictions)
     return {f"holdout_{name}": value for name, value in figures.items() if value is not None}
+
+
+def log_figures(kind: Kind, trained: TrainedModel, model_id: str, holdout: pd.DataFrame | None) -> None:
+    """Log the metrics of a model to the present run, and what can be drawn of it.
+
+    Args:
+        model_id: MLflow's own name of the logged model.
+        holdout: labelled rows of held-out entities.
+    """
+    figures: dict[str, float] = {"training_rows": trained.rows}
+    if kind.product.task.has_positives:
+        figures["training_positives"] = trained.positives
+    unseen = None
+    if holdout is not None:
+        label = kind.labels(holdout[kind.product.label])
+        outputs = kind.in_days(kind.predict(trained.pipeline, holdout), holdout)
+        predictions = kind.decided(outputs, trained.threshold)
+        figures |= holdout_metrics(kind, label, predictions)
+        unseen = (holdout, label, predictions)
+    _log_plots(kind, trained, unseen)
+    mlflow_module().log_metrics(figures, model_id=model_id)
+
+
+def _log_plots(
+    kind: Kind, trained: TrainedModel, unseen: tuple[pd.DataFrame, Floats, Predictions] | None
+) -> None:
+    """Log what can be drawn of a model to the present run; nothing depends on it.
+
+    Args:
+        unseen: held-out rows, their labels, and what the model predicts for them.
+    """
+    mlflow, product = mlflow_module(), kind.product
+    try:
+        plots = model_plots.of_weights(trained.pipeline, product.sensitive)
+        if unseen is not None:
+            holdout, label, predictions = unseen
+            plots |= kind.plots(label, predictions, trained.threshold)
+            if "coefficients" not in plots:
+                features = feature_frame(product, holdout)
+                plots |= model_plots.of_shuffling(trained.pipeline, features, kind.as_learned(label))
+        for name, figure in plots.items():
+            mlflow.log_figure(figure, f"plots/{name}.png")
+    except (ValueError, ArithmeticError, TypeError, KeyError, IndexError):
+        _log.warning("a model of %s could not be drawn", product.name, exc_info=True)

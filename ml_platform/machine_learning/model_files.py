@@ -20,6 +20,10 @@ from ml_platform.contract.faults import ends_the_run, in_words
 #: The file of a version, and the tags that it has.
 MODEL_FILE = "model.skops"
 FINGERPRINT, THRESHOLD = "fingerprint", "threshold"
+#: What the tag says of a model whose kind of label has no decisions.
+NO_THRESHOLD = "none"
+#: The tag with the packages that a version was made with.
+LIBRARIES = "libraries"
 
 
 _importing = Lock()

@@ -294,7 +294,7 @@ def test_a_model_and_its_experiment_are_removed_and_no_other(
 ) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     settings = Settings(tables=str(tmp_path / "t"), mlflow_tracking_uri=uri, mlflow_experiments="/Shared/x")  # type: ignore[arg-type]
-    Registry.of(settings).prepare("shop")
+    Registry.of(settings).tracking.prepare("shop")
     client = mlflow.MlflowClient(uri, registry_uri=uri)
     for name in ("shop", "shops"):
         client.create_registered_model(name)

@@ -294,7 +294,9 @@ def test_a_model_that_was_not_decided_before_a_kill_is_decided_by_the_next_run(
     (decision,) = ModelHistory(platform.tables, platform.product).decisions()
     registry = Registry.of(platform.settings)
     decided = registry.find(platform.product, decision.fingerprint)
-    champion = registry._client().get_model_version_by_alias(registry.name(platform.product), "champion")
+    champion = registry.tracking.client().get_model_version_by_alias(
+        registry.name(platform.product), "champion"
+    )
     assert decided is not None
     assert decided.version == str(champion.version)
     assert not is_pending(platform, "model", MONTH)

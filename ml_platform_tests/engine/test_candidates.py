@@ -206,7 +206,7 @@ def test_a_registry_that_lost_its_models_gets_the_same_ones_without_another_sear
     ]
     assert {model.selection is None for model in after} == {False}
     # Nor is the record needed, as long as the registry is there.
-    assert [Registry.of(lost.settings).selection(model.mlflow_run_id) for model in after] == [
+    assert [Registry.of(lost.settings).tracking.selection(model.mlflow_run_id) for model in after] == [
         Selection.read(str(model.selection)) for model in after
     ]
 

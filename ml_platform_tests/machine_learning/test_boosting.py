@@ -318,7 +318,7 @@ def test_a_model_is_registered_with_the_version_of_its_library(library: str, reg
 
     product, learned = product_of(library, "binary"), rows("binary")
     trained = train(product, learned)
-    registry.prepare(product.name)
+    registry.tracking.prepare(product.name)
     data = DataUsed("1", D("2024-01-01"), D("2024-01-07"), 600, 600, "/tables/mrds")
     made = registry.log(
         product,
@@ -347,7 +347,7 @@ def test_a_model_that_its_library_can_not_read_back_is_not_registered(registry: 
     """CatBoost writes numbers beyond 2^53 as texts that it takes for none."""
     product, learned = product_of("catboost", "regression"), rows("regression")
     learned = learned.assign(paid=np.round(learned["paid"] * 2.0**58))
-    registry.prepare(product.name)
+    registry.tracking.prepare(product.name)
     with pytest.raises(TrainingError, match=r"can't be stored: read back, .*Not a double"):
         registry.log(
             product,

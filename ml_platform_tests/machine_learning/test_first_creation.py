@@ -35,7 +35,7 @@ def watch():
             pass
 
 threading.Thread(target=watch, daemon=True).start()
-Registry("sqlite:///" + sys.argv[1]).prepare("shop")
+Registry("sqlite:///" + sys.argv[1]).tracking.prepare("shop")
 """
 
 
@@ -61,9 +61,9 @@ def small_disk(folder: Path) -> Iterator[Callable[[str], None]]:
 def is_usable(database: Path) -> bool:
     prepared_client.cache_clear()
     registry = Registry(f"sqlite:///{database}")
-    registry.prepare("shop")
-    registry.prepare("shop")
-    return bool(registry._client().get_experiment_by_name("shop"))
+    registry.tracking.prepare("shop")
+    registry.tracking.prepare("shop")
+    return bool(registry.tracking.client().get_experiment_by_name("shop"))
 
 
 @pytest.mark.slow

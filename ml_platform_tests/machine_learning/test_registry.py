@@ -14,8 +14,7 @@ import pytest
 import skops.io
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from ml_platform.machine_learning import model_files, model_plots
-from ml_platform.machine_learning import registry as module
+from ml_platform.machine_learning import model_files, model_plots, tracking
 from ml_platform.machine_learning.binary import probabilities
 from ml_platform.machine_learning.model_card import DataUsed, requirements
 from ml_platform.machine_learning.model_files import RegistryError
@@ -43,7 +42,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def registry(folder):
     found = Registry(f"sqlite:///{folder}/mlflow.db")
-    found.prepare(FLIGHTS.name)
+    found.tracking.prepare(FLIGHTS.name)
     return found
 
 
@@ -52,7 +51,7 @@ def client(registry):
     import mlflow
 
     # Without it the client would ask the registry that another test has set for the whole process.
-    return mlflow.MlflowClient(registry._tracking_uri, registry._tracking_uri)
+    return mlflow.MlflowClient(registry.tracking.uri, registry.tracking.uri)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +201,7 @@ def test_a_model_is_a_finished_run_nested_under_the_parent(registry, client, tra
     """The parent may be this process's active run, or another process's."""
     import mlflow
 
-    mlflow.set_tracking_uri(registry._tracking_uri)
+    mlflow.set_tracking_uri(registry.tracking.uri)
     experiment = client.get_experiment_by_name(FLIGHTS.name).experiment_id
     parent = client.create_run(experiment).info.run_id
     if active:
@@ -236,17 +235,17 @@ def test_a_link_opens_the_run(registry, client, logged):
     expected = (
         f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{logged.run_id}?workflowType=machine_learning"
     )
-    assert registry.run_url("http://127.0.0.1:5000/", logged.run_id) == expected
-    assert registry.run_url(None, logged.run_id) == expected
+    assert registry.tracking.run_url("http://127.0.0.1:5000/", logged.run_id) == expected
+    assert registry.tracking.run_url(None, logged.run_id) == expected
 
 
 def test_a_link_to_a_run_on_databricks_opens_it_in_the_workspace(client, logged, monkeypatch):
     monkeypatch.setenv("DATABRICKS_HOST", "https://workspace.example.com/")
     monkeypatch.setenv("DATABRICKS_TOKEN", "t")
-    monkeypatch.setattr(module, "prepared_client", lambda *_: client)
+    monkeypatch.setattr(tracking, "prepared_client", lambda *_: client)
     experiment = client.get_run(logged.run_id).info.experiment_id
     expected = f"https://workspace.example.com/ml/experiments/{experiment}/runs/{logged.run_id}"
-    assert Registry("databricks").run_url(None, logged.run_id) == expected
+    assert Registry("databricks").tracking.run_url(None, logged.run_id) == expected
 
 
 def test_an_experiment_opens_as_one_of_models(registry, client):
@@ -260,7 +259,7 @@ def test_an_experiment_that_somebody_else_has_made_opens_so_as_well(registry, cl
     made = {name: client.create_experiment(name) for name in ("untagged", "chosen")}
     client.set_experiment_tag(made["chosen"], "mlflow.experimentKind", "genai_development")
     for name in made:
-        registry.prepare(name)
+        registry.tracking.prepare(name)
     kinds = [client.get_experiment(id_).tags["mlflow.experimentKind"] for id_ in made.values()]
     assert kinds == ["custom_model_development", "genai_development"]
 
@@ -329,7 +328,7 @@ def test_a_model_in_a_local_folder_is_loaded_without_mlflow(registry, logged):
     code = (
         "import sys; from ml_platform.machine_learning.registry import Registry; "
         "from ml_platform_tests.machine_learning.test_training import FLIGHTS; "
-        f"found = Registry({registry._tracking_uri!r}).load(FLIGHTS, {logged.version!r}, 'the fingerprint'); "
+        f"found = Registry({registry.tracking.uri!r}).load(FLIGHTS, {logged.version!r}, 'the fingerprint'); "
         "print(found.pipeline.steps[-1][1], [name for name in sys.modules if name.startswith('mlflow')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -434,8 +433,8 @@ def test_another_model_under_a_versions_number_is_refused(tmp_path, trained, kin
     import mlflow
 
     with kind(tmp_path) as registry:
-        registry.prepare(FLIGHTS.name)
-        client = mlflow.MlflowClient(registry._tracking_uri, registry._tracking_uri)
+        registry.tracking.prepare(FLIGHTS.name)
+        client = mlflow.MlflowClient(registry.tracking.uri, registry.tracking.uri)
         first, second = (log(registry, trained, fingerprint=one * 32) for one in "ab")
         assert registry.load(FLIGHTS, first.version, "a" * 32).fingerprint == "a" * 32
         swap_tags(registry, client, first, second)
@@ -458,10 +457,10 @@ def test_a_registry_that_was_made_anew_gives_the_new_model(tmp_path, trained, ki
     product = contract("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 2})
     other = train(product, labelled_rows(aircraft=20, days=10))
     with kind(tmp_path) as registry:
-        registry.prepare(FLIGHTS.name)
+        registry.tracking.prepare(FLIGHTS.name)
         before = log(registry, trained, fingerprint="before")
         registry.load(FLIGHTS, before.version, "before")
-        client = mlflow.MlflowClient(registry._tracking_uri, registry._tracking_uri)
+        client = mlflow.MlflowClient(registry.tracking.uri, registry.tracking.uri)
         client.delete_registered_model(registry.name(FLIGHTS))
         after = log(registry, other, product, fingerprint="after")
         assert after.version == before.version == "1"
@@ -496,7 +495,7 @@ def test_two_processes_can_prepare_a_new_store_at_once(tmp_path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     code = (
         "import sys; from ml_platform.machine_learning.registry import Registry; "
-        "Registry(sys.argv[1]).prepare('flights')"
+        "Registry(sys.argv[1]).tracking.prepare('flights')"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code, uri], stderr=subprocess.PIPE, text=True)
@@ -515,7 +514,7 @@ def test_runs_that_a_killed_process_left_open_are_ended(tmp_path: Path) -> None:
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     registry = Registry(uri)
-    registry.prepare("shop")
+    registry.tracking.prepare("shop")
     client = MlflowClient(uri, uri)
     experiment = client.get_experiment_by_name("shop")
     assert experiment is not None
@@ -528,7 +527,7 @@ def test_runs_that_a_killed_process_left_open_are_ended(tmp_path: Path) -> None:
             "made by hand": {},
         }.items()
     }
-    registry.end_orphans("shop", lambda run_id: run_id == "dead")
+    registry.tracking.end_orphans("shop", lambda run_id: run_id == "dead")
     statuses = {name: client.get_run(run_id).info.status for name, run_id in ids.items()}
     assert statuses == {
         "parent of a dead run": "KILLED",

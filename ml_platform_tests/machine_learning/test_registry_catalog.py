@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from ml_platform.machine_learning import registry as module
+from ml_platform.machine_learning import tracking
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.training import train
 from ml_platform.settings import Settings
@@ -49,8 +49,8 @@ class CatalogRules:
 
 @pytest.fixture
 def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    prepared = module.prepared_client
-    monkeypatch.setattr(module, "prepared_client", lambda *uris: CatalogRules(prepared(*uris)))
+    prepared = tracking.prepared_client
+    monkeypatch.setattr(tracking, "prepared_client", lambda *uris: CatalogRules(prepared(*uris)))
     return Registry(f"sqlite:///{tmp_path}/mlflow.db", schema="main.ml", experiments="/Shared/ml_platform/")
 
 
@@ -64,7 +64,7 @@ def test_a_model_of_a_catalog_is_registered_found_loaded_and_promoted(catalog: R
     assert catalog.find(FLIGHTS, "two") == second
     assert catalog.load(FLIGHTS, second.version, "two").fingerprint == "two"
 
-    client = catalog._client()
+    client = catalog.tracking.client()
     catalog.set_champion(FLIGHTS, second.version)
     assert str(client.get_model_version_by_alias(NAME, "champion").version) == second.version
     catalog.set_champion(FLIGHTS, None)
@@ -77,7 +77,7 @@ def test_databricks_with_tables_in_a_catalog_registers_models_beside_them() -> N
     settings = Settings(mlflow_tracking_uri="databricks", tables="uc:main.ml")
     assert (settings.registry_uri, settings.registry_schema) == ("databricks-uc", "main.ml")
     assert Registry.of(settings).name(FLIGHTS) == NAME
-    assert Registry.of(settings).experiment_name("shop") == "/Shared/ml_platform/shop"
+    assert Registry.of(settings).tracking.experiment_name("shop") == "/Shared/ml_platform/shop"
 
 
 def test_a_schema_of_models_goes_before_that_of_the_tables() -> None:

@@ -30,6 +30,7 @@ from ml_platform.machine_learning.model_history import RESTORED, ModelHistory, M
 from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.machine_learning.registry import Registry
+from ml_platform.machine_learning.tracking import Tracking
 from ml_platform.storage.ledger import DayRecord
 
 
@@ -127,7 +128,7 @@ class Model(Step):
             "written",
             fingerprint=model.fingerprint,
             metadata=_metadata(
-                product, model, plan, context.settings.mlflow_ui_url, Registry.of(context.settings)
+                product, model, plan, context.settings.mlflow_ui_url, Registry.of(context.settings).tracking
             )
             | ({"remark": "; ".join(remarks)} if remarks else {})
             | (describe(chosen, product) if chosen is not None else {}),
@@ -210,7 +211,7 @@ def _numbers(product: Product, comparison: Comparison) -> dict[str, Any]:
 
 
 def _metadata(
-    product: Product, model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: Registry
+    product: Product, model: ModelRecord, plan: TrainingPlan, ui: str | None, mlflow: Tracking
 ) -> dict[str, Any]:
     missing: Sequence[str] = left_out(plan.records, plan.as_of)
     metadata = {
