@@ -1,0 +1,326 @@
+"""Whether the sections of a contract go together: columns, the label, features, estimators, limits, dates.
+
+What a section can see by itself it checks itself; here are the rules across sections. The first that is
+broken is said.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ml_platform.contract import boosting, estimators
+from ml_platform.contract.column_types import NUMERIC_TYPES
+from ml_platform.contract.days import add_months, month_from, month_of
+from ml_platform.contract.fields import listed
+from ml_platform.contract.learning import AGGREGATIONS_OF_NUMBERS, Estimator
+from ml_platform.contract.tasks import AT_K, BY_TYPE, LARGEST_CLASS, MAXIMUM_CLASSES, METRICS, RANK, TASKS
+
+if TYPE_CHECKING:
+    from ml_platform.contract.product import Product
+
+
+def check(product: Product, *, are_tried: bool) -> None:
+    """See that the sections of a contract go together.
+
+    Args:
+        are_tried: whether estimators are built and learn made-up rows.
+
+    Raises:
+        ValueError: they don't; the message names the keys.
+    """
+    _check_columns(product)
+    _check_task(product, are_tried=are_tried)
+    _check_features(product)
+    _check_learning(product, are_tried=are_tried)
+    _check_validation(product)
+    _check_dates(product)
+
+
+def _check_columns(product: Product) -> None:
+    columns = product.source.columns
+    if product.end is not None and product.end < product.start:
+        raise ValueError(f"end {product.end} lies before start {product.start}")
+    if set(columns) == product.label_file_columns:
+        raise ValueError(
+            "source: every column is the label, the event day or part of the key, so that files of rows "
+            "and of labels look alike; declare another column of the files, or take one out of the key"
+        )
+    for name in product.mrds.entity:
+        if name in columns and columns[name].since:
+            raise ValueError(f"since: {name!r} is what is scored (mrds.entity), and has no first day")
+
+    for place, names in {
+        "mrds.entity": product.mrds.entity,
+        "mrds.order_by": product.mrds.order_by,
+        "mrds.aggregate": tuple(product.mrds.aggregate),
+        "validation.not_null": product.validation.not_null,
+        "validation.maximum_null_share": tuple(product.validation.maximum_null_share),
+        "validation.ranges": tuple(product.validation.ranges),
+    }.items():
+        for name in names:
+            if name not in columns:
+                raise ValueError(
+                    f"{place}: the column {name!r} is not declared in source.columns; "
+                    f"declared are {listed(columns)}"
+                )
+    for name, rule in product.mrds.aggregate.items():
+        if rule in AGGREGATIONS_OF_NUMBERS and columns[name].type not in NUMERIC_TYPES:
+            raise ValueError(
+                f"mrds.aggregate.{name}: {rule} needs a number, and {name!r} is a "
+                f"{columns[name].type}; accepted are min, max, count, first, last"
+            )
+        if name in product.mrds.entity or name == product.source.event_day:
+            raise ValueError(f"mrds.aggregate.{name}: the entity and the event day are kept as they are")
+    if product.source.label not in product.mrds.aggregate:
+        raise ValueError(
+            f"mrds.aggregate: the label {product.source.label!r} needs a rule, "
+            f"for instance {product.source.label}: last"
+        )
+
+
+def _check_task(product: Product, *, are_tried: bool) -> None:
+    """See that what the contract says of the label, the metric and the model is of one kind.
+
+    Raises:
+        ValueError: it isn't; the message names both keys.
+    """
+    label, declared, model = product.source.label, product.source.columns[product.source.label], product.model
+    name = product.task_name
+    says = f"model.task is {name}"
+    if model.task is None and name in BY_TYPE.values():
+        says += f" (of a label of type {declared.type}, unless the contract says otherwise)"
+    task = TASKS[name]
+    allowed = declared.allowed
+    if declared.type not in task.label_types or not _within(allowed, task.allowed):
+        raise ValueError(
+            f"source.label: the label {label!r} must be {task.label_in_words}, since {says}; another "
+            "kind of label is said by model.task"
+        )
+    if task.names_classes and not 2 <= len(allowed or ()) <= MAXIMUM_CLASSES:
+        raise ValueError(
+            f"source.columns.{label}.allowed: {len(allowed or ())} classes, and {says}, which needs 2 to "
+            f"{MAXIMUM_CLASSES} of them named"
+        )
+    if task.has_positives and allowed is not None and not {0, 1} <= set(allowed):
+        raise ValueError(
+            f"source.columns.{label}.allowed: {says}, which learns from 0 and 1, so that both must be allowed"
+        )
+    outputs = {column.name for column in task.outputs(product)}
+    taken = outputs & {*product.mrds.entity, *product.mrds.aggregate}
+    if task.has_positives:  # contracts of old may have the names of the columns there have always been
+        taken &= {RANK}
+    if taken:
+        why = "they are ranked by evaluation.k or model.decision_highest" if task.has_positives else says
+        raise ValueError(
+            f"mrds: the name {min(taken)!r} is that of a column of the predictions, since {why}; give "
+            "the column another name (source.columns.….aliases reads the one that the files have)"
+        )
+    if task.names_classes and (gone := set(map(str, allowed or ())) & set(product.source.null_values)):
+        raise ValueError(
+            f"source.columns.{label}.allowed and source.null_values: {min(gone)!r} stands for no value, "
+            "and can't be a class as well"
+        )
+    if any("\0" in str(name) for name in allowed or ()) and task.names_classes:
+        raise ValueError(f"source.columns.{label}.allowed: the name of a class can't hold a NUL")
+    if task.names_classes:
+        far = [name for name in allowed or () if isinstance(name, int) and abs(name) > LARGEST_CLASS]
+        if far or len({str(name) for name in allowed or ()}) < len(allowed or ()):
+            raise ValueError(
+                f"source.columns.{label}.allowed: {says}, whose classes are named once each, and as "
+                f"numbers by at most {LARGEST_CLASS}"
+            )
+    if product.mrds.aggregate[label] not in task.aggregations:
+        rule = product.mrds.aggregate[label]
+        stay = " must stay 0 or 1" if task.has_positives else f" can't be the {rule} of rows, since {says}"
+        raise ValueError(
+            f"mrds.aggregate.{label}: the label{stay}; accepted are {', '.join(task.aggregations)}"
+        )
+    metric = product.evaluation.metric
+    if metric not in task.metrics:
+        raise ValueError(
+            f"evaluation.metric: {metric!r} can't be measured, since {says}; accepted are "
+            f"{', '.join(task.metrics)}"
+        )
+    for place, estimator in _candidates(product).items() if are_tried else ():
+        estimators.check_class(estimator.class_, needs=task.needs, place=f"{place}.class, {says}")
+    if METRICS[metric].greatest == 1 and product.promotion.margin > 1:
+        raise ValueError(
+            f"promotion.margin: {product.promotion.margin:g} is more than any {metric} can differ"
+        )
+    if not task.is_number:
+        for key, value in {"transform": model.transform, "interval": model.interval}.items():
+            if value is not None:
+                raise ValueError(f"model.{key}: it is for numbers, and {says}")
+    if task.has_positives:
+        if metric in AT_K and product.highest is None:
+            raise ValueError(
+                f"evaluation.k and evaluation.metric: {metric} needs k, for instance 100, unless "
+                "model.decision_highest says how many rows of a day are decided to be 1"
+            )
+        return
+    for key, section, place in (
+        ("decision_threshold", model, "model"),
+        ("decision_highest", model, "model"),
+        ("minimum_positives", model, "model"),
+        ("minimum_positives", product.evaluation, "evaluation"),
+    ):
+        if key in section.model_fields_set:
+            raise ValueError(f"{place}.{key}: it is for labels of 0 and 1, and {says}")
+    if metric == "mape" and not _excludes_zero(product, label):
+        raise ValueError(
+            f"evaluation.metric: mape divides by the label, so validation.ranges.{label} must exclude 0, "
+            "for instance by minimum: 1; otherwise take mae"
+        )
+    k, classes = product.evaluation.k, len(allowed or ())
+    if metric == "top_k_accuracy" and k is not None and k >= classes:
+        raise ValueError(
+            f"evaluation.k and source.columns.{label}.allowed: of {classes} classes the right one is "
+            f"always among the {k} most probable; k is at most {classes - 1}"
+        )
+
+
+def _check_features(product: Product) -> None:
+    known = (*product.mrds.entity, *product.mrds.aggregate)
+    for kind, names in (
+        ("numeric", product.model.features.numeric),
+        ("categorical", product.model.features.categorical),
+    ):
+        for name in names:
+            place = f"model.features.{kind}"
+            if name == product.source.label:
+                raise ValueError(f"{place}: {name!r} is the label, and can't be a feature as well")
+            if name not in known:
+                raise ValueError(
+                    f"{place}: {name!r} is no column of the MRDS; its columns are {listed(known)}"
+                )
+            if kind == "numeric" and product.mrds_type(name) not in NUMERIC_TYPES:
+                raise ValueError(
+                    f"{place}: {name!r} is a {product.mrds_type(name)}; list it under categorical"
+                )
+    if not product.model.features.all:
+        raise ValueError("model.features: at least one feature is needed")
+    if len(set(product.model.features.all)) < len(product.model.features.all):
+        raise ValueError("model.features: a feature is listed twice")
+
+
+def _check_learning(product: Product, *, are_tried: bool) -> None:
+    """See that the estimator learns with its parameters, as far as that can be known without data.
+
+    Raises:
+        ValueError: it doesn't.
+    """
+    for place, estimator in _candidates(product).items():
+        _check_positions(product, place, estimator)
+        if not are_tried:
+            continue
+        within = f"{place}.search." if estimator.search is not None else f"{place}."
+        try:
+            _check_candidate(product, estimator)
+        except ValueError as error:
+            raise ValueError(f"{within}{error}") from error
+
+
+def _check_positions(product: Product, place: str, estimator: Estimator) -> None:
+    searched = estimator.search.params if estimator.search is not None else {}
+    library = boosting.library_of(estimator.class_)
+    by_position = boosting.BY_POSITION if library is None else library.by_position
+    # A column of a target encoding is the share of one class.
+    many = estimator.encoding == "target" and len(product.allowed_in(product.label) or ()) > 2
+    if not product.model.features.categorical or not (estimator.encoding == "onehot" or many):
+        return
+    for name in sorted(by_position & {*estimator.params, *searched}):
+        if library is None and isinstance(estimator.params.get(name), str | None) and name not in searched:
+            continue  # it names no place
+        within = "search.params" if name in searched else "params"
+        how = "as many columns as there are classes" if many else "one-hot"
+        raise ValueError(
+            f"{place}.{within}.{name} and categorical: it tells columns by their places, which those of "
+            f"categories that are encoded {how} don't keep; take native or ordinal"
+        )
+
+
+def _check_candidate(product: Product, estimator: Estimator) -> None:
+    path, features = estimator.class_, product.model.features
+    labels = None if product.task.is_number else product.allowed_in(product.label)
+    failures = []
+    for params in estimator.corners:
+        estimators.check_kind(path, params, is_number=labels is None, columns=len(features.all))
+        try:
+            estimators.check_learning(
+                path,
+                params,
+                labels=labels,
+                numeric=len(features.numeric),
+                categorical=len(features.categorical),
+                encoding=estimator.encoding,
+            )
+        except ValueError as error:
+            # Values of a search needn't go together: of scikit-learn's, that is a trial that fails.
+            if boosting.library_of(path) is not None:
+                raise
+            failures.append(error)
+    if len(failures) == len(estimator.corners):
+        raise failures[0]
+
+
+def _check_validation(product: Product) -> None:
+    columns = product.source.columns
+    for name in product.validation.ranges:
+        type_ = columns[name].type
+        if type_ not in NUMERIC_TYPES:
+            raise ValueError(f"validation.ranges.{name}: a range is for numbers, not for a {type_}")
+    for position, added in enumerate(product.validation.expectations):
+        available = product.data_set_columns(added.on)
+        for name in added.columns:
+            if name not in available:
+                raise ValueError(
+                    f"validation.expectations.{position}: {name!r} is no column of the "
+                    f"{added.on.upper()}; its columns are {listed(available)}"
+                )
+
+
+def _check_dates(product: Product) -> None:
+    if product.first_month <= month_of(product.start):
+        raise ValueError(
+            f"model.first_month: no whole month lies between {product.start} and "
+            f"{product.first_month:%Y-%m}; the first possible is {add_months(product.start, 1):%Y-%m}"
+        )
+    if product.last_labelled_day(product.first_month) < product.start:
+        raise ValueError(
+            f"model.first_month: no label is known on {product.first_month}: those of the first day, "
+            f"{product.start}, come {product.source.label_delay_days} days after it; the first possible is "
+            f"{month_from(product.first_as_of(1)):%Y-%m}"
+        )
+    if product.end is not None and product.first_month > add_months(month_of(product.end), 1):
+        raise ValueError(
+            f"end: the history ends on {product.end}, before a first model can exist, that of "
+            f"{product.first_month:%Y-%m}: labels come {product.source.label_delay_days} days after "
+            "their rows"
+        )
+
+
+def _candidates(product: Product) -> dict[str, Estimator]:
+    """The estimators of the contract, by the place where each is written."""
+    if product.model.estimators:
+        return {f"model.estimators.{at}": estimator for at, estimator in enumerate(product.model.estimators)}
+    return {"model.estimator": product.model.one}
+
+
+def _excludes_zero(product: Product, column: str) -> bool:
+    """Whether the contract lets no value of a column be 0."""
+    limits, allowed = product.validation.ranges.get(column), product.source.columns[column].allowed
+    if allowed is not None and 0 not in allowed:
+        # Values of both signs may add up to 0.
+        adds_up = product.mrds.aggregate.get(column) in ("sum", "mean")
+        if not adds_up or len({float(value) > 0 for value in allowed}) == 1:
+            return True
+    if limits is None:
+        return False
+    return (limits.minimum or 0) > 0 or (limits.maximum or 0) < 0
+
+
+def _within(
+    values: tuple[str | int | float | bool, ...] | None, accepted: tuple[str | int | float | bool, ...] | None
+) -> bool:
+    """Whether the values that a contract allows are among those that a kind of label can have."""
+    return values is None or accepted is None or set(values) <= set(accepted)
