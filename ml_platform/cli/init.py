@@ -161,10 +161,10 @@ def _one_of(flag: str, given: str | None, accepted: Iterable[Value]) -> Value | 
 
 def _formats(given: Sequence[str]) -> dict[str, str]:
     found = {}
-    for one in given:
-        column, separator, format_ = one.rpartition(_SEPARATOR)
+    for pair in given:
+        column, separator, format_ = pair.rpartition(_SEPARATOR)
         if not separator or not column or not format_:
-            fail(f"--date-format {one!r}: expected is COLUMN=FORMAT, like day=%d/%m/%Y")
+            fail(f"--date-format {pair!r}: expected is COLUMN=FORMAT, like day=%d/%m/%Y")
         found[column] = format_
     return found
 
@@ -284,8 +284,8 @@ def _commands(
     product: Product, drafted: Draft, path: Path, files: Sequence[Path], settings: Settings
 ) -> Iterator[str]:
     folder = path.parent.resolve()
-    if folder not in [one.resolve() for one in settings.product_folders]:
-        others = [str(one) for one in settings.products]
+    if folder not in [place.resolve() for place in settings.product_folders]:
+        others = [str(place) for place in settings.products]
         yield f"export ML_PLATFORM_PRODUCTS={shlex.quote(os.pathsep.join([*others, str(folder)]))}"
     yield f"ml-platform check {shlex.quote(str(path))}"
     yield f"ml-platform land {product.name} {shlex.join(map(str, files))}"

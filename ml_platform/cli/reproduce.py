@@ -58,13 +58,13 @@ def reproduce(
     made = []
     with Heartbeat(report, detail=tasks_of_spark) as beat:
         context = local.context_for(request, product, settings, runner.session, beat.say)
-        for one in reproduction.reproduce(context, models, from_deliveries=from_deliveries):
-            made.append(one)
+        for remade in reproduction.reproduce(context, models, from_deliveries=from_deliveries):
+            made.append(remade)
             if not as_json:
-                _show(one)
+                _show(remade)
     if as_json:
-        print_json([_plain(one) for one in made])
-    others = [one for one in made if not one.is_same]
+        print_json([_plain(remade) for remade in made])
+    others = [remade for remade in made if not remade.is_same]
     if not as_json:
         are = "model of {} is what it was" if len(made) == 1 else "models of {} are what they were"
         say(f"{len(made) - len(others)} of {len(made)} {are.format(name)}")
@@ -78,9 +78,14 @@ _WORDS = {True: "same", False: "not the same", None: "note"}
 def _show(found: Any) -> None:
     model = found.model
     say(f"Model {model.version} as of {model.as_of}: {'the same' if found.is_same else 'not the same'}")
-    for one in found.compared:
-        style = "red" if one.same is False else ""
-        say(f"{one.what}: {_WORDS[one.same]}; {one.detail}", indent=2, hanging=4, style=style)
+    for comparison in found.compared:
+        style = "red" if comparison.same is False else ""
+        say(
+            f"{comparison.what}: {_WORDS[comparison.same]}; {comparison.detail}",
+            indent=2,
+            hanging=4,
+            style=style,
+        )
 
 
 def _plain(found: Any) -> dict[str, Any]:
@@ -90,5 +95,8 @@ def _plain(found: Any) -> dict[str, Any]:
         "version": model.version,
         "fingerprint": model.fingerprint,
         "same": found.is_same,
-        "compared": [{"what": one.what, "same": one.same, "detail": one.detail} for one in found.compared],
+        "compared": [
+            {"what": comparison.what, "same": comparison.same, "detail": comparison.detail}
+            for comparison in found.compared
+        ],
     }

@@ -249,8 +249,8 @@ def _describe_model(product: Product) -> str:
 def _model_in_words(product: Product) -> str:
     model = product.model
     named = [
-        f"{one.class_} (searched: {one.search.in_words})" if one.search else one.class_
-        for one in model.candidates
+        candidate.class_ + (f" (searched: {candidate.search.in_words})" if candidate.search else "")
+        for candidate in model.candidates
     ]
     which = named[0]
     if len(named) > 1:

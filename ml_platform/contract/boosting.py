@@ -310,7 +310,10 @@ def library_of(path: str) -> Library | None:
 
 def library_named(name: str) -> Library | None:
     """The library of a module, or of a package under any of its names."""
-    return next((one for one in LIBRARIES.values() if name == one.name or name in one.distributions), None)
+    return next(
+        (library for library in LIBRARIES.values() if name == library.name or name in library.distributions),
+        None,
+    )
 
 
 TYPES: frozenset[str] = frozenset().union(*(library.types for library in LIBRARIES.values()))
@@ -383,7 +386,7 @@ def suit_to_classes(path: str, estimator: Any, classes: Sequence[Any], there: Se
             if left != weights:
                 estimator.set_params(**{name: left or None})
         elif isinstance(weights, Sequence) and not isinstance(weights, str) and len(there) < len(classes):
-            names = {str(one) for one in there}
+            names = {str(label) for label in there}
             pairs = zip(_in_order(classes), weights, strict=True)
             estimator.set_params(**{name: [weight for key, weight in pairs if str(key) in names]})
     library = library_of(path)

@@ -208,7 +208,7 @@ class Model(Section):
     @property
     def selects(self) -> bool:
         """Whether what is trained has to be found first: among several estimators, or by a search."""
-        return len(self.candidates) > 1 or any(one.search is not None for one in self.candidates)
+        return len(self.candidates) > 1 or any(candidate.search is not None for candidate in self.candidates)
 
     @model_validator(mode="after")
     def _long_enough(self) -> Self:

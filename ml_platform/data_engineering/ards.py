@@ -136,7 +136,7 @@ class _Done:
     @classmethod
     def of(cls, found: Mapping[date, WrittenDay | Facts]) -> _Done:
         """Days that are still to be written, and those that can't be read."""
-        refusals = {day: one.refusal for day, one in found.items() if one.refusal is not None}
+        refusals = {day: written.refusal for day, written in found.items() if written.refusal is not None}
         return cls({day: found[day] for day in sorted(found) if day not in refusals}, refusals)
 
 

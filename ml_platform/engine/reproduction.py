@@ -70,7 +70,7 @@ class Reproduction:
     @property
     def is_same(self) -> bool:
         """Whether the model is what it was: rows, predictions, threshold and metrics."""
-        return all(one.same is not False for one in self.compared)
+        return all(comparison.same is not False for comparison in self.compared)
 
 
 def chosen(
@@ -306,10 +306,10 @@ def _equal(then: float | None, now: float | None, exactly: bool) -> bool:
 
 def _others(then: Sequence[str], now: Sequence[str]) -> list[str]:
     """Which libraries are others than then, in words."""
-    installed = dict(one.split("==", 1) for one in now)
+    installed = dict(requirement.split("==", 1) for requirement in now)
     return [
         f"{name} is {installed.get(name, 'not needed')}, was {version}"
-        for name, version in (one.split("==", 1) for one in then)
+        for name, version in (requirement.split("==", 1) for requirement in then)
         if installed.get(name) != version
     ]
 

@@ -327,7 +327,9 @@ def has_same_rows(product: Product, record: DayRecord, content: Content) -> bool
     """Whether a day had the rows that it has, by all that is counted of them; labels may have come since."""
 
     def of_rows(profile: dict[str, Any]) -> dict[str, Any]:
-        columns = {name: one for name, one in profile.get("columns", {}).items() if name != product.label}
+        columns = {
+            name: figures for name, figures in profile.get("columns", {}).items() if name != product.label
+        }
         return {**profile, "columns": columns}
 
     same = of_rows(record.details.get("profile", {})) == of_rows(content.profile.plain())

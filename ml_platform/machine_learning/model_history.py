@@ -293,7 +293,7 @@ class ModelHistory:
             },
         )
         self._comparisons.append(
-            [{"key": key, "comparison": json.dumps(asdict(one))} for key, one in new.items()]
+            [{"key": key, "comparison": json.dumps(asdict(comparison))} for key, comparison in new.items()]
         )
         if [_encode(decision) for decision in decisions] != [
             _encode(decision) for decision in self.decisions()

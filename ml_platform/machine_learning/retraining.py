@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from operator import attrgetter
 from typing import Literal
 
 from ml_platform.contract.days import add_months, month_of
@@ -133,7 +134,7 @@ def back_off(product: Product, attempts: Iterable[Attempt]) -> BackOff:
     allowed.
     """
     lost, latest = 0, None
-    for attempt in sorted(attempts, key=lambda one: one.as_of):
+    for attempt in sorted(attempts, key=attrgetter("as_of")):
         if not attempt.lost:
             lost = 0
         if not attempt.retrain:

@@ -89,7 +89,11 @@ def plan(decisions: Sequence[Decision], to: date | None = None) -> Rollback:
         return target is None or _order(decision) > _order(target)
 
     taken_back = tuple(
-        sorted((one for one in decisions if one.promoted and is_later(one)), key=_order, reverse=True)
+        sorted(
+            (decision for decision in decisions if decision.promoted and is_later(decision)),
+            key=_order,
+            reverse=True,
+        )
     )
     first = min(_order(decision) for decision in taken_back)
     passed_over = tuple(
@@ -98,7 +102,9 @@ def plan(decisions: Sequence[Decision], to: date | None = None) -> Rollback:
         if not (decision.promoted or decision.waiting or decision.taken_back) and _order(decision) > first
     )
     gone = {decision.as_of for decision in taken_back}
-    then = [replace(one, promoted=False) if one.as_of in gone else one for one in decisions]
+    then = [
+        replace(decision, promoted=False) if decision.as_of in gone else decision for decision in decisions
+    ]
     changes = tuple(
         Change(served.first, served.last, served.decision, serving(then, served.first))
         for served in days_served(decisions)

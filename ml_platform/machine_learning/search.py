@@ -127,4 +127,6 @@ def _value(space: Space, drawn: Any) -> Any:
 def _drawn(space: Space, value: Any) -> Any:
     if space.choices is None:
         return value if space.is_whole else float(value)
-    return next(at for at, one in enumerate(space.choices) if one == value and type(one) is type(value))
+    return next(
+        at for at, choice in enumerate(space.choices) if choice == value and type(choice) is type(value)
+    )

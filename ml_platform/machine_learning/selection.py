@@ -73,7 +73,7 @@ class Selection:
     @property
     def trials(self) -> list[int | None]:
         """How many trials the search of each estimator made."""
-        return [one.trials for one in self.tried]
+        return [attempt.trials for attempt in self.tried]
 
     def estimator(self, product: Product) -> Estimator:
         """The chosen estimator of a contract, with the values that were found for it."""
@@ -82,7 +82,7 @@ class Selection:
     @property
     def plain(self) -> str:
         """As text, without the single trials: what a model's record keeps."""
-        return replace(self, tried=tuple(replace(one, made=()) for one in self.tried)).whole
+        return replace(self, tried=tuple(replace(attempt, made=()) for attempt in self.tried)).whole
 
     @property
     def whole(self) -> str:
@@ -95,12 +95,12 @@ class Selection:
         content = json.loads(text)
         tried = tuple(
             Tried(
-                values=one["values"],
-                score=_score(one["score"]),
-                trials=one["trials"],
-                made=tuple(Trial(made["values"], _score(made["score"])) for made in one["made"]),
+                values=entry["values"],
+                score=_score(entry["score"]),
+                trials=entry["trials"],
+                made=tuple(Trial(made["values"], _score(made["score"])) for made in entry["made"]),
             )
-            for one in content["tried"]
+            for entry in content["tried"]
         )
         said = content["reason"], content.get("remark", "")
         return cls(tried, content["chosen"], content["folds"], *said)
@@ -170,10 +170,10 @@ def decide(product: Product, selection: Selection) -> Selection:
         NothingFitsError: all have failed.
     """
     names = _names(product)
-    left = [place for place, one in enumerate(selection.tried) if not one.score.failure]
+    left = [place for place, attempt in enumerate(selection.tried) if not attempt.score.failure]
     if not left:
         pairs = zip(names, selection.tried, strict=True)
-        said = "; ".join(f"{name}: {one.score.failure}" for name, one in pairs)
+        said = "; ".join(f"{name}: {attempt.score.failure}" for name, attempt in pairs)
         if product.model.estimators:
             raise NothingFitsError(f"no estimator of model.estimators can be trained: {said}")
         raise NothingFitsError(f"model.estimator can't be trained: {said}")
@@ -314,7 +314,7 @@ def _own_values(estimator: Estimator) -> dict[str, Any]:
 
 def _names(product: Product) -> list[str]:
     """The estimators of a contract for people: by class, and with their places where two are of one class."""
-    names = [one.name for one in product.model.candidates]
+    names = [candidate.name for candidate in product.model.candidates]
     return [name if names.count(name) == 1 else f"{name} ({at + 1})" for at, name in enumerate(names)]
 
 
@@ -358,13 +358,18 @@ def _reason(
         parts.append(f"{values} found in {winner.trials:,} trials")
     if selection.remark:
         parts.append(selection.remark)
-    for place, (one, estimator) in enumerate(zip(selection.tried, product.model.candidates, strict=True)):
+    for place, (attempt, estimator) in enumerate(zip(selection.tried, product.model.candidates, strict=True)):
         asked = estimator.search
-        if asked is not None and selection.folds and one.trials is not None and one.trials < asked.trials:
+        if (
+            asked is not None
+            and selection.folds
+            and attempt.trials is not None
+            and attempt.trials < asked.trials
+        ):
             parts.append(
-                f"the search of {names[place]} was ended by its {asked.seconds:,} s after {one.trials:,} of "
-                f"{asked.trials:,} trials"
+                f"the search of {names[place]} was ended by its {asked.seconds:,} s after "
+                f"{attempt.trials:,} of {asked.trials:,} trials"
             )
-        if one.score.failure:
-            parts.append(f"left out is {names[place]}: {one.score.failure}")
+        if attempt.score.failure:
+            parts.append(f"left out is {names[place]}: {attempt.score.failure}")
     return "; ".join(parts)

@@ -92,7 +92,10 @@ class _Writer:
             tags["failure"] = score.failure[:_LONGEST]
         run = self._client.create_run(self._experiment, run_name=name)
         now = time.time_ns() // 1_000_000
-        figures = {f"fold_{number}_{self._metric}": one for number, one in enumerate(score.folds, start=1)}
+        figures = {
+            f"fold_{number}_{self._metric}": fold_score
+            for number, fold_score in enumerate(score.folds, start=1)
+        }
         if score.mean is not None:
             figures[f"folds_{self._metric}"] = score.mean
         run_id = str(run.info.run_id)

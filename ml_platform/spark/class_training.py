@@ -91,7 +91,7 @@ def _tidy(made: Path) -> None:
     """Keep the newest archives: others are of a Java, a Spark or a checkout that is gone, or unfinished."""
     with contextlib.suppress(OSError):
         others = [path for path in made.parent.glob("*.jsa") if path != made]
-        for path in sorted(others, key=lambda one: one.stat().st_mtime)[: -(_KEPT - 1)]:
+        for path in sorted(others, key=lambda archive: archive.stat().st_mtime)[: -(_KEPT - 1)]:
             path.unlink(missing_ok=True)
         for path in made.parent.glob("*.unfinished"):
             if time.time() - path.stat().st_mtime > _SECONDS:
@@ -139,8 +139,9 @@ def _work(session: SparkSession, folder: Path) -> None:
     rows = session.createDataFrame(pa.Table.from_pandas(frame, preserve_index=False))
     table = f"{folder}/table"
     rows.write.format("delta").partitionBy("day").save(table)
-    one = "day = '2024-01-01'"
-    rows.where(one).write.format("delta").mode("overwrite").option("replaceWhere", one).save(table)
+    condition = "day = '2024-01-01'"
+    replaced = rows.where(condition).write.format("delta").mode("overwrite")
+    replaced.option("replaceWhere", condition).save(table)
     held = session.read.format("delta").load(table)
     held.mapInArrow(same, held.schema).where("n > 1").toArrow()
     held.groupBy("day").agg({"n": "sum", "x": "max"}).join(held, "day").orderBy("key").toArrow()

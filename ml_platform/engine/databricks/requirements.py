@@ -85,7 +85,7 @@ def of_step(step: StepName, product: Product, settings: Settings, made_with: Ite
         made_with: the packages, with versions, that the product's models were made with.
     """
     # The wheel asks for no library of boosted trees: only products whose model is of one need it.
-    found = (boosting.library_of(one.class_) for one in product.model.candidates)
+    found = (boosting.library_of(candidate.class_) for candidate in product.model.candidates)
     boosted = (library.requirement for library in found if library is not None)
     needed = list(dict.fromkeys(requirement for requirement in boosted if requirement is not None))
     if step in LOADS_MODELS:
@@ -97,7 +97,7 @@ def of_step(step: StepName, product: Product, settings: Settings, made_with: Ite
         needed.append(_installed("mlflow-skinny"))
     if step in LOADS_MODELS:
         needed.append("matplotlib")  # of the plots; every runtime ships one
-        if any(one.search is not None for one in product.model.candidates):
+        if any(candidate.search is not None for candidate in product.model.candidates):
             needed.append(_installed("optuna"))
     if step == ARDS and is_address(product.landing or str(settings.landing or "")):
         needed.append(_installed("obstore"))

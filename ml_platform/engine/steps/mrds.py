@@ -47,8 +47,8 @@ class Mrds(Step):
         histories = {day: found.mornings for day, found in earlier.items() if found.mornings is not None}
         written = Verdict(self.context, self.asset).of_contents(self._contents(list(work), histories))
         return {
-            day: one if one.accepted else replace(one, barred=earlier[day].barred)
-            for day, one in written.items()
+            day: result if result.accepted else replace(result, barred=earlier[day].barred)
+            for day, result in written.items()
         }
 
     def hold_back(self, days: Mapping[date, Inputs]) -> dict[date, Written]:

@@ -77,9 +77,9 @@ def send_all(outgoing: Mapping[str, Outgoing], seconds: float | None = None) -> 
     """
     results: dict[str, str] = {}
 
-    def deliver(name: str, one: Outgoing) -> None:
+    def deliver(name: str, dispatch: Outgoing) -> None:
         try:
-            results[name] = "" if send(one.channel, one.message) else "took no message"
+            results[name] = "" if send(dispatch.channel, dispatch.message) else "took no message"
         except (ChannelError, SecretError) as error:
             results[name] = str(error)
         except BaseException as error:  # the end of this thread, whatever it is
@@ -87,7 +87,8 @@ def send_all(outgoing: Mapping[str, Outgoing], seconds: float | None = None) -> 
 
     # Threads that don't end with this process's work would keep it from ending, so no pool.
     threads = [
-        threading.Thread(target=deliver, args=(name, one), daemon=True) for name, one in outgoing.items()
+        threading.Thread(target=deliver, args=(name, dispatch), daemon=True)
+        for name, dispatch in outgoing.items()
     ]
     limit = SEND_SECONDS if seconds is None else seconds
     end = time.monotonic() + limit

@@ -89,16 +89,18 @@ def table(month: MonthDrift) -> str:
 def ordered(month: MonthDrift) -> list[ColumnDrift]:
     """All columns of all comparisons: drifted ones first, then by score."""
     every = [column for comparison in month.comparisons for column in comparison.columns]
-    return sorted(every, key=lambda one: (one.verdict != "drifted", -(one.score or 0.0), one.column))
+    return sorted(
+        every, key=lambda column: (column.verdict != "drifted", -(column.score or 0.0), column.column)
+    )
 
 
-def why(one: ColumnDrift) -> list[str]:
+def why(column: ColumnDrift) -> list[str]:
     """What there is to say of a column beside its score."""
-    told = list(one.reasons)
-    if one.new_categories:
-        told.append(f"new: {_some(one.new_categories, one.new_count)}")
-    if one.gone_categories:
-        told.append(f"gone: {_some(one.gone_categories, one.gone_count)}")
+    told = list(column.reasons)
+    if column.new_categories:
+        told.append(f"new: {_some(column.new_categories, column.new_count)}")
+    if column.gone_categories:
+        told.append(f"gone: {_some(column.gone_categories, column.gone_count)}")
     return told
 
 
@@ -130,7 +132,8 @@ def build(product: Product, month: MonthDrift, around: Around) -> dict[str, byte
         for position, comparison in enumerate(month.comparisons, start=1)
         if comparison.html is not None
     }
-    files = {HTML: _page(product, month, {name: one for name, (one, _) in pages.items()}, around).encode()}
+    shown = {name: comparison for name, (comparison, _) in pages.items()}
+    files = {HTML: _page(product, month, shown, around).encode()}
     files[JSON] = _json(product, month)
     return files | {name: html for name, (_, html) in pages.items()}
 
@@ -182,11 +185,13 @@ def _page(product: Product, month: MonthDrift, pages: Mapping[str, Comparison], 
 
 
 def _ordered(comparison: Comparison) -> list[ColumnDrift]:
-    return sorted(comparison.columns, key=lambda one: (one.verdict != "drifted", -(one.score or 0.0)))
+    return sorted(
+        comparison.columns, key=lambda column: (column.verdict != "drifted", -(column.score or 0.0))
+    )
 
 
-def _score(one: ColumnDrift) -> str:
-    return "-" if one.score is None else f"{one.score:.3f}"
+def _score(column: ColumnDrift) -> str:
+    return "-" if column.score is None else f"{column.score:.3f}"
 
 
 def _share(share: float | None) -> str:

@@ -135,10 +135,10 @@ def compare(product: Product, columns: Sequence[Column], current: Window, refere
     insufficient, and never drifted by their score.
     """
     known = [column for column in columns if column.name in current.summaries]
-    fit = [one for one in known if _unfit(product, one, current, reference) is None]
-    prepared = {one.name: _shown(product, one, _prepared(one, current, reference)) for one in fit}
+    fit = [column for column in known if _unfit(product, column, current, reference) is None]
+    prepared = {column.name: _shown(product, column, _prepared(column, current, reference)) for column in fit}
     scores, html = _measure(product, prepared) if fit else ({}, None)
-    found = [_column(product, one, current, reference, scores.get(one.name)) for one in known]
+    found = [_column(product, column, current, reference, scores.get(column.name)) for column in known]
     return Comparison(reference.name, tuple(found), html)
 
 

@@ -255,9 +255,9 @@ def _labels_due_with(product: Product, day: date) -> date:
 def _columns(product: Product, day: date, known: Mapping[date, DayFacts]) -> Iterator[Fact]:
     rules = product.validation.history
     past = [
-        known[one].profile
+        known[earlier].profile
         for n in range(1, rules.days + 1)
-        if (one := day - timedelta(days=n)) in known and known[one].profile.rows
+        if (earlier := day - timedelta(days=n)) in known and known[earlier].profile.rows
     ]
     early = not_yet_required(product, day)
     for fact in _of_columns(product, known[day].profile, past):
@@ -284,8 +284,9 @@ def _of_columns(product: Product, today: Profile, past: list[Profile]) -> Iterat
 
 
 def _nulls(product: Product, name: str, today: Profile, past: list[Profile]) -> Fact:
-    def share(one: Profile) -> float | None:
-        return one.columns[name].nulls / one.rows if one.rows and name in one.columns else None
+    def share(profile: Profile) -> float | None:
+        known = profile.rows and name in profile.columns
+        return profile.columns[name].nulls / profile.rows if known else None
 
     now = share(today)
     usual = [value for earlier in past if (value := share(earlier)) is not None]

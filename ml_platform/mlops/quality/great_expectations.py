@@ -32,16 +32,19 @@ def evaluate(
 ) -> list[Result]:
     """One result per expectation, in order, of a day's rows in pandas or in Spark."""
     expectations = {
-        position: configured(one.type, one.kwargs, position) for position, one in enumerate(suite)
+        position: configured(expectation.type, expectation.kwargs, position)
+        for position, expectation in enumerate(suite)
     }
     # Which rows fail takes a search of its own for each expectation: only for those that have any.
     strict = [expectation for expectation in expectations.values() if counts_rows(expectation)]
-    holding = {position for position, one in run(rows, strict, key, "BOOLEAN_ONLY").items() if one.success}
-    rest = [one for position, one in expectations.items() if position not in holding]
+    holding = {
+        position for position, outcome in run(rows, strict, key, "BOOLEAN_ONLY").items() if outcome.success
+    }
+    rest = [expectation for position, expectation in expectations.items() if position not in holding]
     found = run(rows, rest, key, "SUMMARY")
     return [
-        holds(one) if position in holding else _result(one, found[position], key, sensitive)
-        for position, one in enumerate(suite)
+        holds(expectation) if position in holding else _result(expectation, found[position], key, sensitive)
+        for position, expectation in enumerate(suite)
     ]
 
 

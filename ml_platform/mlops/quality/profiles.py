@@ -53,8 +53,8 @@ class Profile:
     def plain(self) -> dict[str, Any]:
         """As plain data, without what is unknown."""
         columns = {
-            name: {key: value for key, value in asdict(one).items() if value is not None}
-            for name, one in self.columns.items()
+            name: {key: value for key, value in asdict(column).items() if value is not None}
+            for name, column in self.columns.items()
         }
         return {"rows": self.rows, "columns": columns}
 
@@ -170,8 +170,8 @@ def profile(product: Product, data_set: DataSet, rows: int, found: Mapping[str, 
             # The mean is rounded, and the values differ from that.
             figures["stddev"] = 0.0
         shares = {
-            str(one): _rounded(share)
-            for position, one in enumerate(_allowed(product, name))
+            str(value): _rounded(share)
+            for position, value in enumerate(_allowed(product, name))
             if (share := found.get(f"share {position} {name}")) is not None
         }
         columns[name] = ColumnProfile(nulls=found.get(f"nulls {name}") or 0, shares=shares or None, **figures)
@@ -190,7 +190,7 @@ def profiled(product: Product, data_set: DataSet) -> dict[str, str]:
     source = product.source
     if data_set == "ards":
         left_out = {*product.ards_key, *product.entity}
-        return {name: one.type for name, one in source.columns.items() if name not in left_out}
+        return {name: column.type for name, column in source.columns.items() if name not in left_out}
     return {name: product.mrds_type(name) for name in product.features}
 
 

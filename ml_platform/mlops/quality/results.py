@@ -62,10 +62,10 @@ class Quality:
         """The results by dimension; before all others the failed ones, errors first."""
         return sorted(
             self.results,
-            key=lambda one: (
-                one.passed,
-                not one.passed and one.severity == "warning",
-                DIMENSIONS.index(one.dimension),
+            key=lambda result: (
+                result.passed,
+                not result.passed and result.severity == "warning",
+                DIMENSIONS.index(result.dimension),
             ),
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import groupby
+from operator import attrgetter
 
 from markupsafe import Markup
 
@@ -134,7 +135,7 @@ def causes(shown: Sequence[DataSetDay], unusable: Unusable | None) -> list[str]:
         for data_set in shown
         if data_set.reason and data_set.outcome not in ("blocked", "held_back")
     ]
-    for result in sorted(results, key=lambda one: not one.is_error):
+    for result in sorted(results, key=attrgetter("is_error"), reverse=True):
         if unusable and result.expectation.startswith(FEW_UNUSABLE):
             counted = unusable.reasons.most_common(_REASONS)
             # What would accept the records is advice, and stands below.
@@ -265,5 +266,8 @@ def _strip(history: Sequence[DataSetDay], day: date) -> str:
     known = {earlier.day: earlier for earlier in history}
     days = _span(history, day)
     kinds = [known[earlier].verdict if earlier in known else "unknown" for earlier in days]
-    labels = [f"{one} {_HEADLINES.get(kind, 'not attempted')}" for one, kind in zip(days, kinds, strict=True)]
+    labels = [
+        f"{earlier} {_HEADLINES.get(kind, 'not attempted')}"
+        for earlier, kind in zip(days, kinds, strict=True)
+    ]
     return plots.strip(kinds, labels)
