@@ -10,6 +10,7 @@ from ml_platform.contract.assets import ARDS, CATALOGUE
 from ml_platform.contract.product import Product
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
+from ml_platform.storage import column_changes
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.tables import Tables
@@ -60,7 +61,9 @@ def align(context: StepContext) -> None:
         schema = table.schema_of(product)
         if schema is None:
             continue
-        aligned = tables.align(context.open_spark, product.name, table.name, schema, keys=table.key(product))
+        aligned = column_changes.align(
+            tables, context.open_spark, product.name, table.name, schema, keys=table.key(product)
+        )
         if str(aligned):
             context.log(f"{product.name}/{table.name} follows the contract: {aligned}")
 

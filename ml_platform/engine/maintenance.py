@@ -13,7 +13,7 @@ from ml_platform.contract.assets import small_table_names, table_names
 from ml_platform.data_engineering.arrivals import ARRIVALS
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import StepResult
-from ml_platform.storage import small_tables
+from ml_platform.storage import small_tables, upkeep
 from ml_platform.storage.contract_versions import CONTRACTS
 from ml_platform.storage.ledger import DAYS, DESCRIBED, SORT
 
@@ -35,7 +35,7 @@ def maintain(context: StepContext) -> StepResult:
 
     for name in table_names():
         if tables.exists(product, name):
-            say(name, str(tables.maintain(context.spark, product, name, keep)))
+            say(name, str(upkeep.maintain(tables, context.spark, product, name, keep)))
     superseded = _of_superseded(context.ledger.compact(keep))
     for name in small_tables_of_all():
         if tables.control.exists(product, name):

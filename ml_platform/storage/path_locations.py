@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from ml_platform.contract.source import EVENT_DAY
+from ml_platform.storage.conflicts import ATTEMPTS
 from ml_platform.storage.datasets import fetched, in_folder, kept_open
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.locks import DEFAULT_SECONDS, held
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
     from pyspark.sql import DataFrame, SparkSession
 
-#: How often a commit to an object store is tried, of which each must lose against another writer.
-ATTEMPTS = 10
 _BATCH_ROWS = 10_000
 
 

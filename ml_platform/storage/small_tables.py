@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml_platform.storage.tables import Maintained, Tables
+from ml_platform.storage.tables import Tables
+from ml_platform.storage.upkeep import Maintained
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, WriterProperties

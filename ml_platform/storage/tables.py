@@ -1,8 +1,9 @@
 """Delta tables by name, and the one way a table's days are replaced.
 
 What the tables hold is the services' business, and where they lie that of :mod:`.locations`. Tables that grow
-with the data are written by Spark (:meth:`Tables.replace_days`); the small ones that steer the platform
-are in :mod:`.small_tables`.
+with the data are written by Spark (:meth:`Tables.replace_days`) or by tasks (:meth:`Tables.replace_days_by`);
+the small ones that steer the platform are in :mod:`.small_tables`. Their columns follow the contract by
+:mod:`.column_changes`, and :mod:`.upkeep` tidies them.
 """
 
 from __future__ import annotations
@@ -10,76 +11,31 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from datetime import date, timedelta
+from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ml_platform.contract.faults import EndsTheRunError
 from ml_platform.settings import Settings
-from ml_platform.storage.conflicts import is_conflict
+from ml_platform.storage.conflicts import committed
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.locations import location_of
 from ml_platform.storage.locks import DEFAULT_SECONDS
-from ml_platform.storage.path_locations import ATTEMPTS, PathLocation
-from ml_platform.storage.table_location import LocationError, on_days, quoted, type_name
+from ml_platform.storage.path_locations import PathLocation
+from ml_platform.storage.table_location import LocationError, on_days, quoted
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame, Row, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
-_RETENTION = "delta.deletedFileRetentionDuration"
-
-__all__ = ["Aligned", "Maintained", "OvertakenError", "Tables", "column", "on_days"]
+__all__ = ["OvertakenError", "Tables", "column", "on_days"]
 
 
 class OvertakenError(EndsTheRunError):
     """Another run has written days of a table since this one looked at what they are made from."""
-
-
-@dataclass(frozen=True)
-class Maintained:
-    """What maintenance has done with a table: files joined and deleted (None: not known), and what it is now.
-
-    ``size`` is in bytes.
-    """
-
-    joined: int
-    deleted: int | None
-    files: int
-    size: int
-
-    def __str__(self) -> str:
-        deleted = "" if self.deleted is None else f", {self.deleted:,} old ones deleted"
-        size = f"{self.files:,} files of {self.size / 1e6:,.1f} MB"
-        return f"{size}; {self.joined:,} joined with others{deleted}"
-
-
-@dataclass(frozen=True)
-class Change:
-    """What a column was called, and its types before and now, as Delta names them."""
-
-    name: str
-    before: str
-    now: str
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """The columns that a table was given, and by name those that were changed."""
-
-    added: tuple[str, ...] = ()
-    changed: Mapping[str, Change] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        parts = [f"{name} is new" for name in self.added]
-        for name, change in self.changed.items():
-            called = f"{name}, called {change.name} before," if name != change.name else name
-            retyped = f" was {change.before} and is {change.now}"
-            parts.append(called + (retyped if change.before != change.now else " is renamed"))
-        return "; ".join(parts)
 
 
 class Tables:
@@ -259,93 +215,7 @@ class Tables:
         def replace() -> None:
             self.location.replace(rows, product, table, days, origin.text)
 
-        return self._replace(origin, lambda: _commit(replace))
-
-    def align(
-        self,
-        session: Callable[[], SparkSession],
-        product: str,
-        table: str,
-        schema: pa.Schema,
-        *,
-        keys: Collection[str] = (),
-    ) -> Aligned:
-        """Give a table that exists the columns and types of ``schema``; other columns stay as they are.
-
-        A column that it lacks is null in its rows. A column of another type is converted in all rows, in one
-        commit: a value that the new type can't hold without loss becomes null until its day is done again.
-        Nothing is lost by that: such values stay beside, in a column that is named after the earlier type,
-        and come back if the column gets that type again. A column whose name differs in case only is renamed.
-
-        Args:
-            session: gives the Spark session if rows must be rewritten.
-            keys: columns that tell rows apart, of which no value may become null.
-
-        Raises:
-            LocationError: a value of ``keys`` has no equal in the new type. Nothing was changed.
-        """
-        from deltalake import Schema
-
-        if not self.exists(product, table):
-            return Aligned()
-        wanted = {field.name: type_name(field) for field in Schema.from_arrow(schema).fields}
-        if wanted.items() <= self.location.column_types(product, table).items():
-            return Aligned()
-        with self.lock(product, table):
-            known = self.location.column_types(product, table)
-            # Delta's columns are told apart whatever the case of their letters.
-            there = {name.casefold(): name for name in known}
-            before = {name: there[name.casefold()] for name in wanted if name.casefold() in there}
-            changed = {
-                name: Change(before[name], known[before[name]], type_)
-                for name, type_ in wanted.items()
-                if name in before and (before[name], known[before[name]]) != (name, type_)
-            }
-            added = {name: type_ for name, type_ in wanted.items() if name not in before}
-            if changed:
-                self._convert(session(), product, table, known, changed, keys)
-            if added:
-                self.location.add_columns(product, table, added)
-        return Aligned(tuple(added), changed)
-
-    def _convert(
-        self,
-        spark: SparkSession,
-        product: str,
-        table: str,
-        known: Mapping[str, str],
-        changed: Mapping[str, Change],
-        keys: Collection[str],
-    ) -> None:
-        from pyspark.sql import functions as F
-
-        rows = self.read(spark, product, table)
-        values = {name: _changed(name, change, known) for name, change in changed.items()}
-        lossy = {name: column(changed[name].name).isNotNull() & new.isNull() for name, new in values.items()}
-        counted = rows.agg(
-            *[F.count_if(lost).alias(f"{name}.count") for name, lost in lossy.items()],
-            *[
-                F.first(F.when(lost, column(changed[name].name).cast("string")), ignorenulls=True).alias(name)
-                for name, lost in lossy.items()
-            ],
-        ).first()
-        assert counted is not None, "an aggregate without keys has one row"
-        columns = {name: column(name) for name in rows.columns}
-        for name, new in values.items():
-            change = changed[name]
-            columns[change.name] = new.alias(name)
-            if not counted[f"{name}.count"]:
-                continue
-            if name in keys:
-                raise LocationError(
-                    f"{product}/{table}: {name} tells rows apart, and was {change.before}: {counted[name]!r} "
-                    f"is no {change.now}. Give the column of the new type another name"
-                )
-            kept = _beside(name, change.before)
-            lost = F.when(lossy[name], column(change.name))
-            columns[kept] = (F.coalesce(column(kept), lost) if kept in known else lost).alias(kept)
-        converted = rows.select(*columns.values())
-        _commit(lambda: self.location.rewrite(converted, product, table))
+        return self._replace(origin, lambda: committed(replace))
 
     def day_files(self, product: str, table: str) -> DayFiles | None:
         """The table as a folder in which tasks may write; None where only Spark may."""
@@ -436,37 +306,6 @@ class Tables:
                     + (f" and {len(touched) - 1} more days" if len(touched) > 1 else "")
                 )
 
-    def maintain(self, spark: SparkSession, product: str, table: str, keep: timedelta) -> Maintained:
-        """Join the small files of each day, and delete those that no version of the last ``keep`` needs.
-
-        A day is one file as a rule, so there is little to join; what daily corrections and backfills leave
-        behind is whole files that were replaced.
-        """
-        name = self.location.sql_name(product, table)
-        age = f"interval {keep.days} days"
-        with self.lock(product, table):
-            joined: list[Row] = []
-            _commit(lambda: joined.extend(spark.sql(f"OPTIMIZE {name}").collect()))
-            # Delta reads the age from the table alone, and takes none from the statement.
-            detail = spark.sql(f"DESCRIBE DETAIL {name}").collect()[0]
-            if detail["properties"].get(_RETENTION) != age:
-                spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ('{_RETENTION}' = '{age}')")
-            spark.sql(f"VACUUM {name}")
-            if (files := self.day_files(product, table)) is not None:
-                files.sweep(keep)
-        return Maintained(
-            joined=joined[-1]["metrics"]["numFilesRemoved"],
-            deleted=self._deleted_by_vacuum(spark, name),
-            files=detail["numFiles"],
-            size=detail["sizeInBytes"],
-        )
-
-    def _deleted_by_vacuum(self, spark: SparkSession, name: str) -> int | None:
-        """What the table's history says of the newest VACUUM; Delta doesn't write of it everywhere."""
-        newest = spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").collect()[0]
-        deleted = (newest["operationMetrics"] or {}).get("numDeletedFiles")
-        return None if deleted is None or newest["operation"] != "VACUUM END" else int(deleted)
-
     def lock(self, product: str, table: str) -> AbstractContextManager[None]:
         """Hold a table for one commit, where its place doesn't protect commits itself."""
         return self.location.lock(product, table)
@@ -495,52 +334,6 @@ def _days_of(metadata: str | None) -> set[date]:
     except ValueError:
         return set()
     return {date.fromisoformat(day) for day in facts.get("days", ())} if isinstance(facts, dict) else set()
-
-
-def _commit(save: Callable[[], None]) -> None:
-    """Save, again if another writer's commit came first and touched the same days."""
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-
-    attempts = Retrying(
-        retry=retry_if_exception(is_conflict),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.2, max=10),
-        reraise=True,
-    )
-    attempts(save)
-
-
-#: Types between which values are converted where the way back gives the same value.
-_NUMBERS = frozenset({"boolean", "integer", "long", "double"})
-_TIMES = frozenset({"date", "timestamp"})
-
-
-def _changed(name: str, change: Change, known: Mapping[str, str]) -> Column:
-    """A column's values as they are from now on; values of its new type that it had before come back."""
-    from pyspark.sql import functions as F
-
-    new = _converted(column(change.name), change.before, change.now)
-    kept = _beside(name, change.now)
-    return F.coalesce(column(kept), new) if kept in known else new
-
-
-def _converted(value: Column, before: str, now: str) -> Column:
-    """A column's values in another type; null where that would lose anything."""
-    from pyspark.sql import functions as F
-
-    if before == now:
-        return value
-    if {before, now} <= _NUMBERS or {before, now} <= _TIMES:
-        new = value.try_cast(now)
-        return F.when(new.try_cast(before).eqNullSafe(value), new)
-    if "string" in (before, now):
-        return value.try_cast(now)
-    return F.lit(None).cast(now)
-
-
-def _beside(name: str, type_: str) -> str:
-    """Where values of an earlier type stay that a column's type can't hold."""
-    return f"__{name}__{type_}"
 
 
 def column(name: str) -> Column:

@@ -19,6 +19,7 @@ from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning import performance, training_data
 from ml_platform.machine_learning.model_history import ModelHistory, champion
 from ml_platform.overview import history as overview
+from ml_platform.storage import column_changes
 from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.table_location import LocationError
 from ml_platform.storage.tables import Tables
@@ -387,7 +388,7 @@ def test_a_rollback_reads_no_rows(copy: Platform, monkeypatch: pytest.MonkeyPatc
         raise LocationError("`main`.`ml`.`shop_mrds` is a table of a catalog, which is opened on Spark only")
 
     monkeypatch.setattr(training_data, "labelled", unreachable)
-    monkeypatch.setattr(Tables, "align", unreachable)
+    monkeypatch.setattr(column_changes, "align", unreachable)
     taken, now = roll_back(copy.product, copy.settings, reason="false alarms", by="ann")
     after = ModelHistory(copy.tables, copy.product).decisions()
     rolled_back = {decision.as_of for decision in taken.taken_back}

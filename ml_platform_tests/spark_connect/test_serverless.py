@@ -171,17 +171,17 @@ def test_what_serverless_compute_refuses_is_refused_here(there: tuple[Client, Se
 
 #: Has the process remember what it takes for a conflict.
 _REMEMBERING = """
-from ml_platform.storage import tables
-before = tables.is_conflict
-tables.seen = []
+from ml_platform.storage import conflicts
+before = conflicts.is_conflict
+conflicts.seen = []
 
 def is_conflict(error):
     found = before(error)
     if found:
-        tables.seen.append(type(error).__name__)
+        conflicts.seen.append(type(error).__name__)
     return found
 
-tables.is_conflict = is_conflict
+conflicts.is_conflict = is_conflict
 """
 WRITERS, COMMITS = 2, 4
 
@@ -216,7 +216,7 @@ def test_two_writers_of_one_day_lose_and_double_nothing(
         history = first.ask(do="sql", text=f"DESCRIBE HISTORY {SCHEMA}.shop_raced")
         assert len(history) == WRITERS * COMMITS + 1
         seen = [
-            client.ask(do="python", text="__import__('ml_platform.storage.tables', fromlist=['x']).seen")
+            client.ask(do="python", text="__import__('ml_platform.storage.conflicts', fromlist=['x']).seen")
             for client in clients
         ]
         assert any(names_ != "[]" for names_ in seen), "no commit lost against another: nothing was shown"

@@ -13,7 +13,7 @@ import pytest
 from delta.exceptions import ConcurrentAppendException
 from pyspark.sql import SparkSession
 
-from ml_platform.storage import tables
+from ml_platform.storage import conflicts
 from ml_platform.storage.path_locations import FolderLocation
 from ml_platform.storage.tables import Tables
 
@@ -61,6 +61,6 @@ def test_a_commit_that_lost_is_made_again_and_no_row_is_lost_or_doubled(
 def test_such_commits_do_conflict(
     unlocked: Tables, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "ATTEMPTS", 1)
+    monkeypatch.setattr(conflicts, "ATTEMPTS", 1)
     with pytest.raises(ConcurrentAppendException):
         write_all(unlocked, spark)

@@ -19,11 +19,12 @@ from ml_platform.data_engineering import ards, landing, mrds, unity_catalog
 from ml_platform.mlops.quality import quarantine
 from ml_platform.mlops.quality.profiles import ProfileStatistics, profile
 from ml_platform.storage.catalog_location import CatalogLocation
+from ml_platform.storage.column_changes import Change, align
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.locations import location_of
 from ml_platform.storage.path_locations import FolderLocation, ObjectStoreLocation
 from ml_platform.storage.table_location import LocationError
-from ml_platform.storage.tables import Change, Tables
+from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import Platform, deliver_visits
 from ml_platform_tests.storage.azurite import ACCOUNT, KEY, Azurite
 from ml_platform_tests.storage.blob_proxy import listing_from
@@ -275,13 +276,13 @@ def test_a_table_gets_the_columns_and_types_of_another_schema(spark: SparkSessio
             ("event_day", pa.date32()),
         ]
     )
-    assert str(tables.align(lambda: spark, "shop", "ards", wanted)) == ""
+    assert str(align(tables, lambda: spark, "shop", "ards", wanted)) == ""
     assert not tables.exists("shop", "ards")
     tables.replace_days(spark, "shop", "ards", rows, [day], run_id="1")
     kept = pa.schema([("event_day", pa.date32()), ("amount", pa.float64())])
-    assert str(tables.align(lambda: spark, "shop", "ards", kept)) == ""
+    assert str(align(tables, lambda: spark, "shop", "ards", kept)) == ""
 
-    aligned = tables.align(lambda: spark, "shop", "ards", wanted)
+    aligned = align(tables, lambda: spark, "shop", "ards", wanted)
     assert set(aligned.added) == {"note.s", "count"}
     assert aligned.changed == {
         "n.n": Change("n.n", "integer", "string"),
@@ -309,7 +310,7 @@ def test_a_table_gets_the_columns_and_types_of_another_schema(spark: SparkSessio
     ]
     assert found == [("1", 1, 1, None, None), ("2", None, None, None, None), ("3", None, None, None, None)]
     version = tables.version("shop", "ards")
-    assert str(tables.align(lambda: spark, "shop", "ards", wanted)) == ""
+    assert str(align(tables, lambda: spark, "shop", "ards", wanted)) == ""
     assert tables.version("shop", "ards") == version
     # Days are still replaced alone.
     tables.replace_days(
@@ -344,7 +345,7 @@ def test_a_type_that_is_changed_and_changed_back_loses_nothing(spark: SparkSessi
     tables.replace_days(spark, "shop", "ards", delivered, [first, second], run_id="1")
 
     def align(schema: pa.Schema) -> None:
-        tables.align(lambda: spark, "shop", "ards", schema)
+        align(tables, lambda: spark, "shop", "ards", schema)
 
     def values(*columns: str) -> list[tuple[object, ...]]:
         frame = tables.read(spark, "shop", "ards").orderBy("key").select(*columns)
@@ -366,7 +367,7 @@ def test_a_type_that_is_changed_and_changed_back_loses_nothing(spark: SparkSessi
     assert [row for row in after if row[0] != "4"] == [row for row in before if row[0] != "4"]
     assert [row[1] for row in after if row[0] == "4"] == [7.0]
     with pytest.raises(LocationError, match="key tells rows apart, and was string: 'x' is no long"):
-        tables.align(lambda: spark, "shop", "ards", retyped(key=pa.int64()), keys=["key"])
+        align(tables, lambda: spark, "shop", "ards", retyped(key=pa.int64()), keys=["key"])
     assert values("key", "amount", "on", "flag") == after
 
 
@@ -376,11 +377,11 @@ def test_a_column_whose_name_changes_in_case_only_is_renamed(spark: SparkSession
     rows = spark.createDataFrame([("a", 1, day)], "key string, pages int, event_day date")
     tables.replace_days(spark, "shop", "ards", rows, [day], run_id="1")
     wanted = pa.schema([("key", pa.string()), ("Pages", pa.int64()), ("event_day", pa.date32())])
-    aligned = tables.align(lambda: spark, "shop", "ards", wanted)
+    aligned = align(tables, lambda: spark, "shop", "ards", wanted)
     assert str(aligned) == "Pages, called pages before, was integer and is long"
     assert tables.location.column_types("shop", "ards")["Pages"] == "long"
     assert "pages" not in tables.location.column_types("shop", "ards")
     assert [tuple(row) for row in tables.read(spark, "shop", "ards").select("key", "Pages").collect()] == [
         ("a", 1)
     ]
-    assert str(tables.align(lambda: spark, "shop", "ards", wanted)) == ""
+    assert str(align(tables, lambda: spark, "shop", "ards", wanted)) == ""
