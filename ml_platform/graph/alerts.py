@@ -30,7 +30,16 @@ from ml_platform.engine.report_targets import report_base
 from ml_platform.graph import deliveries, failed_runs, ledger_views
 from ml_platform.graph.schedules import OVERDUE_ON, model_is_due
 from ml_platform.mlops.alerts import channels, messages
-from ml_platform.mlops.alerts.messages import ChannelState, Entry, Finding
+from ml_platform.mlops.alerts.channel_states import ChannelState, Entry, read_cursor, write_cursor
+from ml_platform.mlops.alerts.findings import (
+    FINDING_DAYS,
+    Finding,
+    at_least,
+    day_of,
+    missing_key,
+    source_of,
+    why_well,
+)
 from ml_platform.mlops.links import Links
 from ml_platform.mlops.remedies import (
     DELIVERY_OVERDUE,
@@ -67,7 +76,7 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
         if not wanted:
             return dg.SensorResult(skip_reason="no channel wants this product's news", cursor=context.cursor)
         now = clock(ZoneInfo(product.timezone))
-        before = messages.read_cursor(context.cursor)
+        before = read_cursor(context.cursor)
         states = {channel.name: before.get(channel.name, ChannelState()) for channel in wanted}
         situation = look(product, settings, context.instance, now, states.values())
         for source, error in situation.failures.items():
@@ -79,7 +88,7 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
         for channel in wanted:
             state = states[channel.name]
             severity = "error" if "error" in (channel.severity, product.alerts.severity) else "warning"
-            known = messages.at_least(current, severity)  # type: ignore[arg-type]
+            known = at_least(current, severity)  # type: ignore[arg-type]
             news = state.news(known, situation.well)
             unknown = situation.failures
             if not news:
@@ -105,7 +114,7 @@ def alert_sensor(product: Product, settings: Settings, *, clock: Clock = datetim
                 words[name] = f"{problem}; is tried again after {before[name].retry_at}"
                 context.log.warning(f"the alert channel {name!r} {words[name]}")
         listed = "; ".join(f"{name}: {text}" for name, text in words.items())
-        return dg.SensorResult(skip_reason=listed, cursor=messages.write_cursor(states))
+        return dg.SensorResult(skip_reason=listed, cursor=write_cursor(states))
 
     return sensor
 
@@ -127,7 +136,7 @@ class Situation:
 
     def recent(self, now: datetime) -> list[Finding]:
         """What is wrong, without what the ledger has known for long."""
-        oldest = (now - timedelta(days=messages.FINDING_DAYS)).timestamp() * 1e9
+        oldest = (now - timedelta(days=FINDING_DAYS)).timestamp() * 1e9
         return [finding for finding in self.wrong if not 0 < finding.recorded_at < oldest]
 
     def with_reports(self, found: Sequence[Finding], links: Links) -> list[Finding]:
@@ -226,15 +235,15 @@ def _recorded(ledger: Ledger, reported: Mapping[str, Entry]) -> tuple[list[Findi
     present = {finding.key for finding in wrong}
     gone: dict[str, dict[str, date | None]] = {}
     for key, entry in reported.items():
-        if messages.source_of(key) == "ledger" and key not in present:
-            gone.setdefault(entry.asset, {})[key] = messages.day_of(key)
+        if source_of(key) == "ledger" and key not in present:
+            gone.setdefault(entry.asset, {})[key] = day_of(key)
     well = {}
     for asset, keys in gone.items():
         days = None if None in keys.values() else {day for day in keys.values() if day}
         records = ledger.latest(asset, days)
         newest = max(records, default=None)
         for key, day in keys.items():
-            reason = messages.why_well(key, records.get(day or newest or date.min))
+            reason = why_well(key, records.get(day or newest or date.min))
             if reason is not None:
                 well[key] = reason
     return wrong, well
@@ -307,7 +316,7 @@ def _rows(
         what = f"{absences[day]}; they were expected by {due:%Y-%m-%d %H:%M %Z}"
     finding = _late("landing", day, DELIVERY_OVERDUE, what, f"{due:%Y-%m-%d %H:%M %Z}")
     # A run that has looked for the delivery says the same of the day.
-    yield replace(finding, key=messages.missing_key(day)), late
+    yield replace(finding, key=missing_key(day)), late
 
 
 def _labels(

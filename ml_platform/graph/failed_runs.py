@@ -19,7 +19,7 @@ from ml_platform.contract.assets import (
 from ml_platform.contract.days import add_months
 from ml_platform.contract.product import Product
 from ml_platform.graph.run_history import FinishedRun, RunHistory
-from ml_platform.mlops.alerts.messages import Finding
+from ml_platform.mlops.alerts.findings import Finding
 from ml_platform.mlops.remedies import RUN_FAILED
 
 

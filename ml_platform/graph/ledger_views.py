@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Protocol, TypeVar
 
-from ml_platform.mlops.alerts import messages
-from ml_platform.mlops.alerts.messages import Finding
+from ml_platform.mlops.alerts.findings import CONTINUING, Finding, Recorded
 from ml_platform.storage.ledger import Ledger
 
 T = TypeVar("T")
@@ -59,7 +58,7 @@ class _View:
     identity: str | None = None
     read_on: date | None = None
     commit: int | None = None
-    recorded: messages.Recorded = field(default_factory=messages.Recorded)
+    recorded: Recorded = field(default_factory=Recorded)
     wrong: Sequence[Finding] = ()
     made_from: dict[date, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -71,8 +70,8 @@ class _View:
             return
         identity = ledger.identity()
         goes_on = self.commit is not None and (identity, today) == (self.identity, self.read_on)
-        changes = ledger.changes(self.commit if goes_on else None, keep=messages.CONTINUING)
-        recorded = self.recorded if goes_on else messages.Recorded()
+        changes = ledger.changes(self.commit if goes_on else None, keep=CONTINUING)
+        recorded = self.recorded if goes_on else Recorded()
         for asset, day in changes.others:
             recorded.clear(asset, day)
         for record in changes.records:

@@ -12,7 +12,8 @@ from typing import Any
 from ml_platform.contract.days import named
 from ml_platform.contract.product import Product
 from ml_platform.mlops.alerts import messages
-from ml_platform.mlops.alerts.messages import Fact, Finding
+from ml_platform.mlops.alerts.findings import Finding
+from ml_platform.mlops.alerts.messages import Fact
 from ml_platform.mlops.links import Links
 from ml_platform.overview import history
 from ml_platform.overview.history import ModelLine, OtherScores

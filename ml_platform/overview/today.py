@@ -17,7 +17,8 @@ from ml_platform.contract.product import Product
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.model_history import ModelHistory, champion
 from ml_platform.mlops.alerts import messages
-from ml_platform.mlops.alerts.messages import Fact, Finding
+from ml_platform.mlops.alerts.findings import Finding
+from ml_platform.mlops.alerts.messages import Fact
 from ml_platform.mlops.links import Links
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import WITHOUT_ROWS, Ledger

@@ -24,8 +24,9 @@ from ml_platform.engine.step import PermanentError
 from ml_platform.graph import run_history
 from ml_platform.graph.alerts import alert_sensor, findings
 from ml_platform.graph.partitions import RANGE_TAGS
-from ml_platform.mlops.alerts import channels, messages
-from ml_platform.mlops.alerts.messages import ChannelState, read_cursor
+from ml_platform.mlops.alerts import channels
+from ml_platform.mlops.alerts.channel_states import ChannelState, read_cursor
+from ml_platform.mlops.alerts.findings import FINDING_DAYS
 from ml_platform.settings import AlertChannel, Settings
 from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
 from ml_platform.storage.tables import Tables
@@ -702,10 +703,10 @@ def test_a_finding_leaves_the_cursor_at_the_stated_age(
     desk.record("2024-01-05", "refused", reason="first")
     deliver_all(desk)
     began = datetime.now(tz=UTC)
-    desk.now = began + timedelta(days=messages.FINDING_DAYS, hours=-1)
+    desk.now = began + timedelta(days=FINDING_DAYS, hours=-1)
     desk.tick()
     assert list(read_cursor(desk.cursor)["json-1"].reported) == ["ards/2024-01-05/refused"]
-    desk.now = began + timedelta(days=messages.FINDING_DAYS, hours=1)
+    desk.now = began + timedelta(days=FINDING_DAYS, hours=1)
     assert desk.tick() == "json-1: nothing new"
     assert read_cursor(desk.cursor) == {"json-1": ChannelState()}
     assert len(web.received) == 1

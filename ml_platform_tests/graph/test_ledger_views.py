@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ml_platform.graph import ledger_views
-from ml_platform.mlops.alerts import messages
+from ml_platform.mlops.alerts.findings import Finding, of_records
 from ml_platform.storage import datasets
 from ml_platform.storage.ledger import DayRecord, Ledger, Outcome
 from ml_platform.storage.path_locations import FolderLocation
@@ -52,9 +52,9 @@ def drawn(draw: random.Random, asset: str, day: date) -> DayRecord:
     )
 
 
-def read_whole(ledger: Ledger) -> tuple[list[messages.Finding], dict[date, str]]:
+def read_whole(ledger: Ledger) -> tuple[list[Finding], dict[date, str]]:
     records = {asset: ledger.latest(asset) for asset in ASSETS}
-    return messages.of_records(records), {day: record.inputs for day, record in records["ards"].items()}
+    return of_records(records), {day: record.inputs for day, record in records["ards"].items()}
 
 
 @pytest.mark.parametrize("seed", range(4))

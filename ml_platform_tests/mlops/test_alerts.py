@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ml_platform.mlops.alerts import messages
-from ml_platform.mlops.alerts.messages import ChannelState, Finding, News
+from ml_platform.mlops.alerts.channel_states import ChannelState, News, read_cursor, write_cursor
+from ml_platform.mlops.alerts.findings import Finding, at_least, day_of, of_records, why_well
 from ml_platform.mlops.links import Links
 from ml_platform.mlops.remedies import held_back_by, remedies
 from ml_platform.storage.ledger import DayRecord, Outcome
@@ -36,7 +37,7 @@ def of(*records: DayRecord) -> list[Finding]:
     by_asset: dict[str, dict[date, DayRecord]] = {}
     for one in records:
         by_asset.setdefault(one.asset, {})[one.day] = one
-    return messages.of_records(by_asset)
+    return of_records(by_asset)
 
 
 def finding(key: str, severity: Any = "error", **values: Any) -> Finding:
@@ -85,10 +86,10 @@ def test_a_check_over_a_window_is_one_finding_since_its_first_failing_day() -> N
     )
     (one,) = wrong
     assert (one.partition, one.since, one.what) == ("2024-01-04", "2024-01-03", "f1 on 2024-01-04")
-    assert messages.day_of(one.key) is None
+    assert day_of(one.key) is None
     passed = performance("2024-01-05", True)
     assert of(performance("2024-01-04", False), passed) == []
-    assert messages.why_well(one.key, passed) == "written"
+    assert why_well(one.key, passed) == "written"
 
 
 def test_an_accepted_day_is_well_and_says_who_and_why() -> None:
@@ -102,15 +103,15 @@ def test_an_accepted_day_is_well_and_says_who_and_why() -> None:
         accepted_reason="a holiday",
     )
     assert of(accepted) == []
-    assert messages.why_well(one.key, accepted) == "accepted by ann: a holiday"
+    assert why_well(one.key, accepted) == "accepted by ann: a holiday"
 
 
 def test_a_refused_day_that_is_fixed_is_well() -> None:
     (one,) = of(record("ards", "2024-01-02", "refused", reason="a.csv"))
     fixed = record("ards", "2024-01-02", checks=[check(True)], counts={"rows": 1200})
     assert of(fixed) == []
-    assert messages.day_of(one.key) == D("2024-01-02")
-    assert messages.why_well(one.key, fixed) == "written, 1,200 rows"
+    assert day_of(one.key) == D("2024-01-02")
+    assert why_well(one.key, fixed) == "written, 1,200 rows"
 
 
 def test_a_day_that_is_bad_in_another_way_is_news_and_not_well() -> None:
@@ -118,7 +119,7 @@ def test_a_day_that_is_bad_in_another_way_is_news_and_not_well() -> None:
     state = ChannelState().sent([missing])
     refused = record("ards", "2024-01-02", "refused", reason="a.csv: no header")
     now = of(refused)
-    assert messages.why_well(missing.key, refused) is None
+    assert why_well(missing.key, refused) is None
     assert [one.what for one in state.news(now, {}).wrong] == ["a.csv: no header"]
     assert list(state.sent(now).reported) == ["ards/2024-01-02/refused"]
 
@@ -191,9 +192,9 @@ def test_ten_years_of_findings_fit_into_a_cursor_and_are_no_news_again(step: int
     assert len(many) > 3600
     others = [finding("run/shop_daily/a", partition="2024-01-01 to 2024-01-02", subject="run failed")]
     state = ChannelState().sent([*many, *others])
-    cursor = messages.write_cursor({"mail": state, "chat": ChannelState()})
+    cursor = write_cursor({"mail": state, "chat": ChannelState()})
     assert len(cursor) < 12_000
-    read = messages.read_cursor(cursor)
+    read = read_cursor(cursor)
     assert read == {"mail": state, "chat": ChannelState()}
     assert not read["mail"].news([*many, *others], {})
 
@@ -201,8 +202,8 @@ def test_ten_years_of_findings_fit_into_a_cursor_and_are_no_news_again(step: int
 def test_a_cursor_keeps_all_of_a_channels_state() -> None:
     state = ChannelState().sent(recorded(days("2024-01-01", "2024-01-03")))
     failed = state.refused(state.news([finding("x")], {}), [finding("x")], MORNING)
-    assert messages.read_cursor(messages.write_cursor({"a": state, "b": failed})) == {"a": state, "b": failed}
-    assert messages.read_cursor(None) == messages.read_cursor("") == {}
+    assert read_cursor(write_cursor({"a": state, "b": failed})) == {"a": state, "b": failed}
+    assert read_cursor(None) == read_cursor("") == {}
 
 
 def test_a_cursor_of_an_earlier_version_repeats_no_news() -> None:
@@ -215,7 +216,7 @@ def test_a_cursor_of_an_earlier_version_repeats_no_news() -> None:
     }
     old = json.dumps({"mail": {"ards/2024-01-02/outcome": entry}})
     now = of(record("ards", "2024-01-02", "refused", reason="a.csv"))
-    assert not messages.read_cursor(old)["mail"].news(now, {})
+    assert not read_cursor(old)["mail"].news(now, {})
 
 
 # -- words -------------------------------------------------------------------------------------------
@@ -333,4 +334,4 @@ def test_a_backfill_of_the_past_is_one_digest() -> None:
 @pytest.mark.parametrize(("severity", "kept"), [("warning", ["a", "b"]), ("error", ["a"])])
 def test_a_severity_leaves_out_what_is_less(severity: Any, kept: list[str]) -> None:
     both = [finding("a", "error"), finding("b", "warning")]
-    assert [one.key for one in messages.at_least(both, severity)] == kept
+    assert [one.key for one in at_least(both, severity)] == kept
