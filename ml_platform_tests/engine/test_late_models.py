@@ -14,7 +14,7 @@ from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.day_rows import day_rows
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.machine_learning import evaluation, performance, training_data
+from ml_platform.machine_learning import evaluation, performance, training_data, unseen_rows
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.training_data import SAMPLE_STEPS
@@ -162,7 +162,7 @@ def test_only_late_labels_have_a_champion_judged_on_what_it_has_not_scored(
 ) -> None:
     product = shop(source__label_delay_days=delay, model__first_month=None, evaluation__minimum_rows=200)
     found = evaluation.Evaluation(D("2024-05-10"), "f1", champion_rows=rows, champion_positives=positives)
-    assert evaluation.needs_unseen_rows(product, found) == (expected and not enough)
+    assert unseen_rows.needs_unseen_rows(product, found) == (expected and not enough)
 
 
 @pytest.mark.slow
@@ -211,7 +211,7 @@ def test_spark_reads_the_unseen_rows_that_this_process_reads(
 
     def read(share: int) -> pd.DataFrame:
         rows = day_rows(lambda: spark, tables, product.name, MRDS, chosen, schema)
-        found = rows.map(evaluation._unseen(product, learned_to, share), schema).to_pandas()
+        found = rows.map(unseen_rows._unseen(product, learned_to, share), schema).to_pandas()
         return found.sort_values(["event_day", "customer"], ignore_index=True)
 
     held = read(SAMPLE_STEPS)
@@ -241,7 +241,7 @@ def test_a_champion_of_other_features_is_judged_by_what_it_has_scored_alone(hist
         model__features={"numeric": ["spend"], "categorical": ["channel"]},
     )
     for product, judged in ((history.product, [day]), (changed, [])):
-        result = evaluation.judge_on_unseen(
+        result = unseen_rows.judge_on_unseen(
             lambda: history.spark, product, history.tables, pipeline, model, found, labelled
         )
         assert list(result) == judged

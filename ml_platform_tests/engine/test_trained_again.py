@@ -18,7 +18,7 @@ from ml_platform.contract.product import Product
 from ml_platform.engine import local
 from ml_platform.engine.deciding import Decider
 from ml_platform.engine.step import StepRequest
-from ml_platform.machine_learning import evaluation, model_files, performance, training
+from ml_platform.machine_learning import model_files, performance, training, unseen_rows
 from ml_platform.machine_learning.model_history import ModelHistory, ModelRecord, champion
 from ml_platform.machine_learning.pipeline import TrainingError
 from ml_platform.machine_learning.registry import Registry
@@ -361,7 +361,7 @@ def test_whoever_needs_a_model_that_another_has_replaced_goes_on_with_that_one(
 ) -> None:
     (before,) = models(platform)
     if step == "model_performance":  # the champion is judged on unseen rows
-        monkeypatch.setattr(evaluation, "SOON_ENOUGH", 0)
+        monkeypatch.setattr(unseen_rows, "SOON_ENOUGH", 0)
         platform.product = shop(evaluation__minimum_rows=10_000)
     asked = [D("2024-02-19"), D("2024-02-20")] if step == "model_performance" else [D("2024-02-01")]
     damage(platform, before, "a class is gone")

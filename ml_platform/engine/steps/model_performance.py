@@ -18,7 +18,7 @@ from ml_platform.engine import presence
 from ml_platform.engine.deciding import load_all
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Check, Inputs, Written
-from ml_platform.machine_learning import evaluation, performance
+from ml_platform.machine_learning import evaluation, performance, unseen_rows
 from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import ModelHistory, scored_otherwise
 from ml_platform.machine_learning.promotion import Decision, serving
@@ -155,7 +155,7 @@ class ModelPerformance(Step):
         context, product = self.context, self.context.product
         thin: dict[str, list[evaluation.Evaluation]] = {}
         for evaluated in found.values():
-            if evaluated.champion_fingerprint and evaluation.needs_unseen_rows(product, evaluated):
+            if evaluated.champion_fingerprint and unseen_rows.needs_unseen_rows(product, evaluated):
                 thin.setdefault(evaluated.champion_fingerprint, []).append(evaluated)
         if not thin:
             return {}
@@ -174,7 +174,7 @@ class ModelPerformance(Step):
             if loaded is None:
                 judged |= dict.fromkeys((evaluated.event_day for evaluated in evaluations), None)
                 continue
-            judged |= evaluation.judge_on_unseen(
+            judged |= unseen_rows.judge_on_unseen(
                 context.open_spark,
                 product,
                 context.tables,
