@@ -425,7 +425,7 @@ _ROWS: tuple[Asset, ...] = (
         version="1",
         sections=("mrds", "model.features"),
         kinds=frozenset({"spark", "scikitlearn", "deltalake"}),
-        tables=(Table(PREDICTIONS, "ml_platform.machine_learning.scoring:schema"),),
+        tables=(Table(PREDICTIONS, "ml_platform.machine_learning.predicted_rows:schema"),),
         columns=_prediction_columns,
         options=frozenset({"force", "rescore"}),
     ),

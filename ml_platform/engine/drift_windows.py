@@ -25,7 +25,7 @@ from ml_platform.data_engineering.day_rows import Kernel, day_rows, subschema
 from ml_platform.data_engineering.resolution import rows_schema
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.trained_again import Loaded
-from ml_platform.machine_learning import scoring
+from ml_platform.machine_learning import predicted_rows
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.model_history import ModelRecord
 from ml_platform.machine_learning.training_data import (
@@ -131,7 +131,7 @@ class Windows:
             return window
         share = self._share(_size(plan, PREDICTIONS, scored))
         product = self.context.product
-        schema, (column, _) = scoring.schema(product), product.task.measured
+        schema, (column, _) = predicted_rows.schema(product), product.task.measured
         scores = self._read(PREDICTIONS, scored, schema, [column], share)
         return _with_predictions(product, window, scores[column])
 

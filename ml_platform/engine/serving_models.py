@@ -7,9 +7,10 @@ from typing import Any
 
 from ml_platform.contract.faults import in_words
 from ml_platform.contract.product import Product
-from ml_platform.machine_learning import pipeline, scoring
+from ml_platform.machine_learning import pipeline
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_history import ModelRecord
+from ml_platform.machine_learning.predicted_rows import ServingModel
 from ml_platform.machine_learning.registry import Registry
 
 
@@ -33,9 +34,9 @@ def mismatch(registry: Registry, product: Product, model: ModelRecord) -> str | 
     return ModelColumns.named(product, features).mismatch(product)
 
 
-def serving_model(product: Product, model: ModelRecord, pipeline: Any) -> scoring.ServingModel:
+def serving_model(product: Product, model: ModelRecord, pipeline: Any) -> ServingModel:
     """A model that was loaded, as scoring takes it."""
-    return scoring.ServingModel(
+    return ServingModel(
         pipeline=pipeline,
         threshold=model.threshold,
         name=product.name,

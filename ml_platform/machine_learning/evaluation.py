@@ -27,11 +27,11 @@ from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.day_rows import RowsInFolder, mapped, subschema
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.machine_learning import scoring
+from ml_platform.machine_learning import predicted_rows
 from ml_platform.machine_learning.kind import Predictions
 from ml_platform.machine_learning.kinds import kind_of
+from ml_platform.machine_learning.predicted_rows import PREDICTIONS
 from ml_platform.machine_learning.retraining import JudgedOn
-from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.machine_learning.training_data import (
     SAMPLE_STEPS,
     clusters,
@@ -151,7 +151,8 @@ class _Blocks:
     def predictions(self) -> pa.Schema:
         """The columns that are read of the predictions."""
         return subschema(
-            scoring.schema(self.product), [*self.product.identity, *kind_of(self.product).read, *_SCORED_BY]
+            predicted_rows.schema(self.product),
+            [*self.product.identity, *kind_of(self.product).read, *_SCORED_BY],
         )
 
     @property

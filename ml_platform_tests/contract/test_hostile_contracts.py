@@ -355,13 +355,13 @@ def use(product: Product) -> None:
     from ml_platform.cli.contracts import in_words
     from ml_platform.data_engineering import aggregation, resolution
     from ml_platform.engine import training_plan
-    from ml_platform.machine_learning import scoring
+    from ml_platform.machine_learning import predicted_rows
     from ml_platform.mlops.quality import expectations
 
     assert product.hash_of("source", "mrds", "model") == product.hash_of("source", "mrds", "model")
     assert resolution.rows_schema(product).names
     assert aggregation.schema(product).names
-    assert scoring.schema(product).names
+    assert predicted_rows.schema(product).names
     assert in_words(product)
     day = product.start
     for data_set in ("ards", "mrds"):

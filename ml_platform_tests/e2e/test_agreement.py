@@ -31,7 +31,7 @@ from ml_platform.engine import deciding, local
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.step import StepRequest
 from ml_platform.engine.verdicts import Verdict
-from ml_platform.machine_learning import performance, scoring
+from ml_platform.machine_learning import performance, predicted_rows
 from ml_platform.machine_learning.model_history import ModelHistory, champion
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.mlops.quality.results import Result
@@ -173,7 +173,7 @@ class Agreement(RuleBasedStateMachine):
         content = {
             "ards": ards.columns(product),
             "mrds": mrds.columns(product),
-            "predictions": [name for name in scoring.schema(product).names if name != "model_version"],
+            "predictions": [name for name in predicted_rows.schema(product).names if name != "model_version"],
         }
         for table, columns in content.items():
             held, said = self._held(table, columns), self._said(table)

@@ -14,7 +14,7 @@ from ml_platform.contract.faults import FAILING_DAYS, FailingDaysError, Isolatio
 from ml_platform.data_engineering import ards_in_tasks, landing, mrds
 from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
-from ml_platform.machine_learning import evaluation, scoring, training
+from ml_platform.machine_learning import evaluation, scoring_in_tasks, training
 from ml_platform.mlops.drift import drift_report
 from ml_platform.mlops.quality import anomalies as history_rules
 from ml_platform.mlops.quality import validation, validation_report
@@ -199,7 +199,7 @@ FAULTS: list[tuple[str, Sequence[date], date, list[tuple[Any, str, int | None]]]
     ("mrds", AROUND, BAD, [(mrds, TASKS, None), (history_rules, "facts_of_rows", 1)]),
     ("online_features", AROUND, BAD, [(publish, "publish", 4)]),
     ("model", [FEBRUARY], FEBRUARY, [(training, "train", None)]),
-    ("predictions", AROUND, BAD, [(scoring, TASKS, None)]),
+    ("predictions", AROUND, BAD, [(scoring_in_tasks, TASKS, None)]),
     ("model_performance", AROUND, BAD, [(evaluation, TASKS, None)]),
     ("validation_report", AROUND, BAD, [(validation_report, "build", 1)]),
     ("drift_report", [D("2024-01-01"), FEBRUARY], FEBRUARY, [(drift_report, "build", 1)]),

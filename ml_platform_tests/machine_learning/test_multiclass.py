@@ -17,7 +17,7 @@ from sklearn import metrics as sk
 from ml_platform.contract.loading import ContractError
 from ml_platform.contract.product import Product
 from ml_platform.contract.tasks import MULTICLASS, Metric
-from ml_platform.machine_learning import bootstrap, multiclass_metrics, promotion, scoring
+from ml_platform.machine_learning import bootstrap, multiclass_metrics, predicted_rows, promotion
 from ml_platform.machine_learning.kind import LAST_LABEL
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.multiclass import PROBABILITY_DECIMALS
@@ -208,11 +208,11 @@ def test_what_is_stored_is_read_back_as_what_the_pipeline_says(product: Product)
     day = D("2024-03-01")
     new = rows(500, seed=2).drop_duplicates("customer").assign(event_day=day).drop(columns="paid")
     given = pa.Table.from_pandas(new, preserve_index=False)
-    served = scoring.ServingModel(model.pipeline, model.threshold, "shop", "1", day, "f")
+    served = predicted_rows.ServingModel(model.pipeline, model.threshold, "shop", "1", day, "f")
 
-    table = scoring.predictions(product, day, given, served)
+    table = predicted_rows.predictions(product, day, given, served)
 
-    assert table.schema == scoring.schema(product)
+    assert table.schema == predicted_rows.schema(product)
     frame = table.to_pandas()
     own = model.pipeline.predict_proba(new[["spend", "pages", "channel"]].astype({"pages": float}))
     expected = model.pipeline.classes_[np.argmax(own.round(6), axis=1)]

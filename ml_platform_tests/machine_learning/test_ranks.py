@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from ml_platform.data_engineering import aggregation
 from ml_platform.machine_learning import ranks, scoring, training
+from ml_platform.machine_learning.predicted_rows import ServingModel
 from ml_platform.machine_learning.ranks import Ranks
-from ml_platform.machine_learning.scoring import ServingModel
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import CARRIERS, D, carry_by, days, shop
 

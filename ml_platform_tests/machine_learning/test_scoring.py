@@ -14,7 +14,7 @@ import pytest
 
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.machine_learning import scoring, training
-from ml_platform.machine_learning.scoring import ServingModel
+from ml_platform.machine_learning.predicted_rows import ServingModel
 from ml_platform.storage.path_locations import FolderLocation
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.small_platform import D, days, shop

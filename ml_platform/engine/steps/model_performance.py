@@ -21,8 +21,8 @@ from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning import evaluation, performance, unseen_rows
 from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import ModelHistory, scored_otherwise
+from ml_platform.machine_learning.predicted_rows import PREDICTIONS
 from ml_platform.machine_learning.promotion import Decision, serving
-from ml_platform.machine_learning.scoring import PREDICTIONS
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 
 #: Of an evaluation, what is no figure that the UI could plot, or goes there under another name.

@@ -27,6 +27,7 @@ from ml_platform.machine_learning.model_history import (
     scored_otherwise,
 )
 from ml_platform.machine_learning.performance import RANKED_TO
+from ml_platform.machine_learning.predicted_rows import PREDICTIONS, ServingModel
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.storage.contract_versions import ContractVersions
@@ -63,7 +64,7 @@ class Predictions(Step):
     be scored again.
     """
 
-    asset = scoring.PREDICTIONS
+    asset = PREDICTIONS
 
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         ledger, product = self.context.ledger, self.context.product
@@ -140,7 +141,7 @@ class Predictions(Step):
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         context, product = self.context, self.context.product
         days: dict[date, _Day] = {day: inputs.found for day, inputs in work.items()}
-        models: dict[date, scoring.ServingModel] = {}
+        models: dict[date, ServingModel] = {}
         loaded = load_all(
             context,
             (
