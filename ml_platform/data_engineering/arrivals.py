@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import knowledge, landing
+from ml_platform.data_engineering import day_folders, knowledge, landing
 from ml_platform.data_engineering.files import DeliveredBytes, FileRules, UnreadableFile, open_bytes
 from ml_platform.data_engineering.knowledge import Arrival, Arrivals, FileFacts
 from ml_platform.data_engineering.object_store import ObjectPath, Place
@@ -118,7 +118,7 @@ class ArrivalRegister:
                     continue
                 if seconds is not None and time.monotonic() - started > seconds:
                     break
-                path = landing.folder_of(self._product, folder, day) / file.name
+                path = day_folders.folder_of(self._product, folder, day) / file.name
                 content = _content(path, rules)
                 before = known.of_content(day, file.name, content) if content else None
                 first = before.seen_on if before else max(seen_on, not_before)

@@ -1,37 +1,40 @@
 """The landing folder: which deliveries there are, and whether their headers can be right.
 
 ``landing/<product>/<event day>/*.csv``, or a file of another of the :mod:`.formats`. Only names, sizes and
-headers are looked at here; how a file is opened is :mod:`.files`' business, and what is inside it
-:mod:`.parsing`'s.
+headers are looked at here; what lies in a day's folder is :mod:`.day_folders`' business, how a file is opened
+that of :mod:`.files`, and what is inside it :mod:`.parsing`'s.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
-from pathlib import Path
 
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import files, headers, knowledge, replacements
+from ml_platform.data_engineering.day_folders import (
+    Folder,
+    day_named,
+    facts_of,
+    folder_of,
+    folders_of,
+    is_there,
+    stamp_of,
+    why,
+    written_at,
+)
 from ml_platform.data_engineering.delivery_file import DeliveryFile
 from ml_platform.data_engineering.files import FileRules, UnreadableFile, shown
-from ml_platform.data_engineering.formats import NAMES, Format, format_of, to_do
+from ml_platform.data_engineering.formats import Format, format_of
 from ml_platform.data_engineering.knowledge import Arrivals, FileFacts, Known, Seen
 from ml_platform.data_engineering.object_store import ObjectPath, Place
 from ml_platform.data_engineering.parsing import read_head
-from ml_platform.data_engineering.replacements import ManifestError, is_manifest
+from ml_platform.data_engineering.replacements import ManifestError
 
-#: What other programs leave beside data; nobody expects it to be read.
-_NO_DATA = (".", "_")
-#: A day in a name that isn't just the day: 20240104, day=2024-01-04, 2024_1_4.
-_A_DAY = re.compile(r"(?<!\d)(\d{4})[-_./]?(\d{1,2})[-_./]?(\d{1,2})(?!\d)")
-_A_YEAR = re.compile(r"^(?:\w+=)?(\d{4})$")
 #: What begins the part of a day's inputs that says which files came late.
 LATE = "late "
 #: Names in a message; more are counted.
@@ -39,10 +42,6 @@ _LISTED = 5
 _NO_BYTES = (
     "has no bytes, as if it were still being written; the day is read when it has, or when it is deleted"
 )
-#: Days apart that a listing of an object store still covers, rather than another one being made.
-LISTED_TOGETHER = 31
-#: Names of folders whose days are known: those of a hundred years, which all products share.
-_NAMES_KNOWN = 36_600
 
 
 @dataclass(frozen=True)
@@ -81,17 +80,12 @@ def made_from(stamp: str, late: Mapping[str, date]) -> str:
 def delivered_days(product: Product, landing: Place) -> list[date]:
     """The event days that have a folder, or what refuses them in its place, ascending. Costs one listing."""
     if isinstance(landing, ObjectPath):
-        return [day for name in (landing / product.name).folders() if (day := _day_of(name))]
+        return [day for name in (landing / product.name).folders() if (day := day_named(name))]
     try:
         entries = list(os.scandir(landing / product.name))
     except FileNotFoundError:
         return []
-    return sorted(day for entry in entries if (day := _day_of(entry.name)) and _is_there(entry))
-
-
-def folder_of(product: Product, landing: Place, day: date) -> Place:
-    """Where a day's files lie."""
-    return landing / product.name / day.isoformat()
+    return sorted(day for entry in entries if (day := day_named(entry.name)) and is_there(entry))
 
 
 @dataclass(frozen=True)
@@ -113,17 +107,17 @@ class Look:
 
 def looks(product: Product, landing: Place, days: Collection[date]) -> dict[date, Look]:
     """What lies there of some days; in an object store a listing for days that are close together."""
-    folder = _folders(product, landing, days)
+    folder = folders_of(product, landing, days)
     found = {}
     for day in days:
         try:
             of_day = folder(day)
-            files = [_facts(path) for path in of_day.paths]
-            changed = max(map(_written, of_day.paths), default=None)
-            stamped = _stamp(of_day) if files or of_day.unfinished else None
+            files = [facts_of(path) for path in of_day.paths]
+            changed = max(map(written_at, of_day.paths), default=None)
+            stamped = stamp_of(of_day) if files or of_day.unfinished else None
             found[day] = Look(stamped, files, changed, bool(of_day.unfinished))
         except OSError as error:
-            found[day] = Look(fingerprint_of(_why(error)))
+            found[day] = Look(fingerprint_of(why(error)))
     return found
 
 
@@ -160,211 +154,19 @@ def scan(
         arrivals: when files were first seen, as far as somebody has looked.
     """
     rules = rules or FileRules(root=str(landing))
-    found, of_day = {}, _folders(product, landing, days)
+    found, of_day = {}, folders_of(product, landing, days)
     for day in days:
         try:
             folder = of_day(day)
             if not folder.paths and not folder.unfinished:
                 continue
-            seen = arrivals.seen(day, map(_facts, folder.paths)) if arrivals is not None else None
+            seen = arrivals.seen(day, map(facts_of, folder.paths)) if arrivals is not None else None
             delivery = _delivery(product, day, folder, landing, rules, seen)
         except OSError as error:
-            delivery = Delivery(day, (), fingerprint_of(_why(error)), _why(error))
+            delivery = Delivery(day, (), fingerprint_of(why(error)), why(error))
         if delivery.refusal or any(not file.labels_only for file in delivery.files):
             found[day] = delivery
     return found
-
-
-def absences(
-    product: Product, landing: Place, days: Collection[date], rules: FileRules | None = None
-) -> dict[date, str]:
-    """Why days have no rows, as far as can be seen: what was expected where, and what lies there instead.
-
-    Nothing is said of a folder that lies elsewhere, unless links may lead there. Arguments as for
-    :func:`scan`.
-    """
-    rules = rules or FileRules(root=str(landing))
-    elsewhere: dict[date, list[str]] = {}
-    years: dict[int, list[str]] = {}
-    if isinstance(landing, ObjectPath):
-        of_day = _folders(product, landing, days)
-        return {day: _absence(folder_of(product, landing, day), of_day(day), ()) for day in days}
-    try:
-        entries = sorted(os.scandir(landing / product.name), key=lambda entry: entry.name)
-    except OSError:
-        entries = []
-    if not rules.allows(landing / product.name):
-        entries = []
-    for entry in entries:
-        if _day_of(entry.name) and _is_there(entry):
-            continue
-        if day := _day_in(entry.name):
-            elsewhere.setdefault(day, []).append(_name(entry))
-        elif (year := _A_YEAR.match(entry.name)) and _is_folder(entry):
-            years.setdefault(int(year[1]), []).append(_name(entry))
-    found = {}
-    for day in days:
-        place = folder_of(product, landing, day)
-        try:
-            folder = _look_into(place) if rules.allows(place) else _Folder()
-        except OSError as error:
-            found[day] = _why(error)
-            continue
-        found[day] = _absence(place, folder, [*elsewhere.get(day, ()), *years.get(day.year, ())])
-    return found
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """What lies in a day's folder, by name: the delivered files, their manifests, and the names of all else.
-
-    ``unfinished`` are files of an object store that have no bytes yet: whoever writes them is still at it.
-    """
-
-    paths: Sequence[Place] = ()
-    manifests: Sequence[Place] = ()
-    unread: tuple[str, ...] = ()
-    unfinished: tuple[str, ...] = ()
-
-
-def _folders(product: Product, landing: Place, days: Collection[date]) -> Callable[[date], _Folder]:
-    """What finds the folder of each of some days."""
-    if not isinstance(landing, ObjectPath):
-        return lambda day: _look_into(folder_of(product, landing, day))
-    found: dict[str, list[ObjectPath]] = {}
-    for first, last in _together(days):
-        found |= (landing / product.name).files_by_folder(first.isoformat(), last.isoformat())
-    return lambda day: _folder_of_objects(found.get(day.isoformat(), ()))
-
-
-def _together(days: Collection[date]) -> list[tuple[date, date]]:
-    """Few ranges that hold some days, each of which is listed at once."""
-    found: list[tuple[date, date]] = []
-    for day in sorted(days):
-        if found and (day - found[-1][1]).days <= LISTED_TOGETHER:
-            found[-1] = (found[-1][0], day)
-        else:
-            found.append((day, day))
-    return found
-
-
-def _folder_of_objects(files: Iterable[ObjectPath]) -> _Folder:
-    """What a listing of a day's files says; a name with a slash is that of a file in a folder."""
-    inside: dict[str, ObjectPath] = {}
-    folders = set()
-    for file in files:
-        assert file.facts is not None, "a listing knows its files"
-        folder, separator, _ = file.facts.name.partition("/")
-        if separator:
-            folders.add(f"{shown(folder)}/")
-        else:
-            inside[file.facts.name] = file
-    ordered = sorted(inside)
-    data = [name for name in ordered if _is_read(name)]
-    ready = [name for name in data if _size(inside[name])]
-    others = [
-        name for name in ordered if not (_is_read(name) or is_manifest(name) or name.startswith(_NO_DATA))
-    ]
-    # A store with folders of its own lists these as files without bytes.
-    unread = {*folders, *(shown(name) for name in others if f"{shown(name)}/" not in folders)}
-    return _Folder(
-        [inside[name] for name in ready],
-        [inside[name] for name in ordered if is_manifest(name) and not name.startswith(".")],
-        tuple(sorted(unread)),
-        tuple(shown(name) for name in data if name not in ready),
-    )
-
-
-def _size(file: ObjectPath) -> int:
-    return file.facts.size if file.facts is not None else 0
-
-
-def _look_into(folder: Place) -> _Folder:
-    """What lies in a folder; hidden files, and those that begin with an underscore, are nobody's data."""
-    assert isinstance(folder, Path), "a listing says what lies in an object store"
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return _Folder()
-    unread = [
-        entry
-        for entry in entries
-        if not (_is_read(entry.name) or entry.name.startswith(_NO_DATA) or is_manifest(entry.name))
-    ]
-    return _Folder(
-        [folder / entry.name for entry in entries if _is_read(entry.name)],
-        [
-            folder / entry.name
-            for entry in entries
-            if is_manifest(entry.name) and not entry.name.startswith(".")
-        ],
-        tuple(map(_name, unread)),
-    )
-
-
-def _is_read(name: str) -> bool:
-    return format_of(name) is not None and not name.startswith(".")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that can't be followed
-        return False
-
-
-def _is_there(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is more than a link to nothing; what isn't a folder refuses its day."""
-    if _is_folder(entry):
-        return True
-    try:
-        entry.stat()
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _name(entry: os.DirEntry[str]) -> str:
-    return shown(entry.name) + ("/" if _is_folder(entry) else "")
-
-
-@functools.lru_cache(maxsize=_NAMES_KNOWN)
-def _day_of(name: str) -> date | None:
-    """The day that a folder with this name holds: none but that of the form 2024-01-04 is read."""
-    try:
-        day = date.fromisoformat(name)
-    except ValueError:
-        return None
-    return day if day.isoformat() == name else None
-
-
-def _day_in(name: str) -> date | None:
-    """The day that somebody may mean by a name."""
-    match = _A_DAY.search(name)
-    try:
-        return date(*map(int, match.groups())) if match else None
-    except ValueError:
-        return None
-
-
-def _absence(place: Place, folder: _Folder, elsewhere: Sequence[str]) -> str:
-    parts = [f"no rows have been delivered to {place}"]
-    if folder.paths:
-        names = (shown(path.name) for path in folder.paths)
-        parts.append(f"there are labels only, in {listed(names)}")
-    if folder.unread:
-        parts.append(
-            f"{listed(folder.unread)} can't be read: files of the names {NAMES} that lie directly in the "
-            "day's folder are"
-        )
-        parts += dict.fromkeys(what for name in folder.unread if (what := to_do(name)))
-    if elsewhere:
-        parts.append(
-            f"rows may be in {listed(elsewhere)} beside it, whose name is not that of the day's folder"
-        )
-    return "; ".join(parts)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -372,29 +174,6 @@ def listed(names: Iterable[str]) -> str:
     every = list(names)
     more = f" and {len(every) - _LISTED:,} more" if len(every) > _LISTED else ""
     return ", ".join(every[:_LISTED]) + more
-
-
-def _why(error: OSError) -> str:
-    return f"{shown(str(error.filename))}: can't be read: {error.strerror}"
-
-
-def _facts(path: Place) -> FileFacts:
-    if isinstance(path, ObjectPath):
-        assert path.facts is not None, "a listing knows its files"
-        return path.facts
-    status = path.stat()
-    return FileFacts(path.name, status.st_size, status.st_mtime_ns)
-
-
-def _written(path: Place) -> float:
-    """When a file was written, in seconds since 1970."""
-    return path.written if isinstance(path, ObjectPath) else path.stat().st_mtime
-
-
-def _stamp(folder: _Folder) -> str:
-    """The stamp of a day's files, of which there is one at least; their manifests belong to them."""
-    files = [_facts(path) for path in (*folder.paths, *folder.manifests)]
-    return fingerprint_of([*files, *folder.unfinished])
 
 
 @dataclass(frozen=True)
@@ -419,7 +198,7 @@ class _LookedAt:
 def _look_at(
     product: Product, day: date, path: Place, landing: Place, rules: FileRules, seen: Seen | None
 ) -> _LookedAt:
-    looked_at = _LookedAt(path, _facts(path).size, knowledge.known(product, day, path.name, seen))
+    looked_at = _LookedAt(path, facts_of(path).size, knowledge.known(product, day, path.name, seen))
     try:
         _refuse_name(path.name)
         header, likely_bytes = read_head(str(path), path.name, product.source, rules)
@@ -436,9 +215,9 @@ def _look_at(
 
 
 def _delivery(
-    product: Product, day: date, folder: _Folder, landing: Place, rules: FileRules, seen: Seen | None
+    product: Product, day: date, folder: Folder, landing: Place, rules: FileRules, seen: Seen | None
 ) -> Delivery:
-    facts = _stamp(folder)
+    facts = stamp_of(folder)
     place = folder_of(product, landing, day)
     if not rules.allows(place):
         return Delivery(day, (), facts, f"{place} {files.LEADS_OUT}")

@@ -21,7 +21,7 @@ import dagster as dg
 from ml_platform.contract.assets import VALIDATION_REPORT, validated
 from ml_platform.contract.days import month_of
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import landing
+from ml_platform.data_engineering import absences, day_folders, landing
 from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules
 from ml_platform.data_engineering.landing import Look
@@ -310,10 +310,10 @@ def _rows(
     late = stamp is None and now > due
     what = f"rows were expected by {due:%Y-%m-%d %H:%M %Z}"
     if late:
-        absences = landing.absences(
+        reasons = absences.why_absent(
             product, landing_of(settings, product), [day], FileRules.of(settings, product)
         )
-        what = f"{absences[day]}; they were expected by {due:%Y-%m-%d %H:%M %Z}"
+        what = f"{reasons[day]}; they were expected by {due:%Y-%m-%d %H:%M %Z}"
     finding = _late("landing", day, DELIVERY_OVERDUE, what, f"{due:%Y-%m-%d %H:%M %Z}")
     # A run that has looked for the delivery says the same of the day.
     yield replace(finding, key=missing_key(day)), late
@@ -383,7 +383,7 @@ def _changed_at(product: Product, landing_: Place, day: date, looks: Mapping[dat
 
     An object store doesn't tell when a file was taken away: then it is now.
     """
-    place, folder = landing_ / product.name, landing.folder_of(product, landing_, day)
+    place, folder = landing_ / product.name, day_folders.folder_of(product, landing_, day)
     if not isinstance(place, Path) or not isinstance(folder, Path):
         return looks[day].changed or datetime.now(tz=UTC).timestamp()
     try:

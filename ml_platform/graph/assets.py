@@ -28,7 +28,7 @@ from ml_platform.contract.assets import (
     names,
 )
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import landing
+from ml_platform.data_engineering import day_folders
 from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.graph import partitions, run_processes, timeline
@@ -225,7 +225,7 @@ def _observe_deliveries(
         if day.up_to_date or files is None:
             continue
         facts = {
-            "folder": str(landing.folder_of(product, landing_of(settings, product), day.day)),
+            "folder": str(day_folders.folder_of(product, landing_of(settings, product), day.day)),
             "files": files,
             "bytes": day.metadata["bytes"],
             "records": day.metadata.get("delivered"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ml_platform.data_engineering import buckets, files, landing, parsing
+from ml_platform.data_engineering import absences, buckets, files, landing, parsing
 from ml_platform.data_engineering.delivery_parts import bucket_count
 from ml_platform.data_engineering.files import FileRules, UnreadableFile
 from ml_platform.data_engineering.parsing import parse_file
@@ -128,7 +128,7 @@ def test_a_folder_that_is_a_link_out_refuses_its_days_and_shows_nothing_of_it(
     allowed = landing.scan(product, root, [DAY], FileRules(root=None))[DAY]
     assert (allowed.refusal, allowed.unread) == (None, ("secret-plan.txt",))
     (outside / "a.csv").unlink()
-    said = landing.absences(product, root, [DAY, OTHER])
+    said = absences.why_absent(product, root, [DAY, OTHER])
     assert said[DAY] == f"no rows have been delivered to {root / 'shop' / str(DAY)}"
     if level == "product":
         assert said[OTHER] == f"no rows have been delivered to {root / 'shop' / str(OTHER)}"
@@ -310,7 +310,7 @@ def test_a_day_without_rows_names_what_lies_there_instead(tmp_path: Path, lies: 
     path.write_text("visit,day,bought\n" if lies.endswith("labels.csv") else rows())
     product = shop()
     assert landing.scan(product, tmp_path, [DAY]) == {}
-    said = landing.absences(product, tmp_path, [DAY, D("2023-05-05")])
+    said = absences.why_absent(product, tmp_path, [DAY, D("2023-05-05")])
     assert said[DAY].startswith(f"no rows have been delivered to {tmp_path / 'shop' / '2024-01-01'}; ")
     assert named in said[DAY]
     assert said[D("2023-05-05")] == f"no rows have been delivered to {tmp_path / 'shop' / '2023-05-05'}"
@@ -320,7 +320,8 @@ def test_markers_of_other_programs_are_not_named(folder: Path) -> None:
     for name in ("_SUCCESS", ".a.csv.crc", ".hidden.csv"):
         (folder / name).write_text("")
     assert (
-        landing.absences(shop(), folder.parents[1], [DAY])[DAY] == f"no rows have been delivered to {folder}"
+        absences.why_absent(shop(), folder.parents[1], [DAY])[DAY]
+        == f"no rows have been delivered to {folder}"
     )
 
 

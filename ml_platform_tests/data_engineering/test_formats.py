@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import delivery_parts, files, json_reader, landing, resolution
+from ml_platform.data_engineering import absences, delivery_parts, files, json_reader, landing, resolution
 from ml_platform.data_engineering.delivery_parts import divided
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.reading import Reading, located
@@ -540,7 +540,7 @@ def test_a_day_with_nothing_but_an_excel_file_says_what_to_do(tmp_path: Path) ->
     place.mkdir(parents=True)
     (place / "visits.XLSX").write_bytes(b"PK")
     (place / "visits.json").write_bytes(b"{}")
-    said = landing.absences(shop(), tmp_path, [DAY])[DAY]
+    said = absences.why_absent(shop(), tmp_path, [DAY])[DAY]
     assert "visits.XLSX, visits.json can't be read" in said
     assert "save the sheet as 'CSV UTF-8 (comma delimited)', or write it as Parquet" in said
     assert "is to be named *.jsonl or *.ndjson" in said

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.loading import ContractError
-from ml_platform.data_engineering import knowledge, landing
+from ml_platform.data_engineering import day_folders, knowledge, landing
 from ml_platform.data_engineering.knowledge import Arrival, Arrivals, FileFacts
 from ml_platform_tests.small_platform import D, Platform, shop
 
@@ -109,7 +109,7 @@ def test_files_count_in_the_order_in_which_they_became_known(
     names = {**names, "z_rows.csv": False}
     product = shop(source__label_delay_days=delay)
     root = tmp_path_factory.mktemp("landing")
-    folder = landing.folder_of(product, root, DAY)
+    folder = day_folders.folder_of(product, root, DAY)
     folder.mkdir(parents=True)
     for name, is_labels in names.items():
         folder.joinpath(name).write_text("visit,day,bought\n" if is_labels else HEADER)

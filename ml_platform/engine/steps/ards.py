@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 
 from ml_platform.contract.assets import ARDS_VERSIONS
-from ml_platform.data_engineering import ards, landing, unity_catalog
+from ml_platform.data_engineering import absences, ards, landing, unity_catalog
 from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.files import FileRules, shown
 from ml_platform.data_engineering.formats import to_do
@@ -46,16 +46,16 @@ class Ards(Step):
         done = self._as_made(days, lost, looks, arrivals)
         deliveries = landing.scan(product, folder, [day for day in days if day not in done], rules, arrivals)
         absent = [day for day in days if day not in deliveries and day not in done]
-        absences = landing.absences(product, folder, absent, rules) if absent else {}
+        reasons = absences.why_absent(product, folder, absent, rules) if absent else {}
         found = self._away(absent) | done
         for day in days:
             delivery = deliveries.get(day)
             if day in found:
                 continue
             if delivery is None:
-                found[day] = Inputs("", "missing", absences[day], gone=True)
+                found[day] = Inputs("", "missing", reasons[day], gone=True)
                 if reason := product.delivery.why_not_due(day):
-                    _, _, instead = absences[day].partition("; ")
+                    _, _, instead = reasons[day].partition("; ")
                     reason = f"{reason}; {instead}" if instead else reason
                     found[day] = Inputs("", "not_due", reason, gone=True)
             elif delivery.refusal:
