@@ -353,7 +353,7 @@ _ROWS: tuple[Asset, ...] = (
             Table(MRDS, "ml_platform.data_engineering.aggregation:schema"),
             Table(
                 MRDS_SERVED,
-                "ml_platform.data_engineering.row_versions:served_schema",
+                "ml_platform.data_engineering.served_states:served_schema",
                 key=lambda product: (*product.entity, "known_from"),
             ),
         ),

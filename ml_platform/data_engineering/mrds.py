@@ -19,12 +19,13 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from ml_platform.contract.assets import ARDS_VERSIONS, MRDS_SERVED
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import aggregation, buckets, parcels, row_versions
+from ml_platform.data_engineering import aggregation, buckets, parcels, served_states
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.data_engineering.buckets import BucketFiles, Scattered
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting, Statistics
-from ml_platform.data_engineering.row_versions import KNOWN_FROM, KNOWN_TO, Morning
+from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
+from ml_platform.data_engineering.row_versions import Morning
 from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks
 from ml_platform.storage.day_files import DayFile, DayFiles, held
 from ml_platform.storage.fingerprints import ContentSums
@@ -93,7 +94,7 @@ def write(
         counted = {day: counting.of_parts(found.parts) for day, found in done.items()}
         written = [day for day in days if day not in refusals]
         files = {day: done[day].files for day in written if day in done}
-        names = row_versions.served_schema(product).names
+        names = served_states.served_schema(product).names
         sums = {day: sum(found.served_parts, ContentSums()) for day, found in done.items()}
         served = {
             day: Counted(found.rows, fingerprint=found.fingerprint(names)) for day, found in sums.items()
@@ -103,7 +104,7 @@ def write(
             with tables.hold(product.name, MRDS, written):
                 as_served = {day: done[day].served for day in written if day in done}
                 if any(as_served.values()) or tables.has_days(product.name, MRDS_SERVED, written):
-                    schema = row_versions.served_schema(product)
+                    schema = served_states.served_schema(product)
                     tables.replace_days_by(
                         product.name, MRDS_SERVED, schema, as_served, written, run_id=run_id
                     )
@@ -263,7 +264,7 @@ class _InTasks:
     def _writer(self) -> Callable[..., _Aggregated]:
         product, places, counting, histories = self.product, self.places, self.counting, dict(self.histories)
         withheld = self.withheld
-        names = row_versions.served_schema(product).names
+        names = served_states.served_schema(product).names
 
         def write(
             day: date, rows: pa.Table, states: pa.Table | None, *, is_whole: bool = False
@@ -276,7 +277,7 @@ class _InTasks:
             made = _Aggregated([counting.of_part(done, is_whole=is_whole)], files)
             if states is None:
                 return made
-            served = row_versions.served(product, day, rows, states, histories[day])
+            served = served_states.served(product, day, rows, states, histories[day])
             content = ContentSums.of(served, names)
             return replace(made, served=places.served.write(day, served), served_parts=[content])
 
@@ -356,7 +357,7 @@ class _BySpark:
         """What there is of some days in the table of what was served."""
         if not days:
             return {}
-        product, schema = self.product, row_versions.served_schema(self.product)
+        product, schema = self.product, served_states.served_schema(self.product)
         counting = Counting(product.label, schema.names, has_positives=False)
         rows = self.tables.read_days(self.spark, product.name, MRDS_SERVED, days)
         return counting.of_frame(rows, schema)
@@ -364,7 +365,7 @@ class _BySpark:
     def _served(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
         """What was served of days with versions: of their rows, and the states of those that have several."""
         product, histories = self.product, dict(self.histories)
-        schema = row_versions.served_schema(product)
+        schema = served_states.served_schema(product)
         names = aggregation.columns(product)
         if not days:
             return self.spark.createDataFrame([], from_arrow_schema(schema))
@@ -377,7 +378,7 @@ class _BySpark:
             day = rows[EVENT_DAY][0].as_py()
             is_now = rows[KNOWN_FROM].is_null()
             now, before = rows.filter(is_now), rows.filter(pc.invert(is_now))
-            return row_versions.served(product, day, now, before, histories[day])
+            return served_states.served(product, day, now, before, histories[day])
 
         return self._by_bucket(rows.unionByName(states), counts, serve, schema)
 

@@ -1,21 +1,18 @@
 """What was known of a day when: rows as they were before a later delivery changed them.
 
 Most rows are delivered once. Of those that a later file corrects, adds or replaces, every state stays, with
-the mornings between which it was the truth: those of the ARDS in the table ``ards_versions``, which holds
-all states of the keys that have more than one. What models learn from is in ``mrds_served``, for days that
-have such keys: each row as it was when its day was first scored, with its label as it was known. Days that
-were never corrected have no rows in either.
+the mornings between which it was the truth, in the table ``ards_versions``: all states of the keys that have
+more than one. Days that were never corrected have no rows in it. What models learn from is made of these in
+:mod:`.served_states`.
 
-Everything here is a function of all records or rows of some keys, or entities, of a day.
+Everything here is a function of all records or rows of some keys of a day.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,21 +20,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ml_platform.contract.product import Product
-from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import aggregation, resolution
-from ml_platform.data_engineering.aggregation import TooLargeError
+from ml_platform.contract.source import LABEL_KNOWN_ON
+from ml_platform.data_engineering import resolution
 from ml_platform.data_engineering.day_statistics import Counted, CountedPart, Counting
 from ml_platform.data_engineering.delivery_file import EARLIER_ROW, DeliveryFile
+from ml_platform.data_engineering.row_states import (
+    INTERVAL,
+    KNOWN_FROM,
+    KNOWN_TO,
+    Integers,
+    Runs,
+    numbered,
+    ordinals_of,
+    shared,
+    valid_on,
+)
 from ml_platform.storage.fingerprints import ContentSums
-
-KNOWN_FROM, KNOWN_TO = "known_from", "known_to"
-#: Whether a row of ``mrds_served`` is the one that its entity was scored from.
-IS_SCORED = "is_scored"
-
-Integers = NDArray[np.int64]
-
-_INTERVAL = (pa.field(KNOWN_FROM, pa.date32()), pa.field(KNOWN_TO, pa.date32()))
-_NO_LABEL = -1
 
 
 def ards_schema(product: Product) -> pa.Schema:
@@ -45,15 +43,7 @@ def ards_schema(product: Product) -> pa.Schema:
 
     ``known_to`` is the morning on which it was one no longer; null of the present one.
     """
-    return pa.schema([*resolution.rows_schema(product), *_INTERVAL])
-
-
-def served_schema(product: Product) -> pa.Schema:
-    """The schema of ``mrds_served``: a row of the MRDS, and as of which dates models learn from it.
-
-    Those from ``known_from`` on, and before ``known_to`` if that isn't null.
-    """
-    return pa.schema([*aggregation.schema(product), *_INTERVAL, pa.field(IS_SCORED, pa.bool_())])
+    return pa.schema([*resolution.rows_schema(product), *INTERVAL])
 
 
 @dataclass(frozen=True)
@@ -98,9 +88,6 @@ class Timeline:
         return max(known, default=0)
 
 
-# -- the ARDS ---------------------------------------------------------------------------------------
-
-
 def ards_versions(product: Product, day: date, entries: pa.Table, timeline: Timeline) -> pa.Table:
     """All states of the keys that have had more than one, in :func:`ards_schema`.
 
@@ -114,7 +101,7 @@ def ards_versions(product: Product, day: date, entries: pa.Table, timeline: Time
     if not len(chosen):
         return schema.empty_table()
     rows_on = _rows_known_on(chosen, timeline)
-    labels_on = _ordinals(chosen[LABEL_KNOWN_ON])
+    labels_on = ordinals_of(chosen[LABEL_KNOWN_ON])
     has_label = chosen[product.label].is_valid().to_numpy()
     is_row = _is_row(chosen)
     first = min(timeline.rows_known_on.values()).toordinal()
@@ -134,7 +121,7 @@ def ards_versions(product: Product, day: date, entries: pa.Table, timeline: Time
     at = np.repeat(np.arange(len(states)), [len(state) for state in states])
     own = [name for name in rows.column_names if name not in (product.label, LABEL_KNOWN_ON)]
     key = numbered([rows[name] for name in resolution.keys(product)], len(rows))
-    runs = _Runs.of(product, rows, key, mornings, at, numbered([rows[name] for name in own], len(rows)))
+    runs = Runs.of(product, rows, key, mornings, at, numbered([rows[name] for name in own], len(rows)))
     found = runs.states(rows)
     # A key of one state since the day's first morning has never changed.
     several = pa.array(np.bincount(runs.groups)[runs.groups] > 1)
@@ -151,7 +138,7 @@ def as_known(product: Product, rows: pa.Table, versions: pa.Table, morning: date
     """
     known = rows
     if len(versions):
-        changed = _shared(rows, versions, resolution.keys(product))
+        changed = shared(rows, versions, resolution.keys(product))
         unchanged = rows.filter(pa.array(~changed))
         known = pa.concat_tables([unchanged, valid_on(versions, morning).select(rows.column_names)])
     at = pa.scalar(morning, pa.date32())
@@ -226,13 +213,6 @@ def _rows_known_on(entries: pa.Table, timeline: Timeline) -> Integers:
     return of_rows
 
 
-def _ordinals(days: pa.ChunkedArray) -> Integers:
-    """Days as ordinals; beyond all days where there is none."""
-    numbers = pc.fill_null(days.cast(pa.int32()), (date.max - date(1970, 1, 1)).days).to_numpy()
-    found: Integers = numbers.astype(np.int64) + date(1970, 1, 1).toordinal()
-    return found
-
-
 @dataclass(frozen=True)
 class History:
     """What is counted of a day's versions, or of a part of it; parts add up.
@@ -300,198 +280,3 @@ class DayHistory:
         ]
         fingerprint = content.fingerprint([*counting.columns, KNOWN_FROM, KNOWN_TO])
         return cls(tuple(mornings), content.rows, fingerprint, tuple(earlier))
-
-
-# -- the MRDS ---------------------------------------------------------------------------------------
-
-
-def served(
-    product: Product, day: date, rows: pa.Table, versions: pa.Table, mornings: Sequence[Morning]
-) -> pa.Table:
-    """The rows of a corrected day that models learn from, in :func:`served_schema`.
-
-    A row is as it was on the first morning on which the day was usable and had the entity; what replaced the
-    day begins anew. As of a morning on which the day can't be used, or hasn't the entity, there is none.
-
-    Args:
-        rows: of the ARDS, of some entities all, with :func:`.aggregation.columns`.
-        versions: of the same entities; a key's versions may be of others as well.
-        mornings: those on which rows of the whole day came, ascending.
-    """
-    entity = [name for name in product.entity if name != EVENT_DAY]
-    names = aggregation.columns(product)
-    now, states = rows.select(names), versions.select([*names, KNOWN_FROM, KNOWN_TO])
-    changed = _shared(now, states, resolution.keys(product))
-    of_entities = _shared(now, states, entity)
-    schema = served_schema(product)
-    found = [schema.empty_table(), *_unchanged(product, day, now.filter(pa.array(~of_entities)), mornings)]
-    if len(states):
-        beside = now.filter(pa.array(of_entities & ~changed))
-        found.append(_changed(product, day, beside, states, mornings))
-    return pa.concat_tables(found)
-
-
-def _unchanged(product: Product, day: date, rows: pa.Table, mornings: Sequence[Morning]) -> list[pa.Table]:
-    """The rows of entities that nothing was corrected of, once for each time in which the day was usable."""
-    made = aggregation.aggregate(product, day, rows)
-    found: list[pa.Table] = []
-    for start, end in _usable(mornings):
-        columns = {
-            KNOWN_FROM: pa.repeat(pa.scalar(start, pa.date32()), len(made)),
-            KNOWN_TO: pa.repeat(pa.scalar(end, pa.date32()), len(made)),
-            IS_SCORED: pa.repeat(not found, len(made)),
-        }
-        part = made
-        for name, values in columns.items():
-            part = part.append_column(name, values)
-        found.append(part.cast(served_schema(product)))
-    return found
-
-
-def _usable(mornings: Sequence[Morning]) -> list[tuple[date, date | None]]:
-    """The times in which a day was usable: from one morning to before another, or to now."""
-    found: list[tuple[date, date | None]] = []
-    for is_usable, group in itertools.groupby(
-        zip(mornings, [*mornings[1:], None], strict=True), key=lambda pair: pair[0].is_usable
-    ):
-        pairs = list(group)
-        if is_usable:
-            after = pairs[-1][1]
-            found.append((pairs[0][0].day, after.day if after else None))
-    return found
-
-
-def _changed(
-    product: Product, day: date, beside: pa.Table, versions: pa.Table, mornings: Sequence[Morning]
-) -> pa.Table:
-    """The rows of the entities that have had more than one state.
-
-    Args:
-        beside: their other rows, which have always been as they are.
-    """
-    bounds = {value for name in (KNOWN_FROM, KNOWN_TO) for value in versions[name].to_pylist() if value}
-    moments = sorted(bounds | {morning.day for morning in mornings})
-    states, at = [], []
-    for place, moment in enumerate(moments):
-        before = [morning for morning in mornings if morning.day <= moment]
-        if not before or not before[-1].is_usable:
-            continue
-        known = pa.concat_tables([beside, valid_on(versions, moment).select(beside.column_names)])
-        try:
-            state = aggregation.aggregate(product, day, known)
-        except TooLargeError:
-            continue  # nobody could use what was known then
-        states.append(state)
-        at.append(np.full(len(state), place))
-    rows = pa.concat_tables([aggregation.schema(product).empty_table(), *states])
-    if not len(rows):
-        return served_schema(product).empty_table()
-    moment_of = np.concatenate(at)
-    entity = numbered([rows[name] for name in product.entity if name != EVENT_DAY], len(rows))
-    replaced = sorted(morning.day for morning in mornings if morning.replaces)
-    epochs = np.array([sum(day <= moment for day in replaced) for moment in moments])[moment_of]
-    order = np.lexsort((moment_of, epochs, entity))
-    begins = np.r_[True, (np.diff(entity[order]) != 0) | (np.diff(epochs[order]) != 0)]
-    source = np.empty(len(rows), dtype=np.int64)
-    source[order] = order[np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))]
-    features = rows.take(pa.array(source))
-    as_served = features
-    for name in (product.label, LABEL_KNOWN_ON):
-        as_served = as_served.set_column(
-            rows.schema.get_field_index(name), rows.schema.field(name), rows[name]
-        )
-    runs = _Runs.of(product, as_served, entity, moments, moment_of, source)
-    is_scored = np.r_[True, np.diff(runs.groups) != 0]
-    found = runs.states(as_served).append_column(IS_SCORED, pa.array(is_scored))
-    return found.cast(served_schema(product))
-
-
-# -- both -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Runs:
-    """States of rows that stand from one moment to another, each from the first row of it to the last.
-
-    Attributes:
-        groups: the number of the row's key or entity, ascending.
-        moments: all of them, ascending.
-        starts, ends: the places among these of each run's first and last row.
-        last: where each run's last row stands.
-    """
-
-    moments: Sequence[date]
-    groups: Integers
-    starts: Integers
-    ends: Integers
-    last: Integers
-
-    @classmethod
-    def of(
-        cls,
-        product: Product,
-        rows: pa.Table,
-        groups: Integers,
-        moments: Sequence[date],
-        at: Integers,
-        content: Integers,
-    ) -> _Runs:
-        """The runs of rows with the same group and content at successive moments.
-
-        A label that comes ends no run if it is known since then or later, as whoever reads the run then sees
-        it in time. One that a correction brings although it has been known for longer ends a run, as one does
-        that changes, goes, or is known since another day.
-
-        Args:
-            at: the place of each row's moment among ``moments``.
-        """
-        label = numbered([rows[product.label], rows[LABEL_KNOWN_ON]], len(rows))
-        label[rows[product.label].is_null().to_numpy()] = _NO_LABEL
-        ordinals = np.array([moment.toordinal() for moment in moments], dtype=np.int64)
-        was_known = _ordinals(rows[LABEL_KNOWN_ON]) < ordinals[at]
-        order = np.lexsort((at, groups))
-        groups, at, content = groups[order], at[order], content[order]
-        label, was_known = label[order], was_known[order]
-        begins = np.r_[
-            True,
-            (np.diff(groups) != 0)
-            | (np.diff(at) != 1)
-            | (np.diff(content) != 0)
-            | ((np.diff(label) != 0) & ((label[:-1] != _NO_LABEL) | was_known[1:])),
-        ]
-        (first,) = np.nonzero(begins)
-        last = np.r_[first[1:], len(order)] - 1
-        return cls(moments, groups[first], at[first], at[last], order[last])
-
-    def states(self, rows: pa.Table) -> pa.Table:
-        """The last row of each run, from which moment it stands, and at which it no longer does, if ever."""
-        days = pa.array([*self.moments, None], pa.date32())
-        found = rows.take(pa.array(self.last))
-        for column, places in zip(_INTERVAL, (self.starts, self.ends + 1), strict=True):
-            found = found.append_column(column, days.take(pa.array(places)))
-        return found
-
-
-def valid_on(rows: pa.Table, morning: date) -> pa.Table:
-    """The states that stood on a morning; of rows of ``mrds_served``, what a model as of then learns from."""
-    at = pa.scalar(morning, pa.date32())
-    ended = pc.fill_null(pc.less_equal(rows[KNOWN_TO], at), False)
-    return rows.filter(pc.and_(pc.less_equal(rows[KNOWN_FROM], at), pc.invert(ended)))
-
-
-def _shared(rows: pa.Table, others: pa.Table, keys: Sequence[str]) -> NDArray[np.bool_]:
-    """Of each row, whether the other table has one of the same key."""
-    together = [pa.chunked_array([*rows[key].chunks, *others[key].chunks], rows[key].type) for key in keys]
-    number = numbered(together, len(rows) + len(others))
-    return np.isin(number[: len(rows)], number[len(rows) :])
-
-
-def numbered(columns: Sequence[Any], rows: int) -> Integers:
-    """A number from 0 on for each row, alike exactly where all columns are; null is a value."""
-    found = np.zeros(rows, dtype=np.int64)
-    for column in columns:
-        values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        codes = values.dictionary_encode(null_encoding="encode").indices.to_numpy().astype(np.int64)
-        if len(codes):
-            _, found = np.unique(found * (codes.max() + 1) + codes, return_inverse=True)
-    return found.astype(np.int64)

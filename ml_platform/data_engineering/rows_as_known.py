@@ -16,7 +16,7 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.data_engineering import aggregation, buckets, resolution, row_versions
 from ml_platform.data_engineering.aggregation import TooLargeError
-from ml_platform.data_engineering.row_versions import KNOWN_FROM, KNOWN_TO
+from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.tables import Tables, column
 

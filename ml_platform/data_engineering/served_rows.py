@@ -17,7 +17,8 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering.day_rows import DayRows, Kernel, day_rows
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.data_engineering.row_versions import KNOWN_FROM, KNOWN_TO, served_schema, valid_on
+from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO, valid_on
+from ml_platform.data_engineering.served_states import served_schema
 from ml_platform.storage.tables import Tables, column
 
 

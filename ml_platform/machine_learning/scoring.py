@@ -20,8 +20,8 @@ from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering.day_statistics import Counted, Counting
 from ml_platform.data_engineering.mrds import MRDS
-from ml_platform.data_engineering.row_versions import IS_SCORED
 from ml_platform.data_engineering.served_rows import corrected_days
+from ml_platform.data_engineering.served_states import IS_SCORED
 from ml_platform.machine_learning import scoring_by_spark
 from ml_platform.machine_learning.kinds import kind_of
 from ml_platform.machine_learning.predicted_rows import PREDICTIONS, ServingModel, schema

@@ -19,7 +19,7 @@ from ml_platform.contract.tasks import RANK
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.day_rows import mapped, subschema
 from ml_platform.data_engineering.mrds import MRDS, feature_columns
-from ml_platform.data_engineering.row_versions import IS_SCORED
+from ml_platform.data_engineering.served_states import IS_SCORED
 from ml_platform.machine_learning.predicted_rows import (
     PREDICTIONS,
     ServingModel,

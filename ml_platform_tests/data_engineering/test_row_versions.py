@@ -16,9 +16,18 @@ from hypothesis import strategies as st
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import aggregation, landing, resolution, row_versions
+from ml_platform.data_engineering import (
+    aggregation,
+    landing,
+    resolution,
+    row_states,
+    row_versions,
+    served_states,
+)
 from ml_platform.data_engineering.reading import Reading
-from ml_platform.data_engineering.row_versions import IS_SCORED, KNOWN_FROM, KNOWN_TO, Morning, Timeline
+from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
+from ml_platform.data_engineering.row_versions import Morning, Timeline
+from ml_platform.data_engineering.served_states import IS_SCORED
 from ml_platform_tests.small_platform import D, shop
 
 DAY = D("2024-01-10")
@@ -187,7 +196,7 @@ def test_a_day_as_known_on_a_morning_is_the_day_with_the_files_of_then(files: li
             assert then is None or not len(then)
             continue
         assert plain(row_versions.as_known(product(), day.rows, day.versions, morning)) == plain(then)
-    key = row_versions.numbered([day.versions["visit"]], len(day.versions)).tolist()
+    key = row_states.numbered([day.versions["visit"]], len(day.versions)).tolist()
     later = [start > first for start in day.versions[KNOWN_FROM].to_pylist()]
     ended = [end is not None for end in day.versions[KNOWN_TO].to_pylist()]
     for place, number in enumerate(key):
@@ -206,10 +215,10 @@ def test_what_is_learned_as_of_a_date_is_what_was_served_then(files: list[File],
         return
     of_morning = dict(zip(mornings(), usable, strict=True))
     dated = [replace(morning, is_usable=of_morning[morning.day]) for morning in day.timeline.mornings]
-    served = row_versions.served(product(), DAY, day.rows, day.versions, dated)
+    served = served_states.served(product(), DAY, day.rows, day.versions, dated)
     scored: dict[str, Row] = {}
     for as_of, expected in simulated(day, dated, scored):
-        learned = row_versions.valid_on(served, as_of).drop_columns([KNOWN_FROM, KNOWN_TO, IS_SCORED])
+        learned = row_states.valid_on(served, as_of).drop_columns([KNOWN_FROM, KNOWN_TO, IS_SCORED])
         known = [on is not None and on <= as_of for on in learned[LABEL_KNOWN_ON].to_pylist()]
         assert plain(without(learned, known)) == sorted(map(repr, expected))
     first = served.filter(served[IS_SCORED]).drop_columns([KNOWN_FROM, KNOWN_TO, IS_SCORED])

@@ -15,7 +15,8 @@ import pytest
 
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import aggregation, served_rows
-from ml_platform.data_engineering.row_versions import IS_SCORED, KNOWN_FROM, KNOWN_TO
+from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
+from ml_platform.data_engineering.served_states import IS_SCORED
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, shop
