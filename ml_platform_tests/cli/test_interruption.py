@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -80,11 +81,13 @@ def start(code: str, *arguments: str, home: Path) -> subprocess.Popen[str]:
 
 
 def left_of(group: int) -> Sequence[psutil.Process]:
-    return [
-        process
-        for process in psutil.process_iter()
-        if process.status() != psutil.STATUS_ZOMBIE and os.getpgid(process.pid) == group
-    ]
+    def is_left(process: psutil.Process) -> bool:
+        # Any process of the machine may end while it is looked at.
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            return process.status() != psutil.STATUS_ZOMBIE and os.getpgid(process.pid) == group
+        return False
+
+    return [process for process in psutil.process_iter() if is_left(process)]
 
 
 @pytest.mark.parametrize("module", ["ml_platform.cli.main", "pydantic", "rich"])
