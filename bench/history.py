@@ -83,6 +83,10 @@ class Bench:
         customers.land(self.product("customers"), self.settings.landing_path, chosen, rows_per_day=rows)
         return chosen
 
+    def landing_folders(self) -> list[Path]:
+        """The folders of the delivered days."""
+        return sorted((self.settings.landing_path / "customers").iterdir())
+
     def clear(self) -> None:
         """Forget what was made; deliveries stay."""
         for name in ("tables", "mlflow", "online", "dagster", "reports"):
@@ -313,6 +317,53 @@ def rows(bench: Bench, days: int, rows: int) -> dict[str, Any]:
         "ten times the rows, MB": tenfold["megabytes"],
         "memory": round(tenfold["megabytes"] / once["megabytes"], 2),
     }
+
+
+# -- corrections -----------------------------------------------------------------------------------
+
+
+def corrections(bench: Bench, count: int, rows: int) -> dict[str, Any]:
+    """A history of which a hundredth of all rows was corrected a week later, beside one without corrections.
+
+    From the deliveries to evaluated predictions, process and JVM included; of both the least of two times.
+    """
+    chosen = bench.land(count, rows)
+    options = ("--select", "ards,mrds,model,predictions,model_performance")
+
+    def measured() -> float:
+        times = []
+        for _ in range(2):
+            bench.clear()
+            times.append(bench.backfill(chosen, *options))
+        return min(times)
+
+    plain = measured()
+    corrected = sum(_correct(folder) for folder in bench.landing_folders())
+    late = measured()
+    return {
+        "days": count,
+        "rows a day": rows,
+        "corrected rows": corrected,
+        "without corrections, s": round(plain, 1),
+        "with corrections, s": round(late, 1),
+        "ratio": round(late / plain, 2),
+    }
+
+
+def _correct(folder: Path) -> int:
+    """Deliver every hundredth row of a day again, a week later, with another figure; how many there are."""
+    day = date.fromisoformat(folder.name)
+    (delivered,) = folder.glob("*_interactions.csv")
+    header, *lines = delivered.read_text().splitlines()
+    separator = header.removeprefix("ID").removesuffix("Feature4").partition("Date")[0]
+    place = header.split(separator).index("Feature1")
+    again = []
+    for line in lines[::100]:
+        values = line.split(separator)
+        again.append(separator.join([*values[:place], "0.5", *values[place + 1 :]]))
+    name = f"{day + timedelta(days=8)}T0600_interactions.csv"
+    (folder / name).write_text("\n".join([header, *again]) + "\n")
+    return len(again)
 
 
 # -- one large day ---------------------------------------------------------------------------------
@@ -547,6 +598,7 @@ PARTS: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
     "graph": lambda bench, given: graph(bench),
     "rows": lambda bench, given: rows(bench, 20, given.rows),
     "large-day": lambda bench, given: large_day(bench, given.large_rows),
+    "corrections": lambda bench, given: corrections(bench, 120, given.rows // 4),
     "catalog-day": lambda bench, given: catalog_day(bench, given.large_rows),
     "curves": lambda bench, given: curves(bench, Path(__file__).with_name("history.png")),
     "loading": lambda bench, given: loading(bench),

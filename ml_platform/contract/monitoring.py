@@ -35,6 +35,7 @@ Rule = Literal[
     "quarantined_share",
     "superseded_share",
     "labelled_share",
+    "dated_ahead",
     "nulls_of_history",
     "mean_of_history",
     "spread_of_history",

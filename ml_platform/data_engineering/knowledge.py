@@ -154,6 +154,22 @@ def known(product: Product, day: date, name: str, seen: Seen | None = None) -> K
     return found if late is None else Known(max(found.rows, late), max(found.labels, late))
 
 
+def dated_ahead(product: Product, day: date, names: Iterable[str], seen: Seen | None) -> dict[str, date]:
+    """The files of an event day whose names say a later date than that on which they were seen to be there.
+
+    They are known since the date that they say all the same. A date up to the event day says nothing.
+
+    Returns:
+        By name, the morning on which each was first seen.
+    """
+    found = {}
+    for name in names:
+        stated, came = stated_on(product.source, name), seen.files.get(name) if seen is not None else None
+        if stated is not None and came is not None and stated > max(day, came):
+            found[name] = came
+    return found
+
+
 def morning_of(product: Product, moment: datetime) -> date:
     """The morning to which a moment belongs, in the product's time zone: the next day's, once it is over."""
     local = moment.astimezone(ZoneInfo(product.timezone))

@@ -52,7 +52,8 @@ class Delivery:
     the day can't be read, if so. ``ignored_columns`` and ``missing_columns`` count, by name, the files with a
     column that the contract doesn't read, and those with rows that lack a declared one. ``unread`` are the
     names of what lies beside the files and isn't read, ``late`` those of files that came after the day had
-    been looked at, with the morning on which each came.
+    been looked at, and ``ahead`` those of files that say a later date than that on which they came, each with
+    the morning on which it came.
     """
 
     day: date
@@ -63,6 +64,7 @@ class Delivery:
     missing_columns: Mapping[str, int] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     late: Mapping[str, date] = field(default_factory=dict)
+    ahead: Mapping[str, date] = field(default_factory=dict)
 
     @property
     def inputs(self) -> str:
@@ -282,6 +284,7 @@ def _delivery(
         missing_columns=dict(missing),
         unread=folder.unread,
         late=seen.late_files if seen is not None else {},
+        ahead=knowledge.dated_ahead(product, day, [file.name for file in found], seen),
     )
 
 

@@ -208,7 +208,7 @@ class Verdict(Step):
         first, last = min(window[0] for window in windows), max(window[1] for window in windows)
         before = _judgeable(self.context.ledger.between(self.asset, first, last))
         known = {
-            day: DayFacts(content.counts, content.profile)
+            day: DayFacts(content.counts, content.profile, content.metadata.get(anomalies.AHEAD, ""))
             for day, content in {**before, **contents}.items()
             if content.rows or day in contents
         }

@@ -15,6 +15,7 @@ from ml_platform.data_engineering import arrivals, landing
 from ml_platform.data_engineering.arrivals import ArrivalRegister, RegisterError
 from ml_platform.data_engineering.files import FileRules
 from ml_platform.data_engineering.knowledge import Seen
+from ml_platform.engine.step import quality_of
 from ml_platform.graph import deliveries
 from ml_platform.storage.ledger import Ledger
 from ml_platform_tests.small_platform import D, Platform, shop
@@ -67,6 +68,36 @@ def test_a_back_dated_file_does_not_change_a_past_that_was_used(platform: Platfo
     assert done.metadata["late_files"] == (
         "2024-01-12T0600_labels.csv (known since 2024-01-20), labels.csv (known since 2024-01-20)"
     )
+
+
+def test_a_file_that_is_dated_ahead_of_its_arrival_is_known_from_then_on_with_a_warning(
+    platform: Platform,
+) -> None:
+    observer = Observer(platform)
+    platform.deliver(DAY, "2024-01-11T0600_rows.csv", HEADER + row(1) + row(2))
+    platform.deliver(DAY, "2024-01-31T0600_labels.csv", f"{LABELS}1,{DAY},1\n")
+    observer.look("2024-01-11")
+    assert known_on(platform) == [D("2024-01-31"), None]
+    (done,) = platform.run("ards", DAY).days
+    assert done.outcome == "written", "a warning blocks nothing"
+    named = "2024-01-31T0600_labels.csv (there since 2024-01-11)"
+    assert done.metadata["files_dated_ahead"] == named
+    quality = quality_of(platform.ledger.latest("ards", {DAY})[DAY])
+    assert quality is not None
+    (warning,) = [result for result in quality.warnings if "dated ahead" in result.problem]
+    assert (warning.dimension, warning.severity) == ("timeliness", "warning")
+    assert named in warning.problem
+    # A later look doesn't change when it came; of a file that comes in time nothing is said.
+    observer.look("2024-02-01")
+    assert platform.run("ards", DAY).days[0].up_to_date
+    (platform.folder(DAY) / "2024-01-31T0600_labels.csv").unlink()
+    platform.deliver(DAY, "2024-02-01T0600_labels.csv", f"{LABELS}1,{DAY},0\n")
+    observer.look("2024-02-01")
+    (done,) = platform.run("ards", DAY).days
+    assert "files_dated_ahead" not in done.metadata
+    again = quality_of(platform.ledger.latest("ards", {DAY})[DAY])
+    assert again is not None
+    assert not [result for result in again.results if "dated ahead" in result.problem]
 
 
 def test_files_that_are_all_there_at_the_first_look_go_by_their_names(platform: Platform) -> None:

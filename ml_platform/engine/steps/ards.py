@@ -20,7 +20,7 @@ from ml_platform.engine.earlier_verdicts import Corrected
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.verdicts import Content, Verdict
-from ml_platform.mlops.quality import profiles
+from ml_platform.mlops.quality import anomalies, profiles
 from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord
 from ml_platform.storage.tables import OvertakenError
 
@@ -235,7 +235,8 @@ def _of_files(delivery: landing.Delivery) -> dict[str, Any]:
     counts = {"files": len(delivery.files), "bytes": sum(file.size for file in delivery.files)}
     late = [f"{shown(name)} (known since {morning})" for name, morning in delivery.late.items()]
     unread = [f"{name} ({advice})" if (advice := to_do(name)) else name for name in delivery.unread]
-    names = {"unread_files": unread, "late_files": late}
+    ahead = [f"{shown(name)} (there since {morning})" for name, morning in delivery.ahead.items()]
+    names = {"unread_files": unread, "late_files": late, anomalies.AHEAD: ahead}
     return counts | columns | {key: landing.listed(listed) for key, listed in names.items() if listed}
 
 

@@ -39,12 +39,17 @@ _CHANCE_OF_COUNT = 4.0
 _SIGMA_OF_NULLS = 0.01
 
 
+#: What the ledger calls a day's files whose names say a later date than that on which they came.
+AHEAD = "files_dated_ahead"
+
+
 @dataclass(frozen=True)
 class DayFacts:
-    """A day's counts (as the ledger has them) and profile."""
+    """A day's counts and profile, as the ledger has them, and its files that are dated ahead, in words."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
     profile: Profile = field(default_factory=Profile)
+    ahead: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def facts_of_rows(product: Product, day: date, known: Mapping[date, DayFacts]) -
 
 
 def facts(product: Product, day: date, known: Mapping[date, DayFacts]) -> list[Fact]:
-    """The facts of ``day``, in a fixed order; the same ones for every day of a product.
+    """The facts of ``day``, in a fixed order; the same ones for every day of a product, but for files ahead.
 
     Args:
         known: the days that have rows, by day, and ``day`` itself.
@@ -106,6 +111,7 @@ def facts(product: Product, day: date, known: Mapping[date, DayFacts]) -> list[F
         *_shares(product, today.counts),
         _labels(product, day, known),
         *columns,
+        *_ahead(product, today),
     ]
 
 
@@ -230,6 +236,24 @@ def _labels(product: Product, day: date, known: Mapping[date, DayFacts]) -> Fact
         observed=observed,
         expected=f"at least {minimum:.2%}",
     )
+
+
+def _ahead(product: Product, today: DayFacts) -> Iterator[Fact]:
+    """That a file says a date that hadn't come yet: nothing of it is known before that date."""
+    if today.ahead:
+        yield Fact(
+            name="dated_ahead",
+            rule="dated_ahead",
+            words="no file is dated ahead of its arrival",
+            wrong=f"dated ahead of its arrival, and known from that date on: {today.ahead}",
+            severity=severity_of(product, "dated_ahead"),
+            score=1.0,
+            minimum=None,
+            maximum=0.0,
+            value=None,
+            observed=today.ahead,
+            expected="a date at the head of a file's name that isn't after the morning on which it came",
+        )
 
 
 def _labels_due_with(product: Product, day: date) -> date:

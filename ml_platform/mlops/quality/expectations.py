@@ -34,6 +34,7 @@ RULES: dict[Rule, tuple[Dimension, Severity]] = {
     "quarantined_share": ("validity", "error"),
     "superseded_share": ("uniqueness", "warning"),
     "labelled_share": ("timeliness", "warning"),
+    "dated_ahead": ("timeliness", "warning"),
     "nulls_of_history": ("completeness", "warning"),
     "mean_of_history": ("validity", "warning"),
     "spread_of_history": ("validity", "warning"),
