@@ -1,9 +1,9 @@
-"""The commands by which a person decides otherwise: ``rollback`` of a model, ``accept`` of a blocked day."""
+"""The commands by which a person decides otherwise: ``rollback`` a model, ``accept`` and ``reject`` a day."""
 
 from __future__ import annotations
 
 import getpass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
@@ -129,3 +129,55 @@ def accept(
         say(f"It counts from {barred_to} on: no model as of an earlier date learns from it (see --on).")
     say("To use it now:")
     say_command(f"ml-platform backfill {name} --from {day.date()} --to {day.date()}")
+
+
+def reject(
+    name: ProductName,
+    day: Annotated[datetime, typer.Argument(formats=DAY_FORMATS, help="The event day.")],
+    reason: Annotated[str, typer.Option(help="Why; it is shown wherever the day is shown.")] = "",
+    on: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=DAY_FORMATS,
+            help="The date from which on it counts: models as of earlier dates go on learning from the day. "
+            "Default: today; of a finished history the day after the event day, so that none does.",
+        ),
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take what was rejected of the day back, as if it had never been.")
+    ] = False,
+) -> None:
+    """Block a day whose data turned out to be garbage, until other rows of it come.
+
+    Its predictions stay. What comes later is read as repaired: models learn from it, and not from what was
+    served before.
+
+    Example: `ml-platform reject flights 2013-02-08 --reason "the clocks of the gates were wrong"`
+    """
+    from ml_platform.engine.rejection import reject as reject_day
+    from ml_platform.engine.rejection import take_back
+    from ml_platform.graph.events import report_verdict
+    from ml_platform.storage.tables import Tables
+
+    settings, product = product_named(name)
+    tables, event_day = Tables.of(settings), day.date()
+    if undo:
+        if reason or on:
+            fail("--undo takes neither --reason nor --on")
+        try:
+            removed = take_back(tables, product, event_day)
+        except LookupError as error:
+            fail(str(error))
+        say(f"{counted(removed, 'rejection')} of {event_day} taken back. To make the day again:")
+    else:
+        today = datetime.now(tz=ZoneInfo(product.timezone)).date()
+        since = on.date() if on else today if product.end is None else event_day + timedelta(days=1)
+        try:
+            record = reject_day(tables, product, event_day, reason=reason, by=getpass.getuser(), on=since)
+        except (LookupError, ValueError) as error:
+            fail(str(error))
+        with instance_of(settings) as instance:
+            report_verdict(instance, product, record)
+        say(f"{record.asset} of {event_day} is blocked: {record.reason}.", hanging=2)
+        say("To hold back what is made of it:")
+    say_command(f"ml-platform backfill {name} --from {event_day} --to {event_day}")

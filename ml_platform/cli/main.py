@@ -66,6 +66,7 @@ for command in (
     ui.ui,
     decisions.rollback,
     decisions.accept,
+    decisions.reject,
     history.summary,
     history.history,
     history.today,

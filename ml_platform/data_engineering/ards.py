@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
+from pyspark.sql.pandas.types import from_arrow_schema
+
 from ml_platform.contract.assets import ARDS_VERSIONS
 from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.product import Product
@@ -123,6 +125,19 @@ def write(
     return {day: ArdsDay(refusal=why) for day, why in done.refusals.items()} | {
         day: _day(found, done.version, counting) for day, found in done.made.items()
     }
+
+
+def prepare_versions(session: Session, product: Product, tables: Tables, run_id: str) -> None:
+    """Make the table of the rows that had several states, unless it is there."""
+    if tables.exists(product.name, ARDS_VERSIONS):
+        return
+    schema = ards_schema(product)
+    if Places.of(product, tables):
+        tables.replace_days_by(product.name, ARDS_VERSIONS, schema, {}, [], run_id=run_id)
+    else:
+        spark = session()
+        nothing = spark.createDataFrame([], from_arrow_schema(schema))
+        tables.replace_days(spark, product.name, ARDS_VERSIONS, nothing, [], run_id=run_id)
 
 
 @dataclass(frozen=True)

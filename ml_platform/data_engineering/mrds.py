@@ -19,7 +19,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from ml_platform.contract.assets import ARDS_VERSIONS, MRDS_SERVED
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import aggregation, buckets, parcels, served_states
+from ml_platform.data_engineering import aggregation, buckets, parcels, row_versions, served_states
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.data_engineering.buckets import BucketFiles, Scattered
@@ -237,13 +237,14 @@ class _InTasks:
             paths, state_paths = (
                 [path for piece in pieces for path in piece.files] for pieces in (of_rows, of_states)
             )
-            is_corrected = bool(of_states)
+            is_corrected = places.states is not None and day in self.histories
+            nothing = row_versions.ards_schema(product).empty_table().select(with_states).schema
 
             def aggregate(number: int) -> _Aggregated:
                 rows, is_all = held(files.gather(paths, shares[number], keys), None, at_most)
                 states = list(files.gather(state_paths, shares[number], keys))
                 if is_all:
-                    return write(day, rows, pa.Table.from_batches(states) if is_corrected else None)
+                    return write(day, rows, pa.Table.from_batches(states, nothing) if is_corrected else None)
                 return _refused(aggregation.too_many_rows(product, *aggregation.largest(product, day, rows)))
 
             return _together(each_in_a_task(self.session, len(shares), aggregate, _Aggregated))
@@ -252,12 +253,14 @@ class _InTasks:
         """What reads the states of a day's rows that have had several, and says whether these are all."""
         places, corrected = self.places, frozenset(self.histories)
         names = [*aggregation.columns(self.product), KNOWN_FROM, KNOWN_TO]
+        nothing = row_versions.ards_schema(self.product).empty_table().select(names)
 
         def read(day: date, at_most: int) -> tuple[pa.Table | None, bool]:
             if places.states is None or day not in corrected:
                 return None, True
             found = places.states.read_at_most(places.states_version, [day], names, at_most)
-            return next(((rows, is_all) for _, rows, is_all in found), (None, True))
+            # Of a day that was rejected no row need ever have changed.
+            return next(((rows, is_all) for _, rows, is_all in found), (nothing, True))
 
         return read
 

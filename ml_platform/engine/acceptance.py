@@ -13,7 +13,7 @@ from datetime import date, timedelta
 from ml_platform.contract.assets import ARDS, validated
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform.engine.step import quality_of
-from ml_platform.engine.verdicts import WITHOUT_USABLE_ROWS, quality_check
+from ml_platform.engine.verdicts import REJECTED, WITHOUT_USABLE_ROWS, quality_check
 from ml_platform.storage.ledger import DayRecord, Ledger
 
 
@@ -35,7 +35,10 @@ def accept(ledger: Ledger, day: date, *, reason: str, by: str, on: date | None =
         outcomes = [f"{asset} is {record.outcome}" for asset, record in known.items() if record]
         found = ", ".join(outcomes) or "nothing has been materialized"
         raise LookupError(f"there is nothing to accept on {day}: {found}")
-    first, last = _barred(known[ARDS], day, on)
+    ards = known[ARDS]
+    if ards is not None and REJECTED in ards.details:
+        raise LookupError(f"{day} was {ards.reason}; take that back with ml-platform reject --undo")
+    first, last = _barred(ards, day, on)
     accepted = [
         replace(_accepted(record, reason.strip(), by), barred_from=first, barred_to=last)
         for record in blocked

@@ -22,11 +22,13 @@ from ml_platform.data_engineering.resolution import Account
 from ml_platform.data_engineering.row_versions import DayHistory, Morning, Timeline
 from ml_platform.data_engineering.rows_as_known import EntitiesAsKnown, RowsAsKnown
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.verdicts import Content, Verdict, has_same_rows
+from ml_platform.engine.verdicts import REJECTED, Content, Verdict, has_same_rows
 from ml_platform.mlops.quality import expectations, profiles, validation
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.results import Quality, Result
+from ml_platform.storage.fingerprints import EMPTY
 from ml_platform.storage.ledger import HISTORY, DayRecord
+from ml_platform.storage.rejections import Rejection
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,42 @@ def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date
     return {day: _plain(corrected, given[day]) for day, corrected in days.items()}
 
 
+def with_rejections(
+    history: Mapping[str, Any] | None,
+    first: date,
+    rejections: Sequence[Rejection],
+    in_force: Rejection | None,
+) -> dict[str, Any] | None:
+    """What the ledger keeps of a day some of whose contents people have rejected, as plain data.
+
+    Each rejection is a morning on which the day can't be used, and from which on it is read as repaired.
+
+    Args:
+        history: what it keeps of the day's rows; None if they have never changed.
+        first: the morning on which rows of the day first came.
+        rejections: all of the day.
+        in_force: the one of them that is of the rows which the day has now.
+
+    Returns:
+        None if only one morning counts.
+    """
+    found: dict[str, Any] = dict(history or {"versions": 0, "fingerprint": EMPTY})
+    mornings = [list(known) for known in found.get("mornings") or [[first.isoformat(), False, True, None]]]
+    last = date.fromisoformat(mornings[-1][0])
+    days = {rejection.on for rejection in rejections if rejection.on < last}
+    days |= {in_force.on} if in_force is not None else set()
+    came = {date.fromisoformat(known[0]) for known in mornings}
+    for known in mornings:
+        if date.fromisoformat(known[0]) in days:
+            known[1] = True
+            known[2] = False
+    # On a morning before any rows nobody could use the day anyway.
+    mornings += [[on.isoformat(), True, False, None] for on in sorted(days - came) if on > min(came)]
+    if len(mornings) == 1:
+        return None
+    return found | {"mornings": sorted(mornings), "rejected_on": [on.isoformat() for on in sorted(days)]}
+
+
 def mornings_of(record: DayRecord) -> list[Morning] | None:
     """The mornings on which rows of a day came, and whether it was usable then.
 
@@ -155,7 +193,9 @@ def _verdict_of(record: DayRecord | None, content: Content, product: Product) ->
     """The verdict that a day was given last, if it had the same rows then, whatever their labels."""
     if record is None or record.outcome not in ("written", "empty", "blocked"):
         return None
-    return record.usable if has_same_rows(product, record, content) else None
+    # What a person has rejected since could be used until then.
+    is_usable = record.usable or REJECTED in record.details
+    return is_usable if has_same_rows(product, record, content) else None
 
 
 def _judged(
@@ -184,6 +224,9 @@ class _EarlierVerdict(Verdict):
     def __init__(self, context: StepContext, mornings: Mapping[date, date]) -> None:
         super().__init__(context, ARDS)
         self.mornings = mornings
+
+    def _rejections(self, days: Sequence[date]) -> Mapping[date, Sequence[Rejection]]:
+        return {}  # each counts since a morning of its own
 
     def _validate(
         self, days: Sequence[date], held: Mapping[date, Any], contents: Mapping[date, Content]

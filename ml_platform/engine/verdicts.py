@@ -26,8 +26,11 @@ from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.profiles import Profile
 from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.storage.ledger import HISTORY, DayRecord, Outcome
+from ml_platform.storage.rejections import Rejection, Rejections
 
 WITHOUT_USABLE_ROWS = "the delivery has no usable rows"
+#: In the details of a record: since which morning the day is rejected.
+REJECTED = "rejected"
 
 
 @dataclass(frozen=True)
@@ -233,17 +236,20 @@ class Verdict(Step):
         if todo:
             of_rows |= self._validate(todo, held, contents)
         of_facts = validation.judge_facts({day: held[day].facts for day in contents if held[day].facts})
-        return {
-            day: _verdict(
-                self.context.product,
-                contents[day],
-                held[day],
-                of_rows[day],
-                of_facts.get(day, []),
-                known.get(day),
-            )
-            for day in contents
-        }
+        product, rejections = self.context.product, self._rejections(list(contents))
+        judged = {}
+        for day, content in contents.items():
+            facts, previous = of_facts.get(day, []), known.get(day)
+            verdict = _verdict(product, content, held[day], of_rows[day], facts, previous)
+            rejection = in_force(product, content, rejections.get(day, ()))
+            judged[day] = verdict if rejection is None else _rejected(verdict, rejection)
+        return judged
+
+    def _rejections(self, days: Sequence[date]) -> Mapping[date, Sequence[Rejection]]:
+        """What people have rejected of some days; what is made of these is held back anyway."""
+        if self.asset != ARDS:
+            return {}
+        return Rejections(self.context.tables, self.context.product.name).read(days)
 
     def _validate(
         self, days: Sequence[date], held: Mapping[date, _Held], contents: Mapping[date, Content]
@@ -325,16 +331,43 @@ def quality_check(quality: Quality, accepted: tuple[str, str] | None = None) -> 
 
 def has_same_rows(product: Product, record: DayRecord, content: Content) -> bool:
     """Whether a day had the rows that it has, by all that is counted of them; labels may have come since."""
+    is_same = rows_hash(product, Content.of(record)) == rows_hash(product, content)
+    return is_same and record.counts.get("quarantined") == content.counts.get("quarantined")
 
-    def of_rows(profile: dict[str, Any]) -> dict[str, Any]:
-        columns = {
-            name: figures for name, figures in profile.get("columns", {}).items() if name != product.label
-        }
-        return {**profile, "columns": columns}
 
-    same = of_rows(record.details.get("profile", {})) == of_rows(content.profile.plain())
-    return same and all(
-        record.counts.get(name) == content.counts.get(name) for name in ("rows", "quarantined")
+def rows_hash(product: Product, content: Content) -> str:
+    """A hash of all that is counted of a day's rows, but for their labels."""
+    profile = content.profile.plain()
+    columns = {name: of_column for name, of_column in profile["columns"].items() if name != product.label}
+    return fingerprint_of([profile | {"columns": columns}, content.counts.get("rows")])
+
+
+def in_force(product: Product, content: Content, rejections: Sequence[Rejection]) -> Rejection | None:
+    """The first of a day's rejections that is of the rows which it has."""
+    rows = rows_hash(product, content) if rejections else ""
+    return next((rejection for rejection in rejections if rejection.rows == rows), None)
+
+
+def rejected_check(rejection: Rejection, quality: Quality) -> Check:
+    """The check ``data_quality`` of a day that a person has rejected."""
+    return Check(
+        name=DATA_QUALITY,
+        passed=False,
+        severity="ERROR",
+        description=f"{rejection.words}; {quality.summary}",
+        metadata={"errors": len(quality.errors), "warnings": len(quality.warnings)},
+    )
+
+
+def _rejected(written: Written, rejection: Rejection) -> Written:
+    return replace(
+        written,
+        outcome="blocked",
+        reason=rejection.words,
+        checks=(rejected_check(rejection, Quality.of(written.details["quality"])),),
+        details=written.details | {REJECTED: rejection.on.isoformat()},
+        accepted=None,
+        barred=(None, None),
     )
 
 

@@ -15,13 +15,15 @@ from ml_platform.data_engineering.formats import to_do
 from ml_platform.data_engineering.knowledge import Arrivals
 from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.data_engineering.resolution import Refusal
+from ml_platform.data_engineering.row_versions import Timeline
 from ml_platform.engine import earlier_verdicts, presence, withdrawals
 from ml_platform.engine.earlier_verdicts import Corrected
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
-from ml_platform.engine.verdicts import Content, Verdict
+from ml_platform.engine.verdicts import Content, Verdict, in_force
 from ml_platform.mlops.quality import anomalies, profiles
 from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord
+from ml_platform.storage.rejections import Rejection, Rejections
 from ml_platform.storage.tables import OvertakenError
 
 #: Readings of a day whose files change under them, before it is refused: a file may just be arriving.
@@ -145,7 +147,7 @@ class Ards(Step):
             if content.history is not None
         }
         histories = earlier_verdicts.histories(context, corrected) if corrected else {}
-        return self._still_changing(unread, tries) | {
+        contents: dict[date, Content | Written] = {
             day: _refused(deliveries[day], content.refusal)
             if content.refusal
             else Content(
@@ -153,11 +155,31 @@ class Ards(Step):
                 profile=profiles.profile(product, "ards", content.rows, content.statistics),
                 fingerprint=content.fingerprint,
                 delta_version=content.delta_version,
-                metadata=_of_files(deliveries[day]) | _of_history(histories.get(day)),
+                metadata=_of_files(deliveries[day]),
                 history=histories.get(day),
             )
             for day, content in written.items()
         }
+        rejections = Rejections(context.tables, product.name).read(list(contents))
+        for day, content in contents.items():
+            if isinstance(content, Content):
+                if day in rejections:
+                    content = self._rejected(content, deliveries[day], rejections[day])
+                contents[day] = replace(content, metadata=content.metadata | _of_history(content.history))
+        return self._still_changing(unread, tries) | contents
+
+    def _rejected(
+        self, content: Content, delivery: landing.Delivery, rejections: Sequence[Rejection]
+    ) -> Content:
+        """A day that people have rejected, now or with other rows, with what it was before."""
+        context, product = self.context, self.context.product
+        first = Timeline.of(delivery.files).mornings[0].day
+        current = in_force(product, content, rejections)
+        history = earlier_verdicts.with_rejections(content.history, first, rejections, current)
+        if history is not None:
+            # What is made of a day with a past reads this table, which there is since the first correction.
+            ards.prepare_versions(context.open_spark, product, context.tables, context.request.run_id)
+        return replace(content, history=history)
 
     def _away(self, days: Sequence[date]) -> dict[date, Inputs]:
         """The days without a delivery whose rows must stay: there is no delivery of any day.
@@ -245,9 +267,11 @@ def _of_history(history: Mapping[str, Any] | None) -> dict[str, Any]:
     if history is None:
         return {}
     mornings = history["mornings"]
-    unusable = [day for day, _, is_usable, _ in mornings if not is_usable]
-    found = {
-        "states_of_changed_rows": history["versions"],
-        "rows_came_on": landing.listed(day for day, *_ in mornings),
+    rejected = history.get("rejected_on", [])
+    days = {
+        "rows_came_on": [day for day, *_ in mornings if day not in rejected],
+        "could_not_be_used_on": [day for day, _, is_usable, _ in mornings if not is_usable],
+        "rejected_on": rejected,
     }
-    return found | ({"could_not_be_used_on": landing.listed(unusable)} if unusable else {})
+    found = {"states_of_changed_rows": history["versions"]} if history["versions"] else {}
+    return found | {name: landing.listed(listed) for name, listed in days.items() if listed}
