@@ -92,9 +92,9 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
         with locks.held(home / ".opening.lock", what, seconds=settings.lock_timeout_seconds):
             configuration = home / "dagster.yaml"
             if not configuration.exists():
-                _put(configuration, _LOCAL_INSTANCE)
-            elif _EARLIER_STORAGE in (content := configuration.read_text()):
-                _put(configuration, content.replace(_EARLIER_STORAGE, ""))
+                unfinished = home / ".dagster.yaml"
+                unfinished.write_text(_LOCAL_INSTANCE)
+                unfinished.replace(configuration)
             if configuration.read_text() == _LOCAL_INSTANCE and not (home / "history").exists():
                 _make_databases(home)
             try:
@@ -109,12 +109,6 @@ def instance_of(settings: Settings) -> Iterator[dg.DagsterInstance]:
                     "events again from the ledger"
                 )
         yield instance
-
-
-def _put(configuration: Path, content: str) -> None:
-    unfinished = configuration.with_name(f".{configuration.name}")
-    unfinished.write_text(content)
-    unfinished.replace(configuration)
 
 
 def _make_databases(home: Path) -> None:
@@ -134,16 +128,6 @@ def _make_databases(home: Path) -> None:
         (beside / name).rename(home / name)
     shutil.rmtree(beside, ignore_errors=True)
 
-
-#: A storage that this platform once had, with the files of Dagster's own, which goes on with them.
-_EARLIER_STORAGE = """\
-storage:
-  custom:
-    module: ml_platform.graph.local_storage
-    class: LocalStorage
-    config:
-      base_dir: {env: DAGSTER_HOME}
-"""
 
 _LOCAL_INSTANCE = """\
 telemetry:

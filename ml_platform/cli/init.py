@@ -144,7 +144,7 @@ def _target(name: str, to: Path | None, settings: Settings, *, force: bool) -> P
         if other.resolve() == path.resolve():
             continue
         try:
-            taken = load_product(other).name == name
+            taken = load_product(other, try_estimators=False).name == name
         except ContractError:
             continue
         if taken:

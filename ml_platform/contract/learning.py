@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -83,6 +84,11 @@ class Estimator(Section):
     @classmethod
     def _of_like_keys(cls, params: dict[str, Any]) -> dict[str, Any]:
         for name, value in params.items():
+            if (odd := _odd(value)) is not None:
+                raise ValueError(
+                    f"{name}: {odd} is no value of a parameter; accepted are texts, numbers up to 64 bits, "
+                    "true, false, null, and lists and mappings of them"
+                )
             kinds = {isinstance(key, str): key for key in value} if isinstance(value, dict) else {}
             if len(kinds) > 1:
                 raise ValueError(
@@ -142,6 +148,18 @@ class Estimator(Section):
     def build(self) -> Any:
         """A new, unfitted estimator."""
         return estimators.build(self.class_, self.params)
+
+
+def _odd(value: object) -> str | None:
+    """What of a parameter can't be told another process as it is, as its type; None if all can."""
+    if isinstance(value, list | tuple):
+        return next((odd for part in value if (odd := _odd(part)) is not None), None)
+    if isinstance(value, dict):
+        return _odd([*value, *value.values()])
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "a number of more than 64 bits"
+    is_plain = value is None or isinstance(value, str | int | float | date)
+    return None if is_plain else f"what is of the type {type(value).__name__}"
 
 
 class Model(Section):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+import yaml
 from pydantic import (
     BaseModel,
     ValidationError,
@@ -105,6 +106,19 @@ def _without_none(annotation: Any) -> Any:
     """The section that an optional key holds."""
     kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
     return kinds[0] if len(kinds) == 1 and type(None) in get_args(annotation) else annotation
+
+
+def contract_text(product: Product) -> str:
+    """A contract as YAML, from which it is read again as it is: only what it says itself is said."""
+    return yaml.safe_dump(_as_yaml(product.model_dump(by_alias=True, exclude_unset=True)), sort_keys=False)
+
+
+def _as_yaml(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_as_yaml(key): _as_yaml(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_yaml(part) for part in value]
+    return str(value) if isinstance(value, str) else value
 
 
 def try_estimators(product: Product) -> None:

@@ -127,17 +127,17 @@ def write(
     }
 
 
-def prepare_versions(session: Session, product: Product, tables: Tables, run_id: str) -> None:
-    """Make the table of the rows that had several states, unless it is there."""
+def prepare_versions(session: Session, product: Product, tables: Tables, day: date, *, run_id: str) -> None:
+    """Make the table of the rows that had several states, unless it is there, without any of a day."""
     if tables.exists(product.name, ARDS_VERSIONS):
         return
     schema = ards_schema(product)
     if Places.of(product, tables):
-        tables.replace_days_by(product.name, ARDS_VERSIONS, schema, {}, [], run_id=run_id)
+        tables.replace_days_by(product.name, ARDS_VERSIONS, schema, {}, [day], run_id=run_id)
     else:
         spark = session()
         nothing = spark.createDataFrame([], from_arrow_schema(schema))
-        tables.replace_days(spark, product.name, ARDS_VERSIONS, nothing, [], run_id=run_id)
+        tables.replace_days(spark, product.name, ARDS_VERSIONS, nothing, [day], run_id=run_id)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ml_platform.data_engineering.row_versions import Morning
 from ml_platform.spark.tasks import Session, each_in_a_task, in_tasks
 from ml_platform.storage.day_files import DayFile, DayFiles, held
 from ml_platform.storage.fingerprints import ContentSums
-from ml_platform.storage.tables import Tables, column
+from ml_platform.storage.tables import Tables, column, on_days
 
 MRDS = "mrds"
 _REASONS = pa.schema([("day", pa.date32()), ("place", pa.int32()), ("reason", pa.string())])
@@ -114,7 +114,7 @@ def write(
     else:
         by_spark = _BySpark(session(), product, tables, counting, histories, frozenset(withheld))
         version, refusals = by_spark.write(days, run_id)
-        counted = by_spark.count([day for day in days if day not in refusals])
+        counted = by_spark.count([day for day in days if day not in refusals and day not in withheld])
         served = by_spark.count_served([day for day in histories if day not in refusals])
     return {
         day: MrdsDay(Counted(), None, refusals[day])
@@ -325,7 +325,7 @@ class _BySpark:
     def write(self, days: Sequence[date], run_id: str) -> tuple[int, dict[date, str]]:
         """Write the days in one commit; its version, and why days are refused instead."""
         refusals: dict[date, str] = {}
-        counts = self._counts(days)
+        counts = self._counts(days, refusals)
 
         def write() -> int:
             chosen = [day for day in days if day not in refusals]
@@ -353,8 +353,10 @@ class _BySpark:
 
     def count(self, days: Sequence[date]) -> dict[date, Counted]:
         """What the table holds of some days."""
+        if not days:
+            return {}
         rows = self.tables.read_days(self.spark, self.product.name, MRDS, days)
-        return self.counting.of_frame(rows, aggregation.schema(self.product)) if days else {}
+        return self.counting.of_frame(rows, aggregation.schema(self.product))
 
     def count_served(self, days: Sequence[date]) -> dict[date, Counted]:
         """What there is of some days in the table of what was served."""
@@ -385,11 +387,29 @@ class _BySpark:
 
         return self._by_bucket(rows.unionByName(states), counts, serve, schema)
 
-    def _counts(self, days: Sequence[date]) -> dict[date, int]:
-        """The number of buckets of each day that has rows."""
-        width = len(aggregation.columns(self.product))
-        sizes = self._rows(days).groupBy(EVENT_DAY).count().collect()
-        return {row[EVENT_DAY]: buckets.number_of(buckets.csv_bytes(row["count"], width)) for row in sizes}
+    def _counts(self, days: Sequence[date], refusals: dict[date, str]) -> dict[date, int]:
+        """The number of buckets of each day; a day with an entity that fills more than one is refused.
+
+        That is seen before anything is brought together: no task could hold what there is of such an entity.
+        """
+        product, keys = self.product, _keys(self.product)
+        width = len(aggregation.columns(product))
+        rows = self._rows(days)
+        sizes = rows.groupBy(EVENT_DAY).count().collect()
+        counts = {row[EVENT_DAY]: buckets.number_of(buckets.csv_bytes(row["count"], width)) for row in sizes}
+        most = buckets.HELD_BYTES // buckets.csv_bytes(1, width)
+        if large := [row[EVENT_DAY] for row in sizes if row["count"] > most]:
+            of_large = rows.where(on_days(large))
+            share = buckets.in_spark(keys, max(counts.values()))
+            shares = of_large.groupBy(EVENT_DAY, share.alias("share")).count()
+            suspects = {row[EVENT_DAY] for row in shares.where(F.col("count") > most).collect()}
+            if suspects:
+                of_suspects = rows.where(on_days(suspects))
+                by_entity = of_suspects.groupBy(*{EVENT_DAY: None, **dict.fromkeys(keys)}).count()
+                for row in by_entity.where(F.col("count") > most).orderBy("count").collect():
+                    entity = [row[name] for name in product.entity]
+                    refusals[row[EVENT_DAY]] = str(aggregation.too_many_rows(product, entity, row["count"]))
+        return counts
 
     def _rows(self, days: Sequence[date]) -> DataFrame:
         rows = self.tables.read_days(self.spark, self.product.name, ARDS, days)
@@ -404,35 +424,24 @@ class _BySpark:
     ) -> DataFrame:
         return parcels.by_bucket(rows, EVENT_DAY, _keys(self.product), counts, make, schema)
 
-    def _aggregate(self) -> Callable[[pa.Table], pa.Table]:
-        """What aggregates the rows of a bucket, unless one entity alone has more than fit."""
+    def _aggregated(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
         product = self.product
-        most = buckets.HELD_BYTES // buckets.csv_bytes(1, len(aggregation.columns(product)))
 
         def aggregate(rows: pa.Table) -> pa.Table:
-            day = rows[EVENT_DAY][0].as_py()
-            if len(rows) > most:
-                entity, count = aggregation.largest(product, day, rows)
-                if count > most:
-                    raise aggregation.too_many_rows(product, entity, count)
-            return aggregation.aggregate(product, day, rows)
+            return aggregation.aggregate(product, rows[EVENT_DAY][0].as_py(), rows)
 
-        return aggregate
-
-    def _aggregated(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
-        schema = aggregation.schema(self.product)
-        return self._by_bucket(self._rows(days), counts, self._aggregate(), schema)
+        return self._by_bucket(self._rows(days), counts, aggregate, aggregation.schema(product))
 
     def _refusals(self, days: Sequence[date], counts: Mapping[date, int]) -> dict[date, str]:
-        """The days with too many rows of an entity, or with a sum or a mean that its type doesn't hold."""
-        aggregate = self._aggregate()
+        """The days with a sum or a mean that its type doesn't hold, each with the reason."""
+        product = self.product
 
         def refuse(rows: pa.Table) -> pa.Table:
+            day = rows[EVENT_DAY][0].as_py()
             found = []
             try:
-                aggregate(rows)
+                aggregation.aggregate(product, day, rows)
             except TooLargeError as error:
-                day = rows[EVENT_DAY][0].as_py()
                 found.append({"day": day, "place": error.place, "reason": str(error)})
             return pa.Table.from_pylist(found, schema=_REASONS)
 

@@ -72,7 +72,7 @@ def by_bucket(
     Args:
         day: the column with a row's day.
         keys: the columns of the keys whose rows are in one bucket.
-        counts: how many buckets each day has.
+        counts: how many buckets each day has, if more than one.
         make: is given all rows of a bucket, in any order.
     """
     piece_bytes = buckets.PIECE_BYTES
@@ -82,7 +82,7 @@ def by_bucket(
             for day_ in piece[day].unique().to_pylist():
                 of_day = piece.filter(pc.equal(piece[day], pa.scalar(day_, pa.date32())))
                 numbers = buckets.assigned([of_day[key] for key in keys], len(of_day))
-                for parcel in of_records(day_, of_day, numbers, counts[day_]):
+                for parcel in of_records(day_, of_day, numbers, counts.get(day_, 1)):
                     yield from parcel.to_batches()
         spare_next_task()
 

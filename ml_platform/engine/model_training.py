@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+from ml_platform.contract import estimators
 from ml_platform.contract.assets import CATALOGUE, MODEL
 from ml_platform.contract.fields import listed
 from ml_platform.contract.hashing import fingerprint_of
@@ -86,7 +87,9 @@ class Manifest:
             raise ValueError(f"the MRDS of now has no {listed(gone)}, which was among what it was made from")
         content = now.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         try:
-            return Product.model_validate({**content, "model": self.model, "evaluation": self.evaluation})
+            return Product.model_validate(
+                {**content, "model": self.model, "evaluation": self.evaluation}, context=estimators.TRY
+            )
         except ValidationError as error:
             raise ValueError(f"its contract of then is none now: {error.errors()[0]['msg']}") from error
 
@@ -106,6 +109,10 @@ class Trained:
     registered: RegisteredModel
     chosen: Selection | None
     is_new: bool
+
+
+class EstimatorError(TrainingError):
+    """An estimator of the contract can't learn, whatever it learns from."""
 
 
 class ModelTraining:
@@ -261,7 +268,7 @@ class ModelTraining:
         try:
             try_estimators(product)
         except ContractError as error:
-            raise TrainingError(str(error)) from error
+            raise EstimatorError(str(error)) from error
         history = ModelHistory(context.tables, product)
         trained = self.fit(before, lambda chosen: history.keep_selection(self.fingerprint, chosen))
         registered = Registry.of(context.settings).log(

@@ -34,6 +34,10 @@ FAILED_ADVICE = (
 )
 
 
+#: In the details of a record: what to do about it, where that isn't what one does about every such outcome.
+ADVICE = "advice"
+
+
 class StepRequest(BaseModel):
     """Which days (or months, by their first day) of an asset to do, and how."""
 
@@ -157,7 +161,7 @@ def result_of(record: DayRecord, *, day: date | None = None, up_to_date: bool = 
         fingerprint=record.fingerprint,
         metadata=metadata | record.details.get("metadata", {}),
         checks=[_check_of(record, check) for check in record.details.get("checks", [])],
-        advice=FAILED_ADVICE if record.failed else None,
+        advice=record.details.get(ADVICE) or (FAILED_ADVICE if record.failed else None),
     )
 
 

@@ -28,6 +28,7 @@ _ADVICE: dict[Kind, str] = {
     "missing": "the table or a column of it is not there; publish the product first",
     "other": "the database refuses the statement",
 }
+_NO_VALUE = "a value is not of its column's type, or beyond it"
 _TEMPORARY: frozenset[Kind] = frozenset({"away", "busy", "locked", "cut"})
 _SECRET_PARAMETERS = ("password", "passwd", "pwd", "secret", "token", "key")
 
@@ -97,6 +98,8 @@ def translated(engine: sa.Engine, address: Address) -> Iterator[None]:
     """Raise what the database's driver raises as :class:`OnlineStoreError`."""
     try:
         yield
+    except (OverflowError, UnicodeError):
+        raise OnlineStoreError(f"the online store {address}: {_NO_VALUE}", of_rows=True) from None
     except (sa.exc.SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
         # Without its cause: a driver's error may quote the address and the statement's values.
         raise online_store_error(error, engine.dialect.name, address) from None
@@ -108,8 +111,8 @@ def online_store_error(error: Exception, dialect: str, address: Address) -> Onli
     kind = "busy" if isinstance(error, sa.exc.TimeoutError) else _KINDS[dialect](cause)
     if kind == "other" and getattr(error, "connection_invalidated", False):
         kind = "cut"
-    if isinstance(cause, (TypeError, ValueError)):
-        said = "a value is not of its column's type"  # SQLAlchemy quotes it
+    if isinstance(cause, (TypeError, ValueError)) or str(getattr(cause, "sqlstate", "")).startswith("22"):
+        said = _NO_VALUE  # SQLAlchemy and PostgreSQL quote it
     else:
         # PostgreSQL's further lines quote the values of rows.
         said = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)

@@ -100,6 +100,20 @@ def test_a_contract_that_is_there_is_not_written_over(folder: Path, monkeypatch:
     assert "there is a product flights already" in output
 
 
+def test_a_product_whose_estimator_cannot_learn_keeps_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is drawn, and another contract of the name would take both down."""
+    file = history(folder / "history.csv")
+    assert run("init", "orders", str(file), "--to", str(folder / "contracts" / "other.yaml"))[0] == 0
+    contract = folder / "contracts" / "other.yaml"
+    contract.write_text(re.sub(r"class: [\w.]+", "class: sklearn.linear_model.Nope", contract.read_text()))
+    monkeypatch.setenv("ML_PLATFORM_PRODUCTS", str(folder / "contracts"))
+    code, output = run("init", "orders", str(file))
+    assert code == 1
+    assert f"there is a product orders already, in {contract}" in output
+
+
 def test_a_name_that_means_something_else_in_yaml_is_a_name(folder: Path) -> None:
     assert run("init", "null", str(history(folder / "history.csv")))[0] == 0
     assert load_product(folder / "contracts" / "null.yaml").name == "null"

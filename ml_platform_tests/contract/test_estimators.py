@@ -63,6 +63,15 @@ def test_an_estimator_that_cannot_learn_is_drawn_and_refused_by_check_and_by_tra
             refuses()
 
 
+@pytest.mark.parametrize("text", ["!!binary '//8='", "0x" + "f" * 5000, "!!set {a, b}"])
+def test_a_parameter_that_no_other_process_can_be_told_is_not_drawn(text: str, tmp_path: Path) -> None:
+    content = yaml.safe_dump(shop_contract(model__estimator={"class": LOGISTIC, "params": {"C": "odd"}}))
+    (tmp_path / "shop.yaml").write_text(content.replace("odd", text))
+    products, errors = load_products([tmp_path])
+    assert products == {}
+    assert "model.estimator.params: C: " in str(errors[tmp_path / "shop.yaml"])
+
+
 def test_a_class_that_may_not_be_named_is_not_drawn(tmp_path: Path) -> None:
     for n, name in enumerate(("os.system", "LogisticRegression", "lightgbm.Booster", "a.b c")):
         content = shop_contract(name=f"p{n}", model__estimator={"class": name})

@@ -230,7 +230,7 @@ class Agreement(RuleBasedStateMachine):
             return
         product = self.platform.product
         now = champion(self._history.decisions())
-        client = Registry.of(self.platform.settings)._client()
+        client = Registry.of(self.platform.settings).tracking.client()
         aliases = client.get_registered_model(product.name).aliases if self._history.models() else {}
         versions = {name: str(version) for name, version in aliases.items()}
         assert versions.get("champion") == (

@@ -205,11 +205,16 @@ def test_a_day_made_at_once_is_served_as_on_each_morning(tmp_path: Path, name: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize(
+    "name", ["two files that replace the day", "a file without rows that replaces the day"]
+)
 def test_what_was_served_is_the_same_whatever_writes_it(
-    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, carrier: str
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, carrier: str, name: str
 ) -> None:
     one_by_one = without_spark(tmp_path / "here", SHOP)
-    files = CASES["two files that replace the day"].files | {"2024-01-16_d.csv": rows(0, 6, 4)}
+    files = CASES[name].files
+    if "two" in name:
+        files = files | {"2024-01-16_d.csv": rows(0, 6, 4)}
     at_once(one_by_one, files)
     expected = served(one_by_one)
     carry_by(carrier, monkeypatch)

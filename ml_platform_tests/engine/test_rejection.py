@@ -27,7 +27,7 @@ from ml_platform_tests.engine.test_status_as_known import (
     outcomes,
     run,
 )
-from ml_platform_tests.small_platform import D, Platform, deliver_visits, shop, visits
+from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, deliver_visits, shop, visits
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -174,6 +174,26 @@ def test_a_rejection_that_is_taken_back_has_never_been(tmp_path: Path, spark: Sp
     assert DAY in learned(platform, REJECTED)
     with pytest.raises(LookupError, match="nothing of 2024-01-10 has been rejected"):
         take_back(platform.tables, platform.product, DAY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_rejection_is_the_same_whatever_writes_the_day(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, carrier: str
+) -> None:
+    here, there = delivered(tmp_path / "here", spark), delivered(tmp_path / "there", spark)
+    for platform, by in ((here, None), (there, carrier)):
+        if by is not None:
+            carry_by(by, monkeypatch)
+        run(platform, [DAY])
+        rejected(platform)
+        run(platform, [DAY])
+        assert outcomes(platform) == ("blocked", "held_back")
+    assert there.fingerprints("ards", "mrds") == here.fingerprints("ards", "mrds")
+    names = ["customer", "spend", "known_from", "known_to", "is_scored"]
+    served = [platform.rows("mrds_served", ["customer"])[names] for platform in (here, there)]
+    pd.testing.assert_frame_equal(*served, check_dtype=False)
+    assert len(served[0]) > 10
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def test_days_are_scored_by_the_model_trained_again_and_history_says_so(
     assert [decision.promoted for decision in decisions] == [True]
     (line,) = overview.models(platform.product, platform.settings)
     assert line.remark == after.remark
-    client = Registry.of(platform.settings)._client()
+    client = Registry.of(platform.settings).tracking.client()
     assert client.get_model_version_by_alias("shop", "champion").version == 2
     # It is not trained a third time.
     platform.run("predictions", LATER, force=True, rescore=True)

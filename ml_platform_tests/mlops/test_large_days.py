@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Callable
-from datetime import date
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,50 +18,66 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_platform.data_engineering import buckets
+from ml_platform.mlops.quality import great_expectations as gx
 from ml_platform.mlops.quality import large_days
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.large_days import LargeDay
 from ml_platform.storage.day_files import DayFiles
 
 DAY = date(2024, 1, 1)
-NAMES = ["id", "shop", "amount", "channel", "event_day"]
-#: What is expected, and whether a whole day fulfils it, as pandas says.
-EXPECTED: list[tuple[str, dict[str, Any], Callable[[pd.DataFrame], bool] | None]] = [
+SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("shop", pa.string()),
+        ("amount", pa.float64()),
+        ("channel", pa.string()),
+        ("seen", pa.timestamp("us", "UTC")),
+    ]
+)
+TYPES = {"id": "long", "shop": "string", "amount": "double", "channel": "string", "seen": "timestamp"} | {
+    "event_day": "date"
+}
+NAMES = list(TYPES)
+#: What adds up over parts: what the library says of the whole day is the right answer.
+OF_EACH_ROW: list[tuple[str, dict[str, Any]]] = [
+    ("expect_column_values_to_not_be_null", {"column": "amount"}),
+    ("expect_column_values_to_be_between", {"column": "amount", "min_value": -5, "max_value": 5}),
+    ("expect_column_values_to_be_in_set", {"column": "channel", "value_set": ["web", "shop"]}),
+    ("expect_column_values_to_match_regex", {"column": "channel", "regex": "^[a-z]*$"}),
+    ("expect_column_value_lengths_to_be_between", {"column": "channel", "max_value": 3}),
+    ("expect_column_values_to_be_in_set", {"column": "id", "value_set": ["1", "22"]}),
     (
-        "expect_compound_columns_to_be_unique",
-        {"column_list": ["id", "shop"]},
-        lambda rows: not rows.duplicated(["id", "shop"]).any(),
+        "expect_column_pair_values_a_to_be_greater_than_b",
+        {"column_A": "amount", "column_B": "id", "ignore_row_if": "either_value_is_missing"},
     ),
-    ("expect_column_values_to_be_unique", {"column": "id"}, lambda rows: not rows.id.duplicated().any()),
-    ("expect_column_values_to_not_be_null", {"column": "amount"}, lambda rows: rows.amount.notna().all()),
+    ("expect_column_pair_values_to_be_equal", {"column_A": "amount", "column_B": "id"}),
+    ("expect_column_values_to_not_be_null", {"column": "gone"}),
+]
+#: What is unique, by pandas: it takes a number that is none for no value.
+UNIQUE: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("expect_compound_columns_to_be_unique", {"column_list": ["id", "shop"]}, ["id", "shop"]),
+    ("expect_compound_columns_to_be_unique", {"column_list": ["amount", "shop"]}, ["amount", "shop"]),
+    ("expect_column_values_to_be_unique", {"column": "id"}, ["id"]),
+]
+#: Of parts nothing follows for these: the library is asked about the whole day.
+OF_ALL_ROWS: list[tuple[str, dict[str, Any]]] = [
+    ("expect_column_values_to_be_increasing", {"column": "id"}),
+    ("expect_column_values_to_not_be_null", {"column": "channel", "mostly": 0.5}),
+    ("expect_column_values_to_be_unique", {"column": "gone"}),
+    ("expect_column_mean_to_be_between", {"column": "amount", "max_value": 1}),
+    ("expect_column_values_to_not_match_regex", {"column": "seen", "regex": "00:00:00"}),
     (
-        "expect_column_values_to_be_between",
-        {"column": "amount", "min_value": -5, "max_value": 5},
-        lambda rows: rows.amount.dropna().between(-5, 5).all(),
+        "expect_column_values_to_not_be_null",
+        {"column": "channel", "row_condition": "amount > amount.mean()", "condition_parser": "pandas"},
     ),
-    (
-        "expect_column_values_to_be_in_set",
-        {"column": "channel", "value_set": ["web", "shop"]},
-        lambda rows: rows.channel.dropna().isin(["web", "shop"]).all(),
-    ),
-    (
-        "expect_column_values_to_match_regex",
-        {"column": "channel", "regex": "^[a-z]*$"},
-        lambda rows: rows.channel.dropna().str.match("^[a-z]*$").all(),
-    ),
-    # Of parts nothing follows for these: the library is asked about the whole day.
-    ("expect_column_values_to_be_increasing", {"column": "id"}, None),
-    ("expect_column_values_to_not_be_null", {"column": "channel", "mostly": 0.5}, None),
-    ("expect_column_values_to_be_unique", {"column": "gone"}, None),
-    ("expect_column_values_to_not_be_null", {"column": "gone"}, None),
-    ("expect_column_mean_to_be_between", {"column": "amount", "max_value": 1}, None),
 ]
 ROWS = st.lists(
     st.tuples(
         st.integers(0, 60),
         st.sampled_from(["a", "b"]),
-        st.one_of(st.none(), st.floats(-5, 5.2)),
+        st.one_of(st.none(), st.just(math.nan), st.floats(-5, 5.2)),
         st.sampled_from(["web", "shop", "web", "shop", None, "Zoo"]),
+        st.sampled_from([datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, 12, tzinfo=UTC)]),
     ),
     min_size=1,
     max_size=60,
@@ -79,8 +95,11 @@ def expectation(type_: str, kwargs: dict[str, Any]) -> Expectation:
 def test_what_holds_in_parts_is_what_holds_of_the_whole_day(
     monkeypatch: pytest.MonkeyPatch, rows: list[Any], group: int, piece_bytes: int, hashes: int
 ) -> None:
-    frame = pd.DataFrame(rows, columns=NAMES[:4]).astype({"id": "int64", "amount": "float64"})
-    suite = [expectation(type_, kwargs) for type_, kwargs, _ in EXPECTED]
+    suite = [
+        *(expectation(type_, kwargs) for type_, kwargs in OF_EACH_ROW),
+        *(expectation(type_, kwargs) for type_, kwargs, _ in UNIQUE),
+        *(expectation(type_, kwargs) for type_, kwargs in OF_ALL_ROWS),
+    ]
     asked: list[Expectation] = []
 
     def by_spark(self: LargeDay, rows: Any, rest: list[Expectation]) -> list[Any]:
@@ -88,7 +107,8 @@ def test_what_holds_in_parts_is_what_holds_of_the_whole_day(
         return [None] * len(rest)
 
     with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as patch:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
+        names = [name for name in NAMES if name != "event_day"]
+        table = pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), schema=SCHEMA)
         table = table.append_column("event_day", pa.array([DAY] * len(table), pa.date32()))
         write_deltalake(
             folder,
@@ -105,12 +125,21 @@ def test_what_holds_in_parts_is_what_holds_of_the_whole_day(
         )
         patch.setattr(large_days, "on_days", lambda _: None)
         patch.setattr(LargeDay, "_by_spark", by_spark)
-        day = LargeDay(DAY, suite, NAMES, ["id", "shop"], frozenset(), len(rows))
+        day = LargeDay(DAY, suite, TYPES, ["id", "shop"], frozenset(), len(rows))
         found = day.results(no_session, lambda: FakeRows(), (DayFiles(folder), 0))  # type: ignore[arg-type, return-value]
         left = {entry.name for entry in Path(folder).iterdir()} - {"_delta_log", f"event_day={DAY}"}
-    holds = [fulfils is not None and bool(fulfils(frame)) for _, _, fulfils in EXPECTED]
-    assert [result is not None for result in found] == holds
-    assert asked == [one for one, is_held in zip(suite, holds, strict=True) if not is_held]
+    whole = gx.evaluate(suite, gx.frame(table), ["id", "shop"], frozenset())
+    of_each_row, unique = len(OF_EACH_ROW), len(UNIQUE)
+    assert [replace(result, examples=()) for result in found[:of_each_row]] == [
+        replace(result, examples=()) for result in whole[:of_each_row]
+    ]
+    frame = table.to_pandas()
+    holds = [not frame.duplicated(columns).any() for _, _, columns in UNIQUE]
+    assert [result is not None for result in found[of_each_row : of_each_row + unique]] == holds
+    assert found[of_each_row + unique :] == [None] * len(OF_ALL_ROWS)
+    is_known = [True] * of_each_row + holds + [False] * len(OF_ALL_ROWS)
+    rest = [one for one, known in zip(suite, is_known, strict=True) if not known]
+    assert asked == rest
     assert not left
 
 

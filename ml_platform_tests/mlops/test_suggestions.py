@@ -169,6 +169,15 @@ def test_the_command_shows_the_limits_and_writes_them_beside_the_contracts_comme
     assert "nothing to change" in CliRunner().invoke(app, ["suggest", "shop"]).output
 
 
+def test_limits_are_written_whatever_the_estimator_can_learn(contract: Path) -> None:
+    record(history(*[profile()] * 99, profile(3)))
+    text = contract.read_text().replace("LogisticRegression", "Nope")
+    contract.write_text(text)
+    written = CliRunner().invoke(app, ["suggest", "shop", "--write", "--only", "minimum_rows"])
+    assert written.exit_code == 0, written.output
+    assert load_product(contract, try_estimators=False).validation.minimum_rows == 50
+
+
 def test_the_command_says_what_is_missing(contract: Path) -> None:
     nothing = CliRunner().invoke(app, ["suggest", "shop"])
     assert nothing.exit_code == 1

@@ -344,7 +344,7 @@ def test_a_type_that_is_changed_and_changed_back_loses_nothing(spark: SparkSessi
     delivered = spark.createDataFrame(rows + of_second, make)
     tables.replace_days(spark, "shop", "ards", delivered, [first, second], run_id="1")
 
-    def align(schema: pa.Schema) -> None:
+    def retype(schema: pa.Schema) -> None:
         align(tables, lambda: spark, "shop", "ards", schema)
 
     def values(*columns: str) -> list[tuple[object, ...]]:
@@ -352,7 +352,7 @@ def test_a_type_that_is_changed_and_changed_back_loses_nothing(spark: SparkSessi
         return [tuple(row) for row in frame.collect()]
 
     before = values("key", "amount", "on", "flag")
-    align(retyped(amount=pa.int64(), on=pa.timestamp("us", "UTC"), flag=pa.int32()))
+    retype(retyped(amount=pa.int64(), on=pa.timestamp("us", "UTC"), flag=pa.int32()))
     assert values("amount", "flag") == [(1, 1), (None, None), (None, 1), (None, 0)]
     assert "__on__date" not in tables.read(spark, "shop", "ards").columns  # nothing of it was lost
     # A day that is done meanwhile has values of the new type only.
@@ -361,8 +361,8 @@ def test_a_type_that_is_changed_and_changed_back_loses_nothing(spark: SparkSessi
         "key string, amount long, on timestamp, flag int, event_day date",
     )
     tables.replace_days(spark, "shop", "ards", meanwhile, [second], run_id="2")
-    align(retyped(amount=pa.string(), on=pa.string()))
-    align(_VALUES)
+    retype(retyped(amount=pa.string(), on=pa.string()))
+    retype(_VALUES)
     after = values("key", "amount", "on", "flag")
     assert [row for row in after if row[0] != "4"] == [row for row in before if row[0] != "4"]
     assert [row[1] for row in after if row[0] == "4"] == [7.0]

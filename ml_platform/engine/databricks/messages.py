@@ -22,9 +22,11 @@ from dagster_pipes import (
     PipesMessageWriterChannel,
     PipesParams,
 )
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
+from ml_platform.contract.loading import contract_text
 from ml_platform.contract.product import Product
+from ml_platform.contract.yaml_text import parse_yaml
 from ml_platform.engine.step import DayResult, StepRequest, StepResult
 
 #: The name of the task among the extras.
@@ -39,16 +41,22 @@ _FILE_SIZE = 1 << 20
 _WRITE_ATTEMPTS = 6
 
 
+def _of_text(contract: object) -> object:
+    """The content of a contract that came as text: JSON would make texts of keys that are numbers."""
+    return parse_yaml(contract) if isinstance(contract, str) else contract
+
+
 class Task(BaseModel):
     """All that a remote step is given. Secrets are named: environment variable to scope/key."""
 
     request: StepRequest
-    product: Product
+    product: Annotated[Product, BeforeValidator(_of_text)]
     settings: dict[str, Any]
     secrets: dict[str, str] = {}
 
     def as_extras(self) -> dict[str, Any]:
-        return {TASK: self.model_dump(mode="json", by_alias=True)}
+        content = self.model_dump(mode="json", exclude={"product"})
+        return {TASK: content | {"product": contract_text(self.product)}}
 
 
 class _Message(BaseModel):

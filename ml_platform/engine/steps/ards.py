@@ -178,7 +178,9 @@ class Ards(Step):
         history = earlier_verdicts.with_rejections(content.history, first, rejections, current)
         if history is not None:
             # What is made of a day with a past reads this table, which there is since the first correction.
-            ards.prepare_versions(context.open_spark, product, context.tables, context.request.run_id)
+            ards.prepare_versions(
+                context.open_spark, product, context.tables, delivery.day, run_id=context.request.run_id
+            )
         return replace(content, history=history)
 
     def _away(self, days: Sequence[date]) -> dict[date, Inputs]:

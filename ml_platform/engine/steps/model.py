@@ -20,9 +20,9 @@ from ml_platform.engine import presence, training_plan
 from ml_platform.engine.compared_rows import UnseenRows
 from ml_platform.engine.context import left_out
 from ml_platform.engine.deciding import Decider
-from ml_platform.engine.model_training import ModelTraining, contract_of, describe
+from ml_platform.engine.model_training import EstimatorError, ModelTraining, contract_of, describe
 from ml_platform.engine.run_partitions import FAILED, Done, Step
-from ml_platform.engine.step import Check, DayResult, Inputs, Written, result_of
+from ml_platform.engine.step import ADVICE, Check, DayResult, Inputs, Written, result_of
 from ml_platform.engine.training_plan import TrainingPlan
 from ml_platform.machine_learning import holdout, model_history, training_data
 from ml_platform.machine_learning.model_card import CORRECTED
@@ -32,6 +32,11 @@ from ml_platform.machine_learning.promotion import Comparison, Decision
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.machine_learning.tracking import Tracking
 from ml_platform.storage.ledger import DayRecord
+
+_CORRECT_CONTRACT = (
+    "correct the contract, or the module that it names, until ml-platform check accepts it; every run tries "
+    "the model again"
+)
 
 
 class Model(Step):
@@ -119,6 +124,8 @@ class Model(Step):
         asked = ModelTraining(context, plan, self._mode(), rows)
         try:
             trained = asked.run()
+        except EstimatorError as error:
+            return None, Written("refused", str(error), details=FAILED | {ADVICE: _CORRECT_CONTRACT})
         except TrainingError as error:
             why = f"{error}; {_outdated(product, plan)}" if plan.outdated else str(error)
             return None, Written("refused", why)

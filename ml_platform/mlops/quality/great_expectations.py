@@ -7,6 +7,7 @@ at once, and which rows fail is only looked for where some do.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 import os
@@ -152,6 +153,47 @@ def holds(expectation: Expectation) -> Result:
         observed=expectation.expected if expectation.is_type else "none",
         expected=expectation.expected,
         value=None if expectation.is_type else 0.0,
+    )
+
+
+def counted(
+    suite: Sequence[Expectation], rows: pa.Table, key: Sequence[str], sensitive: frozenset[str]
+) -> list[str]:
+    """How many of some rows of a day fail each expectation about each row by itself, for :func:`added_up`."""
+    expectations = [configured(one.type, one.kwargs, place) for place, one in enumerate(suite)]
+    ordered = frame(rows).sort_values(list(key), ignore_index=True)
+    found = run(ordered, expectations, key, "SUMMARY")
+    parts = []
+    for place, expectation in enumerate(suite):
+        details = found[place].result or {}
+        masked = not sensitive.isdisjoint(expectation.columns)
+        parts.append(
+            {"rows": int(details["element_count"]), "failing": int(details["unexpected_count"])}
+            | {"examples": list(_examples(details, key, sensitive))}
+            if "unexpected_count" in details
+            else {"problem": _observed(details, found[place].exception_info, masked)}
+        )
+    return [json.dumps(part) for part in parts]
+
+
+def added_up(expectation: Expectation, parts: Sequence[str]) -> Result:
+    """The result of an expectation that some rows of a day fail, from :func:`counted` of its parts."""
+    known = [json.loads(part) for part in parts]
+    problem = next((part["problem"] for part in known if "problem" in part), None)
+    failing = 0 if problem else sum(part["failing"] for part in known)
+    observed = problem or f"{failing:,} of {sum(part['rows'] for part in known):,} rows"
+    examples = [] if problem else [example for part in known for example in part["examples"]]
+    return Result(
+        expectation=expectation.words,
+        problem=expectation.wrong,
+        dimension=expectation.dimension,
+        severity=expectation.severity,
+        passed=False,
+        observed=observed,
+        expected=expectation.expected,
+        failing_rows=failing,
+        examples=tuple(examples[:EXAMPLES]),
+        value=None if problem else float(failing),
     )
 
 

@@ -1,8 +1,8 @@
 """The verdict on a day that is too large to be held in memory: what no row fails is found part by part.
 
-An expectation about each row by itself holds for a day if it holds for every part of it, so tasks ask the
-library's pandas engine about a part each. What a row fails, and what is expected of all rows together, is
-asked of the library's Spark engine, without the day being collected.
+What is expected of each row by itself adds up over the parts of a day, so tasks ask the library's pandas
+engine about a part each: first whether it holds, and where it doesn't how many rows fail. What is expected of
+all rows together is asked of the library's Spark engine, without the day being collected.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -44,19 +45,24 @@ _OF_EACH_ROW = frozenset(
     {
         "expect_column_pair_values_a_to_be_greater_than_b",
         "expect_column_pair_values_to_be_equal",
-        "expect_column_value_lengths_to_be_between",
-        "expect_column_value_lengths_to_equal",
         "expect_column_values_to_be_between",
         "expect_column_values_to_be_in_set",
         "expect_column_values_to_be_null",
-        "expect_column_values_to_match_regex",
-        "expect_column_values_to_match_regex_list",
         "expect_column_values_to_not_be_in_set",
         "expect_column_values_to_not_be_null",
-        "expect_column_values_to_not_match_regex",
-        "expect_column_values_to_not_match_regex_list",
         "expect_multicolumn_sum_to_equal",
         "expect_select_column_values_to_be_unique_within_record",
+    }
+)
+#: The same where the column holds texts: others become texts, timestamps in a way that depends on all others.
+_OF_EACH_TEXT = frozenset(
+    {
+        "expect_column_value_lengths_to_be_between",
+        "expect_column_value_lengths_to_equal",
+        "expect_column_values_to_match_regex",
+        "expect_column_values_to_match_regex_list",
+        "expect_column_values_to_not_match_regex",
+        "expect_column_values_to_not_match_regex_list",
     }
 )
 
@@ -70,18 +76,25 @@ class _Part:
 
 
 @dataclass(frozen=True)
+class _Counted:
+    """Of each piece of a part of a day what the library says of each expectation, as text."""
+
+    parts: list[list[str]]
+
+
+@dataclass(frozen=True)
 class LargeDay:
     """A day that is too large to be held in memory. It travels to the tasks.
 
     Args:
         suite: what is expected of its rows.
-        columns: those of the data set, in order.
+        types: the columns of the data set, in order, each with its type as a contract names it.
         size: how many rows it has.
     """
 
     day: date
     suite: Sequence[Expectation]
-    columns: Sequence[str]
+    types: Mapping[str, str]
     key: Sequence[str]
     sensitive: frozenset[str]
     size: int
@@ -100,12 +113,25 @@ class LargeDay:
             return rows().where(on_days([self.day]))
 
         holding = self._holding_in_files(session, *files) if files is not None else self._holding(of_day())
-        rest = [expectation for position, expectation in enumerate(self.suite) if position not in holding]
-        others = iter(self._by_spark(of_day(), rest) if rest else ())
-        return [
-            gx.holds(expectation) if position in holding else next(others)
-            for position, expectation in enumerate(self.suite)
-        ]
+        found = {position: gx.holds(self.suite[position]) for position in holding}
+        if failing := {place: one for place, one in self._of_each_row.items() if place not in holding}:
+            if files is not None:
+                counted = self._counted_in_files(session, failing, *files)
+            else:
+                counted = self._counted(failing, of_day())
+            found |= {
+                position: gx.added_up(one, [part[place] for part in counted])
+                for place, (position, one) in enumerate(failing.items())
+            }
+        rest = {position: one for position, one in enumerate(self.suite) if position not in found}
+        if rest:
+            found |= dict(zip(rest, self._by_spark(of_day(), list(rest.values())), strict=True))
+        return [found[position] for position in range(len(self.suite))]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the data set, in order."""
+        return list(self.types)
 
     @property
     def _parts_of_hashes(self) -> int:
@@ -115,11 +141,19 @@ class LargeDay:
     @cached_property
     def _of_each_row(self) -> Mapping[int, Expectation]:
         """The expectations about each row by itself that hold if no row fails them, by their position."""
-        return {
-            position: one
-            for position, one in enumerate(self.suite)
-            if one.type in _OF_EACH_ROW and one.kwargs.get("mostly", 1) == 1
-        }
+        return {position: one for position, one in enumerate(self.suite) if self._adds_up(one)}
+
+    def _adds_up(self, one: Expectation) -> bool:
+        """Whether an expectation is fulfilled just if no row fails it, each looked at by itself.
+
+        A condition on rows may be one on all of them, such as that a value is above the mean.
+        """
+        is_of_text = self.types.get(str(one.kwargs.get("column"))) == "string"
+        return (
+            (one.type in _OF_EACH_ROW or (one.type in _OF_EACH_TEXT and is_of_text))
+            and one.kwargs.get("mostly", 1) == 1
+            and not one.kwargs.get("row_condition")
+        )
 
     @cached_property
     def _unique(self) -> Mapping[int, Sequence[str]]:
@@ -146,7 +180,7 @@ class LargeDay:
 
     def _holding_in_files(self, session: Session, place: DayFiles, version: int) -> set[int]:
         """The positions of the expectations that surely hold, of a day that tasks read in parts."""
-        day, columns, unique = self.day, list(self.columns), list(self._unique.values())
+        day, columns, unique = self.day, self.columns, list(self._unique.items())
         groups, piece_bytes = place.row_groups(version, day), buckets.PIECE_BYTES
         with BucketFiles.beside(place, self._parts_of_hashes) as files:
 
@@ -156,18 +190,24 @@ class LargeDay:
                 batches = place.read_row_group(version, day, groups[number], columns)
                 for rows in buckets.pieces(batches, piece_bytes):
                     failed |= self._failed(rows)
-                    for names, known in zip(unique, hashes, strict=True):
-                        known.append(_hashes(rows, names))
+                    for known, (position, names) in zip(hashes, unique, strict=True):
+                        of_rows = _hashes(rows, names)
+                        # What repeats here needn't be compared with other parts.
+                        if position not in failed and _are_different(of_rows):
+                            known.append(of_rows)
+                        else:
+                            failed.add(position)
                 return _Part(sorted(failed), [_scattered(files, known) for known in hashes])
 
             parts = each_in_a_task(session, len(groups), look, _Part)
-            surely_unique = {
+            failed = {position for part in parts for position in part.failed}
+            failed |= {
                 position
-                for place_, position in enumerate(self._unique)
-                if all(map(_are_different, _gathered(files, _paths(parts, place_))))
+                for nth, position in enumerate(self._unique)
+                if position not in failed
+                and not all(map(_are_different, _gathered(files, _paths(parts, nth))))
             }
-        failed = {position for part in parts for position in part.failed}
-        return (set(self._of_each_row) - failed) | surely_unique
+        return {*self._of_each_row, *self._unique} - failed
 
     def _holding(self, rows: DataFrame) -> set[int]:
         """The same of a day that Spark brings to the tasks."""
@@ -180,6 +220,9 @@ class LargeDay:
                 failed |= self._failed(part)
                 for position, names in unique:
                     hashes = _hashes(part, names)
+                    if position in failed or not _are_different(hashes):
+                        failed.add(position)
+                        continue
                     for bucket in range(int(count)):
                         packed = hashes[hashes % count == bucket].tobytes()
                         yield pa.RecordBatch.from_arrays([[position], [bucket], [packed]], schema=_HASHES)
@@ -200,6 +243,35 @@ class LargeDay:
         failed = {row["failed"] for row in found.applyInArrow(compare, "failed int").collect()}
         return ({*self._of_each_row} | {*self._unique}) - failed
 
+    def _count(self, suite: Sequence[Expectation], rows: pa.Table) -> list[str]:
+        return gx.counted(suite, rows, self.key, self.sensitive)
+
+    def _counted_in_files(
+        self, session: Session, failing: Mapping[int, Expectation], place: DayFiles, version: int
+    ) -> list[list[str]]:
+        """What the library says of each part of the day, of each expectation that some row fails."""
+        day, columns, suite = self.day, self.columns, list(failing.values())
+        groups, piece_bytes = place.row_groups(version, day), buckets.PIECE_BYTES
+
+        def count(number: int) -> _Counted:
+            batches = place.read_row_group(version, day, groups[number], columns)
+            return _Counted([self._count(suite, part) for part in buckets.pieces(batches, piece_bytes)])
+
+        found = each_in_a_task(session, len(groups), count, _Counted)
+        return [part for counted in found for part in counted.parts]
+
+    def _counted(self, failing: Mapping[int, Expectation], rows: DataFrame) -> list[list[str]]:
+        """The same of a day that Spark brings to the tasks."""
+        suite, piece_bytes = list(failing.values()), buckets.PIECE_BYTES
+
+        def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for part in buckets.pieces(batches, piece_bytes):
+                yield pa.RecordBatch.from_pydict({"counted": [self._count(suite, part)]})
+            spare_next_task()
+
+        chosen = rows.select(*[column(name) for name in self.columns])
+        return [row["counted"] for row in chosen.mapInArrow(count, "counted array<string>").collect()]
+
     def _by_spark(self, rows: DataFrame, suite: Sequence[Expectation]) -> list[Result]:
         from pyspark.sql import functions as F
 
@@ -219,7 +291,13 @@ def _paths(parts: Sequence[_Part], place: int) -> list[str]:
 
 
 def _hashes(rows: pa.Table, names: Sequence[str]) -> NDArray[np.uint64]:
-    hashes: NDArray[np.uint64] = hashes_of([_HASH], [rows[name] for name in names])[0].view(np.uint64)
+    values = [rows[name] for name in names]
+    # To pandas a number that is none is no value.
+    values = [
+        pc.if_else(pc.is_nan(value), None, value) if pa.types.is_floating(value.type) else value
+        for value in values
+    ]
+    hashes: NDArray[np.uint64] = hashes_of([_HASH], values)[0].view(np.uint64)
     return hashes
 
 

@@ -100,7 +100,7 @@ def validate(
     in_parts = (files[0], files[1]) if files and isinstance(files[0], DayFiles) else None
     for day, suite in of_rows.items():
         if day not in found:
-            large = LargeDay(day, suite, list(types), key, sensitive, sizes[day])
+            large = LargeDay(day, suite, types, key, sensitive, sizes[day])
             found[day] = large.results(session, rows, in_parts)
     of_size = _by_size(suites, sizes)
     # The table has one schema, which all days share.

@@ -24,8 +24,12 @@ from ml_platform.engine.databricks.messages import (
 )
 from ml_platform.engine.step import Check, DayResult, StepRequest, StepResult
 from ml_platform.settings import Settings
+from ml_platform_tests.contract.test_kinds import NUMBER
+from ml_platform_tests.machine_learning.test_multiclass import CLASS
+from ml_platform_tests.small_platform import shop
 
 D = date(2024, 3, 1)
+LOGISTIC = "sklearn.linear_model.LogisticRegression"
 REQUEST = StepRequest(step="mrds", product="shop", days=(D, date(2024, 3, 2)), run_id="r", as_of=D)
 RESULT = StepResult(
     days=[
@@ -112,6 +116,35 @@ def test_a_task_arrives_as_it_was_sent() -> None:
         assert arrived.product.hash_of("source", "mrds", "model") == product.hash_of(
             "source", "mrds", "model"
         )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        NUMBER,
+        CLASS,
+        {"model__estimator": {"class": LOGISTIC, "params": {"class_weight": {0: 1, 1: 9}, "C": 1e-7}}},
+        {
+            "model__estimator": {
+                "class": LOGISTIC,
+                "params": {"max_iter": 90},
+                "search": {
+                    "params": {"solver": {"choices": ["lbfgs", "saga"]}, "C": {"low": 0.1, "high": 9.0}}
+                },
+            }
+        },
+        {"source__null_values": ["no", "NULL", "1e3", "2024-01-01", "~", ""]},
+    ],
+    ids=["a number", "classes", "keys that are numbers", "a search", "words that mean something in YAML"],
+)
+def test_a_contract_of_any_kind_arrives_as_it_was_sent(changes: dict[str, Any]) -> None:
+    product = shop(**changes)
+    task = Task(request=REQUEST, product=product, settings={})
+    arrived = Task.model_validate(json.loads(json.dumps(task.as_extras()["task"]))).product
+    assert arrived == product
+    assert arrived.model_fields_set == product.model_fields_set
+    assert arrived.model.estimator == product.model.estimator
+    assert arrived.hash_of("source", "mrds", "model") == product.hash_of("source", "mrds", "model")
 
 
 def test_only_a_whole_file_is_read() -> None:
