@@ -172,6 +172,14 @@ RUN: list[Step] = [
     Step("rm -r var/landing/flights/2013-02-08"),
     Step("ml-platform sample flights --from 2013-02-08 --to 2013-02-08", says="2013-02-08"),
     Step("ml-platform backfill flights --from 2013-02-01 --to 2013-02-28", says="up to date"),
+    # A day that turns out to be garbage, and doesn't after all.
+    Step(
+        'ml-platform reject flights 2013-02-09 --reason "the clocks at the gates were wrong" --on 2013-04-01',
+        says="the clocks at the gates were wrong",
+    ),
+    Step("ml-platform backfill flights --from 2013-02-09 --to 2013-02-09", code=1, says="rejected by"),
+    Step("ml-platform reject flights 2013-02-09 --undo", says="1 rejection of 2013-02-09 taken back"),
+    Step("ml-platform backfill flights --from 2013-02-09 --to 2013-02-09", says="up to date"),
     # Models.
     Step("ml-platform reproduce flights", says="3 of 3 models of flights are what they were"),
     Step("ml-platform reproduce flights 2013-03 --from-deliveries", says="1 of 1 model of flights is what"),

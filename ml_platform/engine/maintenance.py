@@ -16,11 +16,12 @@ from ml_platform.engine.step import StepResult
 from ml_platform.storage import small_tables, upkeep
 from ml_platform.storage.contract_versions import CONTRACTS
 from ml_platform.storage.ledger import DAYS, DESCRIBED, SORT
+from ml_platform.storage.rejections import REJECTIONS
 
 
 def small_tables_of_all() -> tuple[str, ...]:
     """The tables of a few rows: those of the assets, and those that steer the platform."""
-    return (DAYS, *small_table_names(), CONTRACTS, ARRIVALS)
+    return (DAYS, *small_table_names(), CONTRACTS, ARRIVALS, REJECTIONS)
 
 
 def maintain(context: StepContext) -> StepResult:

@@ -40,6 +40,7 @@ from ml_platform.machine_learning.training import TrainedModel
 from ml_platform.storage import small_tables
 from ml_platform.storage.contract_versions import CONTRACTS
 from ml_platform.storage.ledger import DAYS
+from ml_platform.storage.rejections import REJECTIONS
 
 #: How far predictions may differ where other libraries have made them, of their size and in their unit.
 RELATIVE, ABSOLUTE = 1e-6, 1e-9
@@ -144,7 +145,7 @@ def rebuilt(context: StepContext, days: Sequence[date]) -> Iterator[StepContext]
             request = StepRequest(step=step, product=name, days=tuple(days), run_id="reproduce", force=True)
             place = dataclasses.replace(context, settings=settings, request=request)
             if step == ARDS:
-                for table in (DAYS, CONTRACTS, ARRIVALS):
+                for table in (DAYS, CONTRACTS, ARRIVALS, REJECTIONS):
                     small_tables.copy(context.tables, place.tables, name, table)
             run_step(place)
         for asset in (ARDS, MRDS):

@@ -216,8 +216,9 @@ def copy(source: Tables, target: Tables, product: str, name: str) -> None:
     place = source.control
     if place.exists(product, name):
         parts = [part.to_table() for part in place.datasets(product, name, None)]
-        rows = pa.concat_tables(parts, promote_options="default")
-        target.control.write(product, name, rows, mode="error")
+        if parts:  # all rows of a table may have been removed
+            rows = pa.concat_tables(parts, promote_options="default")
+            target.control.write(product, name, rows, mode="error")
 
 
 def in_order_of_commit(row: Mapping[str, Any]) -> tuple[int, int]:

@@ -14,7 +14,9 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from ml_platform.cli.backfill import roll_back
-from ml_platform.engine import training_plan
+from ml_platform.contract.loading import ContractError
+from ml_platform.contract.product import Product
+from ml_platform.engine import model_training, training_plan
 from ml_platform.engine.step import PermanentError
 from ml_platform.machine_learning import performance, training_data
 from ml_platform.machine_learning.model_history import ModelHistory, champion
@@ -361,6 +363,29 @@ def test_too_little_to_learn_from_says_how_much_is_needed(platform: Platform) ->
     assert month.outcome == "refused"
     assert month.failure is not None
     assert "needed are 50 rows" in month.failure
+
+
+def test_a_model_that_was_refused_for_its_estimator_is_tried_again_by_every_run(
+    copy: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong may be the module that the contract names, or this machine."""
+    copy.product = shop(
+        model__estimator={"class": "sklearn.linear_model.LogisticRegression", "params": {"C": 0.5}}
+    )
+
+    def refuse(product: Product) -> None:
+        raise ContractError("shop: model.estimator: it can't be imported")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_training, "try_estimators", refuse)
+        for _ in range(2):
+            (month,) = copy.run("model", "2024-02-01").days
+            assert (month.outcome, month.up_to_date) == ("refused", False)
+            assert month.failure is not None
+            assert "it can't be imported" in month.failure
+            assert "ml-platform check" in month.failure
+    (month,) = copy.run("model", "2024-02-01").days
+    assert month.outcome == "written"
 
 
 def test_a_promotion_can_be_taken_back(copy: Platform) -> None:
