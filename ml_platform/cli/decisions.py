@@ -152,7 +152,7 @@ def reject(
     Its predictions stay. What comes later is read as repaired: models learn from it, and not from what was
     served before.
 
-    Example: `ml-platform reject flights 2013-02-08 --reason "the clocks of the gates were wrong"`
+    Example: `ml-platform reject flights 2013-02-09 --reason "the clocks were wrong" --on 2013-04-01`
     """
     from ml_platform.engine.rejection import reject as reject_day
     from ml_platform.engine.rejection import take_back

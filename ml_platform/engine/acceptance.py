@@ -13,8 +13,9 @@ from datetime import date, timedelta
 from ml_platform.contract.assets import ARDS, validated
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform.engine.step import quality_of
-from ml_platform.engine.verdicts import REJECTED, WITHOUT_USABLE_ROWS, quality_check
+from ml_platform.engine.verdicts import WITHOUT_USABLE_ROWS, quality_check
 from ml_platform.storage.ledger import DayRecord, Ledger
+from ml_platform.storage.rejections import REJECTED
 
 
 def accept(ledger: Ledger, day: date, *, reason: str, by: str, on: date | None = None) -> list[DayRecord]:

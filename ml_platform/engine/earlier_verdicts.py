@@ -22,13 +22,13 @@ from ml_platform.data_engineering.resolution import Account
 from ml_platform.data_engineering.row_versions import DayHistory, Morning, Timeline
 from ml_platform.data_engineering.rows_as_known import EntitiesAsKnown, RowsAsKnown
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.verdicts import REJECTED, Content, Verdict, has_same_rows
+from ml_platform.engine.verdicts import Content, Verdict, has_same_rows
 from ml_platform.mlops.quality import expectations, profiles, validation
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.storage.fingerprints import EMPTY
 from ml_platform.storage.ledger import HISTORY, DayRecord
-from ml_platform.storage.rejections import Rejection
+from ml_platform.storage.rejections import REJECTED, Rejection
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from datetime import date
 from ml_platform.contract.assets import ARDS
 from ml_platform.contract.product import Product
 from ml_platform.engine.step import quality_of
-from ml_platform.engine.verdicts import REJECTED, Content, rejected_check, rows_hash
+from ml_platform.engine.verdicts import Content, of_rejection, rejected_check, rows_hash
 from ml_platform.storage.ledger import DayRecord, Ledger
-from ml_platform.storage.rejections import Rejection, Rejections
+from ml_platform.storage.rejections import REJECTED, Rejection, Rejections
 from ml_platform.storage.tables import Tables
 
 #: What the inputs of a record end with whose day is to be made again, since a person has changed their mind.
@@ -57,7 +57,7 @@ def reject(tables: Tables, product: Product, day: date, *, reason: str, by: str,
         outcome="blocked",
         reason=rejection.words,
         inputs=record.inputs + _AGAIN,
-        details=record.details | {REJECTED: on.isoformat(), "checks": [check.model_dump(mode="json")]},
+        details=record.details | of_rejection(rejection) | {"checks": [check.model_dump(mode="json")]},
     )
     rejections = Rejections(tables, product.name)
     rejections.add(rejection)

@@ -19,18 +19,16 @@ from ml_platform.contract.monitoring import DataSet
 from ml_platform.contract.product import Product
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.run_partitions import Done, Step
-from ml_platform.engine.step import Check, Inputs, Written, quality_of
+from ml_platform.engine.step import ADVICE, Check, Inputs, Written, quality_of
 from ml_platform.mlops.quality import anomalies, expectations, validation
 from ml_platform.mlops.quality.anomalies import DayFacts, Fact
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.profiles import Profile
 from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.storage.ledger import HISTORY, DayRecord, Outcome
-from ml_platform.storage.rejections import Rejection, Rejections
+from ml_platform.storage.rejections import REJECTED, Rejection, Rejections
 
 WITHOUT_USABLE_ROWS = "the delivery has no usable rows"
-#: In the details of a record: since which morning the day is rejected.
-REJECTED = "rejected"
 
 
 @dataclass(frozen=True)
@@ -359,13 +357,19 @@ def rejected_check(rejection: Rejection, quality: Quality) -> Check:
     )
 
 
+def of_rejection(rejection: Rejection) -> dict[str, Any]:
+    """What the details of a rejected day's record hold besides."""
+    advice = "deliver the day again, or take that back (ml-platform reject --undo), and materialize it again"
+    return {REJECTED: rejection.on.isoformat(), ADVICE: advice}
+
+
 def _rejected(written: Written, rejection: Rejection) -> Written:
     return replace(
         written,
         outcome="blocked",
         reason=rejection.words,
         checks=(rejected_check(rejection, Quality.of(written.details["quality"])),),
-        details=written.details | {REJECTED: rejection.on.isoformat()},
+        details=written.details | of_rejection(rejection),
         accepted=None,
         barred=(None, None),
     )

@@ -70,6 +70,12 @@ def remedies(
                 correct,
                 Remedy("Or use the day as it is, and say why", f"{accept} && {again}"),
             ]
+        case "rejected":
+            undo = f"ml-platform reject {product} {first} --undo"
+            return [
+                Remedy(f"Deliver the day again to {place}, then", again),
+                Remedy("Or take the rejection back", f"{undo} && {again}"),
+            ]
         case "held_back":
             return [Remedy("Correct or accept what holds it back, then", again)]
         case "no_model":

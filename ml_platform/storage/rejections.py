@@ -17,6 +17,8 @@ from ml_platform.storage.small_tables import COMMIT, ControlTable
 from ml_platform.storage.tables import Tables
 
 REJECTIONS = "rejections"
+#: What a day is that has been rejected; in the details of its record, since which morning.
+REJECTED = "rejected"
 
 _SCHEMA = pa.schema(
     [

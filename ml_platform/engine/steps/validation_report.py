@@ -23,6 +23,7 @@ from ml_platform.mlops.links import Around, Links
 from ml_platform.mlops.quality import quarantine, validation_report
 from ml_platform.mlops.quality.validation_report import DataSetDay
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
+from ml_platform.storage.rejections import REJECTED
 
 #: Causes that are shown beside a link to the page; all stand on it.
 CAUSES = 5
@@ -177,6 +178,7 @@ def _shown(asset: str, day: date, record: DayRecord) -> DataSetDay:
         counts=record.counts,
         quality=quality_of(record),
         accepted=(record.accepted_by, record.accepted_reason or "") if record.accepted_by else None,
+        is_rejected=REJECTED in record.details,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ml_platform.contract.assets import ARDS, PERFORMANCE_ABOVE_THRESHOLD, daily
 from ml_platform.contract.monitoring import Severity
 from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.rejections import REJECTED
 
 Kind = Literal["check", "outcome", "run", "overdue", "source"]
 
@@ -164,7 +165,7 @@ def _of_record(asset: str, day: date, record: DayRecord) -> Iterator[Finding]:
         yield Finding(
             key=_check_key(asset, day, check["name"]),
             kind="check",
-            subject=check["name"],
+            subject=REJECTED if REJECTED in record.details else check["name"],
             severity="error" if check["severity"] == "ERROR" else "warning",
             what=check["description"],
             **common,

@@ -26,13 +26,14 @@ from ml_platform.mlops.alerts.channel_states import News
 from ml_platform.mlops.alerts.findings import Finding, day_in
 from ml_platform.mlops.links import Links
 from ml_platform.mlops.remedies import DELIVERY_OVERDUE, Remedy, held_back_by, in_words, remedies
+from ml_platform.storage.rejections import REJECTED
 
 #: Single findings of one asset and check that a message lists; more are counted.
 LISTED = 3
 #: Characters of a cause, and causes of a finding, that people are shown; the report has all.
 _CHARACTERS, _CAUSES = 600, 5
 #: What stops the assets below from being made.
-_BLOCKING = frozenset({"missing", "refused", "blocked", DATA_QUALITY, DELIVERY_OVERDUE})
+_BLOCKING = frozenset({"missing", "refused", "blocked", REJECTED, DATA_QUALITY, DELIVERY_OVERDUE})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ml_platform.mlops.quality.anomalies import FEW_UNUSABLE
 from ml_platform.mlops.quality.quarantine import LISTED, Unusable
 from ml_platform.mlops.quality.results import Quality, Result
 from ml_platform.mlops.remedies import held_back_by, remedies
+from ml_platform.storage.rejections import REJECTED
 
 HTML, JSON, QUARANTINE_CSV = "report.html", "report.json", "quarantine.csv"
 
@@ -54,6 +55,7 @@ class DataSetDay:
     counts: Mapping[str, int]
     quality: Quality | None
     accepted: tuple[str, str] | None
+    is_rejected: bool = False
 
     @property
     def verdict(self) -> str:
@@ -133,7 +135,7 @@ def causes(shown: Sequence[DataSetDay], unusable: Unusable | None) -> list[str]:
     found = [
         data_set.reason
         for data_set in shown
-        if data_set.reason and data_set.outcome not in ("blocked", "held_back")
+        if data_set.is_rejected or (data_set.reason and data_set.outcome not in ("blocked", "held_back"))
     ]
     for result in sorted(results, key=attrgetter("is_error"), reverse=True):
         if unusable and result.expectation.startswith(FEW_UNUSABLE):
@@ -212,7 +214,12 @@ def _page(
             remedy
             for data_set in shown
             if data_set.verdict == verdict
-            for remedy in remedies(product.name, data_set.asset, data_set.outcome, str(day))
+            for remedy in remedies(
+                product.name,
+                data_set.asset,
+                REJECTED if data_set.is_rejected else data_set.outcome,
+                str(day),
+            )
         ],
         held_back=held_back_by(shown[0].asset) if verdict in ("blocked", "refused") else [],
         around=around,
