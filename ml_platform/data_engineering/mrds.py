@@ -238,13 +238,16 @@ class _InTasks:
                 [path for piece in pieces for path in piece.files] for pieces in (of_rows, of_states)
             )
             is_corrected = places.states is not None and day in self.histories
-            nothing = row_versions.ards_schema(product).empty_table().select(with_states).schema
 
             def aggregate(number: int) -> _Aggregated:
                 rows, is_all = held(files.gather(paths, shares[number], keys), None, at_most)
                 states = list(files.gather(state_paths, shares[number], keys))
                 if is_all:
-                    return write(day, rows, pa.Table.from_batches(states, nothing) if is_corrected else None)
+                    return write(
+                        day,
+                        rows,
+                        pa.Table.from_batches(states, _no_states(product).schema) if is_corrected else None,
+                    )
                 return _refused(aggregation.too_many_rows(product, *aggregation.largest(product, day, rows)))
 
             return _together(each_in_a_task(self.session, len(shares), aggregate, _Aggregated))
@@ -253,13 +256,12 @@ class _InTasks:
         """What reads the states of a day's rows that have had several, and says whether these are all."""
         places, corrected = self.places, frozenset(self.histories)
         names = [*aggregation.columns(self.product), KNOWN_FROM, KNOWN_TO]
-        nothing = row_versions.ards_schema(self.product).empty_table().select(names)
+        nothing = _no_states(self.product)
 
         def read(day: date, at_most: int) -> tuple[pa.Table | None, bool]:
             if places.states is None or day not in corrected:
                 return None, True
             found = places.states.read_at_most(places.states_version, [day], names, at_most)
-            # Of a day that was rejected no row need ever have changed.
             return next(((rows, is_all) for _, rows, is_all in found), (nothing, True))
 
         return read
@@ -285,6 +287,12 @@ class _InTasks:
             return replace(made, served=places.served.write(day, served), served_parts=[content])
 
         return write
+
+
+def _no_states(product: Product) -> pa.Table:
+    """No states of rows, in the columns that are read of them: of a rejected day no row need have changed."""
+    names = [*aggregation.columns(product), KNOWN_FROM, KNOWN_TO]
+    return row_versions.ards_schema(product).empty_table().select(names)
 
 
 def _keys(product: Product) -> list[str]:

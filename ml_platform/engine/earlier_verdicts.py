@@ -130,9 +130,10 @@ def with_rejections(
     days |= {in_force.on} if in_force is not None else set()
     came = {date.fromisoformat(known[0]) for known in mornings}
     for known in mornings:
-        if date.fromisoformat(known[0]) in days:
-            known[1] = True
-            known[2] = False
+        on = date.fromisoformat(known[0])
+        # Other rows that came on the very morning of a rejection are those that repair the day.
+        known[1] = known[1] or any(rejection.on == on for rejection in rejections)
+        known[2] = known[2] and on not in days
     # On a morning before any rows nobody could use the day anyway.
     mornings += [[on.isoformat(), True, False, None] for on in sorted(days - came) if on > min(came)]
     if len(mornings) == 1:

@@ -268,3 +268,7 @@ def test_each_rejection_is_a_morning_on_which_the_day_cannot_be_used(
         (f"2024-{day}", is_usable) for day, is_usable in expected
     ]
     assert merged["versions"] == (3 if history else 0)
+    # Whatever comes on the morning of a rejection or later is read as repaired.
+    begins = [day.removeprefix("2024-") for day, replaces, *_ in merged["mornings"] if replaces]
+    assert begins == [day for day in on if f"2024-{day}" in [known[0] for known in merged["mornings"]]]
+    assert begins

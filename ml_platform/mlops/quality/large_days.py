@@ -178,26 +178,33 @@ class LargeDay:
         results = gx.run(gx.frame(rows), expectations, self.key, "BOOLEAN_ONLY")
         return {position for position, result in results.items() if not result.success}
 
+    def _hashed(self, rows: pa.Table, failed: set[int]) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+        """The hashes of keys that differ among these rows, by the position of the expectation that they do.
+
+        Those that repeat here needn't be compared with other parts: it joins the ``failed`` ones.
+        """
+        for position, names in self._unique.items():
+            hashes = _hashes(rows, names)
+            if position not in failed and _are_different(hashes):
+                yield position, hashes
+            else:
+                failed.add(position)
+
     def _holding_in_files(self, session: Session, place: DayFiles, version: int) -> set[int]:
         """The positions of the expectations that surely hold, of a day that tasks read in parts."""
-        day, columns, unique = self.day, self.columns, list(self._unique.items())
+        day, columns = self.day, self.columns
         groups, piece_bytes = place.row_groups(version, day), buckets.PIECE_BYTES
         with BucketFiles.beside(place, self._parts_of_hashes) as files:
 
             def look(number: int) -> _Part:
                 failed: set[int] = set()
-                hashes: list[list[NDArray[np.uint64]]] = [[] for _ in unique]
+                hashes: dict[int, list[NDArray[np.uint64]]] = {position: [] for position in self._unique}
                 batches = place.read_row_group(version, day, groups[number], columns)
                 for rows in buckets.pieces(batches, piece_bytes):
                     failed |= self._failed(rows)
-                    for known, (position, names) in zip(hashes, unique, strict=True):
-                        of_rows = _hashes(rows, names)
-                        # What repeats here needn't be compared with other parts.
-                        if position not in failed and _are_different(of_rows):
-                            known.append(of_rows)
-                        else:
-                            failed.add(position)
-                return _Part(sorted(failed), [_scattered(files, known) for known in hashes])
+                    for position, of_rows in self._hashed(rows, failed):
+                        hashes[position].append(of_rows)
+                return _Part(sorted(failed), [_scattered(files, known) for known in hashes.values()])
 
             parts = each_in_a_task(session, len(groups), look, _Part)
             failed = {position for part in parts for position in part.failed}
@@ -211,18 +218,14 @@ class LargeDay:
 
     def _holding(self, rows: DataFrame) -> set[int]:
         """The same of a day that Spark brings to the tasks."""
-        unique, piece_bytes = list(self._unique.items()), buckets.PIECE_BYTES
+        piece_bytes = buckets.PIECE_BYTES
         count = np.uint64(self._parts_of_hashes)
 
         def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             failed: set[int] = set()
             for part in buckets.pieces(batches, piece_bytes):
                 failed |= self._failed(part)
-                for position, names in unique:
-                    hashes = _hashes(part, names)
-                    if position in failed or not _are_different(hashes):
-                        failed.add(position)
-                        continue
+                for position, hashes in self._hashed(part, failed):
                     for bucket in range(int(count)):
                         packed = hashes[hashes % count == bucket].tobytes()
                         yield pa.RecordBatch.from_arrays([[position], [bucket], [packed]], schema=_HASHES)
@@ -241,7 +244,7 @@ class LargeDay:
         chosen = rows.select(*[column(name) for name in self.columns])
         found = chosen.mapInArrow(look, from_arrow_schema(_HASHES)).groupBy("failed", "bucket")
         failed = {row["failed"] for row in found.applyInArrow(compare, "failed int").collect()}
-        return ({*self._of_each_row} | {*self._unique}) - failed
+        return {*self._of_each_row, *self._unique} - failed
 
     def _count(self, suite: Sequence[Expectation], rows: pa.Table) -> list[str]:
         return gx.counted(suite, rows, self.key, self.sensitive)
