@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic_core import PydanticUndefined
 
 from ml_platform.contract.learning import Estimator
@@ -16,13 +16,15 @@ from ml_platform.contract.monitoring import CustomExpectation
 from ml_platform.contract.product import Product
 from ml_platform.contract.searching import MAXIMUM_SECONDS, MAXIMUM_TRIALS, Search, Space
 from ml_platform.contract.source import Column
+from ml_platform.contract.trailing import DISTINCT_VALUES, MOST_DISTINCT_VALUES, Feature
+from ml_platform.contract.trailing import RULES as RULES_OF_WINDOWS
 from ml_platform.contract.yaml_text import parse_yaml
 from ml_platform.mlops.quality.expectations import RULES
 from ml_platform.settings import PACKAGE, Settings
 
 TEXT = (PACKAGE.parent / "docs" / "contract.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CONTRACT, EXPECTATIONS = (parse_yaml(block) for block in BLOCKS)
+CONTRACT, WINDOWS, EXPECTATIONS = (parse_yaml(block) for block in BLOCKS)
 NOTHING = PydanticUndefined
 
 
@@ -127,3 +129,12 @@ def test_the_files_that_the_architecture_names_are_there() -> None:
     assert unknown == []
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert {f"{folder}/" for folder in folders} <= named, "every folder is in the table"
+
+
+def test_the_features_of_the_reference_are_those_of_a_contract() -> None:
+    features = WINDOWS["mrds"]["features"]
+    read = TypeAdapter(dict[str, Feature]).validate_python(features)
+    assert all(feature.expression or feature.rule in RULES_OF_WINDOWS for feature in read.values())
+    assert all(f"`{rule}`" in TEXT for rule in RULES_OF_WINDOWS)
+    assert f"`up_to: {DISTINCT_VALUES}`" in TEXT
+    assert f"up to {MOST_DISTINCT_VALUES:,}" in TEXT

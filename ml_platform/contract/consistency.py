@@ -13,7 +13,9 @@ from ml_platform.contract.column_types import NUMERIC_TYPES
 from ml_platform.contract.days import add_months, month_from, month_of
 from ml_platform.contract.fields import listed
 from ml_platform.contract.learning import AGGREGATIONS_OF_NUMBERS, Estimator
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.contract.tasks import AT_K, BY_TYPE, LARGEST_CLASS, MAXIMUM_CLASSES, METRICS, RANK, TASKS
+from ml_platform.contract.trailing import OF_NUMBERS, RULES
 
 if TYPE_CHECKING:
     from ml_platform.contract.product import Product
@@ -29,6 +31,7 @@ def check(product: Product, *, are_tried: bool) -> None:
         ValueError: they don't; the message names the keys.
     """
     _check_columns(product)
+    _check_trailing(product)
     _check_task(product, are_tried=are_tried)
     _check_features(product)
     _check_learning(product, are_tried=are_tried)
@@ -57,8 +60,9 @@ def _check_columns(product: Product) -> None:
         "validation.maximum_null_share": tuple(product.validation.maximum_null_share),
         "validation.ranges": tuple(product.validation.ranges),
     }.items():
+        of_features = product.mrds.columns if place in ("validation.not_null", "validation.ranges") else ()
         for name in names:
-            if name not in columns:
+            if name not in columns and name not in of_features:
                 raise ValueError(
                     f"{place}: the column {name!r} is not declared in source.columns; "
                     f"declared are {listed(columns)}"
@@ -76,6 +80,65 @@ def _check_columns(product: Product) -> None:
             f"mrds.aggregate: the label {product.source.label!r} needs a rule, "
             f"for instance {product.source.label}: last"
         )
+
+
+def _check_trailing(product: Product) -> None:
+    """See that the features over trailing windows can be computed, and have names of their own.
+
+    Raises:
+        ValueError: they can't, or haven't; the message names the feature.
+    """
+    columns, features = product.source.columns, product.mrds.features
+    taken = {name.casefold(): f"the column {name!r} of the deliveries" for name in columns}
+    taken |= {name: f"the column {name!r}, which is reserved" for name in (EVENT_DAY, LABEL_KNOWN_ON)}
+    taken |= {
+        window.column: f"the column that counts the usable days of {window.in_words}"
+        for window in product.mrds.windows
+        if window.column not in taken
+    }
+    for name, feature in features.items():
+        place = f"mrds.features.{name}"
+        if name.startswith("_"):
+            raise ValueError(f"{place}: the name begins with an underscore, which is reserved")
+        if (other := taken.get(name.casefold())) is not None:
+            raise ValueError(f"{place}: the name is that of {other}; choose another (case does not count)")
+        taken[name.casefold()] = f"the feature {name!r}"
+        if feature.expression is not None:
+            continue
+        if feature.column not in columns:
+            raise ValueError(
+                f"{place}: the column {feature.column!r} is not declared in source.columns; "
+                f"declared are {listed(columns)}"
+            )
+        if feature.column == product.source.label:
+            raise ValueError(
+                f"{place}: {feature.column!r} is the label, which comes later than the rows of its day, so "
+                "no window can hold it"
+            )
+        if feature.column == product.source.event_day:
+            raise ValueError(
+                f"{place}: {feature.column!r} is the event day, the same in all rows of a day; for the days "
+                "since an entity's last rows write days_since with a column of its rows"
+            )
+        if not feature.accepts(columns[feature.column].type):
+            raise ValueError(
+                f"{place}: {feature.rule} needs a number, and {feature.column!r} is a "
+                f"{columns[feature.column].type}; accepted are "
+                f"{listed([rule for rule in RULES if rule not in OF_NUMBERS])}"
+            )
+        if product.end is not None and feature.window.first_full(product.start) > product.end:
+            raise ValueError(
+                f"{place}: a window of {feature.window.in_words} is longer than the history from "
+                f"{product.start} to {product.end}"
+            )
+    _ = product.expressions, product.conditions  # which are read now
+    for window in product.mrds.windows:
+        if window.column in columns:
+            raise ValueError(
+                f"mrds.features: {window.column!r} counts the usable days of {window.in_words}, and is a "
+                "column of the deliveries as well; give that column another name (source.columns.….aliases "
+                "reads the one that the files have)"
+            )
 
 
 def _check_task(product: Product, *, are_tried: bool) -> None:
@@ -106,7 +169,7 @@ def _check_task(product: Product, *, are_tried: bool) -> None:
             f"source.columns.{label}.allowed: {says}, which learns from 0 and 1, so that both must be allowed"
         )
     outputs = {column.name for column in task.outputs(product)}
-    taken = outputs & {*product.mrds.entity, *product.mrds.aggregate}
+    taken = outputs & {*product.mrds.entity, *product.mrds.columns}
     if task.has_positives:  # contracts of old may have the names of the columns there have always been
         taken &= {RANK}
     if taken:
@@ -180,7 +243,7 @@ def _check_task(product: Product, *, are_tried: bool) -> None:
 
 
 def _check_features(product: Product) -> None:
-    known = (*product.mrds.entity, *product.mrds.aggregate)
+    known = (*product.mrds.entity, *product.mrds.columns)
     for kind, names in (
         ("numeric", product.model.features.numeric),
         ("categorical", product.model.features.categorical),
@@ -266,7 +329,7 @@ def _check_candidate(product: Product, estimator: Estimator) -> None:
 def _check_validation(product: Product) -> None:
     columns = product.source.columns
     for name in product.validation.ranges:
-        type_ = columns[name].type
+        type_ = columns[name].type if name in columns else product.mrds_type(name)
         if type_ not in NUMERIC_TYPES:
             raise ValueError(f"validation.ranges.{name}: a range is for numbers, not for a {type_}")
     for position, added in enumerate(product.validation.expectations):
@@ -285,11 +348,11 @@ def _check_dates(product: Product) -> None:
             f"model.first_month: no whole month lies between {product.start} and "
             f"{product.first_month:%Y-%m}; the first possible is {add_months(product.start, 1):%Y-%m}"
         )
-    if product.last_labelled_day(product.first_month) < product.start:
+    if product.last_labelled_day(product.first_month) < product.first_full_day:
         raise ValueError(
             f"model.first_month: no label is known on {product.first_month}: those of the first day, "
-            f"{product.start}, come {product.source.label_delay_days} days after it; the first possible is "
-            f"{month_from(product.first_as_of(1)):%Y-%m}"
+            f"{product.first_full_day}, come {product.source.label_delay_days} days after it; the first "
+            f"possible is {month_from(product.first_as_of(1)):%Y-%m}"
         )
     if product.end is not None and product.first_month > add_months(month_of(product.end), 1):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -15,9 +16,10 @@ from pydantic import (
 )
 
 from ml_platform.contract import boosting, estimators
-from ml_platform.contract.fields import Days, Month, Months, Rows, Section
+from ml_platform.contract.fields import ColumnName, Days, Month, Months, Rows, Section
 from ml_platform.contract.searching import Search
 from ml_platform.contract.tasks import AT_K, MAXIMUM_CLASSES, METRICS, MOST_HIGHEST, Metric, TaskName
+from ml_platform.contract.trailing import MAXIMUM_FEATURES, Feature, Window, windows_of
 
 Aggregation = Literal["min", "max", "sum", "mean", "count", "first", "last"]
 
@@ -48,6 +50,41 @@ class Mrds(Section):
     entity: tuple[str, ...] = Field(min_length=1)
     order_by: tuple[str, ...] = ()
     aggregate: dict[str, Aggregation] = Field(min_length=1)
+    features: dict[ColumnName, Feature] = Field(
+        default={},
+        max_length=MAXIMUM_FEATURES,
+        description="what an entity did over the days up to the event day, by name, and what is made of it",
+    )
+
+    @cached_property
+    def windowed(self) -> dict[str, Feature]:
+        """The features over trailing windows, by name."""
+        return {name: feature for name, feature in self.features.items() if feature.expression is None}
+
+    @cached_property
+    def expressions_of(self) -> tuple[str, ...]:
+        """The features whose contract has an expression or a condition in SQL."""
+        return tuple(name for name, feature in self.features.items() if feature.expression or feature.where)
+
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        """The windows whose usable days are counted in columns of the MRDS."""
+        return windows_of(self.windowed.values())
+
+    @cached_property
+    def trailing(self) -> tuple[str, ...]:
+        """The columns of the MRDS of trailing windows: the features over them, and the days they had."""
+        return (*self.windowed, *(window.column for window in self.windows))
+
+    @cached_property
+    def made(self) -> tuple[str, ...]:
+        """The columns of the MRDS that are made of others."""
+        return tuple(name for name, feature in self.features.items() if feature.expression is not None)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the MRDS beside the entity's and the days'."""
+        return (*self.aggregate, *self.trailing, *self.made)
 
 
 class Features(Section):
@@ -188,6 +225,10 @@ class Model(Section):
         default=None, description="instead of a threshold: how many rows of a day, the highest, are decided 1"
     )
     first_month: Month | None = None
+    partial_windows: bool = Field(
+        default=False,
+        description="whether it learns from days whose windows reach before the start of the history",
+    )
     transform: Literal["log1p"] | None = Field(
         default=None, description="of a number, before it is learned; undone in predictions"
     )

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from ml_platform.contract import consistency, estimators
+from ml_platform.contract import consistency, estimators, feature_expressions
 from ml_platform.contract.calendars import Delivery
 from ml_platform.contract.column_types import ColumnType
 from ml_platform.contract.compute import EngineChoice
@@ -37,6 +37,7 @@ from ml_platform.contract.learning import (
 )
 from ml_platform.contract.monitoring import Alerts, DataSet, Drift, Validation
 from ml_platform.contract.places import own_place
+from ml_platform.contract.scalar_sql import Expression
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Source
 from ml_platform.contract.tasks import (
     AT_K,
@@ -140,12 +141,27 @@ class Product(Section):
         """
         if self.model.first_month is not None:
             return self.model.first_month
-        whole = add_months(self.start, 1 if self.start.day == 1 else 2)
+        start = self.first_full_day
+        whole = add_months(start, 1 if start.day == 1 else 2)
         return max(whole, month_from(self.first_as_of(FIRST_LABELLED_DAYS)))
 
     def first_as_of(self, labelled_days: int) -> date:
-        """The first morning on which the labels of so many days can be known."""
-        return self.start + timedelta(days=labelled_days + self.source.label_delay_days)
+        """The first morning on which the labels of so many days can be known that a model learns from."""
+        return self.first_full_day + timedelta(days=labelled_days + self.source.label_delay_days)
+
+    @cached_property
+    def first_full_day(self) -> date:
+        """The first day that a model learns from: none of its windows reaches before the start.
+
+        With ``partial_windows`` they may. Windows over all days have no length, and reach to the start.
+        """
+        if self.model.partial_windows:
+            return self.start
+        learned = self.made_of(self.model.features.all)
+        windows = [window for window in self.mrds.windows if window.column in learned]
+        windows += [feature.window for name, feature in self.mrds.windowed.items() if name in learned]
+        finite = [window.first_full(self.start) for window in windows if window.days is not None]
+        return max(finite, default=self.start)
 
     def last_labelled_day(self, as_of: date) -> date:
         """The newest event day whose labels are all known on the morning of ``as_of``, if none is late.
@@ -161,7 +177,8 @@ class Product(Section):
 
         A feature has a first day if its column has a ``since`` and is neither nullable nor filled.
         """
-        declared = (self.source.columns[name] for name in self.model.features.all)
+        columns = self.source.columns
+        declared = (columns[name] for name in self.model.features.all if name in columns)
         return max(
             (
                 column.since
@@ -172,8 +189,12 @@ class Product(Section):
         )
 
     def trainable(self, day: date) -> bool:
-        """Whether a model may learn from the rows of ``day``: not before :attr:`required_since`."""
-        return self.required_since is None or day >= self.required_since
+        """Whether a model may learn from the rows of ``day``.
+
+        Not before :attr:`required_since`, nor before :attr:`first_full_day`.
+        """
+        first = max(self.first_full_day, self.required_since or self.start)
+        return first == self.start or day >= first
 
     def due(self, day: date) -> bool:
         """Whether a delivery is due for an event day, by the contract's calendar.
@@ -219,12 +240,12 @@ class Product(Section):
 
     @cached_property
     def features(self) -> tuple[str, ...]:
-        """Every aggregated column of the MRDS but the label: what scoring and the online store see."""
-        return tuple(name for name in self.mrds.aggregate if name != self.source.label)
+        """Every column of the MRDS of an entity but the label: what scoring and the online store see."""
+        return tuple(name for name in self.mrds.columns if name != self.source.label)
 
     def data_set_columns(self, data_set: DataSet) -> tuple[str, ...]:
         """The columns of the ARDS or the MRDS, in no order that matters."""
-        own = self.source.columns if data_set == "ards" else (*self.mrds.entity, *self.mrds.aggregate)
+        own = self.source.columns if data_set == "ards" else (*self.mrds.entity, *self.mrds.columns)
         return tuple(dict.fromkeys((*own, EVENT_DAY, LABEL_KNOWN_ON)))
 
     @cached_property
@@ -239,10 +260,49 @@ class Product(Section):
     @cached_property
     def sensitive(self) -> frozenset[str]:
         """The columns whose values nobody but the tables may show."""
-        return frozenset(name for name, declared in self.source.columns.items() if declared.sensitive)
+        declared = {name for name, column in self.source.columns.items() if column.sensitive}
+        names = self.mrds.features
+        return frozenset(declared | {name for name in names if not declared.isdisjoint(self.made_of([name]))})
 
     def mrds_type(self, name: str) -> ColumnType:
         """The type of a column of the MRDS."""
+        return self.expressions[name].type if name in self.mrds.made else self.plain_type(name)
+
+    @cached_property
+    def expressions(self) -> dict[str, Expression]:
+        """The expressions of the features that are made of others, each after those that it names."""
+        return feature_expressions.expressions(self) if self.mrds.made else {}
+
+    @cached_property
+    def conditions(self) -> dict[str, Expression]:
+        """The conditions of the features over trailing windows, by their text."""
+        return feature_expressions.conditions(self) if self.mrds.expressions_of else {}
+
+    def made_of(self, names: Iterable[str]) -> set[str]:
+        """Columns of the MRDS, and all columns of it and of the deliveries that their values come from."""
+        found: set[str] = set()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name in found:
+                continue
+            found.add(name)
+            if name in self.mrds.made:
+                waiting += self.expressions[name].columns
+            elif name in self.mrds.windowed:
+                feature = self.mrds.windowed[name]
+                found.add(feature.column)
+                if feature.where is not None:
+                    found.update(self.conditions[feature.where].columns)
+        return found
+
+    def plain_type(self, name: str) -> ColumnType:
+        """The type of a column of the MRDS that isn't made of others."""
+        if name in self.mrds.windowed:
+            feature = self.mrds.windowed[name]
+            return feature.type_of(self.source.columns[feature.column].type)
+        if name in self.mrds.trailing:
+            return "long"
         declared = self.source.columns[name].type
         match self.mrds.aggregate.get(name):
             case "count":
@@ -253,6 +313,19 @@ class Product(Section):
                 return "long"
             case _:
                 return declared
+
+    def definition_of(self, name: str) -> str | None:
+        """What a column of the MRDS is, in words that change with its values; None of one of the entity."""
+        if name in self.mrds.made:
+            # Its values change with those of the columns that it is made of.
+            of = [column for column in self.expressions[name].columns if column in self.mrds.columns]
+            meant = [f"{column}: {self.definition_of(column)}" for column in of]
+            said = self.mrds.features[name].in_words
+            return f"{said} ({'; '.join(meant)})" if meant else said
+        if name in self.mrds.windowed:
+            return self.mrds.windowed[name].in_words
+        window = next((window for window in self.mrds.windows if window.column == name), None)
+        return self.mrds.aggregate.get(name) if window is None else f"usable days of {window.in_words}"
 
     def hash_of(self, *sections: str) -> str:
         """A hash of the named sections (dotted paths), so that a change elsewhere changes nothing.

@@ -43,16 +43,19 @@ def too_large(product: Product, name: str, entity: Sequence[Any], total: int | f
     """The error of a total that its column can't hold.
 
     Args:
+        name: of a column of the MRDS, or of one that it is made from.
         entity: the values of the product's entity, in its order.
         total: what the values add up to; a whole number is exact.
     """
-    type_ = product.mrds_type(name)
+    of_mrds = list(product.mrds.columns)
+    type_ = "double" if isinstance(total, float) else "long"
     value = MASK if name in product.sensitive else f"{total:,}"
     most = f"{_LARGEST:,}" if type_ == "long" else f"{np.finfo('float64').max:.4g}"
+    section = "features" if name in product.mrds.features else "aggregate"
     return TooLargeError(
         f"{name}: the values of {_shown(product, entity)} add up to {value}, and a {type_} holds at most "
-        f"{most}; correct these rows, or choose another rule in mrds.aggregate",
-        list(product.mrds.aggregate).index(name),
+        f"{most}; correct these rows, or choose another rule in mrds.{section}",
+        of_mrds.index(name) if name in of_mrds else len(of_mrds),
     )
 
 
@@ -83,10 +86,19 @@ def _shown(product: Product, entity: Sequence[Any]) -> str:
 
 def schema(product: Product) -> pa.Schema:
     """The schema of the MRDS."""
-    names = [*product.entity, *product.mrds.aggregate]
+    return _schema(product, product.mrds.columns)
+
+
+def own_schema(product: Product) -> pa.Schema:
+    """The same without what is of trailing windows."""
+    return _schema(product, tuple(product.mrds.aggregate))
+
+
+def _schema(product: Product, columns: Sequence[str]) -> pa.Schema:
+    names = [*product.entity, *columns]
     types = {name: ARROW_TYPES[product.mrds_type(name)] for name in names}
     types |= {EVENT_DAY: pa.date32(), LABEL_KNOWN_ON: pa.date32()}
-    ordered = dict.fromkeys([*product.entity, EVENT_DAY, *product.mrds.aggregate, LABEL_KNOWN_ON])
+    ordered = dict.fromkeys([*product.entity, EVENT_DAY, *columns, LABEL_KNOWN_ON])
     return pa.schema([(name, types[name]) for name in ordered])
 
 
@@ -101,7 +113,7 @@ def _order(product: Product) -> tuple[str, ...]:
 
 
 def aggregate(product: Product, day: date, rows: pa.Table) -> pa.Table:
-    """One row per entity of some of a day's rows, in :func:`schema`.
+    """One row per entity of some of a day's rows, in :func:`own_schema`.
 
     Args:
         rows: with the :func:`columns`; of an entity all of the day, or none.
@@ -110,11 +122,11 @@ def aggregate(product: Product, day: date, rows: pa.Table) -> pa.Table:
         TooLargeError: a sum or a mean is beyond its type.
     """
     if not len(rows):
-        return schema(product).empty_table()
-    return _Grouped(product, day, rows).table()
+        return own_schema(product).empty_table()
+    return Grouped(product, day, rows).table()
 
 
-class _Grouped:
+class Grouped:
     """A day's rows in the order of their entities, and within one in the order of the contract."""
 
     def __init__(self, product: Product, day: date, rows: pa.Table) -> None:
@@ -140,29 +152,44 @@ class _Grouped:
             TooLargeError: a sum or a mean is beyond its type.
         """
         product, rules = self._product, self._product.mrds.aggregate
-        found: dict[str, Any] = {name: self._rows[name].take(self._starts) for name in self._entity}
-        found |= {name: self._aggregate(name, rule) for name, rule in rules.items() if name != product.label}
+        found = self.entities()
+        found |= {name: self.aggregate(name, rule) for name, rule in rules.items() if name != product.label}
         label, known_on = self._label(rules[product.label])
         found |= {
             product.label: label,
             EVENT_DAY: pa.repeat(pa.scalar(self._day, pa.date32()), len(self._starts)),
         }
         found[LABEL_KNOWN_ON] = pc.if_else(label.is_valid(), known_on, pa.scalar(None, pa.date32()))
-        ordered = schema(product)
+        ordered = own_schema(product)
         return pa.table([found[field.name].cast(field.type) for field in ordered], schema=ordered)
+
+    @property
+    def groups(self) -> int:
+        """How many entities there are."""
+        return len(self._starts)
+
+    def entities(self) -> dict[str, Any]:
+        """The entities' columns, a value each."""
+        return {name: self._rows[name].take(self._starts) for name in self._entity}
+
+    def distinct(self, name: str) -> tuple[np.ndarray[Any, Any], pa.Array]:
+        """The number of its group and the value, of each row that has one."""
+        values = self._rows[name].combine_chunks()
+        return self._group[values.is_valid().to_numpy(zero_copy_only=False)], values.drop_null()
 
     def _label(self, rule: str) -> tuple[Any, Any]:
         """The label, and the day it is known since if there is one."""
         product = self._product
-        label = self._aggregate(product.label, rule)
+        label = self.aggregate(product.label, rule)
         if rule in ("first", "last"):
-            return label, self._aggregate(LABEL_KNOWN_ON, rule)
+            return label, self.aggregate(LABEL_KNOWN_ON, rule)
         # A label over several rows is known when all of its rows' labels are.
-        complete = self._count(product.label) == self._sizes
+        complete = self._count(product.label) == self.sizes
         label = pc.if_else(pa.array(complete), label, pa.scalar(None, label.type))
         return label, self._extreme(LABEL_KNOWN_ON, "descending")
 
-    def _aggregate(self, name: str, rule: str) -> Any:
+    def aggregate(self, name: str, rule: str) -> Any:
+        """A column by one of the rules of a contract, a value an entity."""
         match rule:
             case "first":
                 return self._rows[name].take(self._starts)
@@ -183,7 +210,8 @@ class _Grouped:
                 raise AssertionError(f"{rule} is no rule of a contract")
 
     @cached_property
-    def _sizes(self) -> np.ndarray[Any, Any]:
+    def sizes(self) -> np.ndarray[Any, Any]:
+        """How many rows each entity has."""
         return self._ends - self._starts + 1
 
     def _count(self, name: str) -> np.ndarray[Any, Any]:

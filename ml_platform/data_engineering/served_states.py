@@ -6,8 +6,8 @@ The rows of ``mrds_served``, made of those of the ARDS and their versions; what 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
@@ -27,6 +27,7 @@ from ml_platform.data_engineering.row_states import (
     valid_on,
 )
 from ml_platform.data_engineering.row_versions import Morning
+from ml_platform.data_engineering.trailing_windows import MORNING
 
 #: Whether a row of ``mrds_served`` is the one that its entity was scored from.
 IS_SCORED = "is_scored"
@@ -40,10 +41,16 @@ def served_schema(product: Product) -> pa.Schema:
     return pa.schema([*aggregation.schema(product), *INTERVAL, pa.field(IS_SCORED, pa.bool_())])
 
 
+def own_schema(product: Product) -> pa.Schema:
+    """The same before it has what is of trailing windows, and with the morning as known on which they are."""
+    own = pa.schema([*aggregation.own_schema(product), *INTERVAL, pa.field(IS_SCORED, pa.bool_())])
+    return own.append(pa.field(MORNING, pa.date32())) if product.mrds.windowed else own
+
+
 def served(
     product: Product, day: date, rows: pa.Table, versions: pa.Table, mornings: Sequence[Morning]
 ) -> pa.Table:
-    """The rows of a corrected day that models learn from, in :func:`served_schema`.
+    """The rows of a corrected day that models learn from, in :func:`own_schema`.
 
     A row is as it was on the first morning on which the day was usable and had the entity; what replaced the
     day begins anew. As of a morning on which the day can't be used, or hasn't the entity, there is none.
@@ -58,7 +65,7 @@ def served(
     now, states = rows.select(names), versions.select([*names, KNOWN_FROM, KNOWN_TO])
     changed = shared(now, states, resolution.keys(product))
     of_entities = shared(now, states, entity)
-    schema = served_schema(product)
+    schema = own_schema(product)
     found = [schema.empty_table(), *_unchanged(product, day, now.filter(pa.array(~of_entities)), mornings)]
     if len(states):
         beside = now.filter(pa.array(of_entities & ~changed))
@@ -70,29 +77,50 @@ def _unchanged(product: Product, day: date, rows: pa.Table, mornings: Sequence[M
     """The rows of entities that nothing was corrected of, once for each time in which the day was usable."""
     made = aggregation.aggregate(product, day, rows)
     found: list[pa.Table] = []
-    for start, end in _usable(mornings):
+    for time in _usable(mornings, by_epoch=bool(product.mrds.windowed)):
         columns = {
-            KNOWN_FROM: pa.repeat(pa.scalar(start, pa.date32()), len(made)),
-            KNOWN_TO: pa.repeat(pa.scalar(end, pa.date32()), len(made)),
+            KNOWN_FROM: pa.repeat(pa.scalar(time.start, pa.date32()), len(made)),
+            KNOWN_TO: pa.repeat(pa.scalar(time.end, pa.date32()), len(made)),
             IS_SCORED: pa.repeat(not found, len(made)),
+            MORNING: pa.repeat(pa.scalar(time.scored, pa.date32()), len(made)),
         }
         part = made
         for name, values in columns.items():
             part = part.append_column(name, values)
-        found.append(part.cast(served_schema(product)))
+        schema = own_schema(product)
+        found.append(part.select(schema.names).cast(schema))
     return found
 
 
-def _usable(mornings: Sequence[Morning]) -> list[tuple[date, date | None]]:
-    """The times in which a day was usable: from one morning to before another, or to now."""
-    found: list[tuple[date, date | None]] = []
-    for is_usable, group in itertools.groupby(
-        zip(mornings, [*mornings[1:], None], strict=True), key=lambda pair: pair[0].is_usable
-    ):
-        pairs = list(group)
-        if is_usable:
-            after = pairs[-1][1]
-            found.append((pairs[0][0].day, after.day if after else None))
+@dataclass(frozen=True)
+class _Time:
+    """A time in which a day was usable: from one morning to before another, or to now.
+
+    ``scored`` is the morning on which rows are scored that are learned from in it: the first one on which the
+    day was usable, since what last replaced it.
+    """
+
+    start: date
+    end: date | None
+    scored: date
+
+
+def _usable(mornings: Sequence[Morning], *, by_epoch: bool) -> list[_Time]:
+    """The times in which a day was usable; those before and after it is replaced are two if ``by_epoch``."""
+    found: list[_Time] = []
+    scored: date | None = None
+    for morning, after in zip(mornings, [*mornings[1:], None], strict=True):
+        end = after.day if after else None
+        if morning.replaces and by_epoch:
+            scored = None
+        if not morning.is_usable:
+            continue
+        begins = scored is None
+        scored = scored or morning.day
+        if found and found[-1].end == morning.day and not (begins and by_epoch):
+            found[-1] = replace(found[-1], end=end)
+        else:
+            found.append(_Time(morning.day, end, scored))
     return found
 
 
@@ -118,9 +146,9 @@ def _changed(
             continue  # nobody could use what was known then
         states.append(state)
         at.append(np.full(len(state), place))
-    rows = pa.concat_tables([aggregation.schema(product).empty_table(), *states])
+    rows = pa.concat_tables([aggregation.own_schema(product).empty_table(), *states])
     if not len(rows):
-        return served_schema(product).empty_table()
+        return own_schema(product).empty_table()
     moment_of = np.concatenate(at)
     entity = numbered([rows[name] for name in product.entity if name != EVENT_DAY], len(rows))
     replaced = sorted(morning.day for morning in mornings if morning.replaces)
@@ -135,7 +163,10 @@ def _changed(
         as_served = as_served.set_column(
             rows.schema.get_field_index(name), rows.schema.field(name), rows[name]
         )
+    scored_on = pa.array(moments, pa.date32()).take(pa.array(moment_of[source]))
+    as_served = as_served.append_column(MORNING, scored_on)
     runs = Runs.of(product, as_served, entity, moments, moment_of, source)
     is_scored = np.r_[True, np.diff(runs.groups) != 0]
     found = runs.states(as_served).append_column(IS_SCORED, pa.array(is_scored))
-    return found.cast(served_schema(product))
+    schema = own_schema(product)
+    return found.select(schema.names).cast(schema)

@@ -16,7 +16,7 @@ from ml_platform.contract.assets import ARDS, MRDS
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import mrds
+from ml_platform.data_engineering import aggregation
 from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import Account
 from ml_platform.data_engineering.row_versions import DayHistory, Morning, Timeline
@@ -261,8 +261,10 @@ def usable_in_mrds(
     """
     product, tables = context.product, context.tables
     found = {day: list(mornings) for day, mornings in histories.items()}
-    suites = {day: expectations.suite(product, "mrds", day=day) for day in histories}
-    types = {name: _type_of(product, name) for name in mrds.columns(product)}
+    suites = {
+        day: _of_own_columns(product, expectations.suite(product, "mrds", day=day)) for day in histories
+    }
+    types = {name: _type_of(product, name) for name in aggregation.own_schema(product).names}
     longest = max((len(mornings) for mornings in histories.values()), default=1)
     for place in range(longest - 1):
         asked = {
@@ -291,6 +293,14 @@ def usable_in_mrds(
         for day in broken | {day for day, size in sizes.items() if size is None}:
             found[day][place] = replace(found[day][place], is_usable=False)
     return found
+
+
+def _of_own_columns(product: Product, suite: Sequence[Expectation]) -> list[Expectation]:
+    """The expectations of a day's own rows, which know nothing of trailing windows."""
+    trailing = {*product.mrds.trailing, *product.mrds.made}
+    if not trailing:
+        return list(suite)
+    return [rule for rule in suite if not rule.of_schema and trailing.isdisjoint(rule.columns)]
 
 
 def _type_of(product: Product, name: str) -> str:

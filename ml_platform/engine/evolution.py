@@ -6,7 +6,7 @@ is changed, is not.
 
 from __future__ import annotations
 
-from ml_platform.contract.assets import ARDS, CATALOGUE
+from ml_platform.contract.assets import ARDS, CATALOGUE, KEPT_FOR_WINDOWS
 from ml_platform.contract.product import Product
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
@@ -57,7 +57,7 @@ def align(context: StepContext) -> None:
     """
     product, tables = context.product, context.tables
     remember(context)
-    for table in (table for asset in CATALOGUE.values() for table in asset.tables):
+    for table in (table for asset in (*CATALOGUE.values(), KEPT_FOR_WINDOWS) for table in asset.tables):
         schema = table.schema_of(product)
         if schema is None:
             continue

@@ -82,7 +82,7 @@ class Manifest:
         """
         if self.contract == contract_of(now):
             return now
-        there = {*now.mrds.entity, *now.mrds.aggregate, EVENT_DAY}
+        there = {*now.mrds.entity, *now.mrds.columns, EVENT_DAY}
         if gone := [name for name in self.columns if name not in there]:
             raise ValueError(f"the MRDS of now has no {listed(gone)}, which was among what it was made from")
         content = now.model_dump(mode="json", by_alias=True, exclude_defaults=True)

@@ -77,6 +77,10 @@ class Step(ABC):
             tries: how often each day has been left out before.
         """
 
+    def first(self, days: Sequence[date]) -> Sequence[tuple[Step, Sequence[date]]]:
+        """Other steps that have to be brought up to date before these days are, each over some days."""
+        return ()
+
     # -- what most steps do alike ----------------------------------------------------------------------
 
     def partitions(self) -> list[date]:
@@ -239,6 +243,8 @@ class _Plan:
 
 def is_pending(step: Step, days: Sequence[date], *, force: bool = False) -> bool:
     """Whether any day is to be done. Needs no Spark."""
+    if any(is_pending(before, chosen) for before, chosen in step.first(days)):
+        return True
     return bool(_plan(step, days, force=force).todo) or step.is_unfinished()
 
 
@@ -253,6 +259,8 @@ def run(steps: Sequence[Step], days: Sequence[date], *, force: bool = False) -> 
         EndsTheRunError: no day is to blame: the machine, a database or the contract is.
     """
     first, *others = steps
+    for before, chosen in first.first(days):
+        bring_up_to_date(before, chosen)
     done = bring_up_to_date(first, days, force=force)
     settled = [day for day in days if day not in done.todo]
     further = {step: bring_up_to_date(step, settled) for step in others}

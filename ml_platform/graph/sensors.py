@@ -64,6 +64,9 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
         new = [_request_over(first, last, pending, due) for first, last in deliveries.ranges(list(due))]
         cursor = requested.after(pending.states, new, pending.next_turn).write()
         if not new and not pending.states:
+            again = _windows_again(context.instance, product, settings, ledger)
+            if again is not None:
+                return dg.SensorResult(run_requests=[again], cursor=cursor)
             again = _evaluate_again(context.instance, product, settings, ledger, pending.newest)
             if again is not None:
                 return dg.SensorResult(run_requests=[again], cursor=cursor)
@@ -85,6 +88,27 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
         return dg.SensorResult(run_requests=requests, cursor=cursor, asset_events=events)
 
     return landing_sensor
+
+
+def _windows_again(
+    instance: dg.DagsterInstance, product: Product, settings: Settings, ledger: Ledger
+) -> dg.RunRequest | None:
+    """A run over the days whose windows hold days that have changed since, once no other run is at work.
+
+    Its key is that of the ledger's version: for one state of the ledger the daemon starts one such run.
+    """
+    if not product.mrds.windowed:
+        return None
+    from ml_platform.graph import trailing_days
+
+    days = trailing_days.outdated(product, settings, ledger)
+    at_work = dg.RunsFilter(job_name=f"{product.name}_daily", statuses=UNFINISHED)
+    if not days or instance.get_runs(at_work, limit=1):
+        return None
+    return dg.RunRequest(
+        run_key=f"windows/{days[0]}/{days[-1]}/{ledger.version()}",
+        tags=partitions.range_tags(days[0], days[-1]),
+    )
 
 
 def _evaluate_again(

@@ -24,7 +24,7 @@ ENTITY_COLUMN = "entity"
 
 @dataclass(frozen=True)
 class Feature:
-    """A column that a model sees: its kind there, and its type and aggregation in the MRDS."""
+    """A column that a model sees: its kind there, its type, and by what rule the MRDS has it."""
 
     name: str
     kind: Kind
@@ -33,9 +33,9 @@ class Feature:
 
     def mismatch(self, product: Product) -> str | None:
         """Why the MRDS of a contract does not have this column, or not with this meaning; None if it does."""
-        if self.name not in (*product.mrds.entity, *product.mrds.aggregate):
+        if self.name not in (*product.mrds.entity, *product.mrds.columns):
             return f"{self.name}, which the MRDS no longer has"
-        aggregation = product.mrds.aggregate.get(self.name, ENTITY_COLUMN)
+        aggregation = product.definition_of(self.name) or ENTITY_COLUMN
         if aggregation != self.aggregation:
             return f"{self.name} aggregated by {self.aggregation}, and the contract says {aggregation}"
         type_ = product.mrds_type(self.name)
@@ -60,7 +60,7 @@ class ModelColumns:
     @classmethod
     def named(cls, product: Product, features: Features) -> ModelColumns:
         """What a model needs of which only the names are known, as far as a contract has them."""
-        known = (*product.mrds.entity, *product.mrds.aggregate)
+        known = (*product.mrds.entity, *product.mrds.columns)
         return cls(
             entity=product.entity,
             label=product.label,
@@ -69,7 +69,7 @@ class ModelColumns:
                     name,
                     kind,
                     product.mrds_type(name) if name in known else "string",
-                    product.mrds.aggregate.get(name, ENTITY_COLUMN),
+                    product.definition_of(name) or ENTITY_COLUMN,
                 )
                 for kind, names in _kinds(features)
                 for name in names

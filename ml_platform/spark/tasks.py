@@ -57,14 +57,18 @@ def in_tasks(
 
 
 def each_in_a_task(
-    session: Session, count: int, work: Callable[[int], Result], result: type[Result]
+    session: Session, count: int, work: Callable[[int], Result], result: type[Result], *, here: bool = False
 ) -> list[Result]:
     """Have ``work`` done with each of the numbers from 0 to ``count`` - 1, in a task each; their results.
 
     Args:
         work: travels to the tasks.
         result: a class that pydantic can write as JSON and read again.
+        here: whether there is so little to do that this process does it, without Spark.
     """
+    if here:
+        plain = TypeAdapter(result)
+        return [plain.validate_json(plain.dump_json(work(number))) for number in range(count)]
     found = dict(_in_tasks(session, count, lambda chosen: ((n, work(n)) for n in chosen), result, 1))
     return [found[number] for number in range(count)]
 

@@ -93,33 +93,54 @@ class ContractVersions:
 
     def ards_like_now(self) -> frozenset[str]:
         """The versions whose ARDS is what today's contract would make, in the columns of the MRDS."""
-        columns = (*self._product.mrds.entity, *self._product.mrds.order_by, *self._product.mrds.aggregate)
+        mrds = self._product.mrds
+        of_features = self._product.made_of(mrds.features) & {*self._product.source.columns}
+        columns = (*mrds.entity, *mrds.order_by, *mrds.aggregate, *sorted(of_features))
         return self._like_now("ards", columns, ())
 
     def mrds_like_now(self, columns: Collection[str]) -> frozenset[str]:
         """The versions whose MRDS is what today's contract would make, in the label and these columns."""
         mrds = self._product.mrds
-        aggregated = {self._product.label, *columns} & {*mrds.aggregate}
-        return self._like_now("mrds", (*mrds.entity, *mrds.order_by, *columns), aggregated)
+        read = self._product.made_of(columns)
+        aggregated = {self._product.label, *read} & {*mrds.aggregate}
+        named = (*mrds.entity, *mrds.order_by, *sorted(read))
+        trailing = read & {*mrds.features}
+        return self._like_now("mrds", named, aggregated, trailing)
 
     @cached_property
     def _known(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """The versions, each with its content; what is remembered meanwhile is like now in any case."""
         return [(row, json.loads(row["content"])) for row in self._table.read()]
 
-    def _like_now(self, name: str, columns: Collection[str], aggregated: Collection[str]) -> frozenset[str]:
+    def _like_now(
+        self,
+        name: str,
+        columns: Collection[str],
+        aggregated: Collection[str],
+        trailing: Collection[str] = (),
+    ) -> frozenset[str]:
         product = self._product
         sections = ARDS_SECTIONS if name == "ards" else MRDS_SECTIONS
-        wanted = _view(product.content_of(*MRDS_SECTIONS), columns, aggregated)
-        alike = {row[name] for row, content in self._known if _view(content, columns, aggregated) == wanted}
+        wanted = _view(product.content_of(*MRDS_SECTIONS), columns, aggregated, trailing)
+        alike = {
+            row[name]
+            for row, content in self._known
+            if _view(content, columns, aggregated, trailing) == wanted
+        }
         return frozenset({product.hash_of(*sections), *alike})
 
 
-def _view(content: dict[str, Any], columns: Collection[str], aggregated: Collection[str]) -> Any:
+def _view(
+    content: dict[str, Any],
+    columns: Collection[str],
+    aggregated: Collection[str],
+    trailing: Collection[str],
+) -> Any:
     """What decides the values of some columns: how files are read, and how these columns are defined.
 
     Args:
         aggregated: the columns of the MRDS that count; with none, the MRDS doesn't.
+        trailing: those of them that are features of the contract.
     """
     source, mrds = content.get("source") or {}, content.get("mrds") or {}
     declared = source.get("columns", {})
@@ -129,7 +150,8 @@ def _view(content: dict[str, Any], columns: Collection[str], aggregated: Collect
     if not aggregated:
         return reading, defined
     rules = {name: mrds.get("aggregate", {}).get(name) for name in aggregated}
-    return reading, defined, mrds.get("entity"), mrds.get("order_by"), rules
+    windows = {name: mrds.get("features", {}).get(name) for name in trailing}
+    return reading, defined, mrds.get("entity"), mrds.get("order_by"), rules, windows
 
 
 def _without(definition: dict[str, Any] | None, keys: Collection[str]) -> dict[str, Any] | None:

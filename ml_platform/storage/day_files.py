@@ -8,6 +8,8 @@ deleted by maintenance.
 
 from __future__ import annotations
 
+import functools
+import operator
 import shutil
 import sys
 import time
@@ -25,6 +27,7 @@ from ml_platform.storage.datasets import in_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
 
@@ -57,10 +60,12 @@ class DayFiles:
 
     Args:
         where: a column of truth values: only rows in which it is true are read, though all are counted.
+        row_group: rows of each part of a file that is written, of which one can be read without the others.
     """
 
     folder: str
     where: str | None = None
+    row_group: int = 1 << 20
 
     def write(self, day: date, rows: pa.Table) -> list[DayFile]:
         """Write a day's rows, in the table's columns, as one file; none without rows."""
@@ -71,7 +76,9 @@ class DayFiles:
         name = f"{EVENT_DAY}={day}/part-{uuid.uuid4()}.snappy.parquet"
         path = Path(self.folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(rows.drop_columns([EVENT_DAY]), path, compression="snappy")
+        pq.write_table(
+            rows.drop_columns([EVENT_DAY]), path, compression="snappy", row_group_size=self.row_group
+        )
         facts = path.stat()
         return [DayFile(name, facts.st_size, len(rows), int(facts.st_mtime * 1000))]
 
@@ -156,14 +163,24 @@ class DayFiles:
         )
 
     def read_in_batches(
-        self, version: int, days: Sequence[date], columns: Sequence[str]
+        self,
+        version: int,
+        days: Sequence[date],
+        columns: Sequence[str],
+        chosen: pc.Expression | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of all the days, at one version of the table, a batch at a time; few are read ahead."""
+        """The rows of all the days, at one version of the table, a batch at a time; few are read ahead.
+
+        Args:
+            chosen: of which rows; parts of files that can have none of them aren't read.
+        """
         import pyarrow.compute as pc
 
+        where = [] if self.where is None else [pc.field(self.where)]
+        where += [] if chosen is None else [chosen]
         yield from self._dataset(version, days).to_batches(
             columns=list(columns),
-            filter=None if self.where is None else pc.field(self.where),
+            filter=functools.reduce(operator.and_, where) if where else None,
             batch_size=_ROWS_READ_AT_ONCE,
             batch_readahead=2,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from ml_platform.contract.assets import ARDS_VERSIONS
@@ -20,6 +20,7 @@ from ml_platform.engine import earlier_verdicts, presence, withdrawals
 from ml_platform.engine.earlier_verdicts import Corrected
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
+from ml_platform.engine.usable_days import FIRST_MORNING
 from ml_platform.engine.verdicts import Content, Verdict, in_force
 from ml_platform.mlops.quality import anomalies, profiles
 from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord
@@ -155,7 +156,7 @@ class Ards(Step):
                 profile=profiles.profile(product, "ards", content.rows, content.statistics),
                 fingerprint=content.fingerprint,
                 delta_version=content.delta_version,
-                metadata=_of_files(deliveries[day]),
+                metadata=_of_files(deliveries[day]) | _of_first_morning(deliveries[day]),
                 history=histories.get(day),
             )
             for day, content in written.items()
@@ -262,6 +263,14 @@ def _of_files(delivery: landing.Delivery) -> dict[str, Any]:
     ahead = [f"{shown(name)} (there since {morning})" for name, morning in delivery.ahead.items()]
     names = {"unread_files": unread, "late_files": late, anomalies.AHEAD: ahead}
     return counts | columns | {key: landing.listed(listed) for key, listed in names.items() if listed}
+
+
+def _of_first_morning(delivery: landing.Delivery) -> dict[str, str]:
+    """The morning on which rows of a day first came, if that wasn't the one after it."""
+    mornings = Timeline.of(delivery.files).mornings
+    if not mornings or mornings[0].day == delivery.day + timedelta(days=1):
+        return {}
+    return {FIRST_MORNING: mornings[0].day.isoformat()}
 
 
 def _of_history(history: Mapping[str, Any] | None) -> dict[str, Any]:

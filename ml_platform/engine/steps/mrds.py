@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from ml_platform.contract.assets import MRDS_SERVED
+from ml_platform.contract.assets import DAILY_AGGREGATES, MRDS_SERVED
+from ml_platform.contract.days import DayRange, in_a_sentence
 from ml_platform.contract.hashing import fingerprint_of
-from ml_platform.data_engineering import mrds, unity_catalog
+from ml_platform.contract.trailing import days_reached
+from ml_platform.data_engineering import landing, mrds, unity_catalog
 from ml_platform.data_engineering.ards import ARDS
+from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.data_engineering.row_versions import Morning
 from ml_platform.engine import presence
 from ml_platform.engine.earlier_verdicts import mornings_of, usable_in_mrds
 from ml_platform.engine.inputs import from_same_day
-from ml_platform.engine.run_partitions import Step
+from ml_platform.engine.run_partitions import Done, Step
 from ml_platform.engine.step import Inputs, Written
+from ml_platform.engine.steps.daily_aggregates import DailyAggregates
+from ml_platform.engine.usable_days import Windows, own_mornings, usable_days, window_days, windows_of
 from ml_platform.engine.verdicts import Content, Verdict
 from ml_platform.mlops.quality import profiles
 from ml_platform.storage.contract_versions import ContractVersions
@@ -40,12 +46,93 @@ class Mrds(Step):
         def earlier(record: DayRecord) -> _Earlier | None:
             return _Earlier.of(record) if record.contract in versions else None
 
-        return from_same_day(self.context, ARDS, days, contracts=versions, found=earlier)
+        found = from_same_day(self.context, ARDS, days, contracts=versions, found=earlier)
+        if not self.context.product.mrds.windowed:
+            return found
+        doable = [day for day, inputs in found.items() if inputs.found is not None]
+        for day, windows in self._windows(doable).items():
+            found[day] = _with_windows(found[day], windows)
+        return found
+
+    def first(self, days: Sequence[date]) -> Sequence[tuple[Step, Sequence[date]]]:
+        reached = self._reached(days)
+        if reached is None:
+            return ()
+        made = self.context.ledger.latest(ARDS, set(reached), details=False)
+        return [(DailyAggregates(self.context), sorted(made))]
+
+    def outdated(self) -> list[date]:
+        """The days that were made when days of their windows were otherwise; ascending. Needs no Spark."""
+        product, ledger = self.context.product, self.context.ledger
+        if not product.mrds.windowed:
+            return []
+        made = ledger.latest(self.asset, details=False)
+        before = [
+            *ledger.latest(ARDS, details=False).values(),
+            *ledger.latest(DAILY_AGGREGATES, details=False).values(),
+        ]
+        recorded: dict[date, tuple[int, int]] = {}
+        for record in before:
+            recorded[record.day] = max(record.order, recorded.get(record.day, record.order))
+        ordered = sorted(recorded)
+        orders = [recorded[day] for day in ordered]
+        asked = set()
+        for day, record in made.items():
+            # Only a day that something in its windows has been recorded after can be.
+            reached = days_reached(product.mrds.windowed.values(), day, product.start)
+            if reached is not None:
+                inside = orders[bisect_left(ordered, reached.first) : bisect_right(ordered, reached.last)]
+                if inside and max(inside) > record.order:
+                    asked.add(day)
+        if not asked:
+            return []
+        known = ledger.latest(self.asset, asked)
+        inputs = self.plan(sorted(asked))
+        return [
+            day
+            for day, record in known.items()
+            if day in inputs and inputs[day].outcome is None and not self.is_current(record, inputs[day])
+        ]
+
+    def summary(self, days: Sequence[date], done: Done) -> dict[str, Any]:
+        found = super().summary(days, done)
+        others = [day for day in self.outdated() if day not in days] if done.written else []
+        if others:
+            name = self.context.product.name
+            found["days_whose_windows_have_changed"] = (
+                f"{in_a_sentence('day', others)}; the landing sensor has them made again, as does "
+                f"ml-platform backfill {name} --from {others[0]} --to {others[-1]}"
+            )
+        return found
+
+    def _reached(self, days: Sequence[date]) -> DayRange | None:
+        """The days that the windows of some days may hold, and those days themselves."""
+        product = self.context.product
+        if not product.mrds.windowed or not days:
+            return None
+        found = [
+            reached
+            for day in (min(days), max(days))
+            if (reached := days_reached(product.mrds.windowed.values(), day, product.start)) is not None
+        ]
+        return DayRange(min([min(days), *(reached.first for reached in found)]), max(days))
+
+    def _windows(self, days: Sequence[date]) -> dict[date, Windows]:
+        """What the windows of each of some days may hold."""
+        context, reached = self.context, self._reached(days)
+        if reached is None:
+            return {}
+        product, ledger = context.product, context.ledger
+        made = ledger.latest(ARDS, set(reached))
+        kept = ledger.latest(DAILY_AGGREGATES, set(reached))
+        delivered = landing.delivered_days(product, landing_of(context.settings, product))
+        lacking = {day for day in delivered if day in reached and day not in made}
+        lacking |= {day for day, record in kept.items() if record.failed}
+        return windows_of(product, days, window_days(product, reached, made, kept), lacking)
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         earlier: dict[date, _Earlier] = {day: inputs.found for day, inputs in work.items()}
-        histories = {day: found.mornings for day, found in earlier.items() if found.mornings is not None}
-        written = Verdict(self.context, self.asset).of_contents(self._contents(list(work), histories))
+        written = Verdict(self.context, self.asset).of_contents(self._contents(earlier))
         return {
             day: result if result.accepted else replace(result, barred=earlier[day].barred)
             for day, result in written.items()
@@ -54,25 +141,23 @@ class Mrds(Step):
     def hold_back(self, days: Mapping[date, Inputs]) -> dict[date, Written]:
         """Of days that a later delivery has blocked, what was served before stays to be learned from."""
         found: dict[date, _Earlier] = {day: inputs.found for day, inputs in days.items() if inputs.found}
-        histories = {day: earlier.mornings for day, earlier in found.items() if earlier.mornings}
-        if not histories:
+        chosen = {day: earlier for day, earlier in found.items() if earlier.mornings}
+        if not chosen:
             return {}
-        made = self._write(sorted(histories), histories, withheld=histories)
+        made = self._write(chosen, withheld=chosen)
         return {
             day: Written(
                 "held_back",
                 days[day].reason,
                 counts={"rows": made[day].served.rows},
                 details={HISTORY: _served(made[day])},
-                barred=(histories[day][-1].day, None),
+                barred=((earlier.mornings or [])[-1].day, None),
             )
-            for day in histories
+            for day, earlier in chosen.items()
             if not made[day].refusal and made[day].served.rows
         }
 
-    def _contents(
-        self, days: Sequence[date], histories: Mapping[date, Sequence[Morning]]
-    ) -> dict[date, Content | Written]:
+    def _contents(self, days: Mapping[date, _Earlier]) -> dict[date, Content | Written]:
         """Write these days in one commit; a day that can't be aggregated comes back as its outcome."""
         product = self.context.product
         return {
@@ -86,28 +171,34 @@ class Mrds(Step):
                 metadata={FEATURES_FINGERPRINT: made.counted.features_fingerprint},
                 history=_served(made),
             )
-            for day, made in self._write(days, histories).items()
+            for day, made in self._write(days).items()
         }
 
     def _write(
-        self,
-        days: Sequence[date],
-        histories: Mapping[date, Sequence[Morning]],
-        *,
-        withheld: Collection[date] = (),
+        self, days: Mapping[date, _Earlier], *, withheld: Collection[date] = ()
     ) -> dict[date, mrds.MrdsDay]:
         context = self.context
         product = context.product
         unity_catalog.declare(context.open_spark, product, context.tables, "mrds")
+        histories: dict[date, Sequence[Morning]] = {
+            day: earlier.mornings for day, earlier in days.items() if earlier.mornings is not None
+        }
+        histories = dict(usable_in_mrds(context, histories))
+        windows = {day: earlier.windows for day, earlier in days.items() if earlier.windows is not None}
+        for day, of_day in windows.items():
+            mornings = of_day.mornings(histories.get(day, days[day].own), day)
+            if mornings is not None:
+                histories[day] = mornings
         return mrds.write(
             context.open_spark,
             product,
             context.tables,
-            days,
+            list(days),
             run_id=context.request.run_id,
             statistics=profiles.ProfileStatistics(product, "mrds"),
-            histories=usable_in_mrds(context, histories),
+            histories=histories,
             withheld=withheld,
+            usable=usable_days(windows.values()) if product.mrds.windowed else None,
         )
 
 
@@ -117,16 +208,35 @@ class _Earlier:
 
     Attributes:
         mornings: those on which rows of it came; None if only one counts, or none can be used.
+        own: the same, also if only one counts; with those on which it was accepted.
         barred: from which as-of date to which it couldn't be learned from, since it was accepted later.
+        windows: what its windows may hold, where there are any.
     """
 
     mornings: list[Morning] | None
+    own: list[Morning]
     barred: tuple[date | None, date | None]
+    windows: Windows | None = None
 
     @classmethod
     def of(cls, record: DayRecord) -> _Earlier:
         """That of a day that can be used now, or can't."""
-        return cls(mornings_of(record), record.barred)
+        return cls(mornings_of(record), own_mornings(record), record.barred)
+
+
+def _with_windows(inputs: Inputs, windows: Windows) -> Inputs:
+    """What a day is made from, with the days of its windows."""
+    if windows.lacking and inputs.outcome is not None:
+        return replace(inputs, found=None)
+    if windows.lacking:
+        days = in_a_sentence("day", windows.lacking)
+        return Inputs(
+            inputs.fingerprint,
+            "held_back",
+            f"its windows hold {days}, delivered and not made yet; make these days first",
+        )
+    fingerprint = fingerprint_of([inputs.fingerprint, f"{windows.number:x}"])
+    return replace(inputs, fingerprint=fingerprint, found=replace(inputs.found, windows=windows))
 
 
 def _fingerprint(made: mrds.MrdsDay) -> str:

@@ -190,7 +190,7 @@ def _types(product: Product, data_set: DataSet) -> dict[str, ColumnType]:
             name: declared.type for name, declared in product.source.columns.items()
         }
     else:
-        own = {name: product.mrds_type(name) for name in (*product.entity, *product.mrds.aggregate)}
+        own = {name: product.mrds_type(name) for name in (*product.entity, *product.mrds.columns)}
     return own | {EVENT_DAY: "date", LABEL_KNOWN_ON: "date"}
 
 
@@ -216,7 +216,7 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
         for name, share in rules.maximum_null_share.items():
             yield _not_null(product, "null_share", name, 1.0 - share, f"at most {share:.2%} nulls")
     for name in kept:
-        allowed = product.allowed_in(name)
+        allowed = product.allowed_in(name) if name in product.source.columns else None
         if allowed:
             yield _make(
                 product,
@@ -235,11 +235,11 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
 
 
 def _kept_columns(product: Product, data_set: DataSet) -> Sequence[str]:
-    """The columns of a data set whose values are those of the source."""
+    """The columns that the contract's rules are about: with the source's values, or over trailing windows."""
     if data_set == "ards":
         return list(product.source.columns)
     kept = [name for name, rule in product.mrds.aggregate.items() if rule in ("min", "max", "first", "last")]
-    return [*product.entity, *kept]
+    return [*product.entity, *kept, *product.mrds.trailing, *product.mrds.made]
 
 
 def _unique(product: Product, key: Sequence[str]) -> Expectation:
@@ -308,8 +308,9 @@ def _of_aggregation(product: Product, source: Profile | None) -> Iterator[Expect
         f"at most {source.rows:,}",
         max_value=source.rows,
     )
-    for name in product.features:
-        rule = product.mrds.aggregate[name]
+    for name, rule in product.mrds.aggregate.items():
+        if name == product.label:
+            continue
         inputs = source.columns.get(name)
         if rule == "count":
             yield _between(product, "aggregation", name, 0, source.rows)

@@ -1,0 +1,378 @@
+"""What is kept of each entity and day for trailing windows: a row of parts, like sums and counts.
+
+Windows are put together from these, so that the rows of the ARDS are read once. Days that were corrected have
+their states in a table of their own, as the ARDS has. What becomes of the parts is the business of
+:mod:`.trailing_windows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ml_platform.contract.assets import DAILY_AGGREGATES, DAILY_AGGREGATES_VERSIONS
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY
+from ml_platform.contract.trailing import PARTS, ROWS, Feature, Part
+from ml_platform.data_engineering import buckets, resolution
+from ml_platform.data_engineering.aggregation import Grouped
+from ml_platform.data_engineering.conversion import ARROW_TYPES
+from ml_platform.data_engineering.day_statistics import CountedPart
+from ml_platform.data_engineering.entity_days import ArdsFiles, EntityDays, Made, keys_of
+from ml_platform.data_engineering.expression_values import holds
+from ml_platform.data_engineering.row_states import INTERVAL, KNOWN_FROM, KNOWN_TO, numbered, shared, valid_on
+from ml_platform.spark.tasks import Session
+from ml_platform.storage.day_files import DayFile, DayFiles
+from ml_platform.storage.fingerprints import EMPTY, ContentSums, hashes_of
+from ml_platform.storage.tables import Tables
+
+#: A hash of the entity. Rows stand in its order, so that a share of the entities can be read alone.
+ENTITY_HASH = "_entity_hash"
+
+#: Rows of each part of a file: a share of the entities is read without most of the others.
+ROW_GROUP = 1 << 16
+
+_SEED = "value"
+#: Hexadecimal digits of a value's hash.
+HASH_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class KeptPart:
+    """A column of the table: which part of which column of the ARDS, of the rows that fulfil a condition.
+
+    ``rows`` is how many these are, and of no column.
+    """
+
+    part: Part
+    column: str = ""
+    where: str | None = None
+
+    @classmethod
+    def of(cls, part: Part, feature: Feature) -> KeptPart:
+        """What a feature needs."""
+        return cls(part, "" if part == "rows" else feature.column, feature.where)
+
+    @property
+    def name(self) -> str:
+        # No column of a contract begins with an underscore, and no part has one in its name.
+        name = f"_{self.part}_{self.column}"
+        return name if self.where is None else f"{name}_{fingerprint_of(self.where)[:12]}"
+
+    @property
+    def plain(self) -> list[str | None]:
+        return [self.part, self.column, self.where]
+
+
+def parts(product: Product) -> list[KeptPart]:
+    """What the contract's features need of a day, each once."""
+    needed = {
+        KeptPart.of(part, feature): None
+        for feature in product.mrds.windowed.values()
+        for part in (*PARTS[feature.rule], *([] if feature.where is None else [ROWS]))
+    }
+    return list(needed)
+
+
+def schema(product: Product) -> pa.Schema:
+    """The schema of ``daily_aggregates``: an entity and day a row."""
+    return pa.schema(
+        [
+            *[(name, ARROW_TYPES[product.mrds_type(name)]) for name in keys_of(product)],
+            (EVENT_DAY, pa.date32()),
+            (ENTITY_HASH, pa.int64()),
+            *[(kept.name, _type_of(product, kept)) for kept in parts(product)],
+        ]
+    )
+
+
+def versions_schema(product: Product) -> pa.Schema:
+    """The schema of ``daily_aggregates_versions``: as :func:`schema`, and between which mornings it stood."""
+    return pa.schema([*schema(product), *INTERVAL])
+
+
+def _type_of(product: Product, kept: KeptPart) -> pa.DataType:
+    if kept.part in ("count", "rows"):
+        return pa.int64()
+    declared = product.source.columns[kept.column].type
+    match kept.part:
+        case "sum":
+            return pa.float64() if declared == "double" else pa.int64()
+        case "distinct":
+            return pa.string()
+        case _:
+            return ARROW_TYPES[declared]
+
+
+def columns(product: Product) -> list[str]:
+    """The columns of the ARDS that the table is made from."""
+    of_features = [feature.column for feature in product.mrds.windowed.values()]
+    of_conditions = [name for condition in product.conditions.values() for name in condition.columns]
+    names = [
+        *product.entity,
+        *product.mrds.order_by,
+        *product.ards_key,
+        *of_features,
+        *of_conditions,
+    ]
+    return [name for name in dict.fromkeys(names) if name != EVENT_DAY]
+
+
+# -- writing days ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KeptDay:
+    """What is kept of a day: so many entities, and states of such, with a hash of both; or why nothing is."""
+
+    rows: int = 0
+    states: int = 0
+    fingerprint: str = EMPTY
+    delta_version: int | None = None
+    refusal: str | None = None
+
+
+def write(
+    session: Session,
+    product: Product,
+    tables: Tables,
+    days: Mapping[date, date],
+    *,
+    corrected: Collection[date] = (),
+    run_id: str,
+) -> dict[date, KeptDay]:
+    """Keep of some days of the ARDS what windows need, each table in one commit.
+
+    A day with a sum that its type doesn't hold, or with an entity that no task can hold, comes back with a
+    ``refusal``, and loses what was kept of it.
+
+    Args:
+        days: each with the morning on which rows of it first came.
+        corrected: those of them with rows that have had several states.
+
+    Raises:
+        ValueError: the tables lie where tasks can't write files.
+    """
+    name, nothing = product.name, dict[date, list[DayFile]]()
+    source = ArdsFiles.of(product, tables, with_states=bool(corrected))
+    kept = tables.day_files(name, DAILY_AGGREGATES)
+    versions = tables.day_files(name, DAILY_AGGREGATES_VERSIONS)
+    if source is None or kept is None or versions is None:
+        raise ValueError(f"{name}: what windows need can be kept in folders only")
+    kept = replace(kept, row_group=ROW_GROUP)
+    make = _Make(product, kept, versions, dict(days))
+    chosen = list(days)
+    done = EntityDays(session, product, source, columns(product), frozenset(corrected), make, kept).write(
+        chosen
+    )
+    files = {day: made.files for day, made in done.items() if not made.refusal}
+    states = {day: made.states for day, made in done.items() if not made.refusal}
+    with tables.hold(name, DAILY_AGGREGATES, chosen):
+        if any(states.values()) or tables.has_days(name, DAILY_AGGREGATES_VERSIONS, chosen):
+            tables.replace_days_by(
+                name,
+                DAILY_AGGREGATES_VERSIONS,
+                versions_schema(product),
+                states or nothing,
+                chosen,
+                run_id=run_id,
+            )
+        version = tables.replace_days_by(
+            name, DAILY_AGGREGATES, schema(product), files or nothing, chosen, run_id=run_id
+        )
+    return {day: _kept_day(product, done.get(day, Made()), version) for day in chosen}
+
+
+def _kept_day(product: Product, made: Made, version: int) -> KeptDay:
+    if made.refusal:
+        return KeptDay(delta_version=version, refusal=made.refusal)
+    rows = sum((part.content for part in made.parts), ContentSums())
+    states = sum(made.states_parts, ContentSums())
+    hashes = [rows.fingerprint(schema(product).names), states.fingerprint(versions_schema(product).names)]
+    return KeptDay(rows.rows, states.rows, fingerprint_of(hashes), version)
+
+
+@dataclass(frozen=True)
+class _Make:
+    """What is kept of a day's rows of some entities, and of a corrected day the states of that."""
+
+    product: Product
+    kept: DayFiles
+    versions: DayFiles
+    first: Mapping[date, date]
+
+    def __call__(self, day: date, rows: pa.Table, states: pa.Table | None, *, is_whole: bool) -> Made:
+        product = self.product
+        now = aggregate(product, day, rows)
+        content = ContentSums.of(now, now.column_names)
+        part = CountedPart(len(now), 0, 0, content, ContentSums(), {})
+        made = Made([part], self.kept.write(day, now))
+        if states is None:
+            return made
+        earlier = states_of(product, day, self.first[day], rows, states)
+        content = ContentSums.of(earlier, earlier.column_names)
+        return replace(made, states=self.versions.write(day, earlier), states_parts=[content])
+
+
+# -- what is kept ------------------------------------------------------------------------------------
+
+
+def aggregate(product: Product, day: date, rows: pa.Table) -> pa.Table:
+    """One row per entity of some of a day's rows, in :func:`schema`, in the order of the entities' hashes.
+
+    Args:
+        rows: with the :func:`columns`; of an entity all of the day, or none.
+
+    Raises:
+        TooLargeError: a sum is beyond its type.
+    """
+    made = schema(product)
+    if not len(rows):
+        return made.empty_table()
+    grouped = Grouped(product, day, rows)
+    found = grouped.entities()
+    count = grouped.groups
+    found[EVENT_DAY] = pa.repeat(pa.scalar(day, pa.date32()), count)
+    hashes = buckets.assigned([found[name] for name in keys_of(product)], count).view(np.int64)
+    found[ENTITY_HASH] = pa.array(hashes)
+    found |= _parts(product, grouped, [kept for kept in parts(product) if kept.where is None])
+    for text, condition in product.conditions.items():
+        chosen = rows.filter(pa.array(holds(condition, rows)))
+        of_condition = [kept for kept in parts(product) if kept.where == text]
+        found |= _spread(product, found, day, chosen, of_condition)
+    table = pa.table([found[field.name].cast(field.type) for field in made], schema=made)
+    return table.take(pa.array(np.argsort(hashes, kind="stable")))
+
+
+def _parts(product: Product, grouped: Grouped, chosen: Sequence[KeptPart]) -> dict[str, Any]:
+    """Some parts of a day's rows, a value an entity."""
+    found: dict[str, Any] = {}
+    bounds = most_distinct(product)
+    for kept in chosen:
+        match kept.part:
+            case "rows":
+                found[kept.name] = pa.array(grouped.sizes)
+            case "distinct":
+                found[kept.name] = _distinct(grouped, kept.column, bounds[kept.column], grouped.groups)
+            case part:
+                found[kept.name] = grouped.aggregate(kept.column, part)
+    return found
+
+
+def _spread(
+    product: Product, entities: Mapping[str, Any], day: date, rows: pa.Table, chosen: Sequence[KeptPart]
+) -> dict[str, Any]:
+    """Parts of the rows that fulfil a condition, for all entities of a day; null for those without such rows.
+
+    Args:
+        entities: the columns of the entities.
+    """
+    made = schema(product)
+    count = len(entities[EVENT_DAY])
+    if not len(rows):
+        return {kept.name: pa.nulls(count, made.field(kept.name).type) for kept in chosen}
+    grouped = Grouped(product, day, rows)
+    some = grouped.entities()
+    number = numbered(
+        [pa.chunked_array([_array(entities[key]), _array(some[key])]) for key in keys_of(product)],
+        count + grouped.groups,
+    )
+    place = np.full(int(number.max()) + 1, -1, dtype=np.int64)
+    place[number[count:]] = np.arange(grouped.groups)
+    at = place[number[:count]]
+    spread = pa.array(at, mask=at < 0)
+    return {name: _array(values).take(spread) for name, values in _parts(product, grouped, chosen).items()}
+
+
+def _array(values: Any) -> pa.Array:
+    found = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
+
+
+def most_distinct(product: Product) -> Mapping[str, int]:
+    """How many values of a day are kept for counts of different values, by column."""
+    bounds: dict[str, int] = {}
+    for feature in product.mrds.windowed.values():
+        if feature.rule == "distinct":
+            bounds[feature.column] = max(bounds.get(feature.column, 0), feature.most_distinct)
+    return bounds
+
+
+def _distinct(grouped: Grouped, name: str, at_most: int, count: int) -> pa.Array:
+    """Of each entity the smallest hashes of its different values, so many at most, as one text."""
+    group, values = grouped.distinct(name)
+    (hashes,) = hashes_of([_SEED], [values])
+    pairs = np.unique(np.column_stack([group.astype(np.uint64), hashes.view(np.uint64)]), axis=0)
+    groups = pairs[:, 0].astype(np.int64)
+    starts = np.searchsorted(groups, np.arange(count))
+    rank = np.arange(len(groups)) - starts[groups]
+    kept = rank < at_most
+    digits = pairs[kept, 1].astype(">u8").tobytes().hex()
+    ends = np.cumsum(np.bincount(groups[kept], minlength=count)) * HASH_DIGITS
+    offsets = np.concatenate([[0], ends]).astype(np.int64)
+    text = pa.LargeStringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(digits.encode()))
+    return text.cast(pa.string())
+
+
+def states_of(product: Product, day: date, first: date, rows: pa.Table, versions: pa.Table) -> pa.Table:
+    """All states of the entities of a day that have had more than one, in :func:`versions_schema`.
+
+    Args:
+        first: the morning on which rows of the day first came.
+        rows: of the ARDS, of some entities all, with the :func:`columns`.
+        versions: of the same entities, all states of rows that have had more than one.
+    """
+    made = versions_schema(product)
+    if not len(versions):
+        return made.empty_table()
+    names, of_entity = columns(product), keys_of(product)
+    now, earlier = rows.select(names), versions.select([*names, KNOWN_FROM, KNOWN_TO])
+    same = shared(now, earlier, of_entity) if of_entity else np.ones(len(now), dtype=bool)
+    changed = shared(now, earlier, resolution.keys(product))
+    beside = now.filter(pa.array(same & ~changed))
+    bounds = {value for name in (KNOWN_FROM, KNOWN_TO) for value in earlier[name].to_pylist() if value}
+    mornings = sorted(bounds | {first})
+    known = [
+        aggregate(product, day, pa.concat_tables([beside, valid_on(earlier, morning).select(names)]))
+        for morning in mornings
+    ]
+    found = pa.concat_tables(known)
+    if not len(found):
+        return made.empty_table()
+    at = np.repeat(np.arange(len(known)), [len(state) for state in known])
+    entity = numbered([found[name] for name in of_entity], len(found))
+    content = numbered([found[name] for name in schema(product).names], len(found))
+    order = np.lexsort((at, entity))
+    entity, at, content = entity[order], at[order], content[order]
+    begins = np.r_[True, (np.diff(entity) != 0) | (np.diff(at) != 1) | (np.diff(content) != 0)]
+    (starts,) = np.nonzero(begins)
+    last = np.r_[starts[1:], len(order)] - 1
+    days = pa.array([*mornings, None], pa.date32())
+    chosen = found.take(pa.array(order[starts]))
+    for column, places in zip(INTERVAL, (at[starts], at[last] + 1), strict=True):
+        chosen = chosen.append_column(column, days.take(pa.array(places)))
+    # An entity of one state since the first morning has never changed in what is kept of it.
+    several = _counted(entity[starts]) > 1
+    ended = chosen[KNOWN_TO].is_valid().to_numpy()
+    came = at[starts] > 0
+    return chosen.filter(pa.array(several | ended | came)).cast(made)
+
+
+def _counted(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each group, how many there are of it."""
+    counts = np.bincount(groups, minlength=int(groups.max()) + 1)
+    found: NDArray[np.int64] = counts[groups]
+    return found
+
+
+def share_of_hashes(share: int, shares: int) -> tuple[int, int]:
+    """The least hash of a share of the entities, and the greatest."""
+    least, span = -(2**63), 2**64
+    return least + span * share // shares, least + span * (share + 1) // shares - 1

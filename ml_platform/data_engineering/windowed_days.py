@@ -1,0 +1,279 @@
+"""Days of the MRDS get what is of trailing windows, in tasks: some days each, of a share of the entities.
+
+The windows of neighbouring days hold mostly the same days, so these are read once for as many days as fit.
+What the windows give is :mod:`.trailing_windows`' business; the rows that get it lie in files on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ml_platform.contract.assets import DAILY_AGGREGATES, DAILY_AGGREGATES_VERSIONS
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY
+from ml_platform.contract.trailing import days_reached
+from ml_platform.data_engineering import (
+    aggregation,
+    buckets,
+    daily_aggregates,
+    served_states,
+    trailing_windows,
+)
+from ml_platform.data_engineering.aggregation import TooLargeError
+from ml_platform.data_engineering.daily_aggregates import ENTITY_HASH
+from ml_platform.data_engineering.day_statistics import Counting
+from ml_platform.data_engineering.entity_days import Made, keys_of, refused, together
+from ml_platform.data_engineering.made_columns import with_made_columns
+from ml_platform.data_engineering.trailing_windows import MORNING, UsableDays
+from ml_platform.spark.tasks import Session, each_in_a_task
+from ml_platform.storage.day_files import DayFile, DayFiles
+from ml_platform.storage.fingerprints import ContentSums
+from ml_platform.storage.tables import Tables
+
+#: Rows of days that a task lays out at once: 200 to 300 bytes of memory each were measured.
+ROWS_AT_ONCE = 2_000_000
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The days of a task, and its share of the entities."""
+
+    days: tuple[date, ...]
+    share: int = 0
+    shares: int = 1
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What a task made of its days."""
+
+    days: dict[date, Made] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WindowedDays:
+    """Days on the way, and the tables with what their windows are put together from.
+
+    Attributes:
+        rows, states: the files of days on the way, as they are now and as they were served.
+        kept, versions: what is kept of each entity and day, and its states; None if there is nothing.
+        mrds, served: the tables whose files are written.
+    """
+
+    product: Product
+    usable: UsableDays
+    rows: DayFiles
+    states: DayFiles
+    kept: DayFiles | None
+    kept_version: int
+    versions: DayFiles | None
+    versions_version: int
+    mrds: DayFiles
+    served: DayFiles
+
+    @classmethod
+    def of(
+        cls,
+        product: Product,
+        tables: Tables,
+        usable: UsableDays,
+        rows: DayFiles,
+        states: DayFiles,
+        mrds: DayFiles,
+        served: DayFiles,
+    ) -> WindowedDays:
+        """The days on the way to a product's tables, which lie in a folder."""
+        found: list[tuple[DayFiles | None, int]] = []
+        for table in (DAILY_AGGREGATES, DAILY_AGGREGATES_VERSIONS):
+            there = tables.exists(product.name, table)
+            files = tables.day_files(product.name, table) if there else None
+            found.append((files, tables.version(product.name, table) if there else -1))
+        (kept, kept_version), (versions, versions_version) = found
+        return cls(
+            product,
+            usable,
+            rows,
+            states,
+            kept,
+            kept_version,
+            versions,
+            versions_version,
+            mrds,
+            served,
+        )
+
+    def write(
+        self, session: Session, own: Mapping[date, Made], counting: Counting, withheld: Collection[date]
+    ) -> dict[date, Made]:
+        """Files of the tables for each of some days on the way; a day that was refused stays so."""
+        done = {day: made for day, made in own.items() if made.refusal}
+        on_the_way = {day: made for day, made in own.items() if not made.refusal}
+        work = self._divided(sorted(on_the_way))
+        complete = _Complete(self, on_the_way, counting, frozenset(withheld))
+
+        def do(number: int) -> _Done:
+            return complete(work[number])
+
+        results = each_in_a_task(session, len(work), do, _Done, here=len(work) == 1)
+        parts: dict[date, list[Made]] = {}
+        for result in results:
+            for day, made in result.days.items():
+                parts.setdefault(day, []).append(made)
+        return done | {day: together(made) for day, made in parts.items()}
+
+    def _divided(self, days: Sequence[date]) -> list[_Work]:
+        """The days in tasks, each with about as many rows of its windows as are laid out at once."""
+        if not days:
+            return []
+        sizes = self.kept.sizes(self.kept_version) if self.kept is not None else {}
+        start = self.product.start
+        found = []
+        chosen: list[date] = []
+
+        def rows_of(asked: Sequence[date]) -> int:
+            reached = _reached(self.product, asked, start)
+            return sum(sizes.get(day, 0) for day in reached) if reached else 0
+
+        for day in days:
+            if chosen and rows_of([chosen[0], day]) > ROWS_AT_ONCE:
+                found.append(_Work(tuple(chosen)))
+                chosen = []
+            chosen.append(day)
+        found.append(_Work(tuple(chosen)))
+        divided = []
+        for work in found:
+            shares = max(1, -(-rows_of(work.days) // ROWS_AT_ONCE))
+            divided += [_Work(work.days, share, shares) for share in range(shares)]
+        return divided
+
+
+@dataclass(frozen=True)
+class _Complete:
+    """What a task does with days on the way. It travels there."""
+
+    windowed: WindowedDays
+    own: Mapping[date, Made]
+    counting: Counting
+    withheld: frozenset[date]
+
+    def __call__(self, work: _Work) -> _Done:
+        try:
+            return _Done(self._complete(work))
+        except TooLargeError as error:
+            if len(work.days) == 1:
+                return _Done({work.days[0]: refused(error)})
+            # One of the days is to blame: each is done by itself.
+            found: dict[date, Made] = {}
+            for day in work.days:
+                found |= self(_Work((day,), work.share, work.shares)).days
+            return _Done(found)
+
+    def _complete(self, work: _Work) -> dict[date, Made]:
+        windowed, product = self.windowed, self.windowed.product
+        tables: list[tuple[date, pa.Table, pa.Table]] = []
+        for day in work.days:
+            rows = _read(windowed.rows, self.own[day].files, day, aggregation.own_schema(product))
+            states = _read(windowed.states, self.own[day].states, day, served_states.own_schema(product))
+            tables.append((day, _within(product, rows, work), _within(product, states, work)))
+        names = [*keys_of(product), EVENT_DAY]
+        now = [
+            rows.select(names).append_column(MORNING, pa.nulls(len(rows), pa.date32()))
+            for _, rows, _ in tables
+        ]
+        served = [states.select([*names, MORNING]) for _, _, states in tables]
+        outputs = pa.concat_tables([*now, *served])
+        values = trailing_windows.fold(product, outputs, *self._kept(work, outputs), windowed.usable)
+        at = 0
+        done: dict[date, Made] = {}
+        cut: list[pa.Table] = []
+        for table in (*now, *served):
+            cut.append(values.slice(at, len(table)))
+            at += len(table)
+        for number, (day, rows, states) in enumerate(tables):
+            made_rows = _together(product, rows, cut[number], aggregation.schema(product))
+            served_schema = served_states.served_schema(product)
+            made_states = _together(product, states, cut[len(tables) + number], served_schema)
+            done[day] = Made(
+                [self.counting.of_part(made_rows, is_whole=work.shares == 1)],
+                [] if day in self.withheld else windowed.mrds.write(day, made_rows),
+                windowed.served.write(day, made_states),
+                [ContentSums.of(made_states, made_states.column_names)] if self.own[day].states else [],
+            )
+        return done
+
+    def _kept(self, work: _Work, outputs: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """What is kept of the days in the windows, of the entities of some outputs."""
+        windowed, product = self.windowed, self.windowed.product
+        reached = _reached(product, work.days, product.start)
+        days = [] if reached is None else list(reached)
+        hashes = pc.unique(pa.array(_hashes(product, outputs)))
+
+        def read(files: DayFiles | None, version: int, schema: pa.Schema) -> pa.Table:
+            if files is None or not days:
+                return schema.empty_table()
+            low, high = daily_aggregates.share_of_hashes(work.share, work.shares)
+            where = None
+            if work.shares > 1:
+                where = (pc.field(ENTITY_HASH) >= low) & (pc.field(ENTITY_HASH) <= high)
+            batches = (
+                batch.filter(pc.is_in(batch.column(ENTITY_HASH), value_set=hashes))
+                for batch in files.read_in_batches(version, days, schema.names, where)
+            )
+            return pa.Table.from_batches(batches, schema)
+
+        return (
+            read(windowed.kept, windowed.kept_version, daily_aggregates.schema(product)),
+            read(windowed.versions, windowed.versions_version, daily_aggregates.versions_schema(product)),
+        )
+
+
+def _reached(product: Product, days: Sequence[date], start: date) -> DayRange | None:
+    """The days that the windows of some days hold together, from the first of these to the last."""
+    found = [
+        reached
+        for day in (days[0], days[-1])
+        if (reached := days_reached(product.mrds.windowed.values(), day, start))
+    ]
+    if not found:
+        return None
+    return DayRange(min(reached.first for reached in found), max(reached.last for reached in found))
+
+
+def _read(files: DayFiles, chosen: Sequence[DayFile], day: date, schema: pa.Schema) -> pa.Table:
+    """The rows of files on the way, which no version of a table has."""
+    if not chosen:
+        return schema.empty_table()
+    found = pa.concat_tables([pq.ParquetFile(Path(files.folder, file.path)).read() for file in chosen])
+    days = pa.repeat(pa.scalar(day, pa.date32()), len(found))
+    return found.append_column(EVENT_DAY, days).select(schema.names).cast(schema)
+
+
+def _hashes(product: Product, rows: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    keys = [rows[name] for name in keys_of(product)]
+    found: np.ndarray[tuple[int], np.dtype[np.int64]] = buckets.assigned(keys, len(rows)).view(np.int64)
+    return found
+
+
+def _within(product: Product, rows: pa.Table, work: _Work) -> pa.Table:
+    """The rows of a task's share of the entities."""
+    if work.shares == 1:
+        return rows
+    low, high = daily_aggregates.share_of_hashes(work.share, work.shares)
+    hashes = _hashes(product, rows)
+    return rows.filter(pa.array((hashes >= low) & (hashes <= high)))
+
+
+def _together(product: Product, rows: pa.Table, values: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with what their windows gave, and what is made of that."""
+    for name in values.column_names:
+        rows = rows.append_column(name, values[name])
+    return with_made_columns(product, rows, schema)

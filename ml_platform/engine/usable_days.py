@@ -1,0 +1,209 @@
+"""Which days trailing windows may hold, now and as it was known on earlier mornings, by what the ledger says.
+
+A window leaves out days that are missing, blocked or refused, as they were on the morning that counts. When
+something of its days has changed after a day was first scored, what was served of that day is kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.product import Product
+from ml_platform.contract.trailing import days_reached
+from ml_platform.data_engineering.row_versions import Morning
+from ml_platform.data_engineering.trailing_windows import Interval, UsableDays
+from ml_platform.engine.earlier_verdicts import mornings_of
+from ml_platform.storage.ledger import HISTORY, WITHOUT_ROWS, DayRecord
+
+#: In the metadata of a day of the ARDS: since which morning it has had rows, if not since the one after it.
+FIRST_MORNING = "rows_known_since"
+
+
+@dataclass(frozen=True)
+class WindowDay:
+    """A day as windows see it.
+
+    Attributes:
+        intervals: the mornings between which it could be used.
+        changed_on: the last one on which something of it changed, or it could be used no longer, or again.
+        repaired_on: those since which it is read as repaired.
+        content: a hash of what is kept of it.
+    """
+
+    intervals: tuple[Interval, ...]
+    changed_on: date | None = None
+    repaired_on: tuple[date, ...] = ()
+    content: str = ""
+
+    def number(self, day: date) -> int:
+        """A hash of all that decides what the day is to windows; those of several days are added."""
+        intervals = [[str(start), str(end)] for start, end in self.intervals]
+        repaired = [str(morning) for morning in self.repaired_on]
+        plain = [str(day), intervals, str(self.changed_on), repaired, self.content]
+        return int(fingerprint_of(plain), 16)
+
+
+def window_days(
+    product: Product, days: DayRange, ards: Mapping[date, DayRecord], kept: Mapping[date, DayRecord]
+) -> dict[date, WindowDay]:
+    """The days of a range that a window could hold, now or on some morning.
+
+    Args:
+        ards: what the ledger says of days of the ARDS.
+        kept: what it says of what is kept of them.
+    """
+    found = {}
+    for day in days:
+        record = ards.get(day)
+        if record is None or record.outcome in WITHOUT_ROWS:
+            if not product.due(day):
+                found[day] = WindowDay(((None, None),))  # nobody expects anything of it
+            continue
+        if day not in kept or not kept[day].usable:
+            continue
+        if intervals := intervals_of(record):
+            mornings = own_mornings(record)
+            bounds = {bound for interval in intervals for bound in interval if bound is not None}
+            found[day] = WindowDay(
+                intervals,
+                max(bounds | {morning.day for morning in mornings}),
+                tuple(morning.day for morning in mornings if morning.replaces),
+                kept[day].fingerprint or "",
+            )
+    return found
+
+
+def own_mornings(record: DayRecord) -> list[Morning]:
+    """The mornings on which rows of a day of the ARDS came, or it was accepted, and if it was usable then."""
+    known = mornings_of(record)
+    mornings = known or [Morning(first_morning(record), is_usable=record.usable)]
+    barred_from, barred_to = record.barred
+    if barred_to is None or not record.usable:
+        return mornings
+    judged = [
+        replace(morning, is_usable=False)
+        if (barred_from is None or morning.day >= barred_from) and morning.day < barred_to
+        else morning
+        for morning in mornings
+    ]
+    accepted = [] if any(morning.day == barred_to for morning in judged) else [Morning(barred_to)]
+    return sorted([*judged, *accepted], key=lambda morning: morning.day)
+
+
+def intervals_of(record: DayRecord) -> tuple[Interval, ...]:
+    """The mornings from one on and before another in which a day of the ARDS could be used."""
+    found: list[Interval] = []
+    mornings = own_mornings(record)
+    for morning, after in zip(mornings, [*mornings[1:], None], strict=True):
+        if not morning.is_usable:
+            continue
+        end = after.day if after else None
+        if found and found[-1][1] == morning.day:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((morning.day, end))
+    return tuple(found)
+
+
+def first_morning(record: DayRecord) -> date:
+    """The morning on which rows of a day of the ARDS first came."""
+    if history := record.details.get(HISTORY):
+        return date.fromisoformat(history["mornings"][0][0])
+    said = record.details.get("metadata", {}).get(FIRST_MORNING)
+    return date.fromisoformat(said) if said else record.day + timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The days that the windows of some day of the MRDS may hold together.
+
+    Attributes:
+        known: of all days of a history, as far as windows may hold them.
+        changing: those of them of which something changed later than on their first morning, ascending.
+        reached: the days that the windows hold; None if there is none.
+        number: a hash of these.
+        lacking: those that have been delivered, and aren't made yet.
+    """
+
+    known: Mapping[date, WindowDay]
+    changing: Sequence[date]
+    reached: DayRange | None
+    number: int
+    lacking: tuple[date, ...] = ()
+
+    def mornings(self, own: Sequence[Morning], day: date) -> list[Morning] | None:
+        """The mornings of a day, with those on which days of its windows were repaired.
+
+        Args:
+            own: those of the day itself.
+
+        Returns:
+            None if nothing of its windows has changed since the day was first served.
+        """
+        first = next((morning.day for morning in own if morning.is_usable), None)
+        if first is None or self.reached is None:
+            return None
+        begin = bisect_left(self.changing, self.reached.first)
+        inside = self.changing[begin : bisect_right(self.changing, self.reached.last)]
+        others = [self.known[other] for other in inside if other != day]
+        if not any(other.changed_on is not None and other.changed_on > first for other in others):
+            return None
+        repaired = {morning for other in others for morning in other.repaired_on if morning > first}
+        found = {morning.day: morning for morning in own}
+        for morning in repaired:
+            before = [known for known in own if known.day <= morning]
+            found[morning] = replace(before[-1], day=morning, replaces=True)
+        return [found[morning] for morning in sorted(found)]
+
+
+def windows_of(
+    product: Product,
+    days: Iterable[date],
+    known: Mapping[date, WindowDay],
+    lacking: Collection[date],
+) -> dict[date, Windows]:
+    """The days that the windows of each of some days may hold.
+
+    Args:
+        known: all days that any of them may hold.
+        lacking: days that have been delivered, and are not made yet.
+    """
+    features, start = product.mrds.windowed.values(), product.start
+    ordered, missing = sorted(known), sorted(lacking)
+    totals = [0, *itertools.accumulate(known[day].number(day) for day in ordered)]
+    changing = [
+        day
+        for day in ordered
+        if (changed := known[day].changed_on) is not None and changed > day + timedelta(days=1)
+    ]
+    found = {}
+    for day in days:
+        reached = days_reached(features, day, start)
+        if reached is None:
+            found[day] = Windows(known, changing, None, 0)
+            continue
+
+        def between(listed: Sequence[date], reached: DayRange = reached) -> slice:
+            return slice(bisect_left(listed, reached.first), bisect_right(listed, reached.last))
+
+        inside = between(ordered)
+        number = totals[inside.stop] - totals[inside.start]
+        found[day] = Windows(known, changing, reached, number, tuple(missing[between(missing)]))
+    return found
+
+
+def usable_days(windows: Iterable[Windows]) -> UsableDays:
+    """What windows are told of the days that they may hold."""
+    found: dict[date, tuple[Interval, ...]] = {}
+    seen: set[int] = set()
+    for of_day in windows:
+        if id(of_day.known) not in seen:
+            seen.add(id(of_day.known))
+            found |= {day: known.intervals for day, known in of_day.known.items()}
+    return UsableDays(found)

@@ -1,0 +1,358 @@
+"""Features over trailing windows on a platform: beside pandas, in shares, refused, lost, learned."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml_platform.contract.product import Product
+from ml_platform.data_engineering import buckets, windowed_days
+from ml_platform.engine.step import PermanentError
+from ml_platform.graph import trailing_days
+from ml_platform.storage.path_locations import FolderLocation
+from ml_platform_tests.conftest import settings_in
+from ml_platform_tests.small_platform import D, Platform, carry_by, days, deliver_visits, shop, visits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyspark.sql import SparkSession
+
+FEATURES: dict[str, Any] = {
+    "spent_7": {"sum": "spend", "days": 7},
+    "spent_before": {"sum": "spend", "days": 7, "until": "yesterday"},
+    "mean_pages": {"mean": "pages", "days": 14},
+    "largest": {"max": "spend", "days": 5},
+    "visits": {"count": "visit", "days": "all"},
+    "since": {"days_since": "visit"},
+    "channels": {"distinct": "channel", "days": 7},
+}
+ALL = days("2024-01-01", "2024-01-25")
+
+
+def product(**changes: Any) -> Product:
+    return shop(**{"mrds__features": FEATURES} | changes)
+
+
+def by_pandas(delivered: dict[date, pd.DataFrame]) -> pd.DataFrame:
+    """The features of every customer and day with a visit, by rolling windows over a row for each of both."""
+    rows = pd.concat(delivered.values()).assign(day=lambda frame: pd.to_datetime(frame["day"]))
+    found = []
+    calendar = pd.date_range(min(delivered), max(delivered))
+    for customer, own in rows.groupby("customer"):
+        by_day = own.groupby("day")
+        sums = by_day["spend"].sum().reindex(calendar, fill_value=0.0)
+        counts = by_day["visit"].count().reindex(calendar, fill_value=0)
+        pages = by_day["pages"].sum().reindex(calendar, fill_value=0)
+        most = by_day["spend"].max().reindex(calendar)
+        active = counts > 0
+        newest = pd.Series(np.where(active, np.arange(len(calendar)), np.nan), calendar).ffill().shift()
+        channels = by_day["channel"].agg(set).reindex(calendar)
+        frame = pd.DataFrame(
+            {
+                "spent_7": sums.rolling(7, min_periods=1).sum(),
+                "spent_before": sums.shift(fill_value=0.0).rolling(7, min_periods=1).sum(),
+                "mean_pages": pages.rolling(14, min_periods=1).sum()
+                / counts.rolling(14, min_periods=1).sum(),
+                "largest": most.rolling(5, min_periods=1).max(),
+                "visits": counts.cumsum(),
+                "since": np.arange(len(calendar)) - newest,
+                "channels": [
+                    len(set().union(*[c for c in channels.iloc[max(0, n - 6) : n + 1] if isinstance(c, set)]))
+                    for n in range(len(calendar))
+                ],
+            },
+            index=calendar,
+        )
+        frame.loc[frame.index[0], "spent_before"] = np.nan  # the first day has none before it
+        found.append(frame[active].assign(customer=customer).rename_axis("event_day").reset_index())
+    return pd.concat(found).assign(event_day=lambda frame: frame["event_day"].dt.date)
+
+
+def made(platform: Platform) -> pd.DataFrame:
+    return platform.rows("mrds", ["customer", "event_day"])
+
+
+def run(platform: Platform, chosen: list[date]) -> None:
+    platform.run("ards", chosen)
+    platform.run("mrds", chosen)
+
+
+def test_features_are_those_of_pandas(tmp_path: Path, spark: SparkSession) -> None:
+    platform = Platform(settings_in(tmp_path), spark, product())
+    delivered = deliver_visits(platform, ALL, rows=40, customers=25)
+
+    run(platform, ALL)
+
+    found = made(platform)
+    wanted = by_pandas(delivered).sort_values(["customer", "event_day"], ignore_index=True)
+    pd.testing.assert_frame_equal(
+        found[wanted.columns], wanted, check_dtype=False, check_exact=False, rtol=1e-12
+    )
+    reached = found["event_day"].map(lambda day: (day - ALL[0]).days + 1)
+    assert (found["days_7"] == reached.clip(upper=7)).all()
+    assert (found["days_all"] == reached).all()
+    assert platform.run("mrds", ALL).metadata["days_done"] == 0
+
+
+@pytest.mark.parametrize("carrier", ["tasks", "buckets"])
+def test_tasks_and_shares_make_the_same(
+    carrier: str, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However days are cut into tasks, and entities into shares, and rows into buckets."""
+    whole = Platform(settings_in(tmp_path / "whole"), spark, product())
+    cut = Platform(settings_in(tmp_path / "cut"), spark, product())
+    chosen = ALL[:10]
+    for platform in (whole, cut):
+        deliver_visits(platform, chosen, rows=40, customers=25)
+    run(whole, chosen)
+
+    monkeypatch.setattr(windowed_days, "ROWS_AT_ONCE", 150 if carrier == "tasks" else 60)
+    if carrier == "buckets":
+        monkeypatch.setattr(buckets, "BUCKET_BYTES", 2_000)
+        monkeypatch.setattr(buckets, "PIECE_BYTES", 1_000)
+    run(cut, chosen)
+
+    assert cut.fingerprints("mrds", "daily_aggregates") == whole.fingerprints("mrds", "daily_aggregates")
+
+
+def test_a_correction_changes_the_days_whose_windows_hold_it_and_no_others(platform: Platform) -> None:
+    features = {"spent_3": {"sum": "spend", "days": 3}}
+    platform.product = product(mrds__features=features, model__features={"numeric": ["spent_3"]})
+    chosen = ALL[:10]
+    deliver_visits(platform, chosen, rows=20, customers=5)
+    run(platform, chosen)
+    before = platform.fingerprints("mrds")
+    assert trailing_days.outdated(platform.product, platform.settings, platform.ledger) == []
+
+    frame = visits(chosen[4], rows=20, customers=5).drop(columns="bought").assign(spend=1.0)
+    platform.deliver(chosen[4], "2024-01-15_fix.csv", frame.to_csv(index=False))
+    platform.run("ards", chosen[4])
+    result = platform.run("mrds", chosen[4])
+
+    assert "2 days from 2024-01-06 to 2024-01-07" in result.metadata["days_whose_windows_have_changed"]
+    outdated = trailing_days.outdated(platform.product, platform.settings, platform.ledger)
+    assert outdated == chosen[5:7]
+    assert platform.run("mrds", chosen).metadata["days_done"] == 2
+    after = platform.fingerprints("mrds")
+    assert {day for (_, day), found in after.items() if found != before["mrds", day]} == {*chosen[4:7]}
+    assert trailing_days.outdated(platform.product, platform.settings, platform.ledger) == []
+
+
+def test_a_label_that_comes_changes_no_other_day(platform: Platform) -> None:
+    platform.product = product()
+    chosen = ALL[:6]
+    frame = visits(chosen[2], rows=20, customers=5)
+    deliver_visits(platform, [day for day in chosen if day != chosen[2]], rows=20, customers=5)
+    platform.deliver(chosen[2], "rows.csv", frame.drop(columns="bought").to_csv(index=False))
+    run(platform, chosen)
+
+    platform.deliver(chosen[2], "labels.csv", frame[["visit", "day", "bought"]].to_csv(index=False))
+    platform.run("ards", chosen[2])
+
+    assert platform.run("mrds", chosen).metadata["days_done"] == 1
+
+
+def test_days_wait_for_delivered_days_of_their_windows(platform: Platform) -> None:
+    platform.product = product()
+    deliver_visits(platform, ALL[:5], rows=20, customers=5)
+    platform.run("ards", ALL[4])
+
+    (result,) = platform.run("mrds", ALL[4]).days
+
+    assert result.outcome == "held_back"
+    assert "4 days from 2024-01-01 to 2024-01-04, delivered and not made yet" in result.reason
+    run(platform, ALL[:5])
+    assert made(platform)["visits"].max() > 1
+
+
+def test_blocked_and_missing_days_are_left_out_and_said(platform: Platform) -> None:
+    platform.product = product(validation__minimum_rows=10)
+    chosen = ALL[:6]
+    deliver_visits(platform, [chosen[0], *chosen[3:]], rows=20, customers=3)
+    blocked = visits(chosen[1], rows=5, customers=3).drop(columns="bought")
+    platform.deliver(chosen[1], "few.csv", blocked.to_csv(index=False))
+
+    run(platform, chosen)
+
+    found = made(platform).groupby("event_day")["days_7"].max()
+    assert found.to_dict() == {chosen[0]: 1, chosen[3]: 2, chosen[4]: 3, chosen[5]: 4}
+    totals = made(platform).groupby("event_day")["visits"].max()
+    assert totals.max() <= 80
+
+
+def test_a_sum_beyond_its_type_refuses_its_day_alone(platform: Platform) -> None:
+    features = {"pages_3": {"sum": "visit", "days": 3}}
+    platform.product = product(mrds__features=features, model__features={"numeric": ["pages_3"]})
+    chosen = ALL[:4]
+    for number, day in enumerate(chosen):
+        visit = 2**62 + number if number in (0, 1) else number
+        platform.deliver(
+            day, "rows.csv", f"visit,day,customer,spend,pages,channel\n{visit},{day},ann,1,1,web\n"
+        )
+
+    run(platform, chosen)
+
+    records = platform.ledger.latest("mrds")
+    assert [records[day].outcome for day in chosen] == ["written", "refused", "refused", "written"]
+    assert (
+        "pages_3: the values of customer = ann add up to 9,223,372,036,854,775,809"
+        in records[chosen[1]].reason
+    )
+
+
+def test_lost_aggregates_are_made_again(platform: Platform) -> None:
+    import shutil
+
+    platform.product = product()
+    deliver_visits(platform, ALL[:5], rows=20, customers=5)
+    run(platform, ALL[:5])
+    before = made(platform)
+    for table in ("daily_aggregates", "mrds"):
+        shutil.rmtree(platform.settings.home / "tables" / "shop" / table)
+
+    platform.run("mrds", ALL[:5])
+
+    pd.testing.assert_frame_equal(made(platform), before)
+
+
+def test_a_feature_that_a_contract_gains_is_made_of_the_history(platform: Platform) -> None:
+    deliver_visits(platform, ALL[:8], rows=20, customers=5)
+    platform.product = shop()
+    run(platform, ALL[:8])
+
+    platform.product = product()
+    platform.run("mrds", ALL[7])
+
+    (newest,) = made(platform)[lambda frame: frame["event_day"] == ALL[7]]["days_7"].unique()
+    assert newest == 7
+
+
+def test_tables_that_tasks_cannot_write_are_refused_with_the_reason(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver_visits(platform, ALL[:2], rows=20, customers=5)
+    platform.run("ards", ALL[:2])
+    platform.product = product()
+    monkeypatch.setattr(FolderLocation, "day_files", lambda *_: None)
+    with pytest.raises(PermanentError, match=r"mrds\.features, over trailing windows, can be made where"):
+        platform.run("mrds", ALL[:2])
+
+
+@pytest.mark.slow
+def test_a_model_learns_what_customers_did_before(tmp_path: Path, spark: SparkSession) -> None:
+    """The label follows what was spent on the seven days before, which the day alone doesn't say."""
+    chosen = days("2024-01-01", "2024-03-12")
+    draw = np.random.default_rng(5)
+    frames, visit = [], 0
+    spent: dict[str, dict[date, float]] = {f"c{n:03d}": {} for n in range(300)}
+    for day in chosen:
+        rows = []
+        for customer in draw.choice(list(spent), 120, replace=False):
+            before = sum(value for then, value in spent[customer].items() if 0 < (day - then).days <= 7)
+            visit += 1
+            spend = round(draw.gamma(2, 20), 2)
+            chance = 1 / (1 + np.exp(-((before - 90) / 20 + (spend - 40) / 20)))
+            rows.append((visit, day, customer, spend, 1, "web", int(draw.random() < chance)))
+            spent[customer][day] = spent[customer].get(day, 0) + rows[-1][3]
+        frames.append(
+            pd.DataFrame(rows, columns=["visit", "day", "customer", "spend", "pages", "channel", "bought"])
+        )
+    scores = {}
+    for name, numeric in {
+        "day": ["spend"],
+        "windows": ["spend", "spent_before", "days_7_until_yesterday"],
+    }.items():
+        platform = Platform(
+            settings_in(tmp_path / name),
+            spark,
+            product(
+                model__features={"numeric": numeric},
+                model__first_month="2024-03",
+                evaluation__metric="roc_auc",
+                evaluation__threshold=0.5,
+            ),
+        )
+        for day, frame in zip(chosen, frames, strict=True):
+            platform.deliver(
+                day, f"{day + timedelta(days=1)}_rows.csv", frame.drop(columns="bought").to_csv(index=False)
+            )
+            platform.deliver(
+                day,
+                f"{day + timedelta(days=2)}_labels.csv",
+                frame[["visit", "day", "bought"]].to_csv(index=False),
+            )
+        run(platform, chosen)
+        (model,) = platform.run("model", D("2024-03-01")).days
+        assert model.outcome == "written", model.reason
+        late = [day for day in chosen if day >= D("2024-03-01")]
+        scored = platform.run("predictions", late).days
+        assert {day.outcome for day in scored} == {"written"}, (scored[0].reason, model.metadata)
+        found = platform.rows("predictions").merge(
+            pd.concat(frames).assign(event_day=lambda frame: frame["day"]), on=["customer", "event_day"]
+        )
+        from sklearn.metrics import roc_auc_score
+
+        scores[name] = roc_auc_score(found["bought"], found["probability"])
+    assert scores["windows"] > scores["day"] + 0.1, scores
+
+
+EXPRESSIONS: dict[str, Any] = {
+    "spent_3": {"sum": "spend", "days": 3},
+    "spent_7": {"sum": "spend", "days": 7, "where": "channel = 'web'"},
+    "share": {"expression": "spent_3 / nullif(spent_7, 0)"},
+    "is_much": {"expression": "share > 0.5 or pages > 6"},
+    "weekday": {"expression": "extract(isodow from event_day)"},
+}
+
+
+def test_expressions_are_those_of_pandas_and_of_rows_as_they_were_served(platform: Platform) -> None:
+    platform.product = product(mrds__features=EXPRESSIONS)
+    chosen = ALL[:9]
+    delivered = deliver_visits(platform, chosen, rows=20, customers=5)
+    fixed = delivered[chosen[3]].drop(columns="bought").assign(spend=1.0, channel="app")
+    platform.deliver(chosen[3], "2024-01-20_fix.csv", fixed.to_csv(index=False))
+
+    run(platform, chosen)
+
+    served = platform.rows("mrds_served", ["customer", "event_day"])
+    assert set(served["event_day"]) == {*chosen[3:9]}
+    for rows in (made(platform), served):
+        of_web = rows["spent_7"].where(rows["spent_7"] != 0)
+        wanted = (rows["spent_3"] / of_web).astype("float64")
+        pd.testing.assert_series_equal(rows["share"].astype("float64"), wanted, check_names=False)
+        weekdays = pd.to_datetime(rows["event_day"]).dt.dayofweek + 1
+        assert (rows["weekday"] == weekdays).all()
+        assert rows["is_much"].isin([True, False, None]).all()
+    corrected = made(platform)[lambda frame: frame["event_day"] == chosen[3]]
+    before = served[lambda frame: (frame["event_day"] == chosen[3]) & frame["is_scored"]]
+    assert not np.allclose(corrected["spent_3"], before["spent_3"])
+
+
+@pytest.mark.parametrize("carrier", ["tasks", "Spark"])
+def test_expressions_of_the_day_alone_are_made_wherever_tables_lie(
+    carrier: str, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = {"worth": {"expression": "spend * pages"}, "worth_2": {"expression": "worth * 2"}}
+    platform = Platform(settings_in(tmp_path), spark, product(mrds__features=features))
+    carry_by(carrier, monkeypatch)
+    deliver_visits(platform, ALL[:3], rows=20, customers=5)
+    run(platform, ALL[:3])
+    found = made(platform)
+    pd.testing.assert_series_equal(found["worth"], found["spend"] * found["pages"], check_names=False)
+    pd.testing.assert_series_equal(found["worth_2"], found["worth"] * 2, check_names=False)
+
+
+def test_another_length_of_a_window_keeps_what_is_kept_of_days(platform: Platform) -> None:
+    platform.product = product(mrds__features={"x": {"sum": "spend", "days": 3}})
+    deliver_visits(platform, ALL[:6], rows=20, customers=5)
+    run(platform, ALL[:6])
+    kept = platform.tables.version("shop", "daily_aggregates")
+
+    platform.product = product(mrds__features={"x": {"sum": "spend", "days": 5}})
+    assert platform.run("mrds", ALL[:6]).metadata["days_done"] == 6
+    assert platform.tables.version("shop", "daily_aggregates") == kept
