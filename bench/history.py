@@ -366,6 +366,66 @@ def _correct(folder: Path) -> int:
     return len(again)
 
 
+# -- trailing windows ------------------------------------------------------------------------------
+
+_WINDOWS = (7, 28, 90)
+
+
+def windows(bench: Bench, count: int, rows: int) -> dict[str, Any]:
+    """The MRDS with three windows over four columns, process and verdicts included, beside DuckDB.
+
+    Both read the same ARDS, and write their rows by day.
+    """
+    text = (bench.contracts / "customers.yaml").read_text()
+    features = [
+        f"    {rule}_{column}_{n}: {{{rule}: {column}, days: {n}}}"
+        for n in _WINDOWS
+        for rule, column in (("sum", "Feature1"), ("sum", "Feature3"), ("max", "Feature2"), ("count", "ID"))
+    ]
+    text = text.replace("\nmodel:", "\n  features:\n" + "\n".join(features) + "\n\nmodel:")
+    (bench.contracts / "customers.yaml").write_text(text)
+    chosen = bench.land(count, rows)
+    bench.backfill(chosen, "--select", "ards")
+    ours = bench.backfill(chosen, "--select", "mrds")
+    with timed() as seconds:
+        _run([sys.executable, CHECKOUT / "bench" / "windows_peer.py", bench.folder, str(THREADS)])
+    theirs = seconds()
+    _compare_windows(bench)
+    newest = DayRange(chosen.last, chosen.last)
+    return {
+        "days": count,
+        "rows a day": rows,
+        "MRDS with windows, s": round(ours, 1),
+        "DuckDB, s": round(theirs, 1),
+        "ratio": round(ours / theirs, 2),
+        "the newest day again, s": round(bench.backfill(newest, "--select", "mrds", "--force"), 1),
+    }
+
+
+def _compare_windows(bench: Bench) -> None:
+    """See that both sides made the same rows."""
+    columns = ", ".join(
+        f"sum(round(sum_Feature1_{n}, 4)), sum(round(sum_Feature3_{n}, 4)), "
+        f"bit_xor(hash(max_Feature2_{n}, count_ID_{n}::BIGINT, event_day::DATE))"
+        for n in _WINDOWS
+    )
+    connection = duckdb.connect()
+    found = []
+    for source in (_parquet_of(bench, "mrds"), f"read_parquet('{bench.folder}/duckdb/*/*.parquet')"):
+        values = connection.execute(f"SELECT count(*), {columns} FROM {source}").fetchone() or ()
+        found.append([round(float(value), 0) if isinstance(value, float) else value for value in values])
+    if found[0] != found[1]:
+        raise SystemExit(f"the windows differ: {found}")
+
+
+def _parquet_of(bench: Bench, table: str) -> str:
+    """The files of a table, for DuckDB."""
+    from deltalake import DeltaTable
+
+    files = DeltaTable(str(bench.folder / "tables" / "customers" / table)).file_uris()
+    return f"read_parquet({[str(file) for file in files]}, hive_partitioning = true)"
+
+
 # -- one large day ---------------------------------------------------------------------------------
 
 
@@ -599,6 +659,7 @@ PARTS: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
     "rows": lambda bench, given: rows(bench, 20, given.rows),
     "large-day": lambda bench, given: large_day(bench, given.large_rows),
     "corrections": lambda bench, given: corrections(bench, 120, given.rows // 4),
+    "windows": lambda bench, given: windows(bench, given.days, given.rows),
     "catalog-day": lambda bench, given: catalog_day(bench, given.large_rows),
     "curves": lambda bench, given: curves(bench, Path(__file__).with_name("history.png")),
     "loading": lambda bench, given: loading(bench),

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from ml_platform.cli.console import console, fail
 from ml_platform.cli.layout import say
-from ml_platform.contract.assets import CATALOGUE, MODEL
+from ml_platform.contract.assets import CATALOGUE, MODEL, MRDS
 from ml_platform.contract.days import DayRange, counted
 from ml_platform.contract.loading import ContractError, load_product
 from ml_platform.contract.product import Product
@@ -81,9 +81,35 @@ def in_words(product: Product) -> list[str]:
         if asset.with_current_month:
             period += f" from {product.first_month:%Y-%m}"
         lines.append(f"{product.name}/{asset.name}, {period}: {asset.in_words(product)}")
+        if asset.name == MRDS and product.mrds.windowed:
+            lines.append(_windows(product))
         if asset.name == MODEL:
             lines += [_how_models_are_compared(product), _first_model(product)]
     lines.append("Its sensors and schedules are off until you switch them on in the UI.")
+    return lines
+
+
+def _windows(product: Product) -> str:
+    """How many days windows look back, and since when they are full."""
+    lengths = [feature.window.days for feature in product.mrds.windowed.values()]
+    finite = [length for length in lengths if length is not None]
+    said = [counted(length, "day") for length in sorted(set(finite))]
+    if len(finite) < len(lengths):
+        said.append("all of the history")
+    lines = f"Its windows hold {', '.join(said)}."
+    if finite:
+        full = max(
+            feature.window.first_full(product.start)
+            for feature in product.mrds.windowed.values()
+            if feature.window.days is not None
+        )
+        lines += (
+            f" All are full from {full} on, {counted((full - product.start).days, 'day')} after the start."
+        )
+    if product.model.partial_windows:
+        return f"{lines} The model learns from earlier days as well."
+    if product.first_full_day > product.start:
+        return f"{lines} The model learns from no day before {product.first_full_day}."
     return lines
 
 
@@ -120,7 +146,7 @@ def _how_models_are_compared(product: Product) -> str:
 def _first_model(product: Product) -> str:
     """When there can be a first model, and when it is first known how good it is."""
     first = product.first_month
-    known = DayRange(product.start, product.last_labelled_day(first))
+    known = DayRange(product.first_full_day, product.last_labelled_day(first))
     evaluated = first + timedelta(days=product.source.label_delay_days)
     lines = (
         f"The first model can exist on {first}, when the labels of {len(known)} days ({known}) can be known, "

@@ -6,6 +6,7 @@ What the windows give is :mod:`.trailing_windows`' business; the rows that get i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -39,8 +40,10 @@ from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.fingerprints import ContentSums
 from ml_platform.storage.tables import Tables
 
-#: Rows of days that a task lays out at once: 200 to 300 bytes of memory each were measured.
-ROWS_AT_ONCE = 2_000_000
+#: Rows of days that a task lays out at once: 300 to 400 bytes of memory each were measured.
+ROWS_AT_ONCE = 1_500_000
+#: What it takes to read a row, and leave it to another share, beside laying it out and adding up its windows.
+READING = 0.2
 
 
 @dataclass(frozen=True)
@@ -131,29 +134,38 @@ class WindowedDays:
         return done | {day: together(made) for day, made in parts.items()}
 
     def _divided(self, days: Sequence[date]) -> list[_Work]:
-        """The days in tasks, each with about as many rows of its windows as are laid out at once."""
+        """The days in tasks, of which each lays out at most so many rows of its windows.
+
+        Many days in a row read the days before them once for all, but have to be done in shares of the
+        entities, of which each reads all rows and leaves a file a day.
+        """
         if not days:
             return []
         sizes = self.kept.sizes(self.kept_version) if self.kept is not None else {}
-        start = self.product.start
-        found = []
-        chosen: list[date] = []
+        cheapest: list[_Work] = []
+        least: float | None = None
+        blocks = 1
+        while blocks < 2 * len(days):
+            divided = [_shared(self.product, block, sizes) for block in _in_blocks(days, blocks)]
+            cost = sum(rows * (1 + READING * len(work)) for rows, work in divided)
+            if least is None or cost < least:
+                least, cheapest = cost, [task for _, work in divided for task in work]
+            blocks *= 2
+        return cheapest
 
-        def rows_of(asked: Sequence[date]) -> int:
-            reached = _reached(self.product, asked, start)
-            return sum(sizes.get(day, 0) for day in reached) if reached else 0
 
-        for day in days:
-            if chosen and rows_of([chosen[0], day]) > ROWS_AT_ONCE:
-                found.append(_Work(tuple(chosen)))
-                chosen = []
-            chosen.append(day)
-        found.append(_Work(tuple(chosen)))
-        divided = []
-        for work in found:
-            shares = max(1, -(-rows_of(work.days) // ROWS_AT_ONCE))
-            divided += [_Work(work.days, share, shares) for share in range(shares)]
-        return divided
+def _in_blocks(days: Sequence[date], count: int) -> list[Sequence[date]]:
+    """Days in so many blocks of about the same length; none is empty."""
+    ends = [len(days) * number // count for number in range(count + 1)]
+    return [days[start:end] for start, end in itertools.pairwise(ends) if start < end]
+
+
+def _shared(product: Product, days: Sequence[date], sizes: Mapping[date, int]) -> tuple[int, list[_Work]]:
+    """How many rows the windows of some days hold, and the tasks that do these days."""
+    reached = _reached(product, days, product.start)
+    rows = sum(sizes.get(day, 0) for day in reached) if reached else 0
+    shares = max(1, -(-rows // ROWS_AT_ONCE))
+    return rows, [_Work(tuple(days), share, shares) for share in range(shares)]
 
 
 @dataclass(frozen=True)

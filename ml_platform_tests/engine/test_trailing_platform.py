@@ -111,7 +111,7 @@ def test_tasks_and_shares_make_the_same(
         deliver_visits(platform, chosen, rows=40, customers=25)
     run(whole, chosen)
 
-    monkeypatch.setattr(windowed_days, "ROWS_AT_ONCE", 150 if carrier == "tasks" else 60)
+    monkeypatch.setattr(windowed_days, "ROWS_AT_ONCE", 150 if carrier == "tasks" else 30)
     if carrier == "buckets":
         monkeypatch.setattr(buckets, "BUCKET_BYTES", 2_000)
         monkeypatch.setattr(buckets, "PIECE_BYTES", 1_000)
