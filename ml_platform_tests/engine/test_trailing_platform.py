@@ -13,9 +13,19 @@ from ml_platform.contract.product import Product
 from ml_platform.data_engineering import buckets, windowed_days
 from ml_platform.engine.step import PermanentError
 from ml_platform.graph import trailing_days
+from ml_platform.mlops.alerts import findings
 from ml_platform.storage.path_locations import FolderLocation
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import D, Platform, carry_by, days, deliver_visits, shop, visits
+from ml_platform_tests.small_platform import (
+    D,
+    Platform,
+    carry_by,
+    days,
+    deliver_visits,
+    shop,
+    shop_contract,
+    visits,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,7 +175,10 @@ def test_days_wait_for_delivered_days_of_their_windows(platform: Platform) -> No
     (result,) = platform.run("mrds", ALL[4]).days
 
     assert result.outcome == "held_back"
-    assert "4 days from 2024-01-01 to 2024-01-04, delivered and not made yet" in result.reason
+    assert (
+        "4 days from 2024-01-01 to 2024-01-04, delivered and not made yet under this contract"
+        in result.reason
+    )
     run(platform, ALL[:5])
     assert made(platform)["visits"].max() > 1
 
@@ -186,8 +199,8 @@ def test_blocked_and_missing_days_are_left_out_and_said(platform: Platform) -> N
 
 
 def test_a_sum_beyond_its_type_refuses_its_day_alone(platform: Platform) -> None:
-    features = {"pages_3": {"sum": "visit", "days": 3}}
-    platform.product = product(mrds__features=features, model__features={"numeric": ["pages_3"]})
+    features = {"visits_3": {"sum": "visit", "days": 3}}
+    platform.product = product(mrds__features=features, model__features={"numeric": ["visits_3"]})
     chosen = ALL[:4]
     for number, day in enumerate(chosen):
         visit = 2**62 + number if number in (0, 1) else number
@@ -200,7 +213,7 @@ def test_a_sum_beyond_its_type_refuses_its_day_alone(platform: Platform) -> None
     records = platform.ledger.latest("mrds")
     assert [records[day].outcome for day in chosen] == ["written", "refused", "refused", "written"]
     assert (
-        "pages_3: the values of customer = ann add up to 9,223,372,036,854,775,809"
+        "visits_3: the values of customer = ann add up to 9,223,372,036,854,775,809"
         in records[chosen[1]].reason
     )
 
@@ -356,3 +369,43 @@ def test_another_length_of_a_window_keeps_what_is_kept_of_days(platform: Platfor
     platform.product = product(mrds__features={"x": {"sum": "spend", "days": 5}})
     assert platform.run("mrds", ALL[:6]).metadata["days_done"] == 6
     assert platform.tables.version("shop", "daily_aggregates") == kept
+
+
+def test_a_sum_of_a_day_beyond_its_type_refuses_that_day_and_is_left_out_of_windows(
+    platform: Platform,
+) -> None:
+    features = {"visits_3": {"sum": "visit", "days": 3}}
+    platform.product = product(mrds__features=features, model__features={"numeric": ["visits_3"]})
+    header = "visit,day,customer,spend,pages,channel\n"
+    rows = "".join(f"{2**62 + n},{ALL[1]},ann,1,1,web\n" for n in range(2))
+    for day in (ALL[0], ALL[2]):
+        platform.deliver(day, "rows.csv", f"{header}7,{day},ann,1,1,web\n")
+    platform.deliver(ALL[1], "rows.csv", header + rows)
+
+    run(platform, ALL[:3])
+
+    records = platform.ledger.latest("mrds")
+    assert [records[day].outcome for day in ALL[:3]] == ["written", "refused", "written"]
+    assert "add up to 9,223,372,036,854,775,809" in records[ALL[1]].reason
+    assert list(made(platform)["days_3"]) == [1, 2]
+    found = findings.of_records(
+        {asset: platform.ledger.latest(asset) for asset in ("mrds", "daily_aggregates")}
+    )
+    assert {finding.asset for finding in found if finding.kind == "outcome"} == {"mrds"}
+
+
+def test_days_of_another_contract_in_a_window_are_made_first(platform: Platform) -> None:
+    platform.product = product()
+    deliver_visits(platform, ALL[:4], rows=20, customers=5)
+    run(platform, ALL[:4])
+    deliver_visits(platform, [ALL[4]], rows=20, customers=5)
+    columns = shop_contract()["source"]["columns"]
+    platform.product = product(source__columns=columns | {"spend": {"type": "double", "fill_null": 0.0}})
+    platform.run("ards", ALL[4])
+
+    (result,) = platform.run("mrds", ALL[4]).days
+
+    assert result.outcome == "held_back"
+    assert "4 days from 2024-01-01 to 2024-01-04" in result.reason
+    run(platform, ALL[:5])
+    assert platform.ledger.latest("mrds")[ALL[4]].outcome == "written"

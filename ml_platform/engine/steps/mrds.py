@@ -50,8 +50,12 @@ class Mrds(Step):
         if not self.context.product.mrds.windowed:
             return found
         doable = [day for day, inputs in found.items() if inputs.found is not None]
+        kept = self.context.ledger.latest(DAILY_AGGREGATES, set(doable), details=False)
         for day, windows in self._windows(doable).items():
             found[day] = _with_windows(found[day], windows)
+            if found[day].outcome is None and day in kept and kept[day].outcome == "refused":
+                # A sum beyond its type: windows of other days leave the day out.
+                found[day] = Inputs(found[day].fingerprint, "refused", kept[day].reason)
         return found
 
     def first(self, days: Sequence[date]) -> Sequence[tuple[Step, Sequence[date]]]:
@@ -127,7 +131,13 @@ class Mrds(Step):
         kept = ledger.latest(DAILY_AGGREGATES, set(reached))
         delivered = landing.delivered_days(product, landing_of(context.settings, product))
         lacking = {day for day in delivered if day in reached and day not in made}
-        lacking |= {day for day, record in kept.items() if record.failed}
+        # What is kept of a day may be of another contract, or have failed; one that is refused is left out.
+        lacking |= {
+            day
+            for day, record in made.items()
+            if record.outcome in presence.WITH_ROWS
+            and (day not in kept or kept[day].failed or kept[day].outcome == "held_back")
+        }
         return windows_of(product, days, window_days(product, reached, made, kept), lacking)
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
@@ -233,7 +243,7 @@ def _with_windows(inputs: Inputs, windows: Windows) -> Inputs:
         return Inputs(
             inputs.fingerprint,
             "held_back",
-            f"its windows hold {days}, delivered and not made yet; make these days first",
+            f"its windows hold {days}, delivered and not made yet under this contract; make these days first",
         )
     fingerprint = fingerprint_of([inputs.fingerprint, f"{windows.number:x}"])
     return replace(inputs, fingerprint=fingerprint, found=replace(inputs.found, windows=windows))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Literal
 
-from ml_platform.contract.assets import ARDS, PERFORMANCE_ABOVE_THRESHOLD, daily
+from ml_platform.contract.assets import ARDS, DAILY_AGGREGATES, PERFORMANCE_ABOVE_THRESHOLD, daily
 from ml_platform.contract.monitoring import Severity
 from ml_platform.storage.ledger import DayRecord
 from ml_platform.storage.rejections import REJECTED
@@ -77,7 +77,12 @@ class Recorded:
         self._passed: dict[str, set[date]] = {}
 
     def add(self, record: DayRecord) -> None:
-        """Take the newest record of a day."""
+        """Take the newest record of a day.
+
+        What steps record of no asset of the graph is told of by those that are made of it.
+        """
+        if record.asset == DAILY_AGGREGATES:
+            return
         self.clear(record.asset, record.day)
         found = tuple(_of_record(record.asset, record.day, record))
         if found:
