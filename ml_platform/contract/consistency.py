@@ -131,6 +131,11 @@ def _check_trailing(product: Product) -> None:
                 f"{place}: a window of {feature.window.in_words} is longer than the history from "
                 f"{product.start} to {product.end}"
             )
+    if product.mrds.windowed and product.source.event_day in set(product.mrds.entity) - {EVENT_DAY}:
+        raise ValueError(
+            f"mrds.entity and mrds.features: with the event day {product.source.event_day!r} an entity is "
+            "another one on each day, so that its windows hold no other day; leave it out of mrds.entity"
+        )
     _ = product.expressions, product.conditions  # which are read now
     for window in product.mrds.windows:
         if window.column in columns:

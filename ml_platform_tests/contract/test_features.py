@@ -102,6 +102,12 @@ def test_what_is_no_feature_is_an_error_of_the_contract(features: dict[str, Any]
     assert message in str(caught.value)
 
 
+def test_an_entity_that_is_another_one_each_day_has_no_windows() -> None:
+    with pytest.raises(ContractError, match=r"an entity is another one on each day"):
+        product(mrds__entity=["customer", "day"])
+    product({"twice": {"expression": "spend * 2"}}, mrds__entity=["customer", "day"])
+
+
 def test_a_window_longer_than_the_history_is_refused() -> None:
     with pytest.raises(ContractError, match="a window of 40 days is longer than the history"):
         product({"x": {"sum": "spend", "days": 40}}, end="2024-02-08", model__first_month="2024-02")

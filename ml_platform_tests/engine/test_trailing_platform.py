@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,8 @@ import pytest
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import buckets, windowed_days
 from ml_platform.engine.step import PermanentError
-from ml_platform.graph import trailing_days
+from ml_platform.graph import sensors, trailing_days
+from ml_platform.graph.partitions import range_tags
 from ml_platform.mlops.alerts import findings
 from ml_platform.storage.path_locations import FolderLocation
 from ml_platform_tests.conftest import settings_in
@@ -147,10 +150,20 @@ def test_a_correction_changes_the_days_whose_windows_hold_it_and_no_others(platf
     assert "2 days from 2024-01-06 to 2024-01-07" in result.metadata["days_whose_windows_have_changed"]
     outdated = trailing_days.outdated(platform.product, platform.settings, platform.ledger)
     assert outdated == chosen[5:7]
+    with dg.DagsterInstance.ephemeral() as instance:
+        ask = partial(sensors._windows_again, instance, platform.product, platform.settings, platform.ledger)
+        request = ask()
+        assert request is not None
+        assert request.tags == range_tags(chosen[5], chosen[6])
+        again = ask()
+        assert again is not None
+        assert again.run_key == request.run_key, "of one state of the ledger one run is started"
     assert platform.run("mrds", chosen).metadata["days_done"] == 2
     after = platform.fingerprints("mrds")
     assert {day for (_, day), found in after.items() if found != before["mrds", day]} == {*chosen[4:7]}
     assert trailing_days.outdated(platform.product, platform.settings, platform.ledger) == []
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert sensors._windows_again(instance, platform.product, platform.settings, platform.ledger) is None
 
 
 def test_a_label_that_comes_changes_no_other_day(platform: Platform) -> None:
