@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from ml_platform.contract.faults import FAILING_DAYS, FailingDaysError, Isolation, ends_the_run, in_words
-from ml_platform.data_engineering import ards_in_tasks, landing, mrds
+from ml_platform.data_engineering import ards_in_tasks, entity_days, landing
 from ml_platform.engine import local
 from ml_platform.engine.step import StepRequest, StepResult
 from ml_platform.machine_learning import evaluation, scoring_in_tasks, training
@@ -196,7 +196,7 @@ FAULTS: list[tuple[str, Sequence[date], date, list[tuple[Any, str, int | None]]]
         BAD,
         [(ards_in_tasks, TASKS, None), (landing, "_delivery", 1), (history_rules, "facts", 1)],
     ),
-    ("mrds", AROUND, BAD, [(mrds, TASKS, None), (history_rules, "facts_of_rows", 1)]),
+    ("mrds", AROUND, BAD, [(entity_days, TASKS, None), (history_rules, "facts_of_rows", 1)]),
     ("online_features", AROUND, BAD, [(publish, "publish", 4)]),
     ("model", [FEBRUARY], FEBRUARY, [(training, "train", None)]),
     ("predictions", AROUND, BAD, [(scoring_in_tasks, TASKS, None)]),

@@ -231,7 +231,7 @@ def test_a_replay_in_any_order_keeps_what_every_morning_scored(
 @pytest.mark.slow
 @settings(
     deadline=None,
-    max_examples=25,
+    max_examples=10,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
