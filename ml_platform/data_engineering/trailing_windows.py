@@ -49,13 +49,25 @@ class UsableDays:
     Attributes:
         intervals: by day, the mornings from one on and before another in which it could; None is no bound.
             A day that never could is left out.
+        empty_before: of days that nobody expects rows of and that have got some, the morning on which these
+            came: before it the day was empty, and could be used as such.
     """
 
     intervals: Mapping[date, tuple[Interval, ...]] = field(default_factory=dict)
+    empty_before: Mapping[date, date] = field(default_factory=dict)
 
     def on(self, morning: date | None) -> Integers:
         """The ordinals of the days that could be used on a morning, or can be now; ascending."""
         return self._ordinals[self._usable(morning)]
+
+    def counted_on(self, morning: date | None) -> Integers:
+        """The same with the days that were empty then."""
+        empty = [
+            day.toordinal()
+            for day, came in self.empty_before.items()
+            if morning is not None and morning < came
+        ]
+        return np.union1d(self.on(morning), np.array(empty, dtype=np.int64))
 
     def flags(self, morning: date | None, days: Integers) -> Flags:
         """Whether each of some days, as ordinals, could be used on a morning."""
@@ -237,7 +249,7 @@ class _Layout:
         low, high = bounds(window, self.days, self.product.start)
         found = np.zeros(len(self.days), dtype=np.int64)
         for morning in np.unique(self.mornings).tolist():
-            days = self.usable.on(None if morning == _NEVER else date.fromordinal(morning))
+            days = self.usable.counted_on(None if morning == _NEVER else date.fromordinal(morning))
             at = self.mornings == morning
             counts = np.searchsorted(days, high[at], side="right") - np.searchsorted(days, low[at])
             found[at] = np.maximum(counts, 0)

@@ -34,18 +34,20 @@ class WindowDay:
         changed_on: the last one on which something of it changed, or it could be used no longer, or again.
         repaired_on: those since which it is read as repaired.
         content: a hash of what is kept of it.
+        empty_before: the morning on which it got rows that nobody expected.
     """
 
     intervals: tuple[Interval, ...]
     changed_on: date | None = None
     repaired_on: tuple[date, ...] = ()
     content: str = ""
+    empty_before: date | None = None
 
     def number(self, day: date) -> int:
         """A hash of all that decides what the day is to windows; those of several days are added."""
         intervals = [[str(start), str(end)] for start, end in self.intervals]
         repaired = [str(morning) for morning in self.repaired_on]
-        plain = [str(day), intervals, str(self.changed_on), repaired, self.content]
+        plain = [str(day), intervals, str(self.changed_on), repaired, self.content, str(self.empty_before)]
         return int(fingerprint_of(plain), 16)
 
 
@@ -75,6 +77,7 @@ def window_days(
                 max(bounds | {morning.day for morning in mornings}),
                 tuple(morning.day for morning in mornings if morning.replaces),
                 kept[day].fingerprint or "",
+                None if product.due(day) else first_morning(record),
             )
     return found
 
@@ -201,9 +204,11 @@ def windows_of(
 def usable_days(windows: Iterable[Windows]) -> UsableDays:
     """What windows are told of the days that they may hold."""
     found: dict[date, tuple[Interval, ...]] = {}
+    empty: dict[date, date] = {}
     seen: set[int] = set()
     for of_day in windows:
         if id(of_day.known) not in seen:
             seen.add(id(of_day.known))
             found |= {day: known.intervals for day, known in of_day.known.items()}
-    return UsableDays(found)
+            empty |= {day: came for day, known in of_day.known.items() if (came := known.empty_before)}
+    return UsableDays(found, empty)

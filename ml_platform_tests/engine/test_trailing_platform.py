@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import buckets, windowed_days
 from ml_platform.engine.step import PermanentError
@@ -422,3 +423,30 @@ def test_days_of_another_contract_in_a_window_are_made_first(platform: Platform)
     assert "4 days from 2024-01-01 to 2024-01-04" in result.reason
     run(platform, ALL[:5])
     assert platform.ledger.latest("mrds")[ALL[4]].outcome == "written"
+
+
+def test_rows_that_come_late_for_a_day_without_a_delivery_leave_what_was_served(platform: Platform) -> None:
+    """A Saturday is empty until somebody delivers rows for it."""
+    content = shop_contract(mrds__features={"spent_3": {"sum": "spend", "days": 3}})
+    content["delivery"] = {"weekdays": ["mon", "tue", "wed", "thu", "fri"]}
+    content["model"]["features"] = {"numeric": ["spent_3"]}
+    platform.product = parse_product(content, "shop.yaml")
+    due, saturday = [D("2024-01-04"), D("2024-01-05"), D("2024-01-08")], D("2024-01-06")
+
+    def deliver(day: date, name: str, visit: int, spend: int) -> None:
+        header = "visit,day,customer,spend,pages,channel\n"
+        platform.deliver(day, name, f"{header}{visit},{day},ann,{spend},1,web\n")
+
+    for number, day in enumerate(due):
+        deliver(day, "rows.csv", number, 10**number)
+    run(platform, due)
+    (before,) = made(platform)[lambda frame: frame["event_day"] == due[2]].to_dict("records")
+    assert (before["spent_3"], before["days_3"]) == (100, 3)
+
+    deliver(saturday, "2024-01-10_rows.csv", 9, 5)
+    run(platform, [*due, saturday])
+
+    (now,) = made(platform)[lambda frame: frame["event_day"] == due[2]].to_dict("records")
+    (served,) = platform.rows("mrds_served").to_dict("records")
+    assert (now["spent_3"], now["days_3"]) == (105, 3)
+    assert (served["event_day"], served["spent_3"], served["days_3"]) == (due[2], 100, 3)
