@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ml_platform.contract.product import Product
 
 
+#: Columns that the tables of the MRDS have beside the contract's.
+_OF_TABLES = (EVENT_DAY, LABEL_KNOWN_ON, "known_from", "known_to", "is_scored")
+
+
 def check(product: Product, *, are_tried: bool) -> None:
     """See that the sections of a contract go together.
 
@@ -90,7 +94,7 @@ def _check_trailing(product: Product) -> None:
     """
     columns, features = product.source.columns, product.mrds.features
     taken = {name.casefold(): f"the column {name!r} of the deliveries" for name in columns}
-    taken |= {name: f"the column {name!r}, which is reserved" for name in (EVENT_DAY, LABEL_KNOWN_ON)}
+    taken |= {name: f"the column {name!r}, which is reserved" for name in _OF_TABLES}
     taken |= {
         window.column: f"the column that counts the usable days of {window.in_words}"
         for window in product.mrds.windows
@@ -138,7 +142,7 @@ def _check_trailing(product: Product) -> None:
         )
     _ = product.expressions, product.conditions  # which are read now
     for window in product.mrds.windows:
-        if window.column in columns:
+        if window.column in {name.casefold() for name in columns}:
             raise ValueError(
                 f"mrds.features: {window.column!r} counts the usable days of {window.in_words}, and is a "
                 "column of the deliveries as well; give that column another name (source.columns.….aliases "

@@ -33,6 +33,8 @@ from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO, number
 
 #: The column of outputs that says as known on which morning; null is now.
 MORNING = "_morning"
+#: Whether a sum of what was known on an earlier morning was beyond its type, so that nobody could use it.
+BEYOND = "_beyond"
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -102,7 +104,7 @@ def _holds(intervals: Sequence[Interval], morning: date | None) -> bool:
 def fold(
     product: Product, outputs: pa.Table, kept: pa.Table, versions: pa.Table, usable: UsableDays
 ) -> pa.Table:
-    """The columns of :attr:`.Mrds.trailing`, a row for each output.
+    """The columns of :attr:`.Mrds.trailing`, a row for each output, and :data:`BEYOND`.
 
     Args:
         outputs: an entity and event day a row, with :data:`MORNING`.
@@ -111,7 +113,7 @@ def fold(
         versions: of the same, all states of what has had more than one.
 
     Raises:
-        TooLargeError: a sum is beyond its type.
+        TooLargeError: a sum is beyond its type, as things are now.
     """
     layout = _Layout.of(product, outputs, kept, versions, usable)
     features, columns = product.mrds.windowed, product.source.columns
@@ -120,13 +122,15 @@ def fold(
         window: _OfWindow(layout.stretches(window), layout.usable_days(window)) for window in windows
     }
     found: dict[str, Any] = {}
+    beyond = np.zeros(len(outputs), dtype=bool)
     for name, feature in features.items():
-        values = _Rule(product, name, feature, layout, of_windows[feature.window]).values()
+        values = _Rule(product, name, feature, layout, of_windows[feature.window], beyond).values()
         type_ = ARROW_TYPES[feature.type_of(columns[feature.column].type)]
         found[name] = values if values.type == type_ else values.cast(type_)
     for window in product.mrds.windows:
         found[window.column] = pa.array(of_windows[window].usable_days)
-    names = list(product.mrds.trailing)
+    found[BEYOND] = pa.array(beyond)
+    names = [*product.mrds.trailing, BEYOND]
     back = np.empty(len(outputs), dtype=np.int64)
     back[layout.order] = np.arange(len(outputs))
     return pa.table([found[name] for name in names], names=names).take(pa.array(back))
@@ -409,6 +413,7 @@ class _Rule:
     feature: Feature
     layout: _Layout
     of_window: _OfWindow
+    beyond: Flags
 
     @property
     def stretches(self) -> Stretches:
@@ -485,10 +490,15 @@ class _Rule:
         return pa.array(sums / np.maximum(self._counts, 1), mask=self._counts == 0)
 
     def _refuse(self, beyond: Flags, total: Callable[[int], int | float]) -> None:
-        """Raise the error of the first output whose sum its type doesn't hold, if there is any."""
-        if not beyond.any():
+        """Raise the error of the first output whose sum its type doesn't hold, if there is any.
+
+        Of those on earlier mornings that is noted.
+        """
+        is_now = self.layout.mornings == _NEVER
+        self.beyond[beyond & ~is_now] = True
+        if not (beyond & is_now).any():
             return
-        at = int(np.flatnonzero(beyond)[0])
+        at = int(np.flatnonzero(beyond & is_now)[0])
         layout, product = self.layout, self.product
         stretch = int(self.stretches.starts[at])
         row = int(layout.rows[stretch])

@@ -34,7 +34,7 @@ from ml_platform.data_engineering.daily_aggregates import ENTITY_HASH
 from ml_platform.data_engineering.day_statistics import Counting
 from ml_platform.data_engineering.entity_days import Made, keys_of, refused, together
 from ml_platform.data_engineering.made_columns import with_made_columns
-from ml_platform.data_engineering.trailing_windows import MORNING, UsableDays
+from ml_platform.data_engineering.trailing_windows import BEYOND, MORNING, UsableDays
 from ml_platform.spark.tasks import Session, each_in_a_task
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.fingerprints import ContentSums
@@ -213,7 +213,9 @@ class _Complete:
         for number, (day, rows, states) in enumerate(tables):
             made_rows = _together(product, rows, cut[number], aggregation.schema(product))
             served_schema = served_states.served_schema(product)
-            made_states = _together(product, states, cut[len(tables) + number], served_schema)
+            of_states = cut[len(tables) + number]
+            could = pc.invert(of_states[BEYOND])
+            made_states = _together(product, states.filter(could), of_states.filter(could), served_schema)
             done[day] = Made(
                 [self.counting.of_part(made_rows, is_whole=work.shares == 1)],
                 [] if day in self.withheld else windowed.mrds.write(day, made_rows),

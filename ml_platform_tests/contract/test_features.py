@@ -75,6 +75,8 @@ def test_expressions_stand_after_those_that_they_name_and_travel() -> None:
         ({"spend": {"sum": "spend", "days": 3}}, "is that of the column 'spend' of the deliveries"),
         ({"SPEND": {"sum": "spend", "days": 3}}, "is that of the column 'spend' of the deliveries"),
         ({"event_day": {"sum": "spend", "days": 3}}, "which is reserved"),
+        ({"known_from": {"sum": "spend", "days": 3}}, "which is reserved"),
+        ({"IS_SCORED": {"sum": "spend", "days": 3}}, "which is reserved"),
         ({"_x": {"sum": "spend", "days": 3}}, "begins with an underscore"),
         ({"days_3": {"sum": "spend", "days": 3}}, "counts the usable days of 3 days"),
         ({"days_3": {"sum": "spend", "days": 4}, "x": {"sum": "spend", "days": 3}}, "counts the usable days"),

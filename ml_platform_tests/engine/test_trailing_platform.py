@@ -450,3 +450,40 @@ def test_rows_that_come_late_for_a_day_without_a_delivery_leave_what_was_served(
     (served,) = platform.rows("mrds_served").to_dict("records")
     assert (now["spent_3"], now["days_3"]) == (105, 3)
     assert (served["event_day"], served["spent_3"], served["days_3"]) == (due[2], 100, 3)
+
+
+def test_a_sum_that_was_too_large_and_is_corrected_refuses_nothing_any_more(platform: Platform) -> None:
+    platform.product = product(
+        mrds__features={"visits_3": {"sum": "visit", "days": 3}}, model__features={"numeric": ["visits_3"]}
+    )
+    header = "visit,day,customer,spend,pages,channel\n"
+    for number, day in enumerate(ALL[:3]):
+        visit = 2**62 + number if number < 2 else number
+        platform.deliver(day, f"{day + timedelta(days=1)}_a.csv", f"{header}{visit},{day},ann,1,1,web\n")
+    run(platform, ALL[:3])
+    assert platform.ledger.latest("mrds")[ALL[1]].outcome == "refused"
+
+    fixed = f"{header}5,{ALL[0]},ann,1,1,web\n"
+    platform.deliver(ALL[0], "2024-01-09_b.csv", fixed)
+    platform.deliver(ALL[0], "2024-01-09_b.csv.manifest.yaml", "replaces: true\n")
+    run(platform, ALL[:3])
+
+    assert {record.outcome for record in platform.ledger.latest("mrds").values()} == {"written"}
+    served = platform.rows("mrds_served")
+    assert set(served[served["known_from"] < D("2024-01-09")]["event_day"]) == {ALL[0]}
+
+
+def test_a_changed_contract_asks_for_no_day_by_itself_and_an_empty_folder_holds_nothing_back(
+    platform: Platform,
+) -> None:
+    platform.product = product(mrds__features={"spent_3": {"sum": "spend", "days": 3}})
+    deliver_visits(platform, ALL[:5], rows=20, customers=5)
+    platform.folder(ALL[5])
+    run(platform, ALL[:5])
+    columns = shop_contract()["source"]["columns"] | {"note": {"type": "string", "nullable": True}}
+    features = {"spent_3": {"sum": "spend", "days": 3}}
+    platform.product = product(mrds__features=features, source__columns=columns)
+    deliver_visits(platform, [ALL[6]], rows=20, customers=5)
+    run(platform, [ALL[6]])
+    assert platform.ledger.latest("mrds")[ALL[6]].outcome == "written"
+    assert trailing_days.outdated(platform.product, platform.settings, platform.ledger) == []

@@ -84,7 +84,9 @@ class Mrds(Step):
         for day, record in made.items():
             # Only a day that something in its windows has been recorded after can be.
             reached = days_reached(product.mrds.windowed.values(), day, product.start)
-            if reached is not None:
+            # Days of another contract or version are for backfills.
+            is_of_now = (record.contract, record.code_version) == (self.contract, self.code_version)
+            if reached is not None and is_of_now:
                 inside = orders[bisect_left(ordered, reached.first) : bisect_right(ordered, reached.last)]
                 if inside and max(inside) > record.order:
                     asked.add(day)
@@ -129,8 +131,13 @@ class Mrds(Step):
         product, ledger = context.product, context.ledger
         made = ledger.latest(ARDS, set(reached))
         kept = ledger.latest(DAILY_AGGREGATES, set(reached))
-        delivered = landing.delivered_days(product, landing_of(context.settings, product))
-        lacking = {day for day in delivered if day in reached and day not in made}
+        folder = landing_of(context.settings, product)
+        delivered = landing.delivered_days(product, folder)
+        unmade = [day for day in delivered if day in reached and day not in made]
+        # A folder may be empty, or its files not be whole yet.
+        looks = landing.looks(product, folder, unmade) if unmade else {}
+        lacking = {day for day, look in looks.items() if look.stamp is not None and not look.is_unfinished}
+        lacking |= {day for day, record in made.items() if record.failed}
         # What is kept of a day may be of another contract, or have failed; one that is refused is left out.
         lacking |= {
             day
