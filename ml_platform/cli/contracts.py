@@ -15,6 +15,7 @@ from ml_platform.contract.assets import CATALOGUE, MODEL, MRDS
 from ml_platform.contract.days import DayRange, counted
 from ml_platform.contract.loading import ContractError, load_product
 from ml_platform.contract.product import Product
+from ml_platform.contract.trailing import first_full
 from ml_platform.settings import Settings
 
 
@@ -91,18 +92,15 @@ def in_words(product: Product) -> list[str]:
 
 def _windows(product: Product) -> str:
     """How many days windows look back, and since when they are full."""
-    lengths = [feature.window.days for feature in product.mrds.windowed.values()]
+    windows = [feature.window for feature in product.mrds.windowed.values()]
+    lengths = [window.days for window in windows]
     finite = [length for length in lengths if length is not None]
     said = [counted(length, "day") for length in sorted(set(finite))]
     if len(finite) < len(lengths):
         said.append("all of the history")
     lines = f"Its windows hold {', '.join(said)}."
     if finite:
-        full = max(
-            feature.window.first_full(product.start)
-            for feature in product.mrds.windowed.values()
-            if feature.window.days is not None
-        )
+        full = first_full(windows, product.start)
         lines += (
             f" All are full from {full} on, {counted((full - product.start).days, 'day')} after the start."
         )

@@ -141,8 +141,9 @@ def _check_trailing(product: Product) -> None:
             "another one on each day, so that its windows hold no other day; leave it out of mrds.entity"
         )
     _ = product.expressions, product.conditions  # which are read now
+    folded = {name.casefold() for name in columns}
     for window in product.mrds.windows:
-        if window.column in {name.casefold() for name in columns}:
+        if window.column in folded:
             raise ValueError(
                 f"mrds.features: {window.column!r} counts the usable days of {window.in_words}, and is a "
                 "column of the deliveries as well; give that column another name (source.columns.….aliases "

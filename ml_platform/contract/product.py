@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from ml_platform.contract import consistency, estimators, feature_expressions
+from ml_platform.contract import consistency, estimators, feature_expressions, trailing
 from ml_platform.contract.calendars import Delivery
 from ml_platform.contract.column_types import ColumnType
 from ml_platform.contract.compute import EngineChoice
@@ -160,8 +160,7 @@ class Product(Section):
         learned = self.made_of(self.model.features.all)
         windows = [window for window in self.mrds.windows if window.column in learned]
         windows += [feature.window for name, feature in self.mrds.windowed.items() if name in learned]
-        finite = [window.first_full(self.start) for window in windows if window.days is not None]
-        return max(finite, default=self.start)
+        return trailing.first_full(windows, self.start)
 
     def last_labelled_day(self, as_of: date) -> date:
         """The newest event day whose labels are all known on the morning of ``as_of``, if none is late.
@@ -222,6 +221,11 @@ class Product(Section):
     @property
     def entity(self) -> tuple[str, ...]:
         return self.mrds.entity
+
+    @property
+    def entity_of_day(self) -> list[str]:
+        """The columns that tell entities of one day apart."""
+        return [name for name in self.entity if name != EVENT_DAY]
 
     @property
     def identity(self) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from ml_platform.contract.column_types import NUMERIC_TYPES, ColumnType
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.fields import ColumnName, Days, Section, listed
+from ml_platform.contract.scalar_syntax import LONGEST_TEXT
 
 Rule = Literal["sum", "count", "mean", "min", "max", "first", "last", "distinct", "days_since"]
 Until = Literal["today", "yesterday"]
@@ -53,8 +54,6 @@ DISTINCT_VALUES, MOST_DISTINCT_VALUES = 100, 1_000
 MAXIMUM_FEATURES = 500
 
 ALL: Literal["all"] = "all"
-#: Characters of an expression or a condition.
-LONGEST_EXPRESSION = 2_000
 
 
 @dataclass(frozen=True, order=True)
@@ -122,11 +121,10 @@ class Feature(Section):
     up_to: Annotated[int, Field(ge=1, le=MOST_DISTINCT_VALUES)] | None = Field(
         default=None, description="how many different values distinct counts at most"
     )
-
-    where: Annotated[str, Field(max_length=LONGEST_EXPRESSION)] | None = Field(
+    where: Annotated[str, Field(max_length=LONGEST_TEXT)] | None = Field(
         default=None, description="a condition in SQL: only rows that fulfil it count"
     )
-    expression: Annotated[str, Field(max_length=LONGEST_EXPRESSION)] | None = Field(
+    expression: Annotated[str, Field(max_length=LONGEST_TEXT)] | None = Field(
         default=None, description="instead of a rule: an expression in SQL of the MRDS's columns"
     )
 
@@ -218,11 +216,22 @@ def windows_of(features: Iterable[Feature]) -> tuple[Window, ...]:
     return tuple(sorted(found, key=lambda window: (window.days is None, window.days or 0, window.until)))
 
 
-def days_reached(features: Iterable[Feature], day: date, start: date) -> DayRange | None:
-    """The days that the windows of an event day hold together; None if there is none, as before the start."""
+def first_full(windows: Iterable[Window], start: date) -> date:
+    """The first event day on which no window reaches before the ``start``; those over all days never do."""
+    return max((window.first_full(start) for window in windows if window.days is not None), default=start)
+
+
+def days_reached(
+    features: Iterable[Feature], day: date, start: date, until: date | None = None
+) -> DayRange | None:
+    """The days that the windows of an event day hold together; None if there is none, as before the start.
+
+    Args:
+        until: those of all event days from ``day`` to this one instead.
+    """
     windows = [feature.window for feature in features]
     if not windows:
         return None
     first = min(window.first(day, start) for window in windows)
-    last = max(window.last(day) for window in windows)
+    last = max(window.last(until or day) for window in windows)
     return DayRange(first, last) if first <= last else None

@@ -70,7 +70,7 @@ def too_many_rows(product: Product, entity: Sequence[Any], count: int) -> TooLar
 
 def largest(product: Product, day: date, rows: pa.Table) -> tuple[list[Any], int]:
     """The entity that most of some rows are of, and how many are."""
-    names = [name for name in product.entity if name != EVENT_DAY]
+    names = product.entity_of_day
     sizes = pa.TableGroupBy(rows, names, use_threads=False).aggregate([([], "count_all")])
     (found,) = sizes.sort_by([("count_all", "descending")]).slice(0, 1).to_pylist()
     return [day if name == EVENT_DAY else found[name] for name in product.entity], found["count_all"]
@@ -132,7 +132,7 @@ class Grouped:
     def __init__(self, product: Product, day: date, rows: pa.Table) -> None:
         self._product = product
         self._day = day
-        entity = [name for name in product.entity if name != EVENT_DAY]
+        entity = product.entity_of_day
         order = [name for name in dict.fromkeys((*entity, *_order(product))) if name != EVENT_DAY]
         self._rows = rows.take(_sorted(rows, [(name, "ascending") for name in order]))
         begins = np.zeros(len(rows), dtype=bool)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from ml_platform.contract.assets import DAILY_AGGREGATES, DAILY_AGGREGATES_VERSIONS
 from ml_platform.contract.hashing import fingerprint_of
@@ -25,12 +24,20 @@ from ml_platform.data_engineering import buckets, resolution
 from ml_platform.data_engineering.aggregation import Grouped
 from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.day_statistics import CountedPart
-from ml_platform.data_engineering.entity_days import ArdsFiles, EntityDays, Made, keys_of
+from ml_platform.data_engineering.entity_days import ArdsFiles, EntityDays, Made
 from ml_platform.data_engineering.expression_values import holds
-from ml_platform.data_engineering.row_states import INTERVAL, KNOWN_FROM, KNOWN_TO, numbered, shared, valid_on
+from ml_platform.data_engineering.row_states import (
+    INTERVAL,
+    KNOWN_FROM,
+    KNOWN_TO,
+    Runs,
+    numbered,
+    shared,
+    valid_on,
+)
 from ml_platform.spark.tasks import Session
 from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.storage.fingerprints import EMPTY, ContentSums, hashes_of
+from ml_platform.storage.fingerprints import EMPTY, ContentSums, hashes_of, one_chunk
 from ml_platform.storage.tables import Tables
 
 #: A hash of the entity. Rows stand in its order, so that a share of the entities can be read alone.
@@ -85,7 +92,7 @@ def schema(product: Product) -> pa.Schema:
     """The schema of ``daily_aggregates``: an entity and day a row."""
     return pa.schema(
         [
-            *[(name, ARROW_TYPES[product.mrds_type(name)]) for name in keys_of(product)],
+            *[(name, ARROW_TYPES[product.mrds_type(name)]) for name in product.entity_of_day],
             (EVENT_DAY, pa.date32()),
             (ENTITY_HASH, pa.int64()),
             *[(kept.name, _type_of(product, kept)) for kept in parts(product)],
@@ -240,7 +247,7 @@ def aggregate(product: Product, day: date, rows: pa.Table) -> pa.Table:
     found = grouped.entities()
     count = grouped.groups
     found[EVENT_DAY] = pa.repeat(pa.scalar(day, pa.date32()), count)
-    hashes = buckets.assigned([found[name] for name in keys_of(product)], count).view(np.int64)
+    hashes = buckets.assigned([found[name] for name in product.entity_of_day], count).view(np.int64)
     found[ENTITY_HASH] = pa.array(hashes)
     found |= _parts(product, grouped, [kept for kept in parts(product) if kept.where is None])
     for text, condition in product.conditions.items():
@@ -260,7 +267,7 @@ def _parts(product: Product, grouped: Grouped, chosen: Sequence[KeptPart]) -> di
             case "rows":
                 found[kept.name] = pa.array(grouped.sizes)
             case "distinct":
-                found[kept.name] = _distinct(grouped, kept.column, bounds[kept.column], grouped.groups)
+                found[kept.name] = _distinct(grouped, kept.column, bounds[kept.column])
             case part:
                 found[kept.name] = grouped.aggregate(kept.column, part)
     return found
@@ -281,19 +288,14 @@ def _spread(
     grouped = Grouped(product, day, rows)
     some = grouped.entities()
     number = numbered(
-        [pa.chunked_array([_array(entities[key]), _array(some[key])]) for key in keys_of(product)],
+        [pa.chunked_array([one_chunk(entities[key]), one_chunk(some[key])]) for key in product.entity_of_day],
         count + grouped.groups,
     )
     place = np.full(int(number.max()) + 1, -1, dtype=np.int64)
     place[number[count:]] = np.arange(grouped.groups)
     at = place[number[:count]]
     spread = pa.array(at, mask=at < 0)
-    return {name: _array(values).take(spread) for name, values in _parts(product, grouped, chosen).items()}
-
-
-def _array(values: Any) -> pa.Array:
-    found = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
+    return {name: one_chunk(values).take(spread) for name, values in _parts(product, grouped, chosen).items()}
 
 
 def most_distinct(product: Product) -> Mapping[str, int]:
@@ -305,8 +307,9 @@ def most_distinct(product: Product) -> Mapping[str, int]:
     return bounds
 
 
-def _distinct(grouped: Grouped, name: str, at_most: int, count: int) -> pa.Array:
+def _distinct(grouped: Grouped, name: str, at_most: int) -> pa.Array:
     """Of each entity the smallest hashes of its different values, so many at most, as one text."""
+    count = grouped.groups
     group, values = grouped.distinct(name)
     (hashes,) = hashes_of([_SEED], [values])
     pairs = np.unique(np.column_stack([group.astype(np.uint64), hashes.view(np.uint64)]), axis=0)
@@ -332,7 +335,7 @@ def states_of(product: Product, day: date, first: date, rows: pa.Table, versions
     made = versions_schema(product)
     if not len(versions):
         return made.empty_table()
-    names, of_entity = columns(product), keys_of(product)
+    names, of_entity = columns(product), product.entity_of_day
     now, earlier = rows.select(names), versions.select([*names, KNOWN_FROM, KNOWN_TO])
     same = shared(now, earlier, of_entity) if of_entity else np.ones(len(now), dtype=bool)
     changed = shared(now, earlier, resolution.keys(product))
@@ -349,27 +352,12 @@ def states_of(product: Product, day: date, first: date, rows: pa.Table, versions
     at = np.repeat(np.arange(len(known)), [len(state) for state in known])
     entity = numbered([found[name] for name in of_entity], len(found))
     content = numbered([found[name] for name in schema(product).names], len(found))
-    order = np.lexsort((at, entity))
-    entity, at, content = entity[order], at[order], content[order]
-    begins = np.r_[True, (np.diff(entity) != 0) | (np.diff(at) != 1) | (np.diff(content) != 0)]
-    (starts,) = np.nonzero(begins)
-    last = np.r_[starts[1:], len(order)] - 1
-    days = pa.array([*mornings, None], pa.date32())
-    chosen = found.take(pa.array(order[starts]))
-    for column, places in zip(INTERVAL, (at[starts], at[last] + 1), strict=True):
-        chosen = chosen.append_column(column, days.take(pa.array(places)))
+    runs = Runs.of_content(entity, mornings, at, content)
+    chosen = runs.states(found)
     # An entity of one state since the first morning has never changed in what is kept of it.
-    several = _counted(entity[starts]) > 1
+    several = np.bincount(runs.groups)[runs.groups] > 1
     ended = chosen[KNOWN_TO].is_valid().to_numpy()
-    came = at[starts] > 0
-    return chosen.filter(pa.array(several | ended | came)).cast(made)
-
-
-def _counted(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of each group, how many there are of it."""
-    counts = np.bincount(groups, minlength=int(groups.max()) + 1)
-    found: NDArray[np.int64] = counts[groups]
-    return found
+    return chosen.filter(pa.array(several | ended | (runs.starts > 0))).cast(made)
 
 
 def share_of_hashes(share: int, shares: int) -> tuple[int, int]:

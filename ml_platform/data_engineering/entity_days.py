@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from ml_platform.contract.assets import ARDS, ARDS_VERSIONS
 from ml_platform.contract.product import Product
-from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import aggregation, buckets, row_versions
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.buckets import BucketFiles, Scattered
@@ -147,7 +146,7 @@ class EntityDays:
     def _in_buckets(self, day: date, count: int) -> Made:
         """A day that no task can hold: its rows are brought together by entity, bucket by bucket."""
         product, source, write = self.product, self.source, _writer(self.make)
-        names, keys = list(self.columns), keys_of(product)
+        names, keys = list(self.columns), product.entity_of_day
         with_states = [*names, KNOWN_FROM, KNOWN_TO]
         at_most, nothing = buckets.HELD_BYTES, no_states(product, names)
         is_corrected = day in self.corrected
@@ -208,11 +207,6 @@ def no_states(product: Product, columns: Sequence[str]) -> pa.Table:
     """No states of rows, in some columns of theirs: of a rejected day no row need have changed."""
     names = [*columns, KNOWN_FROM, KNOWN_TO]
     return row_versions.ards_schema(product).empty_table().select(names)
-
-
-def keys_of(product: Product) -> list[str]:
-    """The columns that tell entities of a day apart."""
-    return [name for name in product.entity if name != EVENT_DAY]
 
 
 def refused(error: TooLargeError) -> Made:

@@ -25,17 +25,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml_platform.contract.column_types import COLUMN_TYPES, ColumnType
+from ml_platform.contract.column_types import ColumnType
 from ml_platform.contract.scalar_sql import Expression
 from ml_platform.contract.scalar_tree import Call, Column, Node, Value
 from ml_platform.data_engineering import scalar_casts, scalar_numbers, scalar_texts, scalar_times
+from ml_platform.data_engineering.conversion import ARROW_TYPES
+from ml_platform.storage.fingerprints import one_chunk
 
 #: Rows that are computed at a time.
 ROWS_AT_A_TIME = 65_536
 
-ARROW_TYPES: Mapping[ColumnType, pa.DataType] = {
-    name: names.arrow_type for name, names in COLUMN_TYPES.items()
-}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -70,9 +69,7 @@ def _of(node: Node, rows: pa.Table) -> pa.Array:
 
 
 def _column(values: pa.ChunkedArray, type_: ColumnType) -> pa.Array:
-    whole = values.cast(ARROW_TYPES[type_], safe=type_ != "timestamp").combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):
-        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], whole.type)
+    whole = one_chunk(values.cast(ARROW_TYPES[type_], safe=type_ != "timestamp"))
     match type_:
         case "double":
             return scalar_numbers.finite(whole)

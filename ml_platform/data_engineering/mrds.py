@@ -23,7 +23,7 @@ from ml_platform.data_engineering import aggregation, buckets, parcels, served_s
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.data_engineering.day_statistics import Counted, Counting, Statistics
-from ml_platform.data_engineering.entity_days import ArdsFiles, EntityDays, Made, Make, keys_of
+from ml_platform.data_engineering.entity_days import ArdsFiles, EntityDays, Made, Make
 from ml_platform.data_engineering.made_columns import with_made_columns
 from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
 from ml_platform.data_engineering.row_versions import Morning
@@ -299,7 +299,7 @@ class _BySpark:
 
         That is seen before anything is brought together: no task could hold what there is of such an entity.
         """
-        product, keys = self.product, keys_of(self.product)
+        product, keys = self.product, self.product.entity_of_day
         width = len(aggregation.columns(product))
         rows = self._rows(days)
         sizes = rows.groupBy(EVENT_DAY).count().collect()
@@ -329,7 +329,7 @@ class _BySpark:
         make: Callable[[pa.Table], pa.Table],
         schema: pa.Schema,
     ) -> DataFrame:
-        return parcels.by_bucket(rows, EVENT_DAY, keys_of(self.product), counts, make, schema)
+        return parcels.by_bucket(rows, EVENT_DAY, self.product.entity_of_day, counts, make, schema)
 
     def _aggregated(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
         product = self.product

@@ -64,15 +64,29 @@ class Runs:
         ordinals = np.array([moment.toordinal() for moment in moments], dtype=np.int64)
         was_known = ordinals_of(rows[LABEL_KNOWN_ON]) < ordinals[at]
         order = np.lexsort((at, groups))
-        groups, at, content = groups[order], at[order], content[order]
         label, was_known = label[order], was_known[order]
-        begins = np.r_[
-            True,
-            (np.diff(groups) != 0)
-            | (np.diff(at) != 1)
-            | (np.diff(content) != 0)
-            | ((np.diff(label) != 0) & ((label[:-1] != _NO_LABEL) | was_known[1:])),
-        ]
+        ends = (np.diff(label) != 0) & ((label[:-1] != _NO_LABEL) | was_known[1:])
+        return cls._of(order, groups, moments, at, content, ends)
+
+    @classmethod
+    def of_content(cls, groups: Integers, moments: Sequence[date], at: Integers, content: Integers) -> Runs:
+        """The same of rows without a label."""
+        order = np.lexsort((at, groups))
+        return cls._of(order, groups, moments, at, content, np.zeros(max(len(order) - 1, 0), dtype=bool))
+
+    @classmethod
+    def _of(
+        cls,
+        order: Integers,
+        groups: Integers,
+        moments: Sequence[date],
+        at: Integers,
+        content: Integers,
+        ends: NDArray[np.bool_],
+    ) -> Runs:
+        """The runs of rows in an order, with what else ends them, between each two neighbours."""
+        groups, at, content = groups[order], at[order], content[order]
+        begins = np.r_[True, (np.diff(groups) != 0) | (np.diff(at) != 1) | (np.diff(content) != 0) | ends]
         (first,) = np.nonzero(begins)
         last = np.r_[first[1:], len(order)] - 1
         return cls(moments, groups[first], at[first], at[last], order[last])

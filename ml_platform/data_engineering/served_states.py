@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml_platform.contract.product import Product
-from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
+from ml_platform.contract.source import LABEL_KNOWN_ON
 from ml_platform.data_engineering import aggregation, resolution
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.row_states import (
@@ -60,7 +60,7 @@ def served(
         versions: of the same entities; a key's versions may be of others as well.
         mornings: those on which rows of the whole day came, ascending.
     """
-    entity = [name for name in product.entity if name != EVENT_DAY]
+    entity = product.entity_of_day
     names = aggregation.columns(product)
     now, states = rows.select(names), versions.select([*names, KNOWN_FROM, KNOWN_TO])
     changed = shared(now, states, resolution.keys(product))
@@ -150,7 +150,7 @@ def _changed(
     if not len(rows):
         return own_schema(product).empty_table()
     moment_of = np.concatenate(at)
-    entity = numbered([rows[name] for name in product.entity if name != EVENT_DAY], len(rows))
+    entity = numbered([rows[name] for name in product.entity_of_day], len(rows))
     replaced = sorted(morning.day for morning in mornings if morning.replaces)
     epochs = np.array([sum(day <= moment for day in replaced) for moment in moments])[moment_of]
     order = np.lexsort((moment_of, epochs, entity))

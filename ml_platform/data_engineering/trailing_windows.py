@@ -10,7 +10,7 @@ something was otherwise on the morning that counts get stretches of their own, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -27,7 +27,6 @@ from ml_platform.contract.trailing import ROWS, Feature, Window
 from ml_platform.data_engineering import aggregation
 from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.daily_aggregates import HASH_DIGITS, KeptPart, schema
-from ml_platform.data_engineering.entity_days import keys_of
 from ml_platform.data_engineering.exact_sums import Stretches, as_doubles
 from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO, numbered
 
@@ -60,7 +59,10 @@ class UsableDays:
 
     def on(self, morning: date | None) -> Integers:
         """The ordinals of the days that could be used on a morning, or can be now; ascending."""
-        return self._ordinals[self._usable(morning)]
+        if morning not in self._known:
+            usable = [day for day in self._ordered if _holds(self.intervals[day], morning)]
+            self._known[morning] = np.array([day.toordinal() for day in usable], dtype=np.int64)
+        return self._known[morning]
 
     def counted_on(self, morning: date | None) -> Integers:
         """The same with the days that were empty then."""
@@ -78,19 +80,14 @@ class UsableDays:
         found: Flags = np.append(usable, -1)[at] == days
         return found
 
-    def changes_after(self, morning: date, days: Iterable[date]) -> bool:
-        """Whether one of some days could be used on a morning and can't now, or the other way round."""
-        return any(
-            _holds(self.intervals.get(day, ()), morning) != _holds(self.intervals.get(day, ()), None)
-            for day in days
-        )
+    @cached_property
+    def _ordered(self) -> list[date]:
+        return sorted(self.intervals)
 
     @cached_property
-    def _ordinals(self) -> Integers:
-        return np.array([day.toordinal() for day in sorted(self.intervals)], dtype=np.int64)
-
-    def _usable(self, morning: date | None) -> Flags:
-        return np.array([_holds(self.intervals[day], morning) for day in sorted(self.intervals)], dtype=bool)
+    def _known(self) -> dict[date | None, Integers]:
+        """What was found of mornings that were asked for."""
+        return {}
 
 
 def _holds(intervals: Sequence[Interval], morning: date | None) -> bool:
@@ -171,7 +168,7 @@ class _Layout:
         plain = schema(product).names
         source = pa.concat_tables([kept.select(plain), versions.select(plain)]).combine_chunks()
         entities = numbered(
-            [pa.chunked_array([*outputs[key].chunks, *source[key].chunks]) for key in keys_of(product)],
+            [pa.chunked_array([*outputs[key].chunks, *source[key].chunks]) for key in product.entity_of_day],
             len(outputs) + len(source),
         )
         of_outputs, of_rows = entities[: len(outputs)], entities[len(outputs) :]
@@ -468,8 +465,7 @@ class _Rule:
         column = self.layout.column(self._kept("sum"))
         sums: Any
         if pa.types.is_floating(column.type):
-            sums = self.stretches.of_doubles(pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False))
-            self._refuse(~np.isfinite(sums), lambda at: float(sums[at]))
+            sums = self._of_doubles(column)
         else:
             high, low = self.stretches.of_integers(self.layout.integers(self._kept("sum")))
             self._refuse(
@@ -483,11 +479,15 @@ class _Rule:
     def _mean(self) -> pa.Array:
         column = self.layout.column(self._kept("sum"))
         if pa.types.is_floating(column.type):
-            sums = self.stretches.of_doubles(pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False))
-            self._refuse(~np.isfinite(sums), lambda at: float(sums[at]))
+            sums = self._of_doubles(column)
         else:
             sums = as_doubles(*self.stretches.of_integers(self.layout.integers(self._kept("sum"))))
         return pa.array(sums / np.maximum(self._counts, 1), mask=self._counts == 0)
+
+    def _of_doubles(self, column: pa.Array) -> Any:
+        sums = self.stretches.of_doubles(pc.fill_null(column, 0.0).to_numpy(zero_copy_only=False))
+        self._refuse(~np.isfinite(sums), lambda at: float(sums[at]))
+        return sums
 
     def _refuse(self, beyond: Flags, total: Callable[[int], int | float]) -> None:
         """Raise the error of the first output whose sum its type doesn't hold, if there is any.

@@ -32,7 +32,7 @@ from ml_platform.data_engineering import (
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.daily_aggregates import ENTITY_HASH
 from ml_platform.data_engineering.day_statistics import Counting
-from ml_platform.data_engineering.entity_days import Made, keys_of, refused, together
+from ml_platform.data_engineering.entity_days import Made, refused, together
 from ml_platform.data_engineering.made_columns import with_made_columns
 from ml_platform.data_engineering.trailing_windows import BEYOND, MORNING, UsableDays
 from ml_platform.spark.tasks import Session, each_in_a_task
@@ -162,7 +162,7 @@ def _in_blocks(days: Sequence[date], count: int) -> list[Sequence[date]]:
 
 def _shared(product: Product, days: Sequence[date], sizes: Mapping[date, int]) -> tuple[int, list[_Work]]:
     """How many rows the windows of some days hold, and the tasks that do these days."""
-    reached = _reached(product, days, product.start)
+    reached = _reached(product, days)
     rows = sum(sizes.get(day, 0) for day in reached) if reached else 0
     shares = max(1, -(-rows // ROWS_AT_ONCE))
     return rows, [_Work(tuple(days), share, shares) for share in range(shares)]
@@ -196,7 +196,7 @@ class _Complete:
             rows = _read(windowed.rows, self.own[day].files, day, aggregation.own_schema(product))
             states = _read(windowed.states, self.own[day].states, day, served_states.own_schema(product))
             tables.append((day, _within(product, rows, work), _within(product, states, work)))
-        names = [*keys_of(product), EVENT_DAY]
+        names = [*product.entity_of_day, EVENT_DAY]
         now = [
             rows.select(names).append_column(MORNING, pa.nulls(len(rows), pa.date32()))
             for _, rows, _ in tables
@@ -227,7 +227,7 @@ class _Complete:
     def _kept(self, work: _Work, outputs: pa.Table) -> tuple[pa.Table, pa.Table]:
         """What is kept of the days in the windows, of the entities of some outputs."""
         windowed, product = self.windowed, self.windowed.product
-        reached = _reached(product, work.days, product.start)
+        reached = _reached(product, work.days)
         days = [] if reached is None else list(reached)
         hashes = pc.unique(pa.array(_hashes(product, outputs)))
 
@@ -250,16 +250,9 @@ class _Complete:
         )
 
 
-def _reached(product: Product, days: Sequence[date], start: date) -> DayRange | None:
+def _reached(product: Product, days: Sequence[date]) -> DayRange | None:
     """The days that the windows of some days hold together, from the first of these to the last."""
-    found = [
-        reached
-        for day in (days[0], days[-1])
-        if (reached := days_reached(product.mrds.windowed.values(), day, start))
-    ]
-    if not found:
-        return None
-    return DayRange(min(reached.first for reached in found), max(reached.last for reached in found))
+    return days_reached(product.mrds.windowed.values(), days[0], product.start, until=days[-1])
 
 
 def _read(files: DayFiles, chosen: Sequence[DayFile], day: date, schema: pa.Schema) -> pa.Table:
@@ -272,7 +265,7 @@ def _read(files: DayFiles, chosen: Sequence[DayFile], day: date, schema: pa.Sche
 
 
 def _hashes(product: Product, rows: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    keys = [rows[name] for name in keys_of(product)]
+    keys = [rows[name] for name in product.entity_of_day]
     found: np.ndarray[tuple[int], np.dtype[np.int64]] = buckets.assigned(keys, len(rows)).view(np.int64)
     return found
 

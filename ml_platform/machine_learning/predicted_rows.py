@@ -42,7 +42,7 @@ class ServingModel:
 
 def schema(product: Product) -> pa.Schema:
     """The schema of the predictions."""
-    entity = [name for name in product.entity if name != EVENT_DAY]
+    entity = product.entity_of_day
     return pa.schema(
         [
             *[(name, ARROW_TYPES[product.mrds_type(name)]) for name in entity],

@@ -89,7 +89,7 @@ def write(
     if kept:
         rest = to_score(sorted(kept))
         largest = max((row["count"] for row in rest.groupBy(EVENT_DAY).count().collect()), default=0)
-        keys = [name for name in product.entity if name != EVENT_DAY]
+        keys = product.entity_of_day
         bucket = buckets.in_spark(keys, buckets.number_of(buckets.csv_bytes(largest, len(given))))
         both = [rest, rows_of(PREDICTIONS, sorted(kept), made)]
         by_rows, by_present = (rows.withColumn(_BUCKET, bucket).groupBy(EVENT_DAY, _BUCKET) for rows in both)

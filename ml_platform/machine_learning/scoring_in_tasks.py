@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml_platform.contract.product import Product
-from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import aggregation, buckets
 from ml_platform.data_engineering.buckets import BucketFiles
 from ml_platform.data_engineering.day_rows import subschema
@@ -125,7 +124,7 @@ class InTasks:
 
     def _in_buckets(self, session: Session, day: date, count: int) -> Scored:
         """Such a day some of whose predictions stay: these and its rows are brought together by entity."""
-        keys = [name for name in self.product.entity if name != EVENT_DAY]
+        keys = self.product.entity_of_day
         with BucketFiles.beside(self.predictions, count) as files:
             rows, present = (
                 buckets.scatter_day(session, files, table, version, day, names, keys)

@@ -214,7 +214,7 @@ def count_entities(
     session: Callable[[], SparkSession], product: Product, tables: Tables, days: Sequence[date], at_most: int
 ) -> int:
     """How many entities have rows on ``days``; above ``at_most`` that number stands for all of them."""
-    names = [name for name in product.entity if name != EVENT_DAY]
+    names = product.entity_of_day
     if not names:  # each day is an entity
         return min(len(days), at_most)
     schema = subschema(aggregation.schema(product), names)

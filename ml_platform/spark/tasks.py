@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: Days that one task does; fewer would pay more for starting tasks, more would leave cores without any.
 DAYS_A_TASK = 8
 
+Key = TypeVar("Key")
 Result = TypeVar("Result")
 #: Gives the Spark session; called when it is first needed, since starting one takes seconds.
 Session = Callable[[], "SparkSession"]
@@ -42,11 +43,7 @@ def in_tasks(
         here: whether there is so little to do that this process does it, without Spark.
     """
     if here:
-        plain = TypeAdapter(result)
-        try:
-            return {day: plain.validate_json(plain.dump_json(found)) for day, found in work(days)}
-        except SystemExit as error:  # in a task it would be an error of the task
-            raise RuntimeError(f"it ends the process with sys.exit({error.code!r})") from error
+        return dict(_here(work(days), result))
 
     def do(chosen: Sequence[int]) -> Iterable[tuple[int, Result]]:
         numbered = {days[number]: number for number in chosen}
@@ -67,10 +64,18 @@ def each_in_a_task(
         here: whether there is so little to do that this process does it, without Spark.
     """
     if here:
-        plain = TypeAdapter(result)
-        return [plain.validate_json(plain.dump_json(work(number))) for number in range(count)]
+        return [found for _, found in _here(((number, work(number)) for number in range(count)), result)]
     found = dict(_in_tasks(session, count, lambda chosen: ((n, work(n)) for n in chosen), result, 1))
     return [found[number] for number in range(count)]
+
+
+def _here(found: Iterable[tuple[Key, Result]], result: type[Result]) -> list[tuple[Key, Result]]:
+    """What is found in this process, as what comes back from a task."""
+    plain = TypeAdapter(result)
+    try:
+        return [(key, plain.validate_json(plain.dump_json(value))) for key, value in found]
+    except SystemExit as error:  # in a task it would be an error of the task
+        raise RuntimeError(f"it ends the process with sys.exit({error.code!r})") from error
 
 
 def _in_tasks(

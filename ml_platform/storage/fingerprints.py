@@ -41,7 +41,7 @@ class ContentSums:
         Raises:
             TypeError: a column has a type that data sets don't have.
         """
-        values = [_one_chunk(rows[name]) for name in sorted(columns)]
+        values = [one_chunk(rows[name]) for name in sorted(columns)]
         totals = [0] * len(_SEEDS)
         # A row takes up to 250 bytes on the way.
         for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -80,7 +80,7 @@ def hashes_of(literals: Sequence[str], columns: Sequence[pa.Array | pa.ChunkedAr
     seeds = np.concatenate([_string_hashes(pa.array([literal]), seed) for literal in literals])
     hashes = np.repeat(seeds, len(columns[0]), axis=1)
     for column in columns:
-        hashes = _chained(_one_chunk(column), hashes)
+        hashes = _chained(one_chunk(column), hashes)
     return hashes.view(np.int64)
 
 
@@ -219,7 +219,8 @@ def _avalanche(hashes: _Array) -> _Array:
     return hashes ^ (hashes >> _U64(32))
 
 
-def _one_chunk(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+def one_chunk(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column's values as one array."""
     if isinstance(values, pa.Array):
         return values
     combined = values.combine_chunks()

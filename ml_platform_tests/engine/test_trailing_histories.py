@@ -97,6 +97,12 @@ def deliveries(draw: st.DrawFn) -> list[File]:
     return found
 
 
+#: To make a history shorter would take longer than to look at it.
+HISTORIES = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 LAST = START + timedelta(days=DAYS + 12)
 
 
@@ -214,12 +220,7 @@ def _differences(found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> dict[An
     }
 
 
-@settings(
-    deadline=None,
-    max_examples=2,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-)
+@settings(HISTORIES, max_examples=2)
 @given(files=deliveries(), draw=st.randoms(use_true_random=False))
 def test_a_replay_in_any_order_keeps_what_every_morning_scored(
     files: list[File], draw: random.Random, tmp_path_factory: pytest.TempPathFactory, spark: SparkSession
@@ -229,12 +230,7 @@ def test_a_replay_in_any_order_keeps_what_every_morning_scored(
 
 
 @pytest.mark.slow
-@settings(
-    deadline=None,
-    max_examples=10,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-)
+@settings(HISTORIES, max_examples=10)
 @given(files=deliveries(), draw=st.randoms(use_true_random=False))
 def test_many_replays_in_any_order_keep_what_every_morning_scored(
     files: list[File], draw: random.Random, tmp_path_factory: pytest.TempPathFactory, spark: SparkSession

@@ -116,12 +116,9 @@ class Mrds(Step):
         product = self.context.product
         if not product.mrds.windowed or not days:
             return None
-        found = [
-            reached
-            for day in (min(days), max(days))
-            if (reached := days_reached(product.mrds.windowed.values(), day, product.start)) is not None
-        ]
-        return DayRange(min([min(days), *(reached.first for reached in found)]), max(days))
+        first, last = min(days), max(days)
+        reached = days_reached(product.mrds.windowed.values(), first, product.start, until=last)
+        return DayRange(min(first, reached.first) if reached is not None else first, last)
 
     def _windows(self, days: Sequence[date]) -> dict[date, Windows]:
         """What the windows of each of some days may hold."""
