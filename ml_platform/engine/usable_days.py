@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
 from ml_platform.contract.days import DayRange
@@ -131,14 +131,14 @@ class Windows:
         changing: those of them of which something changed later than on their first morning, ascending.
         reached: the days that the windows hold; None if there is none.
         number: a hash of these.
-        lacking: those that have been delivered, and aren't made yet.
+        lacking: those that have been delivered and aren't made, of those that have failed with the reason.
     """
 
     known: Mapping[date, WindowDay]
     changing: Sequence[date]
     reached: DayRange | None
     number: int
-    lacking: tuple[date, ...] = ()
+    lacking: Mapping[date, str] = field(default_factory=dict)
 
     def mornings(self, own: Sequence[Morning], day: date) -> list[Morning] | None:
         """The mornings of a day, with those on which days of its windows were repaired.
@@ -169,13 +169,13 @@ def windows_of(
     product: Product,
     days: Iterable[date],
     known: Mapping[date, WindowDay],
-    lacking: Collection[date],
+    lacking: Mapping[date, str],
 ) -> dict[date, Windows]:
     """The days that the windows of each of some days may hold.
 
     Args:
         known: all days that any of them may hold.
-        lacking: days that have been delivered, and are not made yet.
+        lacking: days that have been delivered and aren't made, of those that have failed with the reason.
     """
     features, start = product.mrds.windowed.values(), product.start
     ordered, missing = sorted(known), sorted(lacking)
@@ -197,7 +197,8 @@ def windows_of(
 
         inside = between(ordered)
         number = totals[inside.stop] - totals[inside.start]
-        found[day] = Windows(known, changing, reached, number, tuple(missing[between(missing)]))
+        unmade = {other: lacking[other] for other in missing[between(missing)]}
+        found[day] = Windows(known, changing, reached, number, unmade)
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,8 @@ import pytest
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import buckets, windowed_days
-from ml_platform.engine.step import PermanentError
+from ml_platform.engine import local
+from ml_platform.engine.step import FAILED_ADVICE, PermanentError, StepRequest
 from ml_platform.graph import sensors, trailing_days
 from ml_platform.graph.partitions import range_tags
 from ml_platform.mlops.alerts import findings
@@ -195,6 +198,76 @@ def test_days_wait_for_delivered_days_of_their_windows(platform: Platform) -> No
     )
     run(platform, ALL[:5])
     assert made(platform)["visits"].max() > 1
+
+
+@contextlib.contextmanager
+def unreadable(platform: Platform, table: str, day: date) -> Iterator[None]:
+    """A table whose files of a day can't be read, as they were written wrongly: as long as they should be."""
+    files = (platform.settings.home / "tables" / "shop" / table / f"event_day={day}").glob("*.parquet")
+    whole = {path: path.read_bytes() for path in files}
+    for path, content in whole.items():
+        path.write_bytes(bytes(len(content)))
+    yield
+    for path, content in whole.items():
+        path.write_bytes(content)
+
+
+def is_pending(platform: Platform, chosen: list[date]) -> bool:
+    request = StepRequest(step="mrds", product="shop", days=tuple(chosen), run_id="look")
+    context = local.context_for(
+        request, platform.product, platform.settings, platform._session, lambda _: None
+    )
+    return local.is_pending(context)
+
+
+@pytest.mark.parametrize("until", ["today", "yesterday"])
+def test_a_day_whose_aggregates_failed_is_told_of_and_tried_again_by_every_run(
+    until: str, platform: Platform
+) -> None:
+    features = {"spent_3": {"sum": "spend", "days": 3, "until": until}}
+    platform.product = product(mrds__features=features, model__features={"numeric": ["spent_3"]})
+    chosen = ALL[:6]
+    deliver_visits(platform, chosen, rows=20, customers=5)
+    platform.run("ards", chosen)
+    bad, last = chosen[2], chosen[5]
+    with unreadable(platform, "ards", bad):
+        results = {result.day: result for result in platform.run("mrds", chosen).days}
+
+        reached = chosen[3:5] if until == "today" else chosen[3:6]
+        outcomes = {day: result.outcome for day, result in results.items()}
+        assert {day for day, outcome in outcomes.items() if outcome == "held_back"} == {*reached}
+        assert outcomes[bad] == "refused"
+        assert results[bad].reason.startswith("daily_aggregates failed: ")
+        assert results[bad].advice == FAILED_ADVICE
+        for day in reached:
+            assert results[day].reason.startswith("its windows hold 2024-01-03: daily_aggregates failed: ")
+            assert results[day].reason.endswith("fix its cause, then make that day again")
+        told = findings.of_records({"mrds": platform.ledger.latest("mrds")})
+        assert [(one.asset, one.since) for one in told if one.kind == "outcome"] == [("mrds", str(bad))]
+        assert is_pending(platform, reached)
+
+    assert not (until == "today" and is_pending(platform, [last]))
+    (result,) = platform.run("mrds", reached[0]).days
+    assert result.outcome == "written", "a run of a day tries the failed one of its windows again"
+    platform.run("mrds", chosen)
+    assert {record.outcome for record in platform.ledger.latest("mrds").values()} == {"written"}
+    assert not is_pending(platform, chosen)
+
+
+def test_days_that_failed_are_told_of_beside_those_that_are_not_made(platform: Platform) -> None:
+    platform.product = product()
+    deliver_visits(platform, ALL[:6], rows=20, customers=5)
+    platform.run("ards", ALL[1:6])
+    with unreadable(platform, "ards", ALL[2]), unreadable(platform, "ards", ALL[3]):
+        platform.run("mrds", ALL[1:6])
+    reason = platform.ledger.latest("mrds")[ALL[5]].reason
+    assert reason.startswith(
+        "its windows hold 2 days from 2024-01-03 to 2024-01-04, of which 2024-01-03 says: "
+        "daily_aggregates failed: "
+    )
+    assert reason.endswith(
+        "; and 2024-01-01, delivered and not made yet under this contract; make these days first"
+    )
 
 
 def test_blocked_and_missing_days_are_left_out_and_said(platform: Platform) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -50,10 +50,15 @@ class Mrds(Step):
         if not self.context.product.mrds.windowed:
             return found
         doable = [day for day, inputs in found.items() if inputs.found is not None]
-        kept = self.context.ledger.latest(DAILY_AGGREGATES, set(doable), details=False)
-        for day, windows in self._windows(doable).items():
+        kept = self.context.ledger.latest(DAILY_AGGREGATES, set(self._reached(doable) or ()))
+        for day, windows in self._windows(doable, kept).items():
             found[day] = _with_windows(found[day], windows)
-            if found[day].outcome is None and day in kept and kept[day].outcome == "refused":
+            if day not in kept:
+                continue
+            if kept[day].failed:
+                # It is the day's own failure, and told of as such.
+                found[day] = Inputs(found[day].fingerprint, "refused", kept[day].reason, failed=True)
+            elif found[day].outcome is None and kept[day].outcome == "refused":
                 # A sum beyond its type: windows of other days leave the day out.
                 found[day] = Inputs(found[day].fingerprint, "refused", kept[day].reason)
         return found
@@ -120,28 +125,34 @@ class Mrds(Step):
         reached = days_reached(product.mrds.windowed.values(), first, product.start, until=last)
         return DayRange(min(first, reached.first) if reached is not None else first, last)
 
-    def _windows(self, days: Sequence[date]) -> dict[date, Windows]:
-        """What the windows of each of some days may hold."""
+    def _windows(self, days: Sequence[date], kept: Mapping[date, DayRecord]) -> dict[date, Windows]:
+        """What the windows of each of some days may hold.
+
+        Args:
+            kept: what the ledger says of what is kept of these days, and of those that windows may hold.
+        """
         context, reached = self.context, self._reached(days)
         if reached is None:
             return {}
         product, ledger = context.product, context.ledger
         made = ledger.latest(ARDS, set(reached))
-        kept = ledger.latest(DAILY_AGGREGATES, set(reached))
         folder = landing_of(context.settings, product)
         delivered = landing.delivered_days(product, folder)
         unmade = [day for day in delivered if day in reached and day not in made]
         # A folder may be empty, or its files not be whole yet.
         looks = landing.looks(product, folder, unmade) if unmade else {}
-        lacking = {day for day, look in looks.items() if look.stamp is not None and not look.is_unfinished}
-        lacking |= {day for day, record in made.items() if record.failed}
-        # What is kept of a day may be of another contract, or have failed; one that is refused is left out.
-        lacking |= {
-            day
-            for day, record in made.items()
-            if record.outcome in presence.WITH_ROWS
-            and (day not in kept or kept[day].failed or kept[day].outcome == "held_back")
+        lacking = {
+            day: "" for day, look in looks.items() if look.stamp is not None and not look.is_unfinished
         }
+        for day, record in made.items():
+            if record.failed:
+                lacking[day] = record.reason
+            elif record.outcome not in presence.WITH_ROWS:
+                continue
+            elif day not in kept or kept[day].outcome == "held_back":
+                lacking[day] = ""  # what is kept of it is of another contract
+            elif kept[day].failed:
+                lacking[day] = kept[day].reason  # one that is refused otherwise is left out
         return windows_of(product, days, window_days(product, reached, made, kept), lacking)
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
@@ -243,14 +254,26 @@ def _with_windows(inputs: Inputs, windows: Windows) -> Inputs:
     if windows.lacking and inputs.outcome is not None:
         return replace(inputs, found=None)
     if windows.lacking:
-        days = in_a_sentence("day", windows.lacking)
-        return Inputs(
-            inputs.fingerprint,
-            "held_back",
-            f"its windows hold {days}, delivered and not made yet under this contract; make these days first",
-        )
+        why = "; and ".join(_in_words(windows.lacking))
+        return Inputs(inputs.fingerprint, "held_back", f"its windows hold {why}")
     fingerprint = fingerprint_of([inputs.fingerprint, f"{windows.number:x}"])
     return replace(inputs, fingerprint=fingerprint, found=replace(inputs.found, windows=windows))
+
+
+def _in_words(lacking: Mapping[date, str]) -> Iterator[str]:
+    """What is wrong with days that windows would hold, and what to do: first of those that have failed."""
+    failed = [day for day, why in lacking.items() if why]
+    unmade = [day for day, why in lacking.items() if not why]
+    if failed:
+        days = in_a_sentence("day", failed)
+        which = f"{days}, of which {failed[0]} says" if len(failed) > 1 else days
+        yield (
+            f"{which}: {lacking[failed[0]]}; see the traceback in the log of the run and fix its cause, then "
+            f"make {'these days' if len(failed) > 1 else 'that day'} again"
+        )
+    if unmade:
+        days = in_a_sentence("day", unmade)
+        yield f"{days}, delivered and not made yet under this contract; make these days first"
 
 
 def _fingerprint(made: mrds.MrdsDay) -> str:
