@@ -317,7 +317,7 @@ def _plan(step: Step, days: Sequence[date], *, force: bool) -> _Plan:
     todo = {
         day: inputs[day]
         for day in days
-        if day in inputs and (force or day in lost or not _up_to_date(step, known.get(day), inputs[day]))
+        if day in inputs and (force or day in lost or not is_up_to_date(step, known.get(day), inputs[day]))
     }
     return _Plan(todo, known, lost, version)
 
@@ -347,7 +347,8 @@ def _refusal(step: Step, day: date, error: Exception) -> str:
 _OF_INPUTS = frozenset({"missing", "held_back", "no_model", "not_due"})
 
 
-def _up_to_date(step: Step, record: DayRecord | None, inputs: Inputs) -> bool:
+def is_up_to_date(step: Step, record: DayRecord | None, inputs: Inputs) -> bool:
+    """Whether a day is recorded as it would be now; one that has failed never is."""
     if record is None or record.failed or inputs.failed:
         return False
     if inputs.outcome is not None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -198,6 +199,19 @@ class Request:
     attempt: int = 1
     tokens: Mapping[date, str] = field(default_factory=dict)
 
+    @classmethod
+    def of_plain(cls, plain: Sequence[Any]) -> Request:
+        """That of a cursor."""
+        first, last, key, attempt, tokens = plain
+        day = date.fromisoformat
+        return cls(day(first), day(last), key, attempt, {day(of): token for of, token in tokens.items()})
+
+    @property
+    def plain(self) -> list[Any]:
+        """What a cursor holds of it."""
+        tokens = {str(day): token for day, token in self.tokens.items()}
+        return [str(self.first), str(self.last), self.run_key, self.attempt, tokens]
+
     def answers(self, day: date, state: State) -> bool:
         """Whether the run was requested for this state of a day."""
         if not self.first <= day <= self.last:
@@ -207,10 +221,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Requested:
-    """What the landing sensor has requested of days that are still pending, and whose turn it is."""
+    """What the landing sensor has requested of days that are still pending, and whose turn it is.
+
+    ``windows`` is the same of days whose windows have changed, which have no new files: see
+    :mod:`.trailing_days`.
+    """
 
     requests: tuple[Request, ...] = ()
     turn: int = 0
+    windows: tuple[Request, ...] = ()
 
     @classmethod
     def read(cls, cursor: str | None) -> Requested:
@@ -218,25 +237,15 @@ class Requested:
         values = json.loads(cursor) if cursor else {}
         if "requests" not in values:
             return cls()
-        day = date.fromisoformat
-        requests = [
-            Request(day(first), day(last), key, attempt, {day(key_): token for key_, token in tokens.items()})
-            for first, last, key, attempt, tokens in values["requests"]
-        ]
-        return cls(tuple(requests), values["turn"])
+        requests, windows = (
+            tuple(Request.of_plain(plain) for plain in values.get(name, ()))
+            for name in ("requests", "windows")
+        )
+        return cls(requests, values["turn"], windows)
 
     def write(self) -> str:
-        requests = [
-            (
-                str(request.first),
-                str(request.last),
-                request.run_key,
-                request.attempt,
-                {str(d): t for d, t in request.tokens.items()},
-            )
-            for request in self.requests
-        ]
-        return json.dumps({"requests": requests, "turn": self.turn})
+        requests, windows = ([request.plain for request in part] for part in (self.requests, self.windows))
+        return json.dumps({"requests": requests, "turn": self.turn, "windows": windows})
 
     @property
     def days(self) -> set[date]:
@@ -254,30 +263,64 @@ class Requested:
         Args:
             status: of the run with a run key; None if there is no such run.
         """
-        found = {}
-        known: dict[str, dg.DagsterRunStatus | None] = {}
-        for day, state in states.items():
-            request = self._of(day, state)
-            if request is None:
-                found[day] = 1
-                continue
-            if request.run_key not in known:
-                known[request.run_key] = status(request.run_key)
-            run = known[request.run_key]
-            if run is None:
-                found[day] = request.attempt
-            elif run == dg.DagsterRunStatus.SUCCESS and request.attempt < ATTEMPTS:
-                found[day] = request.attempt + 1
-        return found
+        return _due(self.requests, states, status, {dg.DagsterRunStatus.SUCCESS})
+
+    def windows_due(
+        self, states: Mapping[date, State], status: Callable[[str], dg.DagsterRunStatus | None]
+    ) -> dict[date, int]:
+        """The same of days whose windows have changed.
+
+        What is wrong with these shows nowhere but in a held-back day, so a run that failed, or whose process
+        has died, is requested again as well, as often.
+        """
+        again = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE}
+        return _due(self.windows, states, status, again)
 
     def after(self, states: Mapping[date, State], new: Sequence[Request], turn: int) -> Requested:
         """What is kept: new requests, and the old ones that are about days still pending."""
-        kept = [self._of(day, state) for day, state in states.items()]
-        waiting = [request for request in self.requests if request in kept]
-        return Requested((*waiting, *new), turn)
+        return Requested((*_about(self.requests, states), *new), turn, self.windows)
 
-    def _of(self, day: date, state: State) -> Request | None:
-        return next((request for request in reversed(self.requests) if request.answers(day, state)), None)
+    def after_windows(self, states: Mapping[date, State], new: Sequence[Request]) -> Requested:
+        """The same of requests over days whose windows have changed."""
+        return replace(self, windows=(*_about(self.windows, states), *new))
+
+
+def _due(
+    requests: Sequence[Request],
+    states: Mapping[date, State],
+    status: Callable[[str], dg.DagsterRunStatus | None],
+    again: Collection[dg.DagsterRunStatus],
+) -> dict[date, int]:
+    """The days that a run must be requested for, and which attempt at their state it is.
+
+    Args:
+        again: how runs may have ended that are requested again.
+    """
+    found = {}
+    known: dict[str, dg.DagsterRunStatus | None] = {}
+    for day, state in states.items():
+        request = _newest(requests, day, state)
+        if request is None:
+            found[day] = 1
+            continue
+        if request.run_key not in known:
+            known[request.run_key] = status(request.run_key)
+        run = known[request.run_key]
+        if run is None:
+            found[day] = request.attempt
+        elif run in again and request.attempt < ATTEMPTS:
+            found[day] = request.attempt + 1
+    return found
+
+
+def _about(requests: Sequence[Request], states: Mapping[date, State]) -> list[Request]:
+    """The requests that are the newest about days in some states."""
+    kept = [_newest(requests, day, state) for day, state in states.items()]
+    return [request for request in requests if request in kept]
+
+
+def _newest(requests: Sequence[Request], day: date, state: State) -> Request | None:
+    return next((request for request in reversed(requests) if request.answers(day, state)), None)
 
 
 def ranges(days: Sequence[date]) -> list[tuple[date, date]]:

@@ -15,7 +15,7 @@ from ml_platform.contract.assets import DRIFT_REPORT, NO_DRIFT
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.arrivals import ArrivalRegister
 from ml_platform.data_engineering.object_store import landing_of
-from ml_platform.graph import deliveries, ledger_views, partitions
+from ml_platform.graph import deliveries, ledger_views, partitions, run_processes
 from ml_platform.graph.assets import asset_key
 from ml_platform.graph.jobs import UNFINISHED, retrain_request, status_of, training_in_progress, unique_key
 from ml_platform.settings import Settings
@@ -62,9 +62,11 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
             context.log.warning(pending.warning)
         due = requested.due(pending.states, lambda key: status_of(context.instance, key))
         new = [_request_over(first, last, pending, due) for first, last in deliveries.ranges(list(due))]
-        cursor = requested.after(pending.states, new, pending.next_turn).write()
+        after = requested.after(pending.states, new, pending.next_turn)
+        cursor = after.write()
         if not new and not pending.states:
-            again = _windows_again(context.instance, product, settings, ledger)
+            again, after = _windows_again(context.instance, product, settings, ledger, after)
+            cursor = after.write()
             if again is not None:
                 return dg.SensorResult(run_requests=[again], cursor=cursor)
             again = _evaluate_again(context.instance, product, settings, ledger, pending.newest)
@@ -91,24 +93,39 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
 
 
 def _windows_again(
-    instance: dg.DagsterInstance, product: Product, settings: Settings, ledger: Ledger
-) -> dg.RunRequest | None:
+    instance: dg.DagsterInstance,
+    product: Product,
+    settings: Settings,
+    ledger: Ledger,
+    requested: deliveries.Requested,
+) -> tuple[dg.RunRequest | None, deliveries.Requested]:
     """A run over the days whose windows hold days that have changed since, once no other run is at work.
 
-    Its key is that of the ledger's version: for one state of the ledger the daemon starts one such run.
+    Also what has been requested by then, in which days are found that such runs leave as they are.
     """
     if not product.mrds.windowed:
-        return None
+        return None, requested
     from ml_platform.graph import trailing_days
 
-    days = trailing_days.outdated(product, settings, ledger)
+    states = trailing_days.outdated(product, settings, ledger)
+    if states:
+        run_processes.reap(instance)
     at_work = dg.RunsFilter(job_name=f"{product.name}_daily", statuses=UNFINISHED)
-    if not days or instance.get_runs(at_work, limit=1):
-        return None
-    return dg.RunRequest(
-        run_key=f"windows/{days[0]}/{days[-1]}/{ledger.version()}",
-        tags=partitions.range_tags(days[0], days[-1]),
+    if states and instance.get_runs(at_work, limit=1):
+        return None, requested
+    due = requested.windows_due(states, lambda key: status_of(instance, key))
+    if not due:
+        return None, requested.after_windows(states, [])
+    first, last = min(due), max(due)
+    request = deliveries.Request(
+        first,
+        last,
+        unique_key(f"windows/{first}/{last}"),
+        attempt=max(due.values()),
+        tokens={day: states[day].token for day in due},
     )
+    again = dg.RunRequest(run_key=request.run_key, tags=partitions.range_tags(first, last))
+    return again, requested.after_windows(states, [request])
 
 
 def _evaluate_again(

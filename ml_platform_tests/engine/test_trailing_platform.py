@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from datetime import date, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
+from dagster._core.events import DagsterEvent
 
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import buckets, windowed_days
 from ml_platform.engine import local
 from ml_platform.engine.step import FAILED_ADVICE, PermanentError, StepRequest
-from ml_platform.graph import sensors, trailing_days
-from ml_platform.graph.partitions import range_tags
+from ml_platform.graph import deliveries, trailing_days
+from ml_platform.graph.jobs import RUN_KEY_TAG
 from ml_platform.mlops.alerts import findings
 from ml_platform.storage.path_locations import FolderLocation
 from ml_platform_tests.conftest import settings_in
+from ml_platform_tests.graph.stand_ins import Graph, requested_range
+from ml_platform_tests.graph.test_run_processes import dead_process, mark_as
 from ml_platform_tests.small_platform import (
     D,
     Platform,
@@ -144,7 +147,7 @@ def test_a_correction_changes_the_days_whose_windows_hold_it_and_no_others(platf
     deliver_visits(platform, chosen, rows=20, customers=5)
     run(platform, chosen)
     before = platform.fingerprints("mrds")
-    assert trailing_days.outdated(platform.product, platform.settings, platform.ledger) == []
+    assert not outdated(platform)
 
     frame = visits(chosen[4], rows=20, customers=5).drop(columns="bought").assign(spend=1.0)
     platform.deliver(chosen[4], "2024-01-15_fix.csv", frame.to_csv(index=False))
@@ -152,22 +155,126 @@ def test_a_correction_changes_the_days_whose_windows_hold_it_and_no_others(platf
     result = platform.run("mrds", chosen[4])
 
     assert "2 days from 2024-01-06 to 2024-01-07" in result.metadata["days_whose_windows_have_changed"]
-    outdated = trailing_days.outdated(platform.product, platform.settings, platform.ledger)
-    assert outdated == chosen[5:7]
+    assert outdated(platform) == chosen[5:7]
     with dg.DagsterInstance.ephemeral() as instance:
-        ask = partial(sensors._windows_again, instance, platform.product, platform.settings, platform.ledger)
-        request = ask()
-        assert request is not None
-        assert request.tags == range_tags(chosen[5], chosen[6])
-        again = ask()
-        assert again is not None
-        assert again.run_key == request.run_key, "of one state of the ledger one run is started"
+        (request,) = tick(platform, instance).run_requests
+        assert requested_range(request) == (chosen[5], chosen[6])
     assert platform.run("mrds", chosen).metadata["days_done"] == 2
     after = platform.fingerprints("mrds")
     assert {day for (_, day), found in after.items() if found != before["mrds", day]} == {*chosen[4:7]}
-    assert trailing_days.outdated(platform.product, platform.settings, platform.ledger) == []
+    assert not outdated(platform)
     with dg.DagsterInstance.ephemeral() as instance:
-        assert sensors._windows_again(instance, platform.product, platform.settings, platform.ledger) is None
+        assert not tick(platform, instance).run_requests
+
+
+def outdated(platform: Platform) -> list[date]:
+    return list(trailing_days.outdated(platform.product, platform.settings, platform.ledger))
+
+
+def tick(platform: Platform, instance: dg.DagsterInstance, cursor: str | None = None) -> Any:
+    """What the daemon gets of the landing sensor."""
+    return Graph(platform.settings, instance, platform.product).sensor_tick("landing_sensor", cursor)
+
+
+def started(
+    instance: dg.DagsterInstance, request: dg.RunRequest, status: str = "STARTED", pid: int = 0
+) -> str:
+    """Add a requested run as the daemon does, which a process works on if it has an id."""
+    run = dg.DagsterRun(
+        job_name="shop_daily",
+        tags={**request.tags, RUN_KEY_TAG: str(request.run_key)},
+        status=dg.DagsterRunStatus(status),
+    )
+    assert not instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: str(request.run_key)})), (
+        "the daemon drops it"
+    )
+    instance.add_run(run)
+    if pid:
+        mark_as(instance, run.run_id, pid=pid)
+    return run.run_id
+
+
+def ended(instance: dg.DagsterInstance, run_id: str, how: dg.DagsterEventType) -> None:
+    instance.report_dagster_event(DagsterEvent(how.value, job_name="shop_daily"), run_id)
+
+
+def test_a_run_over_changed_windows_that_dies_is_requested_again_some_times(platform: Platform) -> None:
+    features = {"spent_3": {"sum": "spend", "days": 3}}
+    platform.product = product(mrds__features=features, model__features={"numeric": ["spent_3"]})
+    chosen = ALL[:8]
+    deliver_visits(platform, chosen, rows=20, customers=5)
+    run(platform, chosen)
+
+    def correct(name: str, spend: float) -> None:
+        frame = visits(chosen[4], rows=20, customers=5).drop(columns="bought").assign(spend=spend)
+        platform.deliver(chosen[4], name, frame.to_csv(index=False))
+        run(platform, [chosen[4]])
+
+    correct("2024-01-15_fix.csv", 1.0)
+    with dg.DagsterInstance.ephemeral() as instance:
+        never_came = tick(platform, instance)
+        cursor = never_came.cursor
+        requested = []
+        for attempt in range(deliveries.ATTEMPTS):
+            found = tick(platform, instance, cursor)
+            (request,) = found.run_requests
+            requested.append(request.run_key)
+            assert requested_range(request) == (chosen[5], chosen[6])
+            cursor = found.cursor
+            run_id = started(instance, request, pid=os.getpid())
+            assert not tick(platform, instance, cursor).run_requests, "that run is at work"
+            if attempt:
+                ended(instance, run_id, dg.DagsterEventType.RUN_FAILURE)
+            else:
+                mark_as(instance, run_id, pid=dead_process())
+        assert len({*requested, never_came.run_requests[0].run_key}) == deliveries.ATTEMPTS + 1
+        assert not tick(platform, instance, cursor).run_requests, "it isn't requested for ever"
+
+        correct("2024-01-16_fix.csv", 2.0)
+        found = tick(platform, instance, cursor)
+        (request,) = found.run_requests
+        canceled = started(instance, request)
+        ended(instance, canceled, dg.DagsterEventType.RUN_CANCELED)
+        assert not tick(platform, instance, found.cursor).run_requests, "a person has canceled it"
+        platform.run("mrds", chosen)
+        done = tick(platform, instance, found.cursor)
+        assert not done.run_requests
+        assert deliveries.Requested.read(done.cursor).windows == ()
+
+
+def test_the_sensor_asks_for_a_day_whose_aggregates_failed_and_then_for_those_held_back(
+    platform: Platform,
+) -> None:
+    features = {"spent_3": {"sum": "spend", "days": 3}}
+    platform.product = product(mrds__features=features, model__features={"numeric": ["spent_3"]})
+    chosen = ALL[:6]
+    deliver_visits(platform, chosen, rows=20, customers=5)
+    platform.run("ards", chosen)
+    bad = chosen[2]
+
+    def ask(cursor: str | None) -> tuple[list[tuple[date, date]], str | None]:
+        found = tick(platform, instance, cursor)
+        for request in found.run_requests:
+            first, last = requested_range(request)
+            platform.run("mrds", [day for day in chosen if first <= day <= last])
+            started(instance, request, "SUCCESS")
+        return [requested_range(request) for request in found.run_requests], found.cursor
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor = None
+        with unreadable(platform, "ards", bad):
+            platform.run("mrds", chosen)
+            for _ in range(deliveries.ATTEMPTS):
+                asked, cursor = ask(cursor)
+                assert asked == [(bad, bad)]
+            assert ask(cursor)[0] == [], "it isn't requested for ever"
+        assert ask(cursor)[0] == []
+
+        platform.run("mrds", chosen[4])  # as any later run does, it tries again what has failed
+        asked, cursor = ask(cursor)
+        assert asked == [(bad, chosen[3])]
+        assert {record.outcome for record in platform.ledger.latest("mrds").values()} == {"written"}
+        assert ask(cursor)[0] == []
 
 
 def test_a_label_that_comes_changes_no_other_day(platform: Platform) -> None:
@@ -559,4 +666,4 @@ def test_a_changed_contract_asks_for_no_day_by_itself_and_an_empty_folder_holds_
     deliver_visits(platform, [ALL[6]], rows=20, customers=5)
     run(platform, [ALL[6]])
     assert platform.ledger.latest("mrds")[ALL[6]].outcome == "written"
-    assert trailing_days.outdated(platform.product, platform.settings, platform.ledger) == []
+    assert not outdated(platform)

@@ -19,7 +19,7 @@ from ml_platform.data_engineering.row_versions import Morning
 from ml_platform.engine import presence
 from ml_platform.engine.earlier_verdicts import mornings_of, usable_in_mrds
 from ml_platform.engine.inputs import from_same_day
-from ml_platform.engine.run_partitions import Done, Step
+from ml_platform.engine.run_partitions import Done, Step, is_up_to_date
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.daily_aggregates import DailyAggregates
 from ml_platform.engine.usable_days import Windows, own_mornings, usable_days, window_days, windows_of
@@ -70,11 +70,15 @@ class Mrds(Step):
         made = self.context.ledger.latest(ARDS, set(reached), details=False)
         return [(DailyAggregates(self.context), sorted(made))]
 
-    def outdated(self) -> list[date]:
-        """The days that were made when days of their windows were otherwise; ascending. Needs no Spark."""
+    def outdated(self) -> dict[date, str]:
+        """The days that were made when days of their windows were otherwise; ascending. Needs no Spark.
+
+        Returns:
+            By day a hash of what it was made from and would be now: while it stays, so does all of that.
+        """
         product, ledger = self.context.product, self.context.ledger
         if not product.mrds.windowed:
-            return []
+            return {}
         made = ledger.latest(self.asset, details=False)
         before = [
             *ledger.latest(ARDS, details=False).values(),
@@ -87,23 +91,41 @@ class Mrds(Step):
         orders = [recorded[day] for day in ordered]
         asked = set()
         for day, record in made.items():
-            # Only a day that something in its windows has been recorded after can be.
+            # Only a day that something in its windows has been recorded after can be, or after itself.
             reached = days_reached(product.mrds.windowed.values(), day, product.start)
             # Days of another contract or version are for backfills.
             is_of_now = (record.contract, record.code_version) == (self.contract, self.code_version)
             if reached is not None and is_of_now:
-                inside = orders[bisect_left(ordered, reached.first) : bisect_right(ordered, reached.last)]
+                inside = orders[bisect_left(ordered, reached.first) : bisect_right(ordered, day)]
                 if inside and max(inside) > record.order:
                     asked.add(day)
         if not asked:
-            return []
+            return {}
         known = ledger.latest(self.asset, asked)
         inputs = self.plan(sorted(asked))
-        return [
-            day
+        return {
+            day: fingerprint_of([record.outcome, record.inputs, inputs[day].fingerprint])
             for day, record in known.items()
-            if day in inputs and inputs[day].outcome is None and not self.is_current(record, inputs[day])
-        ]
+            if day in inputs and inputs[day].outcome is None and not is_up_to_date(self, record, inputs[day])
+        }
+
+    def failed_for_windows(self) -> dict[date, str]:
+        """The days of which what is kept for windows has failed, which holds others back; as those above."""
+        ledger = self.context.ledger
+        if not self.context.product.mrds.windowed:
+            return {}
+        kept = ledger.latest(DAILY_AGGREGATES, details=False)
+        refused = [day for day, record in kept.items() if record.outcome == "refused"]
+        failed = [day for day, record in ledger.latest(DAILY_AGGREGATES, refused).items() if record.failed]
+        if not failed:
+            return {}
+        step = DailyAggregates(self.context)
+        tried = [step.contract, step.code_version]
+        return {
+            day: fingerprint_of([*tried, inputs.fingerprint])
+            for day, inputs in step.plan(failed).items()
+            if inputs.outcome is None
+        }
 
     def summary(self, days: Sequence[date], done: Done) -> dict[str, Any]:
         found = super().summary(days, done)
