@@ -14,7 +14,17 @@ import pyarrow as pa
 from sqlalchemy.engine import make_url
 
 from ml_platform.cli.damage import State, torn_commit, wrong_with
-from ml_platform.contract.assets import ARDS, CATALOGUE, MODEL, MRDS, names, table_names
+from ml_platform.contract.assets import (
+    ARDS,
+    CATALOGUE,
+    MODEL,
+    MRDS,
+    Asset,
+    brought_up_to_date_with,
+    drawn,
+    names,
+    table_names,
+)
 from ml_platform.contract.days import in_a_sentence, last_day_of, month_of
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
@@ -299,27 +309,33 @@ class Examination:
         return self.product.engine.of("ards", self.settings.engine) == "local"
 
     def _steps(self, broken: set[str]) -> Iterator[Finding]:
-        name = self.product.name
         for asset in names():
-            if asset == MODEL or asset in broken:
+            if asset == MODEL:
                 continue
-            step = CATALOGUE[asset].step_class(self.context_of(asset))
-            if set(step.tables) & broken:
-                continue
-            try:
-                lost = step.lost(self.ledger.latest(asset))
-            except (PermanentError, OnlineStoreError, LocationError) as error:
-                yield Finding(asset, "unreadable", "", str(error), "see the message", repairable=False)
-                continue
-            for why, days in presence.grouped(lost).items():
-                yield Finding(
-                    asset,
-                    "missing",
-                    why.partition(" ")[0] if why.startswith("/") else "",
-                    f"{why}: {_days(days, asset)}",
-                    _backfill(name, asset, days),
-                    days=tuple(days),
-                )
+            for made in brought_up_to_date_with(asset, self.product):
+                if made.name not in broken:
+                    yield from self._step(made, broken)
+
+    def _step(self, made: Asset, broken: set[str]) -> Iterator[Finding]:
+        """What a step's tables, database or reports lack of what the ledger says that it has made."""
+        asset = drawn(made.name)
+        step = made.step_class(self.context_of(asset))
+        if set(step.tables) & broken:
+            return
+        try:
+            lost = step.lost(self.ledger.latest(made.name))
+        except (PermanentError, OnlineStoreError, LocationError) as error:
+            yield Finding(made.name, "unreadable", "", str(error), "see the message", repairable=False)
+            return
+        for why, days in presence.grouped(lost).items():
+            yield Finding(
+                made.name,
+                "missing",
+                why.partition(" ")[0] if why.startswith("/") else "",
+                f"{why}: {_days(days, asset)}",
+                _backfill(self.product.name, asset, days),
+                days=tuple(days),
+            )
 
     def _history(self, broken: set[str]) -> Iterator[Finding]:
         """The models: what was trained, decided, rolled back, and is in the registry."""

@@ -12,7 +12,7 @@ from ml_platform.cli.backfill import Backfill, BackfillError, apart
 from ml_platform.cli.damage import beside, move_aside, torn_commit
 from ml_platform.cli.findings import Examination, Finding
 from ml_platform.cli.interruption import interruption
-from ml_platform.contract.assets import CATALOGUE, MODEL, names, nothing_made_from
+from ml_platform.contract.assets import MODEL, brought_up_to_date_with, names, nothing_made_from
 from ml_platform.contract.days import DayRange, last_day_of, month_of
 from ml_platform.engine import presence
 from ml_platform.engine.step import PermanentError
@@ -99,11 +99,12 @@ class Repair:
         return apart([day for day in days if day not in gone], gone)
 
     def _lost(self, asset: str) -> set[date]:
-        return set(
-            CATALOGUE[asset]
-            .step_class(self.examination.context_of(asset))
-            .lost(self.examination.ledger.latest(asset))
-        )
+        context, ledger = self.examination.context_of(asset), self.examination.ledger
+        return {
+            day
+            for made in brought_up_to_date_with(asset, self.examination.product)
+            for day in made.step_class(context).lost(ledger.latest(made.name))
+        }
 
     def _work(self, instance: dg.DagsterInstance, asset: str) -> Backfill:
         return Backfill(

@@ -518,6 +518,17 @@ def names() -> tuple[str, ...]:
     return tuple(CATALOGUE)
 
 
+def brought_up_to_date_with(name: str, product: Product) -> tuple[Asset, ...]:
+    """What the step of an asset of the catalogue makes: the asset, and before it what is kept for that."""
+    keeps = name == MRDS and bool(product.mrds.windowed)
+    return (KEPT_FOR_WINDOWS, CATALOGUE[name]) if keeps else (CATALOGUE[name],)
+
+
+def drawn(name: str) -> str:
+    """The asset of the catalogue whose step makes an asset: itself, but for what is kept for another one."""
+    return MRDS if name == DAILY_AGGREGATES else name
+
+
 def daily() -> tuple[str, ...]:
     """The assets with a partition a day, in the order in which they are made."""
     return tuple(asset.name for asset in CATALOGUE.values() if asset.period == "day")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 
-from ml_platform.contract.assets import MODEL
+from ml_platform.contract.assets import MODEL, drawn
 from ml_platform.contract.days import month_of
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.step import PermanentError
@@ -73,7 +73,7 @@ def is_elsewhere(context: StepContext, records: Mapping[date, DayRecord]) -> boo
     if "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return False  # this is the other machine
     asset = next(iter(records.values())).asset if records else context.request.step
-    engine = context.product.engine.of(asset, context.settings.engine)
+    engine = context.product.engine.of(drawn(asset), context.settings.engine)
     return engine != "local"
 
 

@@ -19,13 +19,21 @@ from ml_platform.cli.backfill import Backfill
 from ml_platform.cli.console import instance_of
 from ml_platform.cli.main import app
 from ml_platform.contract.days import DayRange
+from ml_platform.contract.loading import parse_product
 from ml_platform.graph.resources import LocalStepRunner
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
 from ml_platform_tests import tasks_here
 from ml_platform_tests.e2e.test_no_secret_shown import mlflow_server
-from ml_platform_tests.small_platform import SHOP, D, Platform, deliver_visits, forget_registry, shop
+from ml_platform_tests.small_platform import (
+    SHOP,
+    D,
+    Platform,
+    deliver_visits,
+    forget_registry,
+    shop_contract,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -42,9 +50,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @contextmanager
-def all_done(folder: Path, **environment: str) -> Iterator[Path]:
+def all_done(folder: Path, contract: Mapping[str, Any] = SHOP, **environment: str) -> Iterator[Path]:
     (folder / "contracts").mkdir(parents=True)
-    (folder / "contracts" / "shop.yaml").write_text(yaml.safe_dump(SHOP, sort_keys=False))
+    (folder / "contracts" / "shop.yaml").write_text(yaml.safe_dump(dict(contract), sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         tasks_here.without_verdicts(patch)
         patch.setattr(LocalStepRunner, "session", lambda *_, **__: tasks_here.TasksHere())
@@ -57,15 +65,15 @@ def all_done(folder: Path, **environment: str) -> Iterator[Path]:
         (folder / "home" / "dagster").mkdir(parents=True)
         platform = Platform(Settings(), tasks_here.TasksHere())  # type: ignore[arg-type]
         deliver_visits(platform, SPAN)
-        backfill()
+        backfill(contract)
         yield folder / "home"
 
 
-def backfill() -> int:
+def backfill(contract: Mapping[str, Any] = SHOP) -> int:
     """How many runs it took to bring all up to date."""
     settings = Settings()
     with instance_of(settings) as instance:
-        return len(Backfill(shop(), settings, instance).run(SPAN))
+        return len(Backfill(parse_product(contract, "shop.yaml"), settings, instance).run(SPAN))
 
 
 def doctor(*options: str) -> tuple[int, str]:
@@ -74,10 +82,12 @@ def doctor(*options: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def fingerprints() -> Fingerprints:
+def fingerprints(*more: str) -> Fingerprints:
     ledger = Ledger(Tables.of(Settings()), "shop")
     return {
-        (asset, day): record.fingerprint for asset in ASSETS for day, record in ledger.latest(asset).items()
+        (asset, day): record.fingerprint
+        for asset in (*ASSETS, *more)
+        for day, record in ledger.latest(asset).items()
     }
 
 
@@ -131,6 +141,38 @@ def test_what_is_lost_or_damaged_is_named_and_made_again(home: Path) -> None:
     assert fingerprints() == before
     assert doctor()[0] == 0
     assert backfill() == 0
+
+
+def test_what_is_kept_for_windows_is_looked_at_and_made_again(tmp_path: Path) -> None:
+    contract = shop_contract(mrds__features={"spent_3": {"sum": "spend", "days": 3}})
+    with all_done(tmp_path, contract) as home:
+        before = fingerprints("daily_aggregates")
+        assert doctor()[0] == 0
+        kept = home / "tables" / "shop" / "daily_aggregates"
+        (file,) = (kept / "event_day=2024-01-20").glob("*.parquet")
+        file.write_bytes(file.read_bytes()[:100])
+        (finding,) = json.loads(doctor("--json")[1])
+        assert (finding["part"], finding["state"]) == ("daily_aggregates", "missing")
+        assert finding["place"] == str(kept)
+        assert finding["detail"] == f"{kept} lacks rows: 2024-01-20"
+        assert finding["command"] == (
+            "ml-platform backfill shop --from 2024-01-20 --to 2024-01-20 --select mrds"
+        )
+        code, output = doctor("--repair")
+        assert code == 0, output
+        assert fingerprints("daily_aggregates") == before
+
+        shutil.rmtree(kept)
+        assert backfill(contract) == 1, "the next run over the days makes them again without the doctor"
+        assert doctor()[0] == 0
+
+        cut_off_newest_commit(kept)
+        (finding,) = json.loads(doctor("--json")[1])
+        assert (finding["part"], finding["state"]) == ("daily_aggregates", "damaged")
+        code, output = doctor("--repair")
+        assert code == 0, output
+        assert fingerprints("daily_aggregates") == before
+        assert backfill(contract) == 0
 
 
 def test_damaged_databases_and_a_commit_that_is_cut_off_are_moved_aside_and_made_again(home: Path) -> None:

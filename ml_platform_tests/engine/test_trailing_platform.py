@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from dagster._core.events import DagsterEvent
 
+from ml_platform.cli.findings import Examination
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import buckets, windowed_days
@@ -425,6 +426,53 @@ def test_lost_aggregates_are_made_again(platform: Platform) -> None:
     platform.run("mrds", ALL[:5])
 
     pd.testing.assert_frame_equal(made(platform), before)
+
+
+def test_files_of_aggregates_that_are_cut_off_are_found_and_made_again(platform: Platform) -> None:
+    """Those of states as well, wherever other steps run; of a contract without windows nobody needs them."""
+    platform.product = product(engine={"default": "databricks", "assets": {"ards": "local", "mrds": "local"}})
+    delivered = deliver_visits(platform, ALL[:5], rows=20, customers=5)
+    fixed = delivered[ALL[1]].drop(columns="bought").assign(spend=1.0)
+    platform.deliver(ALL[1], "2024-01-20_fix.csv", fixed.to_csv(index=False))
+    run(platform, ALL[:5])
+    before = platform.fingerprints("mrds", "daily_aggregates")
+
+    def found() -> list[tuple[str, tuple[date, ...], str]]:
+        examination = Examination(platform.product, platform.settings)
+        wrong = [one for one in examination.examine(()) if one.part.startswith("daily_")]
+        return [(one.part, one.days, one.detail.partition(": ")[0]) for one in wrong]
+
+    assert found() == []
+    for table, day in (("daily_aggregates", ALL[2]), ("daily_aggregates_versions", ALL[1])):
+        folder = platform.settings.home / "tables" / "shop" / table
+        (file,) = (folder / f"event_day={day}").glob("*.parquet")
+        file.write_bytes(file.read_bytes()[:50])
+        assert found() == [("daily_aggregates", (day,), f"{folder} lacks rows")]
+        assert is_pending(platform, [ALL[4]]), "a day whose windows hold it asks for it"
+
+        assert platform.run("mrds", ALL[4]).metadata["days_done"] == 0
+        assert found() == []
+        assert platform.fingerprints("mrds", "daily_aggregates") == before
+    platform.tables.remove_days(
+        lambda: platform.spark, "shop", "daily_aggregates", [ALL[0]], run_id="by hand"
+    )
+    assert found() == [("daily_aggregates", (ALL[0],), f"{folder.parent / 'daily_aggregates'} lacks rows")]
+    platform.product = shop()
+    assert found() == []
+
+
+@pytest.mark.slow
+def test_maintenance_tidies_what_is_kept_for_windows(platform: Platform) -> None:
+    platform.product = product()
+    deliver_visits(platform, ALL[:3], rows=20, customers=5)
+    run(platform, ALL[:3])
+    before = platform.rows("daily_aggregates")
+
+    told = platform.run("maintenance", []).metadata
+
+    assert told["daily_aggregates"].startswith("3 files of ")
+    pd.testing.assert_frame_equal(platform.rows("daily_aggregates"), before)
+    assert platform.run("mrds", ALL[:3]).metadata["days_done"] == 0
 
 
 def test_a_feature_that_a_contract_gains_is_made_of_the_history(platform: Platform) -> None:
