@@ -25,13 +25,16 @@ _MORNING = "_morning"
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads whole days where tasks may read the tables' files. It travels to them."""
+    """What reads whole days where tasks may read the tables' files. It travels to them.
+
+    ``versions`` is None if no rows have changed yet: days may have been rejected, or windows have changed.
+    """
 
     product: Product
     mornings: Mapping[date, date]
     rows: DayFiles
     rows_version: int
-    versions: DayFiles
+    versions: DayFiles | None
     versions_version: int
 
     def read(self, _: int, days: Sequence[date], columns: Sequence[str]) -> Iterator[tuple[date, pa.Table]]:
@@ -47,7 +50,9 @@ class Reader:
                 yield day, known.select(list(columns)).combine_chunks()
 
     @staticmethod
-    def _day(files: DayFiles, version: int, day: date, schema: pa.Schema) -> pa.Table:
+    def _day(files: DayFiles | None, version: int, day: date, schema: pa.Schema) -> pa.Table:
+        if files is None:
+            return schema.empty_table()
         return next((rows for _, rows in files.read(version, [day], schema.names)), schema.empty_table())
 
 
@@ -66,11 +71,14 @@ class RowsAsKnown:
     def reader(self) -> Reader | None:
         """What reads the days from files; None where only Spark can."""
         name, tables = self.product.name, self.tables
-        rows, versions = (tables.day_files(name, table) for table in (ARDS, ARDS_VERSIONS))
-        if rows is None or versions is None:
+        rows = tables.day_files(name, ARDS)
+        if rows is None:
             return None
-        found = (tables.version(name, ARDS), tables.version(name, ARDS_VERSIONS))
-        return Reader(self.product, dict(self.mornings), rows, found[0], versions, found[1])
+        there = tables.exists(name, ARDS_VERSIONS)
+        versions = tables.day_files(name, ARDS_VERSIONS) if there else None
+        versions_version = tables.version(name, ARDS_VERSIONS) if there else -1
+        version = tables.version(name, ARDS)
+        return Reader(self.product, dict(self.mornings), rows, version, versions, versions_version)
 
     def frame(self, spark: SparkSession) -> DataFrame:
         """The days' rows, for Spark."""

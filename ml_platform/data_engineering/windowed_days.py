@@ -47,94 +47,45 @@ READING = 0.2
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """The days of a task, and its share of the entities."""
 
     days: tuple[date, ...]
     share: int = 0
     shares: int = 1
 
+    def within(self, product: Product, rows: pa.Table) -> pa.Table:
+        """The rows of its share of the entities."""
+        if self.shares == 1:
+            return rows
+        low, high = daily_aggregates.share_of_hashes(self.share, self.shares)
+        hashes = _hashes(product, rows)
+        return rows.filter(pa.array((hashes >= low) & (hashes <= high)))
+
 
 @dataclass(frozen=True)
-class _Done:
-    """What a task made of its days."""
-
-    days: dict[date, Made] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WindowedDays:
-    """Days on the way, and the tables with what their windows are put together from.
-
-    Attributes:
-        rows, states: the files of days on the way, as they are now and as they were served.
-        kept, versions: what is kept of each entity and day, and its states; None if there is nothing.
-        mrds, served: the tables whose files are written.
-    """
+class KeptDays:
+    """What is kept of each entity and day, and its states, if there is any. It travels to tasks."""
 
     product: Product
-    usable: UsableDays
-    rows: DayFiles
-    states: DayFiles
     kept: DayFiles | None
     kept_version: int
     versions: DayFiles | None
     versions_version: int
-    mrds: DayFiles
-    served: DayFiles
 
     @classmethod
-    def of(
-        cls,
-        product: Product,
-        tables: Tables,
-        usable: UsableDays,
-        rows: DayFiles,
-        states: DayFiles,
-        mrds: DayFiles,
-        served: DayFiles,
-    ) -> WindowedDays:
-        """The days on the way to a product's tables, which lie in a folder."""
+    def of(cls, product: Product, tables: Tables) -> KeptDays:
+        """That of a product whose tables lie in a folder."""
         found: list[tuple[DayFiles | None, int]] = []
         for table in (DAILY_AGGREGATES, DAILY_AGGREGATES_VERSIONS):
             there = tables.exists(product.name, table)
             files = tables.day_files(product.name, table) if there else None
             found.append((files, tables.version(product.name, table) if there else -1))
         (kept, kept_version), (versions, versions_version) = found
-        return cls(
-            product,
-            usable,
-            rows,
-            states,
-            kept,
-            kept_version,
-            versions,
-            versions_version,
-            mrds,
-            served,
-        )
+        return cls(product, kept, kept_version, versions, versions_version)
 
-    def write(
-        self, session: Session, own: Mapping[date, Made], counting: Counting, withheld: Collection[date]
-    ) -> dict[date, Made]:
-        """Files of the tables for each of some days on the way; a day that was refused stays so."""
-        done = {day: made for day, made in own.items() if made.refusal}
-        on_the_way = {day: made for day, made in own.items() if not made.refusal}
-        work = self._divided(sorted(on_the_way))
-        complete = _Complete(self, on_the_way, counting, frozenset(withheld))
-
-        def do(number: int) -> _Done:
-            return complete(work[number])
-
-        results = each_in_a_task(session, len(work), do, _Done, here=len(work) == 1)
-        parts: dict[date, list[Made]] = {}
-        for result in results:
-            for day, made in result.days.items():
-                parts.setdefault(day, []).append(made)
-        return done | {day: together(made) for day, made in parts.items()}
-
-    def _divided(self, days: Sequence[date]) -> list[_Work]:
-        """The days in tasks, of which each lays out at most so many rows of its windows.
+    def divided(self, days: Sequence[date]) -> list[Work]:
+        """Days in tasks, of which each lays out at most so many rows of its windows.
 
         Many days in a row read the days before them once for all, but have to be done in shares of the
         entities, of which each reads all rows and leaves a file a day.
@@ -142,7 +93,7 @@ class WindowedDays:
         if not days:
             return []
         sizes = self.kept.sizes(self.kept_version) if self.kept is not None else {}
-        cheapest: list[_Work] = []
+        cheapest: list[Work] = []
         least: float | None = None
         blocks = 1
         while blocks < 2 * len(days):
@@ -153,80 +104,9 @@ class WindowedDays:
             blocks *= 2
         return cheapest
 
-
-def _in_blocks(days: Sequence[date], count: int) -> list[Sequence[date]]:
-    """Days in so many blocks of about the same length; none is empty."""
-    ends = [len(days) * number // count for number in range(count + 1)]
-    return [days[start:end] for start, end in itertools.pairwise(ends) if start < end]
-
-
-def _shared(product: Product, days: Sequence[date], sizes: Mapping[date, int]) -> tuple[int, list[_Work]]:
-    """How many rows the windows of some days hold, and the tasks that do these days."""
-    reached = _reached(product, days)
-    rows = sum(sizes.get(day, 0) for day in reached) if reached else 0
-    shares = max(1, -(-rows // ROWS_AT_ONCE))
-    return rows, [_Work(tuple(days), share, shares) for share in range(shares)]
-
-
-@dataclass(frozen=True)
-class _Complete:
-    """What a task does with days on the way. It travels there."""
-
-    windowed: WindowedDays
-    own: Mapping[date, Made]
-    counting: Counting
-    withheld: frozenset[date]
-
-    def __call__(self, work: _Work) -> _Done:
-        try:
-            return _Done(self._complete(work))
-        except TooLargeError as error:
-            if len(work.days) == 1:
-                return _Done({work.days[0]: refused(error)})
-            # One of the days is to blame: each is done by itself.
-            found: dict[date, Made] = {}
-            for day in work.days:
-                found |= self(_Work((day,), work.share, work.shares)).days
-            return _Done(found)
-
-    def _complete(self, work: _Work) -> dict[date, Made]:
-        windowed, product = self.windowed, self.windowed.product
-        tables: list[tuple[date, pa.Table, pa.Table]] = []
-        for day in work.days:
-            rows = _read(windowed.rows, self.own[day].files, day, aggregation.own_schema(product))
-            states = _read(windowed.states, self.own[day].states, day, served_states.own_schema(product))
-            tables.append((day, _within(product, rows, work), _within(product, states, work)))
-        names = [*product.entity_of_day, EVENT_DAY]
-        now = [
-            rows.select(names).append_column(MORNING, pa.nulls(len(rows), pa.date32()))
-            for _, rows, _ in tables
-        ]
-        served = [states.select([*names, MORNING]) for _, _, states in tables]
-        outputs = pa.concat_tables([*now, *served])
-        values = trailing_windows.fold(product, outputs, *self._kept(work, outputs), windowed.usable)
-        at = 0
-        done: dict[date, Made] = {}
-        cut: list[pa.Table] = []
-        for table in (*now, *served):
-            cut.append(values.slice(at, len(table)))
-            at += len(table)
-        for number, (day, rows, states) in enumerate(tables):
-            made_rows = _together(product, rows, cut[number], aggregation.schema(product))
-            served_schema = served_states.served_schema(product)
-            of_states = cut[len(tables) + number]
-            could = pc.invert(of_states[BEYOND])
-            made_states = _together(product, states.filter(could), of_states.filter(could), served_schema)
-            done[day] = Made(
-                [self.counting.of_part(made_rows, is_whole=work.shares == 1)],
-                [] if day in self.withheld else windowed.mrds.write(day, made_rows),
-                windowed.served.write(day, made_states),
-                [ContentSums.of(made_states, made_states.column_names)] if self.own[day].states else [],
-            )
-        return done
-
-    def _kept(self, work: _Work, outputs: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """What is kept of the days in the windows, of the entities of some outputs."""
-        windowed, product = self.windowed, self.windowed.product
+    def in_windows(self, work: Work, outputs: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """What is kept of the days in the windows, of the entities of some outputs; and its states."""
+        product = self.product
         reached = _reached(product, work.days)
         days = [] if reached is None else list(reached)
         hashes = pc.unique(pa.array(_hashes(product, outputs)))
@@ -245,9 +125,141 @@ class _Complete:
             return pa.Table.from_batches(batches, schema)
 
         return (
-            read(windowed.kept, windowed.kept_version, daily_aggregates.schema(product)),
-            read(windowed.versions, windowed.versions_version, daily_aggregates.versions_schema(product)),
+            read(self.kept, self.kept_version, daily_aggregates.schema(product)),
+            read(self.versions, self.versions_version, daily_aggregates.versions_schema(product)),
         )
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What a task made of its days."""
+
+    days: dict[date, Made] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WindowedDays:
+    """Days on the way, and what their windows are put together from.
+
+    Attributes:
+        rows, states: the files of days on the way, as they are now and as they were served.
+        kept: what their windows are put together from.
+        mrds, served: the tables whose files are written.
+    """
+
+    product: Product
+    usable: UsableDays
+    rows: DayFiles
+    states: DayFiles
+    kept: KeptDays
+    mrds: DayFiles
+    served: DayFiles
+
+    @classmethod
+    def of(
+        cls,
+        product: Product,
+        tables: Tables,
+        usable: UsableDays,
+        rows: DayFiles,
+        states: DayFiles,
+        mrds: DayFiles,
+        served: DayFiles,
+    ) -> WindowedDays:
+        """The days on the way to a product's tables, which lie in a folder."""
+        return cls(product, usable, rows, states, KeptDays.of(product, tables), mrds, served)
+
+    def write(
+        self, session: Session, own: Mapping[date, Made], counting: Counting, withheld: Collection[date]
+    ) -> dict[date, Made]:
+        """Files of the tables for each of some days on the way; a day that was refused stays so."""
+        done = {day: made for day, made in own.items() if made.refusal}
+        on_the_way = {day: made for day, made in own.items() if not made.refusal}
+        work = self.kept.divided(sorted(on_the_way))
+        complete = _Complete(self, on_the_way, counting, frozenset(withheld))
+
+        def do(number: int) -> _Done:
+            return complete(work[number])
+
+        results = each_in_a_task(session, len(work), do, _Done, here=len(work) == 1)
+        parts: dict[date, list[Made]] = {}
+        for result in results:
+            for day, made in result.days.items():
+                parts.setdefault(day, []).append(made)
+        return done | {day: together(made) for day, made in parts.items()}
+
+
+def _in_blocks(days: Sequence[date], count: int) -> list[Sequence[date]]:
+    """Days in so many blocks of about the same length; none is empty."""
+    ends = [len(days) * number // count for number in range(count + 1)]
+    return [days[start:end] for start, end in itertools.pairwise(ends) if start < end]
+
+
+def _shared(product: Product, days: Sequence[date], sizes: Mapping[date, int]) -> tuple[int, list[Work]]:
+    """How many rows the windows of some days hold, and the tasks that do these days."""
+    reached = _reached(product, days)
+    rows = sum(sizes.get(day, 0) for day in reached) if reached else 0
+    shares = max(1, -(-rows // ROWS_AT_ONCE))
+    return rows, [Work(tuple(days), share, shares) for share in range(shares)]
+
+
+@dataclass(frozen=True)
+class _Complete:
+    """What a task does with days on the way. It travels there."""
+
+    windowed: WindowedDays
+    own: Mapping[date, Made]
+    counting: Counting
+    withheld: frozenset[date]
+
+    def __call__(self, work: Work) -> _Done:
+        try:
+            return _Done(self._complete(work))
+        except TooLargeError as error:
+            if len(work.days) == 1:
+                return _Done({work.days[0]: refused(error)})
+            # One of the days is to blame: each is done by itself.
+            found: dict[date, Made] = {}
+            for day in work.days:
+                found |= self(Work((day,), work.share, work.shares)).days
+            return _Done(found)
+
+    def _complete(self, work: Work) -> dict[date, Made]:
+        windowed, product = self.windowed, self.windowed.product
+        tables: list[tuple[date, pa.Table, pa.Table]] = []
+        for day in work.days:
+            rows = _read(windowed.rows, self.own[day].files, day, aggregation.own_schema(product))
+            states = _read(windowed.states, self.own[day].states, day, served_states.own_schema(product))
+            tables.append((day, work.within(product, rows), work.within(product, states)))
+        names = [*product.entity_of_day, EVENT_DAY]
+        now = [
+            rows.select(names).append_column(MORNING, pa.nulls(len(rows), pa.date32()))
+            for _, rows, _ in tables
+        ]
+        served = [states.select([*names, MORNING]) for _, _, states in tables]
+        outputs = pa.concat_tables([*now, *served])
+        values = trailing_windows.fold(
+            product, outputs, *windowed.kept.in_windows(work, outputs), windowed.usable
+        )
+        at = 0
+        done: dict[date, Made] = {}
+        cut: list[pa.Table] = []
+        for table in (*now, *served):
+            cut.append(values.slice(at, len(table)))
+            at += len(table)
+        for number, (day, rows, states) in enumerate(tables):
+            made_rows = with_windows(product, rows, cut[number], aggregation.schema(product))
+            served_schema = served_states.served_schema(product)
+            of_states = cut[len(tables) + number]
+            could = pc.invert(of_states[BEYOND])
+            made_states = with_windows(product, states.filter(could), of_states.filter(could), served_schema)
+            done[day] = Made(
+                [self.counting.of_part(made_rows, is_whole=work.shares == 1)],
+                [] if day in self.withheld else windowed.mrds.write(day, made_rows),
+                windowed.served.write(day, made_states),
+                [ContentSums.of(made_states, made_states.column_names)] if self.own[day].states else [],
+            )
+        return done
 
 
 def _reached(product: Product, days: Sequence[date]) -> DayRange | None:
@@ -270,17 +282,8 @@ def _hashes(product: Product, rows: pa.Table) -> np.ndarray[tuple[int], np.dtype
     return found
 
 
-def _within(product: Product, rows: pa.Table, work: _Work) -> pa.Table:
-    """The rows of a task's share of the entities."""
-    if work.shares == 1:
-        return rows
-    low, high = daily_aggregates.share_of_hashes(work.share, work.shares)
-    hashes = _hashes(product, rows)
-    return rows.filter(pa.array((hashes >= low) & (hashes <= high)))
-
-
-def _together(product: Product, rows: pa.Table, values: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows with what their windows gave, and what is made of that."""
+def with_windows(product: Product, rows: pa.Table, values: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with what their windows gave, and what is made of that, in a schema."""
     for name in values.column_names:
         rows = rows.append_column(name, values[name])
     return with_made_columns(product, rows, schema)

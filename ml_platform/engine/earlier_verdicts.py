@@ -21,6 +21,9 @@ from ml_platform.data_engineering.landing import Delivery
 from ml_platform.data_engineering.resolution import Account
 from ml_platform.data_engineering.row_versions import DayHistory, Morning, Timeline
 from ml_platform.data_engineering.rows_as_known import EntitiesAsKnown, RowsAsKnown
+from ml_platform.data_engineering.trailing_windows import UsableDays
+from ml_platform.data_engineering.windowed_days import KeptDays
+from ml_platform.data_engineering.windows_as_known import WholeEntitiesAsKnown
 from ml_platform.engine.context import StepContext
 from ml_platform.engine.verdicts import Content, Verdict, has_same_rows
 from ml_platform.mlops.quality import expectations, profiles, validation
@@ -251,20 +254,36 @@ class _EarlierVerdict(Verdict):
         )
 
 
+def judges_windows(product: Product) -> bool:
+    """Whether a rule blocks days for what is of trailing windows in the MRDS, or made of other columns."""
+    return _judges_windows(product, expectations.suite(product, "mrds"))
+
+
 def usable_in_mrds(
-    context: StepContext, histories: Mapping[date, Sequence[Morning]]
+    context: StepContext,
+    histories: Mapping[date, Sequence[Morning]],
+    usable: UsableDays | None = None,
 ) -> dict[date, list[Morning]]:
     """The mornings of corrected days, with those unusable on which rows of the MRDS broke its rules.
 
     What rows break is looked for, not what a day's figures say beside other days'. It is looked for where a
     task can hold the day and read its files; of other days the mornings come back as they are.
+
+    Args:
+        usable: which days windows may hold, where the contract has features over any.
     """
     product, tables = context.product, context.tables
     found = {day: list(mornings) for day, mornings in histories.items()}
-    suites = {
-        day: _of_own_columns(product, expectations.suite(product, "mrds", day=day)) for day in histories
-    }
-    types = {name: _type_of(product, name) for name in aggregation.own_schema(product).names}
+    suites = {day: expectations.suite(product, "mrds", day=day) for day in histories}
+    # What is of windows is put together only for rules about it.
+    is_whole = any(_judges_windows(product, suite) for suite in suites.values())
+    schema = aggregation.schema(product) if is_whole else aggregation.own_schema(product)
+    if not is_whole:
+        suites = {day: _of_own_columns(product, suite) for day, suite in suites.items()}
+    else:
+        suites = {day: [rule for rule in suite if not rule.of_schema] for day, suite in suites.items()}
+    types = {name: _type_of(product, name) for name in schema.names}
+    kept = KeptDays.of(product, tables) if is_whole and product.mrds.windowed else None
     longest = max((len(mornings) for mornings in histories.values()), default=1)
     for place in range(longest - 1):
         asked = {
@@ -278,6 +297,7 @@ def usable_in_mrds(
         sizes = entities.sizes()
         if not sizes:
             continue
+        whole = WholeEntitiesAsKnown(entities, kept, usable or UsableDays())
         results = validation.validate(
             product,
             "mrds",
@@ -287,7 +307,7 @@ def usable_in_mrds(
             {day: size for day, size in sizes.items() if size is not None},
             maximum_rows=max((size or 0 for size in sizes.values()), default=0),
             session=context.open_spark,
-            files=(entities, -1),
+            files=(whole if is_whole else entities, -1),
         )
         broken = {day for day, of_day in results.items() if not Quality(tuple(of_day)).passed}
         for day in broken | {day for day, size in sizes.items() if size is None}:
@@ -295,12 +315,25 @@ def usable_in_mrds(
     return found
 
 
+def _of_windows(product: Product) -> frozenset[str]:
+    """The columns of the MRDS that aren't of a day's own rows alone, or are made of others."""
+    return frozenset({*product.mrds.trailing, *product.mrds.made})
+
+
+def _judges_windows(product: Product, suite: Sequence[Expectation]) -> bool:
+    columns = _of_windows(product)
+    return any(
+        rule.severity == "error" and not rule.of_schema and not columns.isdisjoint(rule.columns)
+        for rule in suite
+    )
+
+
 def _of_own_columns(product: Product, suite: Sequence[Expectation]) -> list[Expectation]:
     """The expectations of a day's own rows, which know nothing of trailing windows."""
-    trailing = {*product.mrds.trailing, *product.mrds.made}
-    if not trailing:
+    columns = _of_windows(product)
+    if not columns:
         return list(suite)
-    return [rule for rule in suite if not rule.of_schema and trailing.isdisjoint(rule.columns)]
+    return [rule for rule in suite if not rule.of_schema and columns.isdisjoint(rule.columns)]
 
 
 def _type_of(product: Product, name: str) -> str:

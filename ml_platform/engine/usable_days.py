@@ -31,17 +31,22 @@ class WindowDay:
 
     Attributes:
         intervals: the mornings between which it could be used.
-        changed_on: the last one on which something of it changed, or it could be used no longer, or again.
+        changes: those on which something of it changed, or it could be used no longer, or again; ascending.
         repaired_on: those since which it is read as repaired.
         content: a hash of what is kept of it.
         empty_before: the morning on which it got rows that nobody expected.
     """
 
     intervals: tuple[Interval, ...]
-    changed_on: date | None = None
+    changes: tuple[date, ...] = ()
     repaired_on: tuple[date, ...] = ()
     content: str = ""
     empty_before: date | None = None
+
+    @property
+    def changed_on(self) -> date | None:
+        """The last morning on which something of it changed."""
+        return self.changes[-1] if self.changes else None
 
     def number(self, day: date) -> int:
         """A hash of all that decides what the day is to windows; those of several days are added."""
@@ -74,7 +79,7 @@ def window_days(
             bounds = {bound for interval in intervals for bound in interval if bound is not None}
             found[day] = WindowDay(
                 intervals,
-                max(bounds | {morning.day for morning in mornings}),
+                tuple(sorted(bounds | {morning.day for morning in mornings})),
                 tuple(morning.day for morning in mornings if morning.replaces),
                 kept[day].fingerprint or "",
                 None if product.due(day) else first_morning(record),
@@ -150,11 +155,9 @@ class Windows:
             None if nothing of its windows has changed since the day was first served.
         """
         first = next((morning.day for morning in own if morning.is_usable), None)
-        if first is None or self.reached is None:
+        if first is None:
             return None
-        begin = bisect_left(self.changing, self.reached.first)
-        inside = self.changing[begin : bisect_right(self.changing, self.reached.last)]
-        others = [self.known[other] for other in inside if other != day]
+        others = self._others(day)
         if not any(other.changed_on is not None and other.changed_on > first for other in others):
             return None
         repaired = {morning for other in others for morning in other.repaired_on if morning > first}
@@ -163,6 +166,45 @@ class Windows:
             before = [known for known in own if known.day <= morning]
             found[morning] = replace(before[-1], day=morning, replaces=True)
         return [found[morning] for morning in sorted(found)]
+
+    def with_changes(self, own: Sequence[Morning], day: date) -> list[Morning]:
+        """The mornings of a day, with all on which days of its windows changed since it could be used first.
+
+        Rules about what is of its windows may have been broken on any of them.
+
+        Args:
+            own: those of the day itself.
+        """
+        first = next((morning.day for morning in own if morning.is_usable), None)
+        if first is None:
+            return list(own)
+        changes = {change for other in self._others(day) for change in other.changes if change > first}
+        found = {morning.day: morning for morning in own}
+        for change in changes - set(found):
+            before = [known for known in own if known.day <= change]
+            found[change] = replace(before[-1], day=change, replaces=False)
+        return [found[morning] for morning in sorted(found)]
+
+    def _others(self, day: date) -> list[WindowDay]:
+        """The other days in its windows of which something changed later than on their first morning."""
+        if self.reached is None:
+            return []
+        begin = bisect_left(self.changing, self.reached.first)
+        inside = self.changing[begin : bisect_right(self.changing, self.reached.last)]
+        return [self.known[other] for other in inside if other != day]
+
+
+def that_count(judged: Sequence[Morning], own: Sequence[Morning]) -> list[Morning]:
+    """Of the mornings of :meth:`Windows.with_changes` those of the day itself, and those that decide.
+
+    These are the ones on which the day could be used again, or no longer.
+    """
+    own_days = {morning.day for morning in own}
+    found: list[Morning] = []
+    for morning in judged:
+        if morning.day in own_days or (found and found[-1].is_usable != morning.is_usable):
+            found.append(morning)
+    return found
 
 
 def windows_of(

@@ -17,8 +17,10 @@ from dagster._core.events import DagsterEvent
 from ml_platform.cli.findings import Examination
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import buckets, windowed_days
+from ml_platform.data_engineering import buckets, windowed_days, windows_as_known
 from ml_platform.engine import local
+from ml_platform.engine.acceptance import accept
+from ml_platform.engine.earlier_verdicts import judges_windows
 from ml_platform.engine.step import FAILED_ADVICE, PermanentError, StepRequest
 from ml_platform.graph import deliveries, trailing_days
 from ml_platform.graph.jobs import RUN_KEY_TAG
@@ -715,3 +717,110 @@ def test_a_changed_contract_asks_for_no_day_by_itself_and_an_empty_folder_holds_
     run(platform, [ALL[6]])
     assert platform.ledger.latest("mrds")[ALL[6]].outcome == "written"
     assert not outdated(platform)
+
+
+RULED: dict[str, Any] = {
+    "spent_3": {"sum": "spend", "days": 3},
+    "double": {"expression": "spent_3 * 2"},
+}
+
+
+@pytest.mark.parametrize("rule", ["spent_3", "double"])
+@pytest.mark.parametrize("corrected", ["the day", "a day of its windows"])
+def test_a_day_that_broke_a_rule_of_its_windows_is_served_from_what_mended_it_on(
+    rule: str, corrected: str, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made on each morning or at once, as a whole or in shares of the entities."""
+    ruled = product(
+        mrds__features=RULED,
+        model__features={"numeric": ["spent_3"]},
+        validation__ranges={rule: {"maximum": 50 if rule == "spent_3" else 100}},
+    )
+    chosen, (first, bad, after) = ALL[:3], ALL[:3]
+    fixed = bad if corrected == "the day" else first
+
+    def deliver(platform: Platform, day: date, morning: date, ann: int) -> None:
+        header, visit = "visit,day,customer,spend,pages,channel\n", 10 * day.toordinal()
+        text = f"{visit},{day},ann,{ann},1,web\n{visit + 1},{day},bob,1,1,web\n"
+        platform.deliver(day, f"{morning}_rows.csv", header + text)
+
+    found = {}
+    for how in ("live", "at once", "in shares"):
+        platform = Platform(settings_in(tmp_path / how), spark, ruled)
+        if how == "in shares":
+            monkeypatch.setattr(windowed_days, "ROWS_AT_ONCE", 2)
+            monkeypatch.setattr(windows_as_known, "ROWS_AT_ONCE", 1)
+        for day, spend in zip(chosen, (30, 30, 1), strict=True):
+            deliver(platform, day, day + timedelta(days=1), spend)
+            if how == "live":
+                run(platform, [day])
+        if how == "live":
+            records = platform.ledger.latest("mrds")
+            assert [records[day].outcome for day in chosen] == ["written", "blocked", "blocked"]
+        deliver(platform, fixed, D("2024-01-10"), 5)
+        run(platform, chosen)
+        assert {record.outcome for record in platform.ledger.latest("mrds").values()} == {"written"}
+        served = platform.rows("mrds_served", ["event_day", "customer", "known_from"])
+        found[how] = served[["event_day", "customer", "known_from", "known_to", "spent_3", "is_scored"]]
+
+    pd.testing.assert_frame_equal(found["at once"], found["live"])
+    pd.testing.assert_frame_equal(found["in shares"], found["live"])
+    of_bad = found["live"][lambda frame: frame["event_day"] >= bad]
+    assert [tuple(row) for row in of_bad[["event_day", "customer", "spent_3"]].itertuples(index=False)] == [
+        (bad, "ann", 35),
+        (bad, "bob", 2),
+        (after, "ann", 36),
+        (after, "bob", 3),
+    ]
+    assert set(of_bad["known_from"]) == {D("2024-01-10")}
+    assert of_bad["known_to"].isna().all()
+    assert of_bad["is_scored"].all()
+
+
+def test_a_day_that_broke_a_rule_of_a_made_column_is_served_from_what_mended_it_on(
+    platform: Platform,
+) -> None:
+    """Without any windows."""
+    features = {"worth": {"expression": "spend * pages"}}
+    platform.product = product(mrds__features=features, validation__ranges={"worth": {"maximum": 50}})
+    header = "visit,day,customer,spend,pages,channel\n"
+    for morning, spend in (("2024-01-02", 30), ("2024-01-05", 20)):
+        platform.deliver(ALL[0], f"{morning}_rows.csv", f"{header}1,{ALL[0]},ann,{spend},2,web\n")
+
+    run(platform, ALL[:1])
+
+    (served,) = platform.rows("mrds_served").to_dict("records")
+    assert (served["known_from"], served["worth"], served["is_scored"]) == (D("2024-01-05"), 40, True)
+
+
+def test_what_windows_were_is_put_together_for_rules_that_block_alone() -> None:
+    assert not judges_windows(product(validation__ranges={"spend": {"maximum": 50}}))
+    assert not judges_windows(shop(validation__ranges={"spend": {"maximum": 50}}))
+    ranges = {"validation__ranges": {"spent_7": {"maximum": 50}}}
+    assert judges_windows(product(**ranges))
+    assert not judges_windows(product(**ranges, validation__severity={"range": "warning"}))
+    assert judges_windows(product(validation__not_null=["days_7"]))
+
+
+def test_days_after_one_that_was_accepted_are_judged_though_no_row_has_ever_changed(
+    platform: Platform,
+) -> None:
+    """No table has states of rows then."""
+    platform.product = product(
+        validation__minimum_rows=10, validation__ranges={"days_7": {"minimum": 2}, "visits": {"minimum": 0}}
+    )
+    deliver_visits(platform, [ALL[0], ALL[2]], rows=20, customers=3)
+    few = visits(ALL[1], rows=5, customers=3).drop(columns="bought")
+    platform.deliver(ALL[1], "few.csv", few.to_csv(index=False))
+    run(platform, ALL[:3])
+    outcomes = [record.outcome for record in platform.ledger.latest("mrds").values()]
+    assert outcomes == ["blocked", "held_back", "written"]
+
+    accept(platform.ledger, ALL[1], reason="a quiet day", by="ann", on=D("2024-01-10"))
+    run(platform, ALL[:3])
+
+    assert not platform.tables.exists("shop", "ards_versions")
+    assert platform.ledger.latest("mrds")[ALL[2]].outcome == "written"
+    found = platform.rows("mrds_served")[lambda frame: frame["event_day"] == ALL[2]]
+    assert set(found["days_7"]) == {2}, "as it was before"
+    assert set(made(platform)[lambda frame: frame["event_day"] == ALL[2]]["days_7"]) == {3}

@@ -16,13 +16,21 @@ from ml_platform.data_engineering import landing, mrds, unity_catalog
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.data_engineering.object_store import landing_of
 from ml_platform.data_engineering.row_versions import Morning
+from ml_platform.data_engineering.trailing_windows import UsableDays
 from ml_platform.engine import presence
-from ml_platform.engine.earlier_verdicts import mornings_of, usable_in_mrds
+from ml_platform.engine.earlier_verdicts import judges_windows, mornings_of, usable_in_mrds
 from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import Done, Step, is_up_to_date
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.daily_aggregates import DailyAggregates
-from ml_platform.engine.usable_days import Windows, own_mornings, usable_days, window_days, windows_of
+from ml_platform.engine.usable_days import (
+    Windows,
+    own_mornings,
+    that_count,
+    usable_days,
+    window_days,
+    windows_of,
+)
 from ml_platform.engine.verdicts import Content, Verdict
 from ml_platform.mlops.quality import profiles
 from ml_platform.storage.contract_versions import ContractVersions
@@ -227,11 +235,9 @@ class Mrds(Step):
         context = self.context
         product = context.product
         unity_catalog.declare(context.open_spark, product, context.tables, "mrds")
-        histories: dict[date, Sequence[Morning]] = {
-            day: earlier.mornings for day, earlier in days.items() if earlier.mornings is not None
-        }
-        histories = dict(usable_in_mrds(context, histories))
         windows = {day: earlier.windows for day, earlier in days.items() if earlier.windows is not None}
+        usable = usable_days(windows.values()) if product.mrds.windowed else None
+        histories = self._histories(days, windows, usable)
         for day, of_day in windows.items():
             mornings = of_day.mornings(histories.get(day, days[day].own), day)
             if mornings is not None:
@@ -245,8 +251,35 @@ class Mrds(Step):
             statistics=profiles.ProfileStatistics(product, "mrds"),
             histories=histories,
             withheld=withheld,
-            usable=usable_days(windows.values()) if product.mrds.windowed else None,
+            usable=usable,
         )
+
+    def _histories(
+        self, days: Mapping[date, _Earlier], windows: Mapping[date, Windows], usable: UsableDays | None
+    ) -> dict[date, Sequence[Morning]]:
+        """The mornings of the days that have had several, and on which of these the MRDS could be used.
+
+        Where rules are about what is of windows, a day has those too on which days of its windows changed, if
+        it could be used from then on, or no longer.
+        """
+        product = self.context.product
+        own: dict[date, Sequence[Morning]] = {
+            day: earlier.mornings for day, earlier in days.items() if earlier.mornings is not None
+        }
+        if not (windows and judges_windows(product)):
+            return dict(usable_in_mrds(self.context, own, usable))
+        of_all = {day: own.get(day, earlier.own) for day, earlier in days.items()}
+        changing = {
+            day: windows[day].with_changes(mornings, day) if day in windows else mornings
+            for day, mornings in of_all.items()
+        }
+        several = {day: mornings for day, mornings in changing.items() if day in own or len(mornings) > 1}
+        found: dict[date, Sequence[Morning]] = {}
+        for day, judged in usable_in_mrds(self.context, several, usable).items():
+            mornings = that_count(judged, of_all[day])
+            if day in own or mornings != of_all[day]:
+                found[day] = mornings
+        return found
 
 
 @dataclass(frozen=True)
