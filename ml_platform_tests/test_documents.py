@@ -10,6 +10,8 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import PydanticUndefined
 
+from ml_platform.contract.labels_ahead import LEAST_SHARE, PATIENCE_DAYS, LabelAhead
+from ml_platform.contract.labels_ahead import RULES as RULES_OF_LABELS
 from ml_platform.contract.learning import Estimator
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.monitoring import CustomExpectation
@@ -24,7 +26,7 @@ from ml_platform.settings import PACKAGE, Settings
 
 TEXT = (PACKAGE.parent / "docs" / "contract.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CONTRACT, WINDOWS, EXPECTATIONS = (parse_yaml(block) for block in BLOCKS)
+CONTRACT, WINDOWS, AHEAD, EXPECTATIONS = (parse_yaml(block) for block in BLOCKS)
 NOTHING = PydanticUndefined
 
 
@@ -59,7 +61,7 @@ FOUND = [
     *keys(Estimator, CONTRACT["model"]["estimator"], "model.estimator."),
 ]
 #: Keys whose default is that there is nothing, which would make no contract.
-WITH_AN_EXAMPLE = {"model.features.numeric", "model.estimator"}
+WITH_AN_EXAMPLE = {"model.features.numeric", "model.estimator", "source.label", "mrds.aggregate"}
 
 
 def test_the_reference_is_a_valid_contract() -> None:
@@ -129,6 +131,18 @@ def test_the_files_that_the_architecture_names_are_there() -> None:
     assert unknown == []
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert {f"{folder}/" for folder in folders} <= named, "every folder is in the table"
+
+
+def test_a_label_ahead_is_shown_as_it_is_read() -> None:
+    content = {**CONTRACT, **AHEAD, "source": {**AHEAD["source"]}, "mrds": AHEAD["mrds"]}
+    label = parse_product(content, "docs/contract.md").mrds.label
+    assert label is not None
+    assert all(f"`{rule}: " in TEXT for rule in RULES_OF_LABELS)
+    assert f"`patience_days: {PATIENCE_DAYS}`" in TEXT
+    assert "nine tenths" in TEXT
+    assert LEAST_SHARE == 0.9
+    named = set(re.findall(r"`(\w+)", TEXT.split("## Labels that look ahead")[1].split("\n## ")[0]))
+    assert set(LabelAhead.model_fields) <= named
 
 
 def test_the_features_of_the_reference_are_those_of_a_contract() -> None:

@@ -13,6 +13,7 @@ from ml_platform.cli.console import console, fail
 from ml_platform.cli.layout import say
 from ml_platform.contract.assets import CATALOGUE, MODEL, MRDS
 from ml_platform.contract.days import DayRange, counted
+from ml_platform.contract.labels_ahead import LabelAhead
 from ml_platform.contract.loading import ContractError, load_product
 from ml_platform.contract.product import Product
 from ml_platform.contract.trailing import first_full
@@ -68,13 +69,11 @@ def _refusal(product: Product) -> str | None:
 def in_words(product: Product) -> list[str]:
     """What a contract says of its product, a line each."""
     days = f"runs from {product.start} to {product.end}" if product.end else f"begins on {product.start}"
-    delay = product.source.label_delay_days
-    when = f"arrives {counted(delay, 'day')} after the rows" if delay else "arrives with the rows"
     lines = [
         f"{product.name}: {product.description}",
         f"Its history {days}; a day begins and ends at midnight in {product.timezone}.",
         f"{product.name}/landing: {counted(len(product.source.columns), 'column')} separated by "
-        f"{product.source.delimiter!r}; the label {product.label} {when}.",
+        f"{product.source.delimiter!r}; {_label(product)}.",
         f"Deliveries are due {product.delivery.in_words()}{_own_place(product)}.",
     ]
     for asset in CATALOGUE.values():
@@ -82,12 +81,33 @@ def in_words(product: Product) -> list[str]:
         if asset.with_current_month:
             period += f" from {product.first_month:%Y-%m}"
         lines.append(f"{product.name}/{asset.name}, {period}: {asset.in_words(product)}")
+        if asset.name == MRDS and product.mrds.label is not None:
+            lines.append(_label_ahead(product, product.mrds.label))
         if asset.name == MRDS and product.mrds.windowed:
             lines.append(_windows(product))
         if asset.name == MODEL:
             lines += [_how_models_are_compared(product), _first_model(product)]
     lines.append("Its sensors and schedules are off until you switch them on in the UI.")
     return lines
+
+
+def _label(product: Product) -> str:
+    """Where the label comes from."""
+    if product.source.label is None:
+        return "no label comes with them"
+    delay = product.source.label_delay_days
+    when = f"arrives {counted(delay, 'day')} after the rows" if delay else "arrives with the rows"
+    return f"the label {product.label} {when}"
+
+
+def _label_ahead(product: Product, label: LabelAhead) -> str:
+    """What a label that looks ahead is, and when it is known."""
+    days = counted(label.within_days, "day")
+    return (
+        f"Its label {label.name} is 1 if an entity has {label.said} in {label.window.in_words}"
+        f"{label.condition}; it is known for a whole day when these {days} are over and have come, of which "
+        f"missing ones are waited for, {counted(label.patience_days, 'day')} long."
+    )
 
 
 def _windows(product: Product) -> str:
@@ -145,7 +165,7 @@ def _first_model(product: Product) -> str:
     """When there can be a first model, and when it is first known how good it is."""
     first = product.first_month
     known = DayRange(product.first_full_day, product.last_labelled_day(first))
-    evaluated = first + timedelta(days=product.source.label_delay_days)
+    evaluated = first + timedelta(days=product.label_takes)
     lines = (
         f"The first model can exist on {first}, when the labels of {len(known)} days ({known}) can be known, "
         f"if they have at least {product.model.minimum_rows:,} rows. "

@@ -212,7 +212,7 @@ def _mrds_columns(product: Product) -> list[Column]:
                 if column in declared and column != name
             ),
         )
-        for name in (*product.mrds.trailing, *product.mrds.made)
+        for name in (*product.mrds.trailing, *product.mrds.made, *product.mrds.ahead)
     ]
     return [*own, *trailing, *_clock_columns({*names})]
 
@@ -520,7 +520,7 @@ def names() -> tuple[str, ...]:
 
 def brought_up_to_date_with(name: str, product: Product) -> tuple[Asset, ...]:
     """What the step of an asset of the catalogue makes: the asset, and before it what is kept for that."""
-    keeps = name == MRDS and bool(product.mrds.windowed)
+    keeps = name == MRDS and bool(product.mrds.over_days)
     return (KEPT_FOR_WINDOWS, CATALOGUE[name]) if keeps else (CATALOGUE[name],)
 
 

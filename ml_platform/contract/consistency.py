@@ -6,6 +6,7 @@ broken is said.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ml_platform.contract import boosting, estimators
@@ -47,6 +48,7 @@ def _check_columns(product: Product) -> None:
     columns = product.source.columns
     if product.end is not None and product.end < product.start:
         raise ValueError(f"end {product.end} lies before start {product.start}")
+    _check_which_label(product)
     if set(columns) == product.label_file_columns:
         raise ValueError(
             "source: every column is the label, the event day or part of the key, so that files of rows "
@@ -79,10 +81,72 @@ def _check_columns(product: Product) -> None:
             )
         if name in product.mrds.entity or name == product.source.event_day:
             raise ValueError(f"mrds.aggregate.{name}: the entity and the event day are kept as they are")
-    if product.source.label not in product.mrds.aggregate:
+    if product.source.label is not None and product.source.label not in product.mrds.aggregate:
         raise ValueError(
             f"mrds.aggregate: the label {product.source.label!r} needs a rule, "
             f"for instance {product.source.label}: last"
+        )
+
+
+def _check_which_label(product: Product) -> None:
+    """See that there is one label, delivered or ahead.
+
+    Raises:
+        ValueError: there is none, or there are two; the message names the keys.
+    """
+    delivered, ahead = product.source.label, product.mrds.label
+    if delivered is None and ahead is None:
+        raise ValueError(
+            "source.label: this key is required: the column with the label; if none is delivered, and it "
+            "follows from an entity's later rows, mrds.label says how"
+        )
+    if delivered is not None and ahead is not None:
+        raise ValueError(
+            f"source.label and mrds.label: the label is either delivered, as {delivered!r}, or looked for on "
+            "the days ahead; leave one out"
+        )
+    if delivered is None and "label_delay_days" in product.source.model_fields_set:
+        raise ValueError(
+            "source.label_delay_days: it is of a label that is delivered; that of mrds.label is known when "
+            "its days are over"
+        )
+
+
+def _check_label_ahead(product: Product, taken: Mapping[str, str]) -> None:
+    """See that a label that looks ahead can be computed, and has a name of its own.
+
+    Args:
+        taken: what has which name.
+
+    Raises:
+        ValueError: it can't, or hasn't.
+    """
+    label, columns = product.mrds.label, product.source.columns
+    if label is None:
+        return
+    if (other := taken.get(label.name.casefold())) is not None:
+        raise ValueError(
+            f"mrds.label.name: {label.name!r} is the name of {other}; choose another (case does not count)"
+        )
+    place = f"mrds.label.{label.rule}"
+    if label.column not in columns:
+        raise ValueError(
+            f"{place}: the column {label.column!r} is not declared in source.columns; declared are "
+            f"{listed(columns)}"
+        )
+    if label.column == product.source.event_day:
+        raise ValueError(
+            f"{place}: {label.column!r} is the event day; write a column that the rows have a value in"
+        )
+    if not label.accepts(columns[label.column].type):
+        raise ValueError(
+            f"{place}: a sum needs a number, and {label.column!r} is a {columns[label.column].type}; "
+            "accepted are any, none"
+        )
+    if product.end is not None and label.window.last(product.start) > product.end:
+        raise ValueError(
+            f"mrds.label.within_days: {label.within_days} days ahead of any day lie beyond the history, "
+            f"which is from {product.start} to {product.end}"
         )
 
 
@@ -135,10 +199,12 @@ def _check_trailing(product: Product) -> None:
                 f"{place}: a window of {feature.window.in_words} is longer than the history from "
                 f"{product.start} to {product.end}"
             )
-    if product.mrds.windowed and product.source.event_day in set(product.mrds.entity) - {EVENT_DAY}:
+    _check_label_ahead(product, taken)
+    if product.mrds.over_days and product.source.event_day in set(product.mrds.entity) - {EVENT_DAY}:
+        place = "mrds.features" if product.mrds.windowed else "mrds.label"
         raise ValueError(
-            f"mrds.entity and mrds.features: with the event day {product.source.event_day!r} an entity is "
-            "another one on each day, so that its windows hold no other day; leave it out of mrds.entity"
+            f"mrds.entity and {place}: with the event day {product.source.event_day!r} an entity is another "
+            "one on each day, so that its windows hold no other day; leave it out of mrds.entity"
         )
     _ = product.expressions, product.conditions  # which are read now
     folded = {name.casefold() for name in columns}
@@ -157,18 +223,23 @@ def _check_task(product: Product, *, are_tried: bool) -> None:
     Raises:
         ValueError: it isn't; the message names both keys.
     """
-    label, declared, model = product.source.label, product.source.columns[product.source.label], product.model
+    label, model = product.label, product.model
     name = product.task_name
     says = f"model.task is {name}"
-    if model.task is None and name in BY_TYPE.values():
-        says += f" (of a label of type {declared.type}, unless the contract says otherwise)"
     task = TASKS[name]
-    allowed = declared.allowed
-    if declared.type not in task.label_types or not _within(allowed, task.allowed):
-        raise ValueError(
-            f"source.label: the label {label!r} must be {task.label_in_words}, since {says}; another "
-            "kind of label is said by model.task"
-        )
+    if (delivered := product.source.columns.get(product.source.label or "")) is None:
+        if not task.has_positives:
+            raise ValueError(f"model.task: a label that looks ahead (mrds.label) is 0 or 1, and {says}")
+        allowed = task.allowed
+    else:
+        if model.task is None and name in BY_TYPE.values():
+            says += f" (of a label of type {delivered.type}, unless the contract says otherwise)"
+        allowed = delivered.allowed
+        if delivered.type not in task.label_types or not _within(allowed, task.allowed):
+            raise ValueError(
+                f"source.label: the label {label!r} must be {task.label_in_words}, since {says}; another "
+                "kind of label is said by model.task"
+            )
     if task.names_classes and not 2 <= len(allowed or ()) <= MAXIMUM_CLASSES:
         raise ValueError(
             f"source.columns.{label}.allowed: {len(allowed or ())} classes, and {says}, which needs 2 to "
@@ -202,8 +273,8 @@ def _check_task(product: Product, *, are_tried: bool) -> None:
                 f"source.columns.{label}.allowed: {says}, whose classes are named once each, and as "
                 f"numbers by at most {LARGEST_CLASS}"
             )
-    if product.mrds.aggregate[label] not in task.aggregations:
-        rule = product.mrds.aggregate[label]
+    rule = product.mrds.aggregate.get(label)
+    if rule is not None and rule not in task.aggregations:
         stay = " must stay 0 or 1" if task.has_positives else f" can't be the {rule} of rows, since {says}"
         raise ValueError(
             f"mrds.aggregate.{label}: the label{stay}; accepted are {', '.join(task.aggregations)}"
@@ -260,7 +331,7 @@ def _check_features(product: Product) -> None:
     ):
         for name in names:
             place = f"model.features.{kind}"
-            if name == product.source.label:
+            if name == product.label:
                 raise ValueError(f"{place}: {name!r} is the label, and can't be a feature as well")
             if name not in known:
                 raise ValueError(
@@ -361,13 +432,13 @@ def _check_dates(product: Product) -> None:
     if product.last_labelled_day(product.first_month) < product.first_full_day:
         raise ValueError(
             f"model.first_month: no label is known on {product.first_month}: those of the first day, "
-            f"{product.first_full_day}, come {product.source.label_delay_days} days after it; the first "
+            f"{product.first_full_day}, come {product.label_takes} days after it; the first "
             f"possible is {month_from(product.first_as_of(1)):%Y-%m}"
         )
     if product.end is not None and product.first_month > add_months(month_of(product.end), 1):
         raise ValueError(
             f"end: the history ends on {product.end}, before a first model can exist, that of "
-            f"{product.first_month:%Y-%m}: labels come {product.source.label_delay_days} days after "
+            f"{product.first_month:%Y-%m}: labels come {product.label_takes} days after "
             "their rows"
         )
 

@@ -38,12 +38,13 @@ def conditions(product: Product) -> dict[str, Expression]:
     source = product.source
     types = {name: column.type for name, column in source.columns.items() if name != source.label}
     found: dict[str, Expression] = {}
-    for name, feature in product.mrds.windowed.items():
+    for name, feature in product.mrds.over_days.items():
         if feature.where is not None and feature.where not in found:
+            place = "mrds.label" if name in product.mrds.ahead else f"mrds.features.{name}"
             try:
                 found[feature.where] = parse_condition(feature.where, types)
             except ValueError as error:
-                raise ValueError(f"mrds.features.{name}.where: {error}") from error
+                raise ValueError(f"{place}.where: {error}") from error
     return found
 
 

@@ -17,6 +17,7 @@ from pydantic import (
 
 from ml_platform.contract import boosting, estimators
 from ml_platform.contract.fields import ColumnName, Days, Month, Months, Rows, Section
+from ml_platform.contract.labels_ahead import LabelAhead
 from ml_platform.contract.searching import Search
 from ml_platform.contract.tasks import AT_K, MAXIMUM_CLASSES, METRICS, MOST_HIGHEST, Metric, TaskName
 from ml_platform.contract.trailing import MAXIMUM_FEATURES, Feature, Window, windows_of
@@ -49,7 +50,11 @@ class Mrds(Section):
 
     entity: tuple[str, ...] = Field(min_length=1)
     order_by: tuple[str, ...] = ()
-    aggregate: dict[str, Aggregation] = Field(min_length=1)
+    aggregate: dict[str, Aggregation] = {}
+    label: LabelAhead | None = Field(
+        default=None,
+        description="what an entity does on the days after an event day, where no label is delivered",
+    )
     features: dict[ColumnName, Feature] = Field(
         default={},
         max_length=MAXIMUM_FEATURES,
@@ -62,9 +67,16 @@ class Mrds(Section):
         return {name: feature for name, feature in self.features.items() if feature.expression is None}
 
     @cached_property
-    def expressions_of(self) -> tuple[str, ...]:
-        """The features whose contract has an expression or a condition in SQL."""
-        return tuple(name for name, feature in self.features.items() if feature.expression or feature.where)
+    def over_days(self) -> dict[str, Feature]:
+        """What is made of other days than its own, by name: features over trailing windows, a label ahead."""
+        ahead: dict[str, Feature] = {} if self.label is None else {self.label.name: self.label.feature}
+        return self.windowed | ahead
+
+    @cached_property
+    def has_sql(self) -> bool:
+        """Whether the contract has an expression or a condition in SQL."""
+        features = (*self.features.values(), *self.over_days.values())
+        return any(feature.expression or feature.where for feature in features)
 
     @cached_property
     def windows(self) -> tuple[Window, ...]:
@@ -84,7 +96,12 @@ class Mrds(Section):
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns of the MRDS beside the entity's and the days'."""
-        return (*self.aggregate, *self.trailing, *self.made)
+        return (*self.aggregate, *self.trailing, *self.made, *self.ahead)
+
+    @cached_property
+    def ahead(self) -> tuple[str, ...]:
+        """The column of a label that looks ahead, if there is one."""
+        return () if self.label is None else (self.label.name,)
 
 
 class Features(Section):

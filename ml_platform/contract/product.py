@@ -86,6 +86,8 @@ class Product(Section):
 
     @property
     def _task_of_type(self) -> TaskName:
+        if self.source.label is None:
+            return "binary"
         return BY_TYPE.get(self.source.columns[self.source.label].type, "binary")
 
     @property
@@ -129,7 +131,9 @@ class Product(Section):
         return max(asked, default=None)
 
     def allowed_in(self, name: str) -> tuple[str | int | float | bool, ...] | None:
-        """The values that a column of the deliveries may have, None if it may have any."""
+        """The values that a column of the deliveries, or the label, may have; None if it may have any."""
+        if name in self.mrds.ahead:
+            return self.task.allowed
         declared = self.source.columns[name].allowed
         return self.task.allowed if name == self.source.label and declared is None else declared
 
@@ -147,7 +151,7 @@ class Product(Section):
 
     def first_as_of(self, labelled_days: int) -> date:
         """The first morning on which the labels of so many days can be known that a model learns from."""
-        return self.first_full_day + timedelta(days=labelled_days + self.source.label_delay_days)
+        return self.first_full_day + timedelta(days=labelled_days + self.label_takes)
 
     @cached_property
     def first_full_day(self) -> date:
@@ -168,7 +172,7 @@ class Product(Section):
         Whatever means "the newest labelled days" ends here and has its full length before it: the days
         after it have rows by then, but no labels that could be known.
         """
-        return as_of - timedelta(days=1 + self.source.label_delay_days)
+        return as_of - timedelta(days=1 + self.label_takes)
 
     @cached_property
     def required_since(self) -> date | None:
@@ -212,11 +216,24 @@ class Product(Section):
 
     def labels_expected_on(self, day: date) -> date:
         """The date on which the labels of a due event day arrive, in the morning."""
-        return self.delivery.expected_on(day + timedelta(days=1 + self.source.label_delay_days))
+        return self.delivery.expected_on(day + timedelta(days=1 + self.label_takes))
 
     @property
     def label(self) -> str:
-        return self.source.label
+        """The column of the MRDS with the label."""
+        if self.mrds.label is not None:
+            return self.mrds.label.name
+        return self.source.label or ""
+
+    @property
+    def label_takes(self) -> int:
+        """How many days after an event day's rows its labels can be known: delivered, or looked for ahead."""
+        return self.source.label_delay_days if self.mrds.label is None else self.mrds.label.within_days
+
+    @property
+    def label_in_source(self) -> str:
+        """What of a contract says when the label is known, as its key."""
+        return "source.label_delay_days" if self.mrds.label is None else "mrds.label.within_days"
 
     @property
     def entity(self) -> tuple[str, ...]:
@@ -239,13 +256,15 @@ class Product(Section):
 
     @cached_property
     def label_file_columns(self) -> frozenset[str]:
-        """The header that makes a file a label file."""
+        """The header that makes a file a label file; none does if no label is delivered."""
+        if self.source.label is None:
+            return frozenset()
         return frozenset((*self.source.key, self.source.event_day, self.source.label))
 
     @cached_property
     def features(self) -> tuple[str, ...]:
         """Every column of the MRDS of an entity but the label: what scoring and the online store see."""
-        return tuple(name for name in self.mrds.columns if name != self.source.label)
+        return tuple(name for name in self.mrds.columns if name != self.label)
 
     def data_set_columns(self, data_set: DataSet) -> tuple[str, ...]:
         """The columns of the ARDS or the MRDS, in no order that matters."""
@@ -265,7 +284,7 @@ class Product(Section):
     def sensitive(self) -> frozenset[str]:
         """The columns whose values nobody but the tables may show."""
         declared = {name for name, column in self.source.columns.items() if column.sensitive}
-        names = self.mrds.features
+        names = (*self.mrds.features, *self.mrds.ahead)
         return frozenset(declared | {name for name in names if not declared.isdisjoint(self.made_of([name]))})
 
     def mrds_type(self, name: str) -> ColumnType:
@@ -279,8 +298,8 @@ class Product(Section):
 
     @cached_property
     def conditions(self) -> dict[str, Expression]:
-        """The conditions of the features over trailing windows, by their text."""
-        return feature_expressions.conditions(self) if self.mrds.expressions_of else {}
+        """The conditions of what is made of other days, by their text."""
+        return feature_expressions.conditions(self)
 
     def made_of(self, names: Iterable[str]) -> set[str]:
         """Columns of the MRDS, and all columns of it and of the deliveries that their values come from."""
@@ -293,8 +312,8 @@ class Product(Section):
             found.add(name)
             if name in self.mrds.made:
                 waiting += self.expressions[name].columns
-            elif name in self.mrds.windowed:
-                feature = self.mrds.windowed[name]
+            elif name in self.mrds.over_days:
+                feature = self.mrds.over_days[name]
                 found.add(feature.column)
                 if feature.where is not None:
                     found.update(self.conditions[feature.where].columns)
@@ -307,6 +326,8 @@ class Product(Section):
             return feature.type_of(self.source.columns[feature.column].type)
         if name in self.mrds.trailing:
             return "long"
+        if name in self.mrds.ahead:
+            return "integer"
         declared = self.source.columns[name].type
         match self.mrds.aggregate.get(name):
             case "count":
@@ -328,6 +349,8 @@ class Product(Section):
             return f"{said} ({'; '.join(meant)})" if meant else said
         if name in self.mrds.windowed:
             return self.mrds.windowed[name].in_words
+        if name in self.mrds.ahead and self.mrds.label is not None:
+            return self.mrds.label.in_words
         window = next((window for window in self.mrds.windows if window.column == name), None)
         return self.mrds.aggregate.get(name) if window is None else f"usable days of {window.in_words}"
 

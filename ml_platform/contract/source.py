@@ -207,7 +207,9 @@ class Source(Section):
     )
     key: tuple[str, ...] = Field(min_length=1)
     event_day: str
-    label: str
+    label: str | None = Field(
+        default=None, description="the column with the label; without one, mrds.label says what it is"
+    )
     label_delay_days: Days = Field(default=1, ge=0)
     morning_ends: TimeOfDay = Field(
         default="10:00",
@@ -275,7 +277,7 @@ class Source(Section):
         for role, names in {
             "key": self.key,
             "event_day": (self.event_day,),
-            "label": (self.label,),
+            "label": () if self.label is None else (self.label,),
         }.items():
             for name in names:
                 if names.count(name) > 1:
@@ -292,13 +294,12 @@ class Source(Section):
             )
         if self.label in self.key:
             raise ValueError(f"the label {self.label!r} can't be part of the key")
-        label = self.columns[self.label]
-        if label.fill_null is not None:
+        if self.label is not None and self.columns[self.label].fill_null is not None:
             raise ValueError(f"the label {self.label!r} can't have fill_null: a null label has not come yet")
         for name in (*self.key, self.event_day):
             if self.columns[name].nullable:
                 raise ValueError(f"{name!r} identifies a row and can't be nullable")
-        for name in (*self.key, self.event_day, self.label):
+        for name in (*self.key, self.event_day, *([] if self.label is None else [self.label])):
             if self.columns[name].since:
                 raise ValueError(f"since: {name!r} belongs to the key or is the label, and has no first day")
         return self

@@ -20,6 +20,8 @@ from ml_platform.contract.scalar_syntax import LONGEST_TEXT
 
 Rule = Literal["sum", "count", "mean", "min", "max", "first", "last", "distinct", "days_since"]
 Until = Literal["today", "yesterday"]
+#: The windows of labels begin after the event day.
+AHEAD: Literal["ahead"] = "ahead"
 #: What is kept of the rows of an entity and a day: enough for every rule over any days.
 Part = Literal["rows", "count", "sum", "min", "max", "first", "last", "distinct"]
 #: How many rows there are: kept where a condition chooses among them.
@@ -58,15 +60,15 @@ ALL: Literal["all"] = "all"
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """The days before an event day that a feature looks at.
+    """The days around an event day that a feature or a label looks at.
 
     Attributes:
         days: how many there are; None if all of the history.
-        until: the event day itself is the last of them, or the day before it is.
+        until: the event day itself is the last of them, or the day before it is; or they are those after it.
     """
 
     days: int | None
-    until: Until
+    until: Until | Literal["ahead"]
 
     @property
     def column(self) -> str:
@@ -76,6 +78,8 @@ class Window:
 
     @property
     def in_words(self) -> str:
+        if self.until == AHEAD:
+            return "the next day" if self.days == 1 else f"the next {self.days} days"
         last = "" if self.until == "today" else " before the event day"
         if self.days is None:
             return f"all days{last}" if last else "all days so far"
@@ -85,10 +89,14 @@ class Window:
 
     def last(self, day: date) -> date:
         """The newest day of the window of an event day."""
+        if self.until == AHEAD:
+            return day + timedelta(days=self.days or 0)
         return day if self.until == "today" else day - timedelta(days=1)
 
     def first(self, day: date, start: date) -> date:
         """The oldest day of the window of an event day, in a history since ``start``."""
+        if self.until == AHEAD:
+            return day + timedelta(days=1)
         if self.days is None:
             return start
         return max(start, self.last(day) - timedelta(days=self.days - 1))

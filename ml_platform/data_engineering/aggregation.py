@@ -84,13 +84,14 @@ def _shown(product: Product, entity: Sequence[Any]) -> str:
     )
 
 
-def schema(product: Product) -> pa.Schema:
-    """The schema of the MRDS."""
-    return _schema(product, product.mrds.columns)
+def schema(product: Product, *, with_ahead: bool = True) -> pa.Schema:
+    """The schema of the MRDS; without a label that looks ahead, if there is one, unless ``with_ahead``."""
+    left_out = () if with_ahead else product.mrds.ahead
+    return _schema(product, tuple(name for name in product.mrds.columns if name not in left_out))
 
 
 def own_schema(product: Product) -> pa.Schema:
-    """The same without what is of trailing windows."""
+    """The same without what is made of other days."""
     return _schema(product, tuple(product.mrds.aggregate))
 
 
@@ -153,13 +154,14 @@ class Grouped:
         """
         product, rules = self._product, self._product.mrds.aggregate
         found = self.entities()
-        found |= {name: self.aggregate(name, rule) for name, rule in rules.items() if name != product.label}
-        label, known_on = self._label(rules[product.label])
-        found |= {
-            product.label: label,
-            EVENT_DAY: pa.repeat(pa.scalar(self._day, pa.date32()), len(self._starts)),
-        }
-        found[LABEL_KNOWN_ON] = pc.if_else(label.is_valid(), known_on, pa.scalar(None, pa.date32()))
+        delivered = product.source.label
+        found |= {name: self.aggregate(name, rule) for name, rule in rules.items() if name != delivered}
+        found[EVENT_DAY] = pa.repeat(pa.scalar(self._day, pa.date32()), len(self._starts))
+        found[LABEL_KNOWN_ON] = pa.nulls(len(self._starts), pa.date32())
+        if delivered is not None:
+            label, known_on = self._label(delivered, rules[delivered])
+            found[delivered] = label
+            found[LABEL_KNOWN_ON] = pc.if_else(label.is_valid(), known_on, pa.scalar(None, pa.date32()))
         ordered = own_schema(product)
         return pa.table([found[field.name].cast(field.type) for field in ordered], schema=ordered)
 
@@ -177,14 +179,13 @@ class Grouped:
         values = self._rows[name].combine_chunks()
         return self._group[values.is_valid().to_numpy(zero_copy_only=False)], values.drop_null()
 
-    def _label(self, rule: str) -> tuple[Any, Any]:
+    def _label(self, name: str, rule: str) -> tuple[Any, Any]:
         """The label, and the day it is known since if there is one."""
-        product = self._product
-        label = self.aggregate(product.label, rule)
+        label = self.aggregate(name, rule)
         if rule in ("first", "last"):
             return label, self.aggregate(LABEL_KNOWN_ON, rule)
         # A label over several rows is known when all of its rows' labels are.
-        complete = self._count(product.label) == self.sizes
+        complete = self._count(name) == self.sizes
         label = pc.if_else(pa.array(complete), label, pa.scalar(None, label.type))
         return label, self._extreme(LABEL_KNOWN_ON, "descending")
 

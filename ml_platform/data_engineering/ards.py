@@ -113,7 +113,7 @@ def write(
         it stays.
     """
     counting = Counting(
-        product.label,
+        product.source.label,
         columns(product),
         statistics=statistics,
         has_positives=product.task.has_positives,

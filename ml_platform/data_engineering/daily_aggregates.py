@@ -82,7 +82,7 @@ def parts(product: Product) -> list[KeptPart]:
     """What the contract's features need of a day, each once."""
     needed = {
         KeptPart.of(part, feature): None
-        for feature in product.mrds.windowed.values()
+        for feature in product.mrds.over_days.values()
         for part in (*PARTS[feature.rule], *([] if feature.where is None else [ROWS]))
     }
     return list(needed)
@@ -120,7 +120,7 @@ def _type_of(product: Product, kept: KeptPart) -> pa.DataType:
 
 def columns(product: Product) -> list[str]:
     """The columns of the ARDS that the table is made from."""
-    of_features = [feature.column for feature in product.mrds.windowed.values()]
+    of_features = [feature.column for feature in product.mrds.over_days.values()]
     of_conditions = [name for condition in product.conditions.values() for name in condition.columns]
     names = [
         *product.entity,
@@ -301,7 +301,7 @@ def _spread(
 def most_distinct(product: Product) -> Mapping[str, int]:
     """How many values of a day are kept for counts of different values, by column."""
     bounds: dict[str, int] = {}
-    for feature in product.mrds.windowed.values():
+    for feature in product.mrds.over_days.values():
         if feature.rule == "distinct":
             bounds[feature.column] = max(bounds.get(feature.column, 0), feature.most_distinct)
     return bounds

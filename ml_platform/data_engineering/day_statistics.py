@@ -72,12 +72,12 @@ class Counting:
     """What to count.
 
     Args:
-        label: the column whose values are counted; of 0, 1 and null if there are positives.
+        label: the column whose values are counted; of 0, 1 and null if there are positives. None without any.
         columns: of the data set.
         features: the columns of ``features_fingerprint``; it is that of no rows without any.
     """
 
-    label: str
+    label: str | None
     columns: Sequence[str]
     features: Sequence[str] = ()
     statistics: Statistics | None = None
@@ -89,9 +89,10 @@ class Counting:
 
     def of_part(self, rows: pa.Table, *, is_whole: bool = False) -> CountedPart:
         """The figures of a part of a day's rows; of the whole day, some are exact only then."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        label = rows[self.label]
+        label = rows[self.label] if self.label is not None else pa.nulls(len(rows), pa.int32())
         statistics = self.statistics if len(rows) else None
         return CountedPart(
             rows=len(rows),

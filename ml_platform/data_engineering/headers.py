@@ -59,7 +59,7 @@ def resolve(
     columns = tuple(source.header_names.get(source.folded(name)) for name in names)
     read = set(columns) - {None}
     ignored = tuple(name for name, column in zip(names, columns, strict=True) if column is None)
-    labels_only = read == product.label_file_columns
+    labels_only = bool(read) and read == product.label_file_columns
     missing = (
         ()
         if labels_only

@@ -77,6 +77,7 @@ def write(
     histories: Mapping[date, Sequence[Morning]] | None = None,
     withheld: Collection[date] = (),
     usable: UsableDays | None = None,
+    labels: Mapping[date, Sequence[date]] | None = None,
 ) -> dict[date, MrdsDay]:
     """Write the MRDS of ``days`` from the ARDS, and what was served of days with versions, in a commit each.
 
@@ -86,7 +87,9 @@ def write(
     Args:
         histories: the days with versions in ``ards_versions``, with the mornings on which rows of them came.
         withheld: those of them that nobody may use as they are now: only what was served is written.
-        usable: which days windows may hold; needed where the contract has features over any.
+        usable: which days windows may hold; needed where the contract has features or a label over any.
+        labels: of a label that looks ahead, the mornings on which each day's was given, and then changed;
+            without any it isn't known yet.
     """
     histories = {day: mornings for day, mornings in (histories or {}).items() if day in days}
     counting = Counting(
@@ -95,7 +98,16 @@ def write(
     served: dict[date, Counted] = {}
     if places := _Places.of(product, tables, with_states=bool(histories)):
         done = _in_tasks(
-            session, product, tables, places, days, histories, counting, frozenset(withheld), usable
+            session,
+            product,
+            tables,
+            places,
+            days,
+            histories,
+            counting,
+            frozenset(withheld),
+            usable,
+            labels or {},
         )
         refusals = {day: found.refusal for day, found in done.items() if found.refusal}
         counted = {day: counting.of_parts(found.parts) for day, found in done.items()}
@@ -162,6 +174,7 @@ def _in_tasks(
     counting: Counting,
     withheld: frozenset[date],
     usable: UsableDays | None,
+    labels: Mapping[date, Sequence[date]],
 ) -> dict[date, Made]:
     """What tasks make of days with rows; nothing is committed yet."""
 
@@ -170,14 +183,14 @@ def _in_tasks(
         made = EntityDays(session, product, places.source, columns, corrected, make, places.mrds)
         return made.write(days)
 
-    if not product.mrds.windowed:
+    if not product.mrds.over_days:
         return made_by(_Make(product, places.mrds, places.served, dict(histories), counting, withheld))
     if usable is None:
         raise ValueError(f"{product.name}: nobody said which days the windows of mrds.features may hold")
     with places.mrds.scratch() as folder:
         rows, states = DayFiles(str(folder / "rows")), DayFiles(str(folder / "states"))
         own = made_by(_Make(product, rows, states, dict(histories), counting, withheld, is_on_the_way=True))
-        windowed = WindowedDays.of(product, tables, usable, rows, states, places.mrds, places.served)
+        windowed = WindowedDays.of(product, tables, usable, labels, rows, states, places.mrds, places.served)
         return windowed.write(session, own, counting, withheld)
 
 

@@ -96,6 +96,18 @@ def ards_columns(product: Product) -> list[str]:
     return [*own, *([] if EVENT_DAY in own else [EVENT_DAY]), LABEL_KNOWN_ON]
 
 
+def label_columns(product: Product) -> tuple[str, ...]:
+    """The columns of the ARDS that come with a label: it, if any is delivered, and since when it is known."""
+    return (LABEL_KNOWN_ON,) if product.source.label is None else (product.source.label, LABEL_KNOWN_ON)
+
+
+def delivered_labels(product: Product, rows: pa.Table) -> Any:
+    """The label of some records or rows of the ARDS; null of all if none is delivered."""
+    if product.source.label is None:
+        return pa.chunked_array([pa.nulls(len(rows), pa.int32())])
+    return rows[product.source.label]
+
+
 def rows_schema(product: Product) -> pa.Schema:
     """The schema of the ARDS."""
     parsed, types = parsed_schema(product), {EVENT_DAY: pa.date32()}
@@ -191,10 +203,11 @@ class _Entries:
             if keys(product)
             else pa.table({_ONLY_KEY: pa.repeat(0, len(entries))})
         )
+        labels = delivered_labels(product, entries)
         self._placed = (
             placed.append_column("_row", pc.if_else(is_row, position, nothing))
             .append_column("_of_label_file", pc.if_else(is_row, nothing, position))
-            .append_column("_label", pc.if_else(entries[product.label].is_valid(), position, nothing))
+            .append_column("_label", pc.if_else(labels.is_valid(), position, nothing))
         )
         self._by_key = self._group(
             self._placed,
@@ -216,7 +229,8 @@ class _Entries:
         label_at = chosen["_label_max"]
         latest = entries.take(chosen["_row_max"])
         columns = {name: latest[name] for name in product.source.columns}
-        columns[product.label] = entries[product.label].take(label_at)
+        if product.source.label is not None:
+            columns[product.source.label] = entries[product.source.label].take(label_at)
         columns[LABEL_KNOWN_ON] = self._known_on().take(label_at)
         return columns
 
@@ -256,7 +270,7 @@ class _Entries:
     def _labelled(self) -> pa.Table:
         """The keys and places of the records with a label, that, and since when it is known."""
         labelled = self._placed.select([*self._keys, "_label"])
-        labelled = labelled.append_column("_value", self._entries[self._product.label])
+        labelled = labelled.append_column("_value", delivered_labels(self._product, self._entries))
         labelled = labelled.append_column("_known_on", self._entries[LABEL_KNOWN_ON])
         return labelled.filter(labelled["_label"].is_valid())
 

@@ -59,8 +59,10 @@ class Runs:
         Args:
             at: the place of each row's moment among ``moments``.
         """
-        label = numbered([rows[product.label], rows[LABEL_KNOWN_ON]], len(rows))
-        label[rows[product.label].is_null().to_numpy()] = _NO_LABEL
+        label = np.full(len(rows), _NO_LABEL, dtype=np.int64)
+        if product.source.label is not None:
+            label = numbered([rows[product.source.label], rows[LABEL_KNOWN_ON]], len(rows))
+            label[rows[product.source.label].is_null().to_numpy()] = _NO_LABEL
         ordinals = np.array([moment.toordinal() for moment in moments], dtype=np.int64)
         was_known = ordinals_of(rows[LABEL_KNOWN_ON]) < ordinals[at]
         order = np.lexsort((at, groups))

@@ -102,7 +102,7 @@ def ards_versions(product: Product, day: date, entries: pa.Table, timeline: Time
         return schema.empty_table()
     rows_on = _rows_known_on(chosen, timeline)
     labels_on = ordinals_of(chosen[LABEL_KNOWN_ON])
-    has_label = chosen[product.label].is_valid().to_numpy()
+    has_label = resolution.delivered_labels(product, chosen).is_valid().to_numpy()
     is_row = _is_row(chosen)
     first = min(timeline.rows_known_on.values()).toordinal()
     # What replaces a day may have nothing of its own.
@@ -119,7 +119,7 @@ def ards_versions(product: Product, day: date, entries: pa.Table, timeline: Time
     if not len(rows):
         return schema.empty_table()
     at = np.repeat(np.arange(len(states)), [len(state) for state in states])
-    own = [name for name in rows.column_names if name not in (product.label, LABEL_KNOWN_ON)]
+    own = [name for name in rows.column_names if name not in resolution.label_columns(product)]
     key = numbered([rows[name] for name in resolution.keys(product)], len(rows))
     runs = Runs.of(product, rows, key, mornings, at, numbered([rows[name] for name in own], len(rows)))
     found = runs.states(rows)
@@ -143,7 +143,7 @@ def as_known(product: Product, rows: pa.Table, versions: pa.Table, morning: date
         known = pa.concat_tables([unchanged, valid_on(versions, morning).select(rows.column_names)])
     at = pa.scalar(morning, pa.date32())
     is_known = pc.fill_null(pc.less_equal(known[LABEL_KNOWN_ON], at), False)
-    for name in (product.label, LABEL_KNOWN_ON):
+    for name in resolution.label_columns(product):
         field = known.schema.field(name)
         values = pc.if_else(is_known, known[name], pa.scalar(None, field.type))
         known = known.set_column(known.schema.get_field_index(name), field, values)
@@ -152,7 +152,6 @@ def as_known(product: Product, rows: pa.Table, versions: pa.Table, morning: date
 
 def _changing(product: Product, entries: pa.Table, timeline: Timeline) -> pa.Table:
     """The records of the keys that may have had more than one state."""
-    label = product.label
     dated = len(set(timeline.rows_known_on.values())) > 1
     if not len(entries) or (not dated and not _labels_repeat(product, entries)):
         return entries.slice(0, 0)
@@ -163,17 +162,16 @@ def _changing(product: Product, entries: pa.Table, timeline: Timeline) -> pa.Tab
         late = _rows_known_on(entries, timeline) > first
         replaced = pc.equal(entries["_kind"], EARLIER_ROW).to_numpy()
         changing[key[_is_row(entries) & (late | replaced)]] = True
-    has_label = entries[label].is_valid().to_numpy()
-    pairs = np.unique(
-        np.column_stack([key[has_label], numbered([entries[label]], len(entries))[has_label]]), axis=0
-    )
+    label = resolution.delivered_labels(product, entries)
+    has_label = label.is_valid().to_numpy()
+    pairs = np.unique(np.column_stack([key[has_label], numbered([label], len(entries))[has_label]]), axis=0)
     changing[np.bincount(pairs[:, 0], minlength=len(changing)) > 1] = True
     return entries.filter(pa.array(changing[key]))
 
 
 def _labels_repeat(product: Product, entries: pa.Table) -> bool:
     """Whether any key has had several labels, since several mornings."""
-    labelled = entries.filter(entries[product.label].is_valid())
+    labelled = entries.filter(resolution.delivered_labels(product, entries).is_valid())
     if len(set(pc.unique(labelled[LABEL_KNOWN_ON]).to_pylist())) < 2:
         return False
     key = numbered([labelled[name] for name in resolution.keys(product)], len(labelled))

@@ -103,10 +103,11 @@ class RowsAsKnown:
         still = unchanged.join(F.broadcast(at), column(EVENT_DAY) == F.col("_day")).drop("_day")
         known = still.unionByName(valid)
         is_known = column(LABEL_KNOWN_ON) <= F.col(_MORNING)
-        for name in (product.label, LABEL_KNOWN_ON):
+        of_label = resolution.label_columns(product)
+        for name in of_label:
             known = known.withColumn(f"_known {name}", F.when(is_known, column(name)))
         shown = [
-            column(f"_known {name}").alias(name) if name in (product.label, LABEL_KNOWN_ON) else column(name)
+            column(f"_known {name}").alias(name) if name in of_label else column(name)
             for name in rows.columns
         ]
         return known.select(*shown)

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 
 from ml_platform.contract.product import Product
-from ml_platform.contract.source import LABEL_KNOWN_ON
 from ml_platform.data_engineering import aggregation, resolution
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.row_states import (
@@ -33,18 +32,22 @@ from ml_platform.data_engineering.trailing_windows import MORNING
 IS_SCORED = "is_scored"
 
 
-def served_schema(product: Product) -> pa.Schema:
+def served_schema(product: Product, *, with_ahead: bool = True) -> pa.Schema:
     """The schema of ``mrds_served``: a row of the MRDS, and as of which dates models learn from it.
 
     Those from ``known_from`` on, and before ``known_to`` if that isn't null.
+
+    Args:
+        with_ahead: with a label that looks ahead, if there is one.
     """
-    return pa.schema([*aggregation.schema(product), *INTERVAL, pa.field(IS_SCORED, pa.bool_())])
+    rows = aggregation.schema(product, with_ahead=with_ahead)
+    return pa.schema([*rows, *INTERVAL, pa.field(IS_SCORED, pa.bool_())])
 
 
 def own_schema(product: Product) -> pa.Schema:
     """The same before it has what is of trailing windows, and with the morning as known on which they are."""
     own = pa.schema([*aggregation.own_schema(product), *INTERVAL, pa.field(IS_SCORED, pa.bool_())])
-    return own.append(pa.field(MORNING, pa.date32())) if product.mrds.windowed else own
+    return own.append(pa.field(MORNING, pa.date32())) if product.mrds.over_days else own
 
 
 def served(
@@ -77,7 +80,7 @@ def _unchanged(product: Product, day: date, rows: pa.Table, mornings: Sequence[M
     """The rows of entities that nothing was corrected of, once for each time in which the day was usable."""
     made = aggregation.aggregate(product, day, rows)
     found: list[pa.Table] = []
-    for time in _usable(mornings, by_epoch=bool(product.mrds.windowed)):
+    for time in _usable(mornings, by_epoch=bool(product.mrds.over_days)):
         columns = {
             KNOWN_FROM: pa.repeat(pa.scalar(time.start, pa.date32()), len(made)),
             KNOWN_TO: pa.repeat(pa.scalar(time.end, pa.date32()), len(made)),
@@ -159,7 +162,7 @@ def _changed(
     source[order] = order[np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))]
     features = rows.take(pa.array(source))
     as_served = features
-    for name in (product.label, LABEL_KNOWN_ON):
+    for name in resolution.label_columns(product):
         as_served = as_served.set_column(
             rows.schema.get_field_index(name), rows.schema.field(name), rows[name]
         )

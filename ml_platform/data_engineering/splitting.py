@@ -119,7 +119,8 @@ def labels_file(product: Product, day: date, later_days: int = 0) -> str:
 def label_header(product: Product) -> list[str]:
     """The columns of a label file: key, event day and label."""
     source = product.source
-    return list(dict.fromkeys((*source.key, source.event_day, source.label)))
+    of_label = [] if source.label is None else [source.label]
+    return list(dict.fromkeys((*source.key, source.event_day, *of_label)))
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def _split_file(
 
     names = meaning.columns
     day_at = names.index(source.event_day)
-    label_at = names.index(source.label) if source.label in names else None
+    label_at = names.index(source.label) if source.label is not None and source.label in names else None
     apart = label_at is not None and (labels_apart or labels_only)
     label_columns = [names.index(name) for name in labels.header] if apart else []
     kept = [at for at in range(len(header)) if not (apart and at == label_at)]

@@ -10,7 +10,7 @@ something was otherwise on the morning that counts get stretches of their own, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
-from ml_platform.contract.trailing import ROWS, Feature, Window
+from ml_platform.contract.trailing import AHEAD, ROWS, Feature, Window
 from ml_platform.data_engineering import aggregation
 from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.daily_aggregates import HASH_DIGITS, KeptPart, schema
@@ -60,7 +60,7 @@ class UsableDays:
     def on(self, morning: date | None) -> Integers:
         """The ordinals of the days that could be used on a morning, or can be now; ascending."""
         if morning not in self._known:
-            usable = [day for day in self._ordered if _holds(self.intervals[day], morning)]
+            usable = [day for day in self._ordered if could_be_used(self.intervals[day], morning)]
             self._known[morning] = np.array([day.toordinal() for day in usable], dtype=np.int64)
         return self._known[morning]
 
@@ -90,7 +90,8 @@ class UsableDays:
         return {}
 
 
-def _holds(intervals: Sequence[Interval], morning: date | None) -> bool:
+def could_be_used(intervals: Sequence[Interval], morning: date | None) -> bool:
+    """Whether a day could be used on a morning, or can be now, between whose mornings these are."""
     if morning is None:
         return bool(intervals) and intervals[-1][1] is None
     return any(
@@ -112,25 +113,68 @@ def fold(
     Raises:
         TooLargeError: a sum is beyond its type, as things are now.
     """
-    layout = _Layout.of(product, outputs, kept, versions, usable)
-    features, columns = product.mrds.windowed, product.source.columns
-    windows = {feature.window: None for feature in features.values()}
+    features = product.mrds.windowed
+    found, usable_days, beyond = _folded(product, features, outputs, kept, versions, usable)
+    for window in product.mrds.windows:
+        found[window.column] = pa.array(usable_days[window])
+    found[BEYOND] = pa.array(beyond)
+    names = [*product.mrds.trailing, BEYOND]
+    return pa.table([found[name] for name in names], names=names)
+
+
+def fold_labels(
+    product: Product, outputs: pa.Table, kept: pa.Table, versions: pa.Table, usable: UsableDays
+) -> Flags:
+    """The label of each output from its entity's rows on the days ahead: whether it is 1. Arguments as above.
+
+    What is beyond its type on an earlier morning counts as 0.
+
+    Raises:
+        TooLargeError: a sum is beyond its type, as things are now.
+    """
+    label = product.mrds.label
+    if label is None:
+        raise ValueError(f"{product.name}: its label doesn't look ahead")
+    features = {label.name: label.feature}
+    found, _, beyond = _folded(product, features, outputs, kept, versions, usable)
+    values = pc.fill_null(found[label.name], 0).to_numpy(zero_copy_only=False)
+    match label.rule:
+        case "any":
+            labels: Flags = values > 0
+        case "none":
+            labels = values == 0
+        case _:
+            labels = (values >= (label.at_least or 0)) & ~beyond
+    return labels
+
+
+def _folded(
+    product: Product,
+    features: Mapping[str, Feature],
+    outputs: pa.Table,
+    kept: pa.Table,
+    versions: pa.Table,
+    usable: UsableDays,
+) -> tuple[dict[str, pa.Array], dict[Window, Integers], Flags]:
+    """Some features of each output; how many days of each of their windows could be used; and what is beyond
+    its type.
+    """
+    beyond = np.zeros(len(outputs), dtype=bool)
+    if not features:
+        return {}, {}, beyond
+    layout = _Layout.of(product, features, outputs, kept, versions, usable)
+    windows = dict.fromkeys(feature.window for feature in features.values())
     of_windows = {
         window: _OfWindow(layout.stretches(window), layout.usable_days(window)) for window in windows
     }
-    found: dict[str, Any] = {}
-    beyond = np.zeros(len(outputs), dtype=bool)
-    for name, feature in features.items():
-        values = _Rule(product, name, feature, layout, of_windows[feature.window], beyond).values()
-        type_ = ARROW_TYPES[feature.type_of(columns[feature.column].type)]
-        found[name] = values if values.type == type_ else values.cast(type_)
-    for window in product.mrds.windows:
-        found[window.column] = pa.array(of_windows[window].usable_days)
-    found[BEYOND] = pa.array(beyond)
-    names = [*product.mrds.trailing, BEYOND]
     back = np.empty(len(outputs), dtype=np.int64)
     back[layout.order] = np.arange(len(outputs))
-    return pa.table([found[name] for name in names], names=names).take(pa.array(back))
+    found: dict[str, pa.Array] = {}
+    for name, feature in features.items():
+        values = _Rule(product, name, feature, layout, of_windows[feature.window], beyond).values()
+        type_ = ARROW_TYPES[feature.type_of(product.source.columns[feature.column].type)]
+        found[name] = (values if values.type == type_ else values.cast(type_)).take(pa.array(back))
+    return found, {window: of.usable_days[back] for window, of in of_windows.items()}, beyond[back]
 
 
 # -- the rows of the days, by entity and day ----------------------------------------------------------
@@ -143,6 +187,7 @@ class _Layout:
     A group has the rows of an entity as they are now, or those that one output sees.
 
     Attributes:
+        features: those whose windows hold those of all others together.
         source: what is kept of days, and its states.
         rows: where in ``source`` each row stands.
         place: the group and day of each row as one number, ascending.
@@ -152,6 +197,7 @@ class _Layout:
     """
 
     product: Product
+    features: Sequence[Feature]
     source: pa.Table
     rows: Integers
     place: Integers
@@ -163,7 +209,13 @@ class _Layout:
 
     @classmethod
     def of(
-        cls, product: Product, outputs: pa.Table, kept: pa.Table, versions: pa.Table, usable: UsableDays
+        cls,
+        product: Product,
+        features: Mapping[str, Feature],
+        outputs: pa.Table,
+        kept: pa.Table,
+        versions: pa.Table,
+        usable: UsableDays,
     ) -> _Layout:
         plain = schema(product).names
         source = pa.concat_tables([kept.select(plain), versions.select(plain)]).combine_chunks()
@@ -181,6 +233,7 @@ class _Layout:
         order = np.argsort(_placed(of_outputs, days), kind="stable")
         layout = cls(
             product,
+            _longest(features.values()),
             source,
             now[sorted_now],
             place[sorted_now],
@@ -213,6 +266,7 @@ class _Layout:
         groups[touched] = first_group + np.arange(len(touched))
         return _Layout(
             self.product,
+            self.features,
             self.source,
             np.concatenate([self.rows, rows[order]]),
             np.concatenate([self.place, _placed(first_group + outputs[order], day[order])]),
@@ -225,7 +279,7 @@ class _Layout:
 
     def _see_other_days(self) -> Flags:
         """Of each output, whether some day of its windows could be used then and can't now, or other way."""
-        features, start = self.product.mrds.windowed.values(), self.product.start
+        features, start = self.features, self.product.start
         found = np.zeros(len(self.days), dtype=bool)
         now = set(self.usable.on(None).tolist())
         for morning in np.unique(self.mornings[self.mornings != _NEVER]).tolist():
@@ -273,6 +327,8 @@ class _Layout:
 
 def bounds(window: Window, days: Integers, start: date) -> tuple[Integers, Integers]:
     """The first and the last day of the window of each of some days, as ordinals."""
+    if window.until == AHEAD:
+        return days + 1, days + (window.days or 0)
     last = days if window.until == "today" else days - 1
     first = np.full_like(days, start.toordinal())
     if window.days is not None:
@@ -325,7 +381,7 @@ class _States:
         found = np.zeros(len(layout.days), dtype=bool)
         if not len(place):
             return found
-        for feature in _longest(layout.product):
+        for feature in layout.features:
             low, high = bounds(feature.window, layout.days, layout.product.start)
             starts = np.searchsorted(place, _placed(layout.groups, low))
             ends = np.searchsorted(place, _placed(layout.groups, high), side="right")
@@ -347,7 +403,7 @@ class _States:
         plain = np.flatnonzero(~is_state & ~np.isin(place, changed))
         chosen = np.concatenate([plain, np.flatnonzero(is_state)])
         chosen = chosen[np.argsort(place[chosen], kind="stable")]
-        low, high = _reach(layout.product, layout.days[touched])
+        low, high = _reach(layout, layout.days[touched])
         groups = layout.groups[touched]
         starts = np.searchsorted(place[chosen], _placed(groups, low))
         ends = np.searchsorted(place[chosen], _placed(groups, high), side="right")
@@ -362,10 +418,10 @@ class _States:
         return rows[stood], outputs[stood]
 
 
-def _longest(product: Product) -> list[Feature]:
-    """Features whose windows hold those of all others together."""
+def _longest(features: Iterable[Feature]) -> list[Feature]:
+    """Those of some features whose windows hold those of all others together."""
     chosen: dict[str, Feature] = {}
-    for feature in product.mrds.windowed.values():
+    for feature in features:
         known = chosen.get(feature.window.until)
         if known is None or _length(feature) > _length(known):
             chosen[feature.window.until] = feature
@@ -376,9 +432,9 @@ def _length(feature: Feature) -> int:
     return _NEVER if feature.window.days is None else feature.window.days
 
 
-def _reach(product: Product, days: Integers) -> tuple[Integers, Integers]:
+def _reach(layout: _Layout, days: Integers) -> tuple[Integers, Integers]:
     """The first and the last day that the windows of each of some days hold together."""
-    found = [bounds(feature.window, days, product.start) for feature in _longest(product)]
+    found = [bounds(feature.window, days, layout.product.start) for feature in layout.features]
     return np.minimum.reduce([low for low, _ in found]), np.maximum.reduce([high for _, high in found])
 
 

@@ -68,7 +68,7 @@ def convert(file: DeliveryFile, product: Product, records: Records) -> pa.Record
         return None
 
     count = records.count
-    label = found_values.get(product.label)
+    label = found_values.get(product.source.label or "")
     kind: Any = pa.repeat("label" if file.labels_only else "row", count)
     if label is not None and file.labels_only:
         kind = pc.if_else(label.is_valid(), kind, "pending")

@@ -104,7 +104,7 @@ def columns(product: Product, data_set: DataSet) -> dict[str, str]:
 def _comment(product: Product, data_set: DataSet, column: str) -> str:
     if column in _OWN_COLUMNS:
         return _OWN_COLUMNS[column]
-    if column in (*product.mrds.trailing, *product.mrds.made):
+    if column in (*product.mrds.trailing, *product.mrds.made, *product.mrds.ahead):
         return product.definition_of(column) or ""
     declared = product.source.columns[column]
     parts = [declared.description] if declared.description else []

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from ml_platform.contract.assets import DAILY_AGGREGATES, DAILY_AGGREGATES_VERSIONS
 from ml_platform.contract.days import DayRange
@@ -24,6 +25,7 @@ from ml_platform.contract.source import EVENT_DAY
 from ml_platform.contract.trailing import days_reached
 from ml_platform.data_engineering import (
     aggregation,
+    ahead_labels,
     buckets,
     daily_aggregates,
     served_states,
@@ -142,6 +144,7 @@ class WindowedDays:
     """Days on the way, and what their windows are put together from.
 
     Attributes:
+        labels: by event day, the mornings on which a label that looks ahead was given, and then changed.
         rows, states: the files of days on the way, as they are now and as they were served.
         kept: what their windows are put together from.
         mrds, served: the tables whose files are written.
@@ -149,6 +152,7 @@ class WindowedDays:
 
     product: Product
     usable: UsableDays
+    labels: Mapping[date, Sequence[date]]
     rows: DayFiles
     states: DayFiles
     kept: KeptDays
@@ -161,13 +165,14 @@ class WindowedDays:
         product: Product,
         tables: Tables,
         usable: UsableDays,
+        labels: Mapping[date, Sequence[date]],
         rows: DayFiles,
         states: DayFiles,
         mrds: DayFiles,
         served: DayFiles,
     ) -> WindowedDays:
         """The days on the way to a product's tables, which lie in a folder."""
-        return cls(product, usable, rows, states, KeptDays.of(product, tables), mrds, served)
+        return cls(product, usable, labels, rows, states, KeptDays.of(product, tables), mrds, served)
 
     def write(
         self, session: Session, own: Mapping[date, Made], counting: Counting, withheld: Collection[date]
@@ -238,9 +243,9 @@ class _Complete:
         ]
         served = [states.select([*names, MORNING]) for _, _, states in tables]
         outputs = pa.concat_tables([*now, *served])
-        values = trailing_windows.fold(
-            product, outputs, *windowed.kept.in_windows(work, outputs), windowed.usable
-        )
+        kept = windowed.kept.in_windows(work, outputs)
+        values = trailing_windows.fold(product, outputs, *kept, windowed.usable)
+        labels = self._labels(tables, kept)
         at = 0
         done: dict[date, Made] = {}
         cut: list[pa.Table] = []
@@ -248,11 +253,23 @@ class _Complete:
             cut.append(values.slice(at, len(table)))
             at += len(table)
         for number, (day, rows, states) in enumerate(tables):
-            made_rows = with_windows(product, rows, cut[number], aggregation.schema(product))
-            served_schema = served_states.served_schema(product)
-            of_states = cut[len(tables) + number]
+            of_rows, of_states = cut[number], cut[len(tables) + number]
+            mornings = windowed.labels.get(day, ())
+            made_rows = with_windows(product, rows, of_rows, aggregation.schema(product, with_ahead=False))
             could = pc.invert(of_states[BEYOND])
-            made_states = with_windows(product, states.filter(could), of_states.filter(could), served_schema)
+            made_states = with_windows(
+                product,
+                states.filter(could),
+                of_states.filter(could),
+                served_states.served_schema(product, with_ahead=False),
+            )
+            if product.mrds.ahead:
+                made_rows = ahead_labels.labelled(product, made_rows, mornings, labels[number])
+                made_rows = made_rows.select(aggregation.schema(product).names)
+                of_could = np.tile(could.to_numpy(zero_copy_only=False), len(mornings))
+                given = labels[len(tables) + number][of_could]
+                made_states = ahead_labels.labelled_states(product, made_states, mornings, given)
+                made_states = made_states.select(served_states.served_schema(product).names)
             done[day] = Made(
                 [self.counting.of_part(made_rows, is_whole=work.shares == 1)],
                 [] if day in self.withheld else windowed.mrds.write(day, made_rows),
@@ -261,10 +278,26 @@ class _Complete:
             )
         return done
 
+    def _labels(
+        self, tables: Sequence[tuple[date, pa.Table, pa.Table]], kept: tuple[pa.Table, pa.Table]
+    ) -> list[NDArray[np.bool_]]:
+        """The labels that look ahead, of each day's rows and then of each day's states, by morning."""
+        windowed, product = self.windowed, self.windowed.product
+        if not product.mrds.ahead:
+            return []
+        names = [*product.entity_of_day, EVENT_DAY]
+        asked = [
+            ahead_labels.outputs(table, windowed.labels.get(day, ()), names)
+            for which in (1, 2)
+            for day, table in ((of_day[0], of_day[which]) for of_day in tables)
+        ]
+        found = trailing_windows.fold_labels(product, pa.concat_tables(asked), *kept, windowed.usable)
+        return np.split(found, np.cumsum([len(outputs) for outputs in asked])[:-1])
+
 
 def _reached(product: Product, days: Sequence[date]) -> DayRange | None:
     """The days that the windows of some days hold together, from the first of these to the last."""
-    return days_reached(product.mrds.windowed.values(), days[0], product.start, until=days[-1])
+    return days_reached(product.mrds.over_days.values(), days[0], product.start, until=days[-1])
 
 
 def _read(files: DayFiles, chosen: Sequence[DayFile], day: date, schema: pa.Schema) -> pa.Table:

@@ -53,7 +53,7 @@ class WholeEntitiesAsKnown:
         yield found
 
     def _whole(self, own: Mapping[date, pa.Table]) -> dict[date, pa.Table]:
-        product, schema = self._product, aggregation.schema(self._product)
+        product, schema = self._product, aggregation.schema(self._product, with_ahead=False)
         if self.kept is None:
             return {day: with_made_columns(product, rows, schema) for day, rows in own.items()}
         found: dict[date, list[pa.Table]] = {day: [] for day in own}

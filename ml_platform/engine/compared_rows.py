@@ -120,7 +120,7 @@ def with_days_before(product: Product, days: DayRange) -> DayRange:
     """Some days and, if a baseline is an entity's last label, the days before in which that may lie."""
     if not kind_of(product).uses_last_label:
         return days
-    back = training_data.LAST_LABEL_DAYS + product.source.label_delay_days
+    back = training_data.LAST_LABEL_DAYS + product.label_takes
     return DayRange(days.first - timedelta(days=back), days.last)
 
 

@@ -203,7 +203,7 @@ def _without_labels(product: Product, days: Sequence[date]) -> Kernel:
     """Rows of the ARDS, those of some days without their labels."""
 
     def hide(rows: pa.Table) -> pa.Table:
-        if not days:
+        if not days or product.source.label is None:
             return rows
         label = rows[product.label]
         unknown = pc.is_in(rows[EVENT_DAY], pa.array(days, pa.date32()))
@@ -227,7 +227,7 @@ def measured_columns(product: Product) -> list[Column]:
     keys = {*product.ards_key, *product.entity} - (learned - set(product.entity))
     features = []
     for name, declared in product.source.columns.items():
-        if name in keys or name == product.label:
+        if name in keys or name == product.source.label:
             continue
         if declared.type in NUMERIC_TYPES:
             features.append(Column(name, "numeric", "feature"))
@@ -235,7 +235,11 @@ def measured_columns(product: Product) -> list[Column]:
             features.append(Column(name, "categorical", "feature"))
     return [
         *features,
-        Column(product.label, product.task.label_varies, "label"),
+        *(
+            []
+            if product.source.label is None
+            else [Column(product.label, product.task.label_varies, "label")]
+        ),
         _prediction(product),
     ]
 

@@ -277,13 +277,17 @@ def usable_in_mrds(
     suites = {day: expectations.suite(product, "mrds", day=day) for day in histories}
     # What is of windows is put together only for rules about it.
     is_whole = any(_judges_windows(product, suite) for suite in suites.values())
-    schema = aggregation.schema(product) if is_whole else aggregation.own_schema(product)
+    schema = aggregation.schema(product, with_ahead=False) if is_whole else aggregation.own_schema(product)
     if not is_whole:
         suites = {day: _of_own_columns(product, suite) for day, suite in suites.items()}
     else:
-        suites = {day: [rule for rule in suite if not rule.of_schema] for day, suite in suites.items()}
+        ahead = {*product.mrds.ahead}
+        suites = {
+            day: [rule for rule in suite if not rule.of_schema and ahead.isdisjoint(rule.columns)]
+            for day, suite in suites.items()
+        }
     types = {name: _type_of(product, name) for name in schema.names}
-    kept = KeptDays.of(product, tables) if is_whole and product.mrds.windowed else None
+    kept = KeptDays.of(product, tables) if is_whole and product.mrds.over_days else None
     longest = max((len(mornings) for mornings in histories.values()), default=1)
     for place in range(longest - 1):
         asked = {
@@ -317,11 +321,11 @@ def usable_in_mrds(
 
 def _of_windows(product: Product) -> frozenset[str]:
     """The columns of the MRDS that aren't of a day's own rows alone, or are made of others."""
-    return frozenset({*product.mrds.trailing, *product.mrds.made})
+    return frozenset({*product.mrds.trailing, *product.mrds.made, *product.mrds.ahead})
 
 
 def _judges_windows(product: Product, suite: Sequence[Expectation]) -> bool:
-    columns = _of_windows(product)
+    columns = _of_windows(product) - {*product.mrds.ahead}
     return any(
         rule.severity == "error" and not rule.of_schema and not columns.isdisjoint(rule.columns)
         for rule in suite

@@ -81,6 +81,10 @@ class Step(ABC):
         """Other steps that have to be brought up to date before these days are, each over some days."""
         return ()
 
+    def after(self, days: Sequence[date]) -> Sequence[tuple[Step, Sequence[date]]]:
+        """Steps over other days that have to be brought up to date once these are."""
+        return ()
+
     # -- what most steps do alike ----------------------------------------------------------------------
 
     def partitions(self) -> list[date]:
@@ -245,7 +249,9 @@ def is_pending(step: Step, days: Sequence[date], *, force: bool = False) -> bool
     """Whether any day is to be done. Needs no Spark."""
     if any(is_pending(before, chosen) for before, chosen in step.first(days)):
         return True
-    return bool(_plan(step, days, force=force).todo) or step.is_unfinished()
+    if _plan(step, days, force=force).todo or step.is_unfinished():
+        return True
+    return any(_plan(other, chosen, force=False).todo for other, chosen in step.after(days))
 
 
 def run(steps: Sequence[Step], days: Sequence[date], *, force: bool = False) -> StepResult:
@@ -262,6 +268,10 @@ def run(steps: Sequence[Step], days: Sequence[date], *, force: bool = False) -> 
     for before, chosen in first.first(days):
         bring_up_to_date(before, chosen)
     done = bring_up_to_date(first, days, force=force)
+    for other, chosen in first.after(days):
+        for before, needed in other.first(chosen):
+            bring_up_to_date(before, needed)
+        bring_up_to_date(other, chosen)
     settled = [day for day in days if day not in done.todo]
     further = {step: bring_up_to_date(step, settled) for step in others}
     known = first.context.ledger.latest(first.asset, set(days))

@@ -66,7 +66,7 @@ def training_days(product: Product, as_of: date, kind: Kind) -> DayRange:
     if last < product.start:
         raise PermanentError(
             f"as of {as_of} no label is known: those of the first day, {product.start}, come "
-            f"{product.source.label_delay_days} days after it; the first possible as-of is "
+            f"{product.label_takes} days after it; the first possible as-of is "
             f"{product.first_as_of(1)}"
         )
     if kind == "retrain" and product.retrain.training_days is not None:

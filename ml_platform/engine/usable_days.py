@@ -1,23 +1,25 @@
-"""Which days trailing windows may hold, now and as it was known on earlier mornings, by what the ledger says.
+"""Which days windows may hold, now and as it was known on earlier mornings, by what the ledger says.
 
 A window leaves out days that are missing, blocked or refused, as they were on the morning that counts. When
-something of its days has changed after a day was first scored, what was served of that day is kept.
+something of its days has changed after a day was first scored, what was served of that day is kept. From the
+days ahead it follows since when a label is known that looks at them.
 """
 
 from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.labels_ahead import LEAST_SHARE
 from ml_platform.contract.product import Product
 from ml_platform.contract.trailing import days_reached
 from ml_platform.data_engineering.row_versions import Morning
-from ml_platform.data_engineering.trailing_windows import Interval, UsableDays
+from ml_platform.data_engineering.trailing_windows import Interval, UsableDays, could_be_used
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform.storage.ledger import HISTORY, WITHOUT_ROWS, DayRecord
 
@@ -45,8 +47,12 @@ class WindowDay:
 
     @property
     def changed_on(self) -> date | None:
-        """The last morning on which something of it changed."""
+        """The last morning on which anything of it changed."""
         return self.changes[-1] if self.changes else None
+
+    def could_be_used(self, morning: date) -> bool:
+        """Whether it could be used on a morning."""
+        return could_be_used(self.intervals, morning)
 
     def number(self, day: date) -> int:
         """A hash of all that decides what the day is to windows; those of several days are added."""
@@ -127,6 +133,10 @@ def first_morning(record: DayRecord) -> date:
     return date.fromisoformat(said) if said else record.day + timedelta(days=1)
 
 
+Arrived = Callable[[date], date | None]
+"""The first morning, not before a date, on which the first rows of any day came; None if none has yet."""
+
+
 @dataclass(frozen=True)
 class Windows:
     """The days that the windows of some day of the MRDS may hold together.
@@ -137,6 +147,8 @@ class Windows:
         reached: the days that the windows hold; None if there is none.
         number: a hash of these.
         lacking: those that have been delivered and aren't made, of those that have failed with the reason.
+        label: of a label that looks ahead, the mornings on which it was given, and then changed.
+        ahead: a hash of the days that it was given by.
     """
 
     known: Mapping[date, WindowDay]
@@ -144,6 +156,8 @@ class Windows:
     reached: DayRange | None
     number: int
     lacking: Mapping[date, str] = field(default_factory=dict)
+    label: tuple[date, ...] = ()
+    ahead: int = 0
 
     def mornings(self, own: Sequence[Morning], day: date) -> list[Morning] | None:
         """The mornings of a day, with those on which days of its windows were repaired.
@@ -152,14 +166,15 @@ class Windows:
             own: those of the day itself.
 
         Returns:
-            None if nothing of its windows has changed since the day was first served.
+            None if nothing of its windows has changed since the day was first served, nor its label since it
+            was given.
         """
         first = next((morning.day for morning in own if morning.is_usable), None)
         if first is None:
             return None
         others = self._others(day)
         if not any(other.changed_on is not None and other.changed_on > first for other in others):
-            return None
+            return list(own) if len(self.label) > 1 else None
         repaired = {morning for other in others for morning in other.repaired_on if morning > first}
         found = {morning.day: morning for morning in own}
         for morning in repaired:
@@ -212,12 +227,14 @@ def windows_of(
     days: Iterable[date],
     known: Mapping[date, WindowDay],
     lacking: Mapping[date, str],
+    arrived: Arrived,
 ) -> dict[date, Windows]:
     """The days that the windows of each of some days may hold.
 
     Args:
         known: all days that any of them may hold.
         lacking: days that have been delivered and aren't made, of those that have failed with the reason.
+        arrived: says when rows came, so that time has passed.
     """
     features, start = product.mrds.windowed.values(), product.start
     ordered, missing = sorted(known), sorted(lacking)
@@ -229,9 +246,11 @@ def windows_of(
     ]
     found = {}
     for day in days:
+        label = label_mornings(product, day, known, lacking, arrived)
+        ahead = _ahead(product, day, known) if label else 0
         reached = days_reached(features, day, start)
         if reached is None:
-            found[day] = Windows(known, changing, None, 0)
+            found[day] = Windows(known, changing, None, 0, label=label, ahead=ahead)
             continue
 
         def between(listed: Sequence[date], reached: DayRange = reached) -> slice:
@@ -240,8 +259,70 @@ def windows_of(
         inside = between(ordered)
         number = totals[inside.stop] - totals[inside.start]
         unmade = {other: lacking[other] for other in missing[between(missing)]}
-        found[day] = Windows(known, changing, reached, number, unmade)
+        found[day] = Windows(known, changing, reached, number, unmade, label, ahead)
     return found
+
+
+def label_mornings(
+    product: Product, day: date, known: Mapping[date, WindowDay], lacking: Collection[date], arrived: Arrived
+) -> tuple[date, ...]:
+    """The mornings on which a day's label, which looks ahead, was given, and on which it may have changed.
+
+    It is given for all entities at once: on the first morning after its window on which all days of it that
+    are due could be used. Some that never come are waited for so long as the contract says; then, on the next
+    morning on which anything new comes, it is given by the others, if these are :data:`.LEAST_SHARE` of them,
+    or never.
+
+    Args:
+        lacking: days that have been delivered, and are not made yet: they are waited for in any case.
+
+    Returns:
+        None of them if it isn't given, or not yet.
+    """
+    label = product.mrds.label
+    if label is None:
+        return ()
+    window = label.window
+    inside = DayRange(window.first(day, product.start), window.last(day))
+    if (product.end is not None and inside.last > product.end) or any(other in lacking for other in inside):
+        return ()
+    given = _given(product, inside, known, label.patience_days, arrived)
+    if given is None:
+        return ()
+    # Rows of the day itself may have come, or could be used, only later.
+    begins = [start for start, _ in (known[day].intervals if day in known else ()) if start is not None]
+    given = max([given, *begins[:1]])
+    changes = {change for other in inside if other in known for change in known[other].changes}
+    return (given, *sorted(change for change in changes if change > given))
+
+
+def _given(
+    product: Product, inside: DayRange, known: Mapping[date, WindowDay], patience: int, arrived: Arrived
+) -> date | None:
+    """The morning on which a label over some days is given; None if never, or not yet."""
+    due = product.due_days(inside)
+    over = inside.last + timedelta(days=1)
+    latest = over + timedelta(days=patience)
+    came = {bound for other in due if other in known for bound, _ in known[other].intervals}
+    for morning in sorted({over} | {bound for bound in came if bound is not None and bound > over}):
+        if morning <= latest and _usable_on(due, known, morning) == len(due):
+            return morning
+    given = arrived(latest)
+    if given is None or _usable_on(due, known, given) < LEAST_SHARE * len(due):
+        return None
+    return given
+
+
+def _usable_on(days: Iterable[date], known: Mapping[date, WindowDay], morning: date) -> int:
+    """How many of some days could be used on a morning."""
+    return sum(day in known and known[day].could_be_used(morning) for day in days)
+
+
+def _ahead(product: Product, day: date, known: Mapping[date, WindowDay]) -> int:
+    """A hash of the days that a label ahead of a day is made of."""
+    window = product.mrds.over_days[product.label].window
+    inside = DayRange(window.first(day, product.start), window.last(day))
+    return sum(known[other].number(other) for other in inside if other in known)
 
 
 def usable_days(windows: Iterable[Windows]) -> UsableDays:

@@ -288,7 +288,7 @@ def _expected(
     )
     looks = landing.looks(product, landing_of(settings, product), days)
     for day, with_labels in labelled.items():
-        if product.due(with_labels):
+        if product.source.label is not None and product.due(with_labels):
             yield from _labels(product, now, with_labels, records.get(with_labels))
         if not product.start <= day <= (product.end or day):
             continue

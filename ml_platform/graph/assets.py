@@ -92,6 +92,12 @@ def build_assets(product: Product, settings: Settings) -> list[dg.AssetsDefiniti
     ]
 
 
+def _and_labels(product: Product) -> str:
+    """When the labels of a day come, if any are delivered."""
+    delay = product.source.label_delay_days
+    return f", and its labels {delay} day(s) later" if product.source.label is not None else ""
+
+
 def _landing(product: Product, settings: Settings) -> dg.AssetSpec:
     return dg.AssetSpec(
         asset_key(product, LANDING),
@@ -102,9 +108,8 @@ def _landing(product: Product, settings: Settings) -> dg.AssetSpec:
         freshness_policy=_freshness(product),
         description=(
             f"The files of one event day, as they were delivered: {product.description}\n\n"
-            "Complete when the day's rows have come, and its labels "
-            f"{product.source.label_delay_days} day(s) later. Observed by the landing sensor, and by "
-            "the runs that read it."
+            f"Complete when the day's rows have come{_and_labels(product)}. Observed by the landing sensor, "
+            "and by the runs that read it."
         ),
         metadata={"dagster/uri": str(landing_of(settings, product) / product.name)},
     )

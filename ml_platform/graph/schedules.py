@@ -95,7 +95,7 @@ def drifts_due(product: Product, today: date) -> dict[str, date]:
     A month's labels can be known so many days after its end as labels take. One whose labels take longer than
     :data:`DRIFT_WAITS_DAYS` is measured twice: without them when its rows have come, and with them.
     """
-    delay = product.source.label_delay_days
+    delay = product.label_takes
     twice = delay > DRIFT_WAITS_DAYS
     found = {}
     if twice and (rows_alone := today - timedelta(days=DRIFT_AFTER_DAYS)).day == 1:

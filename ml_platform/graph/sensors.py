@@ -103,7 +103,7 @@ def _windows_again(
 
     Also what has been requested by then, in which days are found that such runs leave as they are.
     """
-    if not product.mrds.windowed:
+    if not product.mrds.over_days:
         return None, requested
     from ml_platform.graph import trailing_days
 

@@ -56,7 +56,7 @@ def folds(kind: Kind, rows: pd.DataFrame, holdout: Holdout) -> list[Fold]:
     product = kind.product
     day = _ordinals(rows[EVENT_DAY])
     label = kind.labels(rows[product.label])
-    entity, delay = _entities(rows, product.entity), product.source.label_delay_days
+    entity, delay = _entities(rows, product.entity), product.label_takes
     groups = min(FOLDS, len(np.unique(entity)))
     if groups > 1 and (holdout == "entities" or take_too_long(product, rows)):
         made = list(_by_entities(day, entity % groups, delay))
@@ -68,7 +68,7 @@ def folds(kind: Kind, rows: pd.DataFrame, holdout: Holdout) -> list[Fold]:
 def take_too_long(product: Product, rows: pd.DataFrame) -> bool:
     """Whether labels take so long that no fold of some rows can go forward in time."""
     day = _ordinals(rows[EVENT_DAY])
-    return not _is_long_enough(day, _cut(day, PARTS - 1, product.source.label_delay_days)[1])
+    return not _is_long_enough(day, _cut(day, PARTS - 1, product.label_takes)[1])
 
 
 def _by_entities(day: NDArray[np.int64], group: NDArray[np.int64], delay: int) -> list[Fold]:

@@ -39,7 +39,7 @@ def days_forward(product: Product) -> int:
 
 def wait_forward(product: Product) -> timedelta:
     """From the as-of date of a challenger to the morning on which it can be decided."""
-    return timedelta(days=days_forward(product) + product.source.label_delay_days)
+    return timedelta(days=days_forward(product) + product.label_takes)
 
 
 def forward(product: Product, as_of: date) -> DayRange:

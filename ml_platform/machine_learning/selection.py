@@ -157,7 +157,7 @@ def choose(
     remark = ""
     if usable and take_too_long(product, rows):
         remark = (
-            f"labels come {product.source.label_delay_days} days late, too late for folds of these rows that "
+            f"labels come {product.label_takes} days late, too late for folds of these rows that "
             "go forward in time, so that they are by entities alone"
         )
     return decide(product, Selection(tuple(tried), 0, len(usable), "", remark))

@@ -184,7 +184,7 @@ def with_last_labels(product: Product, frame: pd.DataFrame, first: date, name: s
     if not entity or chosen.empty:
         return chosen.assign(**{name: None})
     # A day is scored on the morning after it, and its own label is what is asked for.
-    known_to = day - max(product.source.label_delay_days, 1)
+    known_to = day - max(product.label_takes, 1)
     code = frame.groupby(entity, dropna=False, sort=False).ngroup().to_numpy()
     label = frame[product.label].to_numpy()
     order = np.lexsort([day, code])

@@ -34,7 +34,7 @@ SOON_ENOUGH = 7
 
 def needs_unseen_rows(product: Product, found: Evaluation) -> bool:
     """Whether the day's champion has scored too few labelled rows because labels come late."""
-    late = product.source.label_delay_days > SOON_ENOUGH
+    late = product.label_takes > SOON_ENOUGH
     return late and not has_evidence(product, found.champion_rows, found.champion_positives)
 
 

@@ -80,7 +80,7 @@ class ContractVersions:
         if task != product.task.name:
             return f"model.task was {task}, and is {product.task.name} now"
         was = before.get("columns", {}).get(label, {}).get("type")
-        now = product.source.columns[label].type if label == product.label else was
+        now = product.source.columns[label].type if label and label == product.source.label else was
         if was != now and not {was, now} <= _WHOLE:
             return f"source.columns.{label}.type, that of the label, was {was}, and is {now} now"
         return None
@@ -151,7 +151,7 @@ def _view(
         return reading, defined
     rules = {name: mrds.get("aggregate", {}).get(name) for name in aggregated}
     windows = {name: mrds.get("features", {}).get(name) for name in trailing}
-    return reading, defined, mrds.get("entity"), mrds.get("order_by"), rules, windows
+    return reading, defined, mrds.get("entity"), mrds.get("order_by"), rules, windows, mrds.get("label")
 
 
 def _without(definition: dict[str, Any] | None, keys: Collection[str]) -> dict[str, Any] | None:

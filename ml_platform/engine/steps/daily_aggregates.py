@@ -48,10 +48,11 @@ class DailyAggregates(Step):
     def prepare(self) -> None:
         product, tables = self.context.product, self.context.tables
         if tables.day_files(product.name, MRDS) is None:
+            what = "features over trailing windows" if product.mrds.windowed else "mrds.label"
             raise PermanentError(
-                f"{product.name}: mrds.features, over trailing windows, can be made where tables lie in a "
-                f"folder, and {tables.location.address(product.name, MRDS)} isn't in one; leave "
-                "mrds.features out, or leave ML_PLATFORM_TABLES to the platform"
+                f"{product.name}: {what} can be made where tables lie in a folder, and "
+                f"{tables.location.address(product.name, MRDS)} isn't in one; leave such features and labels "
+                "out, or leave ML_PLATFORM_TABLES to the platform"
             )
         super().prepare()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 from ml_platform.contract.assets import DAILY_AGGREGATES, MRDS_SERVED
@@ -25,6 +26,7 @@ from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.daily_aggregates import DailyAggregates
 from ml_platform.engine.usable_days import (
     Windows,
+    first_morning,
     own_mornings,
     that_count,
     usable_days,
@@ -36,6 +38,7 @@ from ml_platform.mlops.quality import profiles
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import HISTORY, DayRecord
 
+_DAY = timedelta(days=1)
 FEATURES_FINGERPRINT = "features_fingerprint"
 
 
@@ -55,7 +58,7 @@ class Mrds(Step):
             return _Earlier.of(record) if record.contract in versions else None
 
         found = from_same_day(self.context, ARDS, days, contracts=versions, found=earlier)
-        if not self.context.product.mrds.windowed:
+        if not self.context.product.mrds.over_days:
             return found
         doable = [day for day, inputs in found.items() if inputs.found is not None]
         kept = self.context.ledger.latest(DAILY_AGGREGATES, set(self._reached(doable) or ()))
@@ -78,6 +81,16 @@ class Mrds(Step):
         made = self.context.ledger.latest(ARDS, set(reached), details=False)
         return [(DailyAggregates(self.context), sorted(made))]
 
+    def after(self, days: Sequence[date]) -> Sequence[tuple[Step, Sequence[date]]]:
+        """The earlier days whose label, which looks ahead, is known now that these have come."""
+        label = self.context.product.mrds.label
+        if label is None or not days:
+            return ()
+        first = min(days) - timedelta(days=label.within_days + label.patience_days)
+        last = max(days) - timedelta(days=label.within_days)
+        others = [day for day in self.outdated() if first <= day <= last and day not in days]
+        return [(self, others)] if others else ()
+
     def outdated(self) -> dict[date, str]:
         """The days that were made when days of their windows were otherwise; ascending. Needs no Spark.
 
@@ -85,7 +98,7 @@ class Mrds(Step):
             By day a hash of what it was made from and would be now: while it stays, so does all of that.
         """
         product, ledger = self.context.product, self.context.ledger
-        if not product.mrds.windowed:
+        if not product.mrds.over_days:
             return {}
         made = ledger.latest(self.asset, details=False)
         before = [
@@ -100,11 +113,13 @@ class Mrds(Step):
         asked = set()
         for day, record in made.items():
             # Only a day that something in its windows has been recorded after can be, or after itself.
-            reached = days_reached(product.mrds.windowed.values(), day, product.start)
+            reached = days_reached(product.mrds.over_days.values(), day, product.start)
             # Days of another contract or version are for backfills.
             is_of_now = (record.contract, record.code_version) == (self.contract, self.code_version)
             if reached is not None and is_of_now:
-                inside = orders[bisect_left(ordered, reached.first) : bisect_right(ordered, day)]
+                inside = orders[
+                    bisect_left(ordered, reached.first) : bisect_right(ordered, max(day, reached.last))
+                ]
                 if inside and max(inside) > record.order:
                     asked.add(day)
         if not asked:
@@ -120,7 +135,7 @@ class Mrds(Step):
     def failed_for_windows(self) -> dict[date, str]:
         """The days of which what is kept for windows has failed, which holds others back; as those above."""
         ledger = self.context.ledger
-        if not self.context.product.mrds.windowed:
+        if not self.context.product.mrds.over_days:
             return {}
         kept = ledger.latest(DAILY_AGGREGATES, details=False)
         refused = [day for day, record in kept.items() if record.outcome == "refused"]
@@ -149,11 +164,13 @@ class Mrds(Step):
     def _reached(self, days: Sequence[date]) -> DayRange | None:
         """The days that the windows of some days may hold, and those days themselves."""
         product = self.context.product
-        if not product.mrds.windowed or not days:
+        if not product.mrds.over_days or not days:
             return None
         first, last = min(days), max(days)
-        reached = days_reached(product.mrds.windowed.values(), first, product.start, until=last)
-        return DayRange(min(first, reached.first) if reached is not None else first, last)
+        reached = days_reached(product.mrds.over_days.values(), first, product.start, until=last)
+        if reached is None:
+            return DayRange(first, last)
+        return DayRange(min(first, reached.first), max(last, reached.last))
 
     def _windows(self, days: Sequence[date], kept: Mapping[date, DayRecord]) -> dict[date, Windows]:
         """What the windows of each of some days may hold.
@@ -183,7 +200,22 @@ class Mrds(Step):
                 lacking[day] = ""  # what is kept of it is of another contract
             elif kept[day].failed:
                 lacking[day] = kept[day].reason  # one that is refused otherwise is left out
-        return windows_of(product, days, window_days(product, reached, made, kept), lacking)
+        known = window_days(product, reached, made, kept)
+        return windows_of(product, days, known, lacking, functools.cache(self._arrived))
+
+    def _arrived(self, since: date) -> date | None:
+        """The first morning, not before a date, on which the first rows of any day came."""
+        ledger = self.context.ledger
+        made = ledger.latest(ARDS, details=False).values()
+        found: date | None = None
+        for day in sorted(record.day for record in made if record.outcome in presence.WITH_ROWS):
+            if day + _DAY < since:
+                continue
+            if found is not None and day + _DAY >= found:
+                break
+            came = first_morning(ledger.latest(ARDS, {day})[day])
+            found = came if found is None else min(found, came)
+        return found
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         earlier: dict[date, _Earlier] = {day: inputs.found for day, inputs in work.items()}
@@ -236,7 +268,7 @@ class Mrds(Step):
         product = context.product
         unity_catalog.declare(context.open_spark, product, context.tables, "mrds")
         windows = {day: earlier.windows for day, earlier in days.items() if earlier.windows is not None}
-        usable = usable_days(windows.values()) if product.mrds.windowed else None
+        usable = usable_days(windows.values()) if product.mrds.over_days else None
         histories = self._histories(days, windows, usable)
         for day, of_day in windows.items():
             mornings = of_day.mornings(histories.get(day, days[day].own), day)
@@ -252,6 +284,7 @@ class Mrds(Step):
             histories=histories,
             withheld=withheld,
             usable=usable,
+            labels={day: of_day.label for day, of_day in windows.items()},
         )
 
     def _histories(
@@ -311,7 +344,10 @@ def _with_windows(inputs: Inputs, windows: Windows) -> Inputs:
     if windows.lacking:
         why = "; and ".join(_in_words(windows.lacking))
         return Inputs(inputs.fingerprint, "held_back", f"its windows hold {why}")
-    fingerprint = fingerprint_of([inputs.fingerprint, f"{windows.number:x}"])
+    plain: list[Any] = [inputs.fingerprint, f"{windows.number:x}"]
+    if windows.label:
+        plain += [[str(morning) for morning in windows.label], f"{windows.ahead:x}"]
+    fingerprint = fingerprint_of(plain)
     return replace(inputs, fingerprint=fingerprint, found=replace(inputs.found, windows=windows))
 
 

@@ -109,7 +109,7 @@ def facts(product: Product, day: date, known: Mapping[date, DayFacts]) -> list[F
     return [
         _rows_of_weekday(product, day, known),
         *_shares(product, today.counts),
-        _labels(product, day, known),
+        *([] if product.source.label is None else [_labels(product, day, known)]),
         *columns,
         *_ahead(product, today),
     ]

@@ -216,7 +216,8 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
         for name, share in rules.maximum_null_share.items():
             yield _not_null(product, "null_share", name, 1.0 - share, f"at most {share:.2%} nulls")
     for name in kept:
-        allowed = product.allowed_in(name) if name in product.source.columns else None
+        declared = {*product.source.columns, *product.mrds.ahead}
+        allowed = product.allowed_in(name) if name in declared else None
         if allowed:
             yield _make(
                 product,
@@ -239,7 +240,8 @@ def _kept_columns(product: Product, data_set: DataSet) -> Sequence[str]:
     if data_set == "ards":
         return list(product.source.columns)
     kept = [name for name, rule in product.mrds.aggregate.items() if rule in ("min", "max", "first", "last")]
-    return [*product.entity, *kept, *product.mrds.trailing, *product.mrds.made]
+    mrds = product.mrds
+    return [*product.entity, *kept, *mrds.trailing, *mrds.made, *mrds.ahead]
 
 
 def _unique(product: Product, key: Sequence[str]) -> Expectation:
