@@ -17,7 +17,7 @@ from ml_platform.contract.loading import parse_product
 from ml_platform.contract.monitoring import CustomExpectation
 from ml_platform.contract.product import Product
 from ml_platform.contract.searching import MAXIMUM_SECONDS, MAXIMUM_TRIALS, Search, Space
-from ml_platform.contract.source import Column
+from ml_platform.contract.source import Column, Derived
 from ml_platform.contract.trailing import DISTINCT_VALUES, MOST_DISTINCT_VALUES, Feature
 from ml_platform.contract.trailing import RULES as RULES_OF_WINDOWS
 from ml_platform.contract.yaml_text import parse_yaml
@@ -26,7 +26,7 @@ from ml_platform.settings import PACKAGE, Settings
 
 TEXT = (PACKAGE.parent / "docs" / "contract.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CONTRACT, WINDOWS, AHEAD, EXPECTATIONS = (parse_yaml(block) for block in BLOCKS)
+CONTRACT, DERIVED, WINDOWS, AHEAD, EXPECTATIONS = (parse_yaml(block) for block in BLOCKS)
 NOTHING = PydanticUndefined
 
 
@@ -131,6 +131,18 @@ def test_the_files_that_the_architecture_names_are_there() -> None:
     assert unknown == []
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert {f"{folder}/" for folder in folders} <= named, "every folder is in the table"
+
+
+def test_derived_columns_are_shown_as_they_are_read() -> None:
+    columns = {
+        name: {"type": type_}
+        for name, type_ in {"price": "double", "quantity": "long", "time": "timestamp"}.items()
+    }
+    source = {**CONTRACT["source"], **DERIVED}
+    source["columns"] = {**source["columns"], **columns}
+    found = parse_product({**CONTRACT, "source": source}, "docs/contract.md")
+    assert set(found.derived) == {"total", "hour", "is_large"}
+    assert set(DERIVED["derive"]["hour"]) == set(Derived.model_fields)
 
 
 def test_a_label_ahead_is_shown_as_it_is_read() -> None:

@@ -73,7 +73,7 @@ def in_words(product: Product) -> list[str]:
         f"{product.name}: {product.description}",
         f"Its history {days}; a day begins and ends at midnight in {product.timezone}.",
         f"{product.name}/landing: {counted(len(product.source.columns), 'column')} separated by "
-        f"{product.source.delimiter!r}; {_label(product)}.",
+        f"{product.source.delimiter!r}{_derived(product)}; {_label(product)}.",
         f"Deliveries are due {product.delivery.in_words()}{_own_place(product)}.",
     ]
     for asset in CATALOGUE.values():
@@ -89,6 +89,12 @@ def in_words(product: Product) -> list[str]:
             lines += [_how_models_are_compared(product), _first_model(product)]
     lines.append("Its sensors and schedules are off until you switch them on in the UI.")
     return lines
+
+
+def _derived(product: Product) -> str:
+    """The columns that are made of these."""
+    names = [*product.source.derive]
+    return f", and {counted(len(names), 'column')} derived: {', '.join(names)}" if names else ""
 
 
 def _label(product: Product) -> str:

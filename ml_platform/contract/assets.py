@@ -175,15 +175,22 @@ _SOURCE_TO_FEATURES = ("source", "mrds")
 
 
 def _ards_columns(product: Product) -> list[Column]:
+    delivered = product.source.columns
     own = [
-        Column(name, declared.type, declared.nullable, declared.description, ((LANDING, name),))
-        for name, declared in product.source.columns.items()
+        Column(
+            name,
+            declared.type,
+            declared.nullable,
+            declared.description,
+            tuple((LANDING, of) for of in sorted(product.made_of([name])) if of in delivered),
+        )
+        for name, declared in product.columns.items()
     ]
-    return [*own, *_clock_columns({*product.source.columns})]
+    return [*own, *_clock_columns({*product.columns})]
 
 
 def _mrds_columns(product: Product) -> list[Column]:
-    rules, declared = product.mrds.aggregate, product.source.columns
+    rules, declared = product.mrds.aggregate, product.columns
     names = [*product.entity, *rules]
     own = [
         Column(

@@ -45,16 +45,20 @@ def check(product: Product, *, are_tried: bool) -> None:
 
 
 def _check_columns(product: Product) -> None:
-    columns = product.source.columns
+    columns = product.columns
     if product.end is not None and product.end < product.start:
         raise ValueError(f"end {product.end} lies before start {product.start}")
     _check_which_label(product)
-    if set(columns) == product.label_file_columns:
+    if set(product.source.columns) == product.label_file_columns:
         raise ValueError(
             "source: every column is the label, the event day or part of the key, so that files of rows "
             "and of labels look alike; declare another column of the files, or take one out of the key"
         )
     for name in product.mrds.entity:
+        if name in product.derived:
+            raise ValueError(
+                f"mrds.entity: {name!r} is derived, and may be null; what is scored has to be delivered"
+            )
         if name in columns and columns[name].since:
             raise ValueError(f"since: {name!r} is what is scored (mrds.entity), and has no first day")
 
@@ -121,7 +125,7 @@ def _check_label_ahead(product: Product, taken: Mapping[str, str]) -> None:
     Raises:
         ValueError: it can't, or hasn't.
     """
-    label, columns = product.mrds.label, product.source.columns
+    label, columns = product.mrds.label, product.columns
     if label is None:
         return
     if (other := taken.get(label.name.casefold())) is not None:
@@ -156,8 +160,9 @@ def _check_trailing(product: Product) -> None:
     Raises:
         ValueError: they can't, or haven't; the message names the feature.
     """
-    columns, features = product.source.columns, product.mrds.features
+    columns, features = product.columns, product.mrds.features
     taken = {name.casefold(): f"the column {name!r} of the deliveries" for name in columns}
+    taken |= {name.casefold(): f"the column {name!r} of source.derive" for name in product.derived}
     taken |= {name: f"the column {name!r}, which is reserved" for name in _OF_TABLES}
     taken |= {
         window.column: f"the column that counts the usable days of {window.in_words}"
@@ -408,7 +413,7 @@ def _check_candidate(product: Product, estimator: Estimator) -> None:
 
 
 def _check_validation(product: Product) -> None:
-    columns = product.source.columns
+    columns = product.columns
     for name in product.validation.ranges:
         type_ = columns[name].type if name in columns else product.mrds_type(name)
         if type_ not in NUMERIC_TYPES:
@@ -452,7 +457,7 @@ def _candidates(product: Product) -> dict[str, Estimator]:
 
 def _excludes_zero(product: Product, column: str) -> bool:
     """Whether the contract lets no value of a column be 0."""
-    limits, allowed = product.validation.ranges.get(column), product.source.columns[column].allowed
+    limits, allowed = product.validation.ranges.get(column), product.columns[column].allowed
     if allowed is not None and 0 not in allowed:
         # Values of both signs may add up to 0.
         adds_up = product.mrds.aggregate.get(column) in ("sum", "mean")

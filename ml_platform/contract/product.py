@@ -38,7 +38,7 @@ from ml_platform.contract.learning import (
 from ml_platform.contract.monitoring import Alerts, DataSet, Drift, Validation
 from ml_platform.contract.places import own_place
 from ml_platform.contract.scalar_sql import Expression
-from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Source
+from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Column, Source
 from ml_platform.contract.tasks import (
     AT_K,
     BY_TYPE,
@@ -48,6 +48,7 @@ from ml_platform.contract.tasks import (
     Task,
     TaskName,
 )
+from ml_platform.contract.trailing import Feature
 
 
 class Product(Section):
@@ -95,6 +96,32 @@ class Product(Section):
         """The kind of label."""
         return TASKS[self.task_name]
 
+    @cached_property
+    def derived(self) -> dict[str, Expression]:
+        """What derives columns of the ARDS of the others of a row, each after those that it names."""
+        return feature_expressions.derived(self.source) if self.source.derive else {}
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The columns of the ARDS but for the clock's: those of the deliveries, and the derived ones."""
+        derived = {
+            name: Column(
+                type=expression.type,
+                nullable=True,
+                sensitive=self.source.derive[name].sensitive,
+                description="; ".join(
+                    said
+                    for said in (
+                        self.source.derive[name].description,
+                        f"made of {self.source.derive[name].expression}",
+                    )
+                    if said
+                ),
+            )
+            for name, expression in self.derived.items()
+        }
+        return {**self.source.columns, **{name: derived[name] for name in self.source.derive}}
+
     def with_estimator(self, estimator: Estimator) -> Product:
         """The product as if its contract had just this estimator."""
         model = self.model.model_copy(update={"estimator": estimator, "estimators": ()})
@@ -134,7 +161,7 @@ class Product(Section):
         """The values that a column of the deliveries, or the label, may have; None if it may have any."""
         if name in self.mrds.ahead:
             return self.task.allowed
-        declared = self.source.columns[name].allowed
+        declared = self.columns[name].allowed
         return self.task.allowed if name == self.source.label and declared is None else declared
 
     @property
@@ -268,23 +295,19 @@ class Product(Section):
 
     def data_set_columns(self, data_set: DataSet) -> tuple[str, ...]:
         """The columns of the ARDS or the MRDS, in no order that matters."""
-        own = self.source.columns if data_set == "ards" else (*self.mrds.entity, *self.mrds.columns)
+        own = self.columns if data_set == "ards" else (*self.mrds.entity, *self.mrds.columns)
         return tuple(dict.fromkeys((*own, EVENT_DAY, LABEL_KNOWN_ON)))
 
     @cached_property
     def meanings(self) -> dict[str, str]:
         """What the contract says of its columns, by name; those it says nothing of are left out."""
-        return {
-            name: declared.description
-            for name, declared in self.source.columns.items()
-            if declared.description
-        }
+        return {name: declared.description for name, declared in self.columns.items() if declared.description}
 
     @cached_property
     def sensitive(self) -> frozenset[str]:
         """The columns whose values nobody but the tables may show."""
-        declared = {name for name, column in self.source.columns.items() if column.sensitive}
-        names = (*self.mrds.features, *self.mrds.ahead)
+        declared = {name for name, column in self.columns.items() if column.sensitive}
+        names = (*self.source.derive, *self.mrds.features, *self.mrds.ahead)
         return frozenset(declared | {name for name in names if not declared.isdisjoint(self.made_of([name]))})
 
     def mrds_type(self, name: str) -> ColumnType:
@@ -314,21 +337,23 @@ class Product(Section):
                 waiting += self.expressions[name].columns
             elif name in self.mrds.over_days:
                 feature = self.mrds.over_days[name]
-                found.add(feature.column)
+                waiting.append(feature.column)
                 if feature.where is not None:
-                    found.update(self.conditions[feature.where].columns)
+                    waiting += self.conditions[feature.where].columns
+            elif name in self.derived:
+                waiting += self.derived[name].columns
         return found
 
     def plain_type(self, name: str) -> ColumnType:
         """The type of a column of the MRDS that isn't made of others."""
         if name in self.mrds.windowed:
             feature = self.mrds.windowed[name]
-            return feature.type_of(self.source.columns[feature.column].type)
+            return feature.type_of(self.columns[feature.column].type)
         if name in self.mrds.trailing:
             return "long"
         if name in self.mrds.ahead:
             return "integer"
-        declared = self.source.columns[name].type
+        declared = self.columns[name].type
         match self.mrds.aggregate.get(name):
             case "count":
                 return "long"
@@ -348,11 +373,28 @@ class Product(Section):
             said = self.mrds.features[name].in_words
             return f"{said} ({'; '.join(meant)})" if meant else said
         if name in self.mrds.windowed:
-            return self.mrds.windowed[name].in_words
+            feature = self.mrds.windowed[name]
+            return f"{feature.in_words}{self._derived_in_words(feature.column, *self._conditioned(feature))}"
         if name in self.mrds.ahead and self.mrds.label is not None:
-            return self.mrds.label.in_words
+            label = self.mrds.label
+            made = self._derived_in_words(label.column, *self._conditioned(label.feature))
+            return f"{label.in_words}{made}"
         window = next((window for window in self.mrds.windows if window.column == name), None)
+        if name in self.derived and name in self.mrds.aggregate:
+            return f"{self.mrds.aggregate[name]}{self._derived_in_words(name)}"
         return self.mrds.aggregate.get(name) if window is None else f"usable days of {window.in_words}"
+
+    def _conditioned(self, feature: Feature) -> tuple[str, ...]:
+        """The columns that a feature's condition names."""
+        return self.conditions[feature.where].columns if feature.where is not None else ()
+
+    def _derived_in_words(self, *names: str) -> str:
+        """What those of some columns are that are derived, and those that they are made of; or nothing."""
+        made_of = self.made_of(names)
+        said = [
+            f"{name}: {self.source.derive[name].expression}" for name in self.source.derive if name in made_of
+        ]
+        return f" ({'; '.join(said)})" if said else ""
 
     def hash_of(self, *sections: str) -> str:
         """A hash of the named sections (dotted paths), so that a change elsewhere changes nothing.
@@ -368,7 +410,12 @@ class Product(Section):
             mode="json",
             by_alias=True,
             exclude_defaults=True,
-            exclude={"source": {"columns": {"__all__": {"sensitive", "description"}}}},
+            exclude={
+                "source": {
+                    "columns": {"__all__": {"sensitive", "description"}},
+                    "derive": {"__all__": {"sensitive", "description"}},
+                }
+            },
         )
         if self.model.task not in (None, self._task_of_type):
             # What a label may be follows from its kind: so does what is read of a delivery.

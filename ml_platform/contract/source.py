@@ -19,6 +19,7 @@ from pydantic import (
 
 from ml_platform.contract.column_types import ColumnType, fits
 from ml_platform.contract.fields import (
+    LONGEST_TEXT,
     MAXIMUM_COLUMNS,
     MAXIMUM_TEXT,
     MAXIMUM_VALUES,
@@ -31,6 +32,10 @@ from ml_platform.contract.fields import (
 
 #: What ``format`` may say besides strptime's directives.
 FORMAT_WORDS = ("iso", "epoch_seconds", "epoch_milliseconds", "epoch_microseconds")
+
+
+#: Columns that a contract may derive.
+MAXIMUM_DERIVED = 500
 
 
 QUOTE, BACKSLASH = '"', "\\"
@@ -180,6 +185,25 @@ class Column(Section):
         return not self.nullable and not (self.since and day < self.since)
 
 
+class Derived(Section):
+    """A column of the ARDS that is made of the others of its row."""
+
+    expression: Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)] = Field(
+        description="in SQL, of columns of the deliveries but the label, and of other derived ones"
+    )
+    sensitive: bool = Field(
+        default=False,
+        description="its values are masked in reports, checks and alerts, as those made of such columns are",
+    )
+    description: Annotated[str, Field(max_length=MAXIMUM_TEXT)] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, content: object) -> object:
+        """The expression may stand alone."""
+        return {"expression": content} if isinstance(content, str) else content
+
+
 class Source(Section):
     """The deliveries: how CSV files are written, and what the columns of all files mean."""
 
@@ -216,6 +240,12 @@ class Source(Section):
         description="what is delivered later on a day is known on the next, in the product's time zone",
     )
     columns: dict[ColumnName, Column] = Field(min_length=1, max_length=MAXIMUM_COLUMNS)
+
+    derive: dict[ColumnName, Derived] = Field(
+        default={},
+        max_length=MAXIMUM_DERIVED,
+        description="columns of the ARDS that are made of the others of their row, by name",
+    )
 
     @field_validator("extra_columns", mode="before")
     @classmethod
@@ -268,8 +298,10 @@ class Source(Section):
         for reserved in RESERVED_COLUMNS:
             if reserved in self.columns and not (reserved == EVENT_DAY == self.event_day):
                 raise ValueError(f"the column name {reserved!r} is reserved; rename it in columns")
-        folded = [name.casefold() for name in self.columns]
-        for name in self.columns:
+        folded = [name.casefold() for name in (*self.columns, *self.derive)]
+        for name in (*self.columns, *self.derive):
+            if name in self.derive and name in (*RESERVED_COLUMNS, self.event_day):
+                raise ValueError(f"derive: the column name {name!r} is reserved; choose another")
             if name.startswith("_"):
                 raise ValueError(f"the column name {name!r} begins with an underscore, which is reserved")
             if folded.count(name.casefold()) > 1:

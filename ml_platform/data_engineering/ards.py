@@ -86,7 +86,7 @@ def spark_type(product: Product, name: str) -> str:
     """The Spark SQL type of a column of the ARDS."""
     if name in (EVENT_DAY, LABEL_KNOWN_ON):
         return "date"
-    return COLUMN_TYPES[product.source.columns[name].type].sql
+    return COLUMN_TYPES[product.columns[name].type].sql
 
 
 def write(

@@ -108,7 +108,7 @@ def versions_schema(product: Product) -> pa.Schema:
 def _type_of(product: Product, kept: KeptPart) -> pa.DataType:
     if kept.part in ("count", "rows"):
         return pa.int64()
-    declared = product.source.columns[kept.column].type
+    declared = product.columns[kept.column].type
     match kept.part:
         case "sum":
             return pa.float64() if declared == "double" else pa.int64()

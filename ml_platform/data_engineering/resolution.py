@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
+from ml_platform.data_engineering.conversion import ARROW_TYPES
 from ml_platform.data_engineering.delivery_file import EARLIER_ROW, parsed_schema
+from ml_platform.data_engineering.expression_values import evaluate
 
 ORPHAN = "label without a row"
 
@@ -92,7 +94,7 @@ class Resolved:
 
 def ards_columns(product: Product) -> list[str]:
     """The columns of the ARDS, in order."""
-    own = list(product.source.columns)
+    own = list(product.columns)
     return [*own, *([] if EVENT_DAY in own else [EVENT_DAY]), LABEL_KNOWN_ON]
 
 
@@ -110,8 +112,9 @@ def delivered_labels(product: Product, rows: pa.Table) -> Any:
 
 def rows_schema(product: Product) -> pa.Schema:
     """The schema of the ARDS."""
-    parsed, types = parsed_schema(product), {EVENT_DAY: pa.date32()}
-    return pa.schema([(name, types.get(name) or parsed.field(name).type) for name in ards_columns(product)])
+    types = {name: ARROW_TYPES[column.type] for name, column in product.columns.items()}
+    types |= {EVENT_DAY: pa.date32(), LABEL_KNOWN_ON: pa.date32()}
+    return pa.schema([(name, types[name]) for name in ards_columns(product)])
 
 
 def quarantine_schema() -> pa.Schema:
@@ -148,7 +151,11 @@ def resolve(product: Product, day: date, entries: pa.Table) -> Resolved:
     """
     found = _Entries(product, without_earlier(entries).combine_chunks())
     columns = {**found.rows(), EVENT_DAY: day}
-    return Resolved(table(rows_schema(product), columns), found.labels_applied, found.orphans())
+    schema = rows_schema(product)
+    rows = table(pa.schema([field for field in schema if field.name not in product.derived]), columns)
+    for name, expression in product.derived.items():
+        rows = rows.append_column(name, evaluate(expression, rows))
+    return Resolved(rows.select(schema.names), found.labels_applied, found.orphans())
 
 
 def without_earlier(entries: pa.Table) -> pa.Table:

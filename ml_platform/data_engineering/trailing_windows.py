@@ -172,7 +172,7 @@ def _folded(
     found: dict[str, pa.Array] = {}
     for name, feature in features.items():
         values = _Rule(product, name, feature, layout, of_windows[feature.window], beyond).values()
-        type_ = ARROW_TYPES[feature.type_of(product.source.columns[feature.column].type)]
+        type_ = ARROW_TYPES[feature.type_of(product.columns[feature.column].type)]
         found[name] = (values if values.type == type_ else values.cast(type_)).take(pa.array(back))
     return found, {window: of.usable_days[back] for window, of in of_windows.items()}, beyond[back]
 

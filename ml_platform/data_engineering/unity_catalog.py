@@ -106,7 +106,7 @@ def _comment(product: Product, data_set: DataSet, column: str) -> str:
         return _OWN_COLUMNS[column]
     if column in (*product.mrds.trailing, *product.mrds.made, *product.mrds.ahead):
         return product.definition_of(column) or ""
-    declared = product.source.columns[column]
+    declared = product.columns[column]
     parts = [declared.description] if declared.description else []
     if column == product.label:
         parts.append("The label; null while it has not come")

@@ -226,7 +226,7 @@ def measured_columns(product: Product) -> list[Column]:
     learned = {name for name in product.model.features.all if product.mrds.aggregate.get(name) != "count"}
     keys = {*product.ards_key, *product.entity} - (learned - set(product.entity))
     features = []
-    for name, declared in product.source.columns.items():
+    for name, declared in product.columns.items():
         if name in keys or name == product.source.label:
             continue
         if declared.type in NUMERIC_TYPES:

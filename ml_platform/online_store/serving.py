@@ -157,7 +157,7 @@ def _model(product: Product, kind: str, columns: Mapping[str, tuple[ColumnType, 
     for position, (name, (type_, required)) in enumerate(columns.items()):
         value = _value_of(type_)
         annotation = value if required else (value | None)
-        declared = product.source.columns.get(name)
+        declared = product.columns.get(name)
         described = declared.description if declared and declared.description else None
         fields[f"column_{position}"] = (annotation, Field(alias=name, description=described))
     return create_model(f"{product.name.title()}{kind}", __base__=_Model, **fields)

@@ -94,7 +94,7 @@ class ContractVersions:
     def ards_like_now(self) -> frozenset[str]:
         """The versions whose ARDS is what today's contract would make, in the columns of the MRDS."""
         mrds = self._product.mrds
-        of_features = self._product.made_of(mrds.features) & {*self._product.source.columns}
+        of_features = self._product.made_of(mrds.features) & {*self._product.columns}
         columns = (*mrds.entity, *mrds.order_by, *mrds.aggregate, *sorted(of_features))
         return self._like_now("ards", columns, ())
 

@@ -103,7 +103,7 @@ def of_step(step: StepName, product: Product, settings: Settings, made_with: Ite
         needed.append(_installed("obstore"))
     if step == DRIFT_REPORT:
         needed.append(_installed("evidently"))
-    if product.mrds.has_sql:
+    if product.mrds.has_sql or product.source.derive:
         needed.append(_installed("sqlglot"))
     if step == ONLINE_FEATURES:
         needed += [_installed("sqlalchemy"), *_drivers(settings)]

@@ -118,7 +118,7 @@ def not_yet_required(product: Product, day: date | None) -> frozenset[str]:
     """The columns whose first day (``since``) is after ``day``: rules about their values don't count yet."""
     if day is None:
         return frozenset()
-    declared = product.source.columns.items()
+    declared = product.columns.items()
     return frozenset(name for name, column in declared if column.since and day < column.since)
 
 
@@ -186,9 +186,7 @@ def _schema(product: Product, data_set: DataSet) -> Iterator[Expectation]:
 def _types(product: Product, data_set: DataSet) -> dict[str, ColumnType]:
     """The columns of a data set with their types, the clock's columns included."""
     if data_set == "ards":
-        own: dict[str, ColumnType] = {
-            name: declared.type for name, declared in product.source.columns.items()
-        }
+        own: dict[str, ColumnType] = {name: declared.type for name, declared in product.columns.items()}
     else:
         own = {name: product.mrds_type(name) for name in (*product.entity, *product.mrds.columns)}
     return own | {EVENT_DAY: "date", LABEL_KNOWN_ON: "date"}
@@ -216,7 +214,7 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
         for name, share in rules.maximum_null_share.items():
             yield _not_null(product, "null_share", name, 1.0 - share, f"at most {share:.2%} nulls")
     for name in kept:
-        declared = {*product.source.columns, *product.mrds.ahead}
+        declared = {*product.columns, *product.mrds.ahead}
         allowed = product.allowed_in(name) if name in declared else None
         if allowed:
             yield _make(
@@ -238,7 +236,7 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
 def _kept_columns(product: Product, data_set: DataSet) -> Sequence[str]:
     """The columns that the contract's rules are about: with the source's values, or over trailing windows."""
     if data_set == "ards":
-        return list(product.source.columns)
+        return list(product.columns)
     kept = [name for name, rule in product.mrds.aggregate.items() if rule in ("min", "max", "first", "last")]
     mrds = product.mrds
     return [*product.entity, *kept, *mrds.trailing, *mrds.made, *mrds.ahead]
@@ -327,7 +325,7 @@ def _of_inputs(
     if inputs.nulls == 0:
         yield _not_null(product, "aggregation", name, 1.0, "no nulls, as in the ARDS")
     low, high = inputs.minimum, inputs.maximum
-    if low is None or high is None or product.source.columns[name].type not in NUMERIC_TYPES:
+    if low is None or high is None or product.columns[name].type not in NUMERIC_TYPES:
         return
     if rule == "sum":
         # A sum has at least one term and at most all rows of the day.

@@ -180,17 +180,16 @@ def profile(product: Product, data_set: DataSet, rows: int, found: Mapping[str, 
 
 def _allowed(product: Product, name: str) -> tuple[Any, ...]:
     """The allowed values of a column that are few enough to be followed one by one."""
-    declared = product.source.columns.get(name)
+    declared = product.columns.get(name)
     allowed = declared.allowed if declared is not None and declared.type == "string" else None
     return allowed if allowed is not None and len(allowed) <= FOLLOWED_VALUES else ()
 
 
 def profiled(product: Product, data_set: DataSet) -> dict[str, str]:
     """The columns of a data set that tell something, with their types: no keys, and the label in the ARDS."""
-    source = product.source
     if data_set == "ards":
         left_out = {*product.ards_key, *product.entity}
-        return {name: column.type for name, column in source.columns.items() if name not in left_out}
+        return {name: column.type for name, column in product.columns.items() if name not in left_out}
     return {name: product.mrds_type(name) for name in product.features}
 
 

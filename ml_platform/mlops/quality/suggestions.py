@@ -68,7 +68,7 @@ def suggest(product: Product, profiles: Mapping[date, Profile]) -> list[Suggesti
     if len(filled) < LEAST_DAYS:
         return []
     found = [_minimum_rows(product, filled)]
-    for name, declared in product.source.columns.items():
+    for name, declared in product.columns.items():
         columns = {
             day: profile.columns[name]
             for day, profile in filled.items()
