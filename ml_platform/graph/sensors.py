@@ -64,7 +64,7 @@ def _landing_sensor(product: Product, settings: Settings) -> dg.SensorDefinition
         new = [_request_over(first, last, pending, due) for first, last in deliveries.ranges(list(due))]
         after = requested.after(pending.states, new, pending.next_turn)
         cursor = after.write()
-        if not new and not pending.states:
+        if not new:  # a day that waits for people doesn't keep others waiting
             again, after = _windows_again(context.instance, product, settings, ledger, after)
             cursor = after.write()
             if again is not None:
@@ -133,19 +133,29 @@ def _evaluate_again(
 ) -> dg.RunRequest | None:
     """A run over the newest evaluations that don't know yet what is there, once no other run is at work.
 
-    Its key is that of the ledger's version: for one state of the ledger the daemon starts one such run.
+    For one state of the ledger one such run is requested; one that failed, or whose process has died, again,
+    some times.
     """
     from ml_platform.graph import evaluations
 
     days = evaluations.outdated(product, settings, ledger, newest)
+    if days:
+        run_processes.reap(instance)
     at_work = dg.RunsFilter(job_name=f"{product.name}_daily", statuses=UNFINISHED)
     if not days or instance.get_runs(at_work, limit=1):
         return None
-    return dg.RunRequest(
-        run_key=f"evaluations/{days[0]}/{days[-1]}/{ledger.version()}",
-        asset_selection=[asset_key(product, "model_performance")],
-        tags=partitions.range_tags(days[0], days[-1]),
-    )
+    for attempt in range(1, deliveries.ATTEMPTS + 1):
+        key = f"evaluations/{days[0]}/{days[-1]}/{ledger.version()}/{attempt}"
+        status = status_of(instance, key)
+        if status is None:
+            return dg.RunRequest(
+                run_key=key,
+                asset_selection=[asset_key(product, "model_performance")],
+                tags=partitions.range_tags(days[0], days[-1]),
+            )
+        if status != dg.DagsterRunStatus.FAILURE:
+            return None
+    return None
 
 
 def _request_over(

@@ -448,7 +448,8 @@ def test_the_maintenance_job_asks_its_step_for_no_days(graph: Graph) -> None:
     assert (request.step, request.days, request.run_id) == ("maintenance", (), result.run_id)
 
 
-def test_the_newest_evaluation_is_asked_for_again_when_its_labels_come_after_it(graph: Graph) -> None:
+def labels_after_the_evaluation(graph: Graph) -> str | None:
+    """Days to 12 March have been evaluated, and the labels of the 11th come after that; the cursor."""
     chosen = days("2024-03-01", "2024-03-12")
     cursor = seen(graph, chosen)
     for asset in ("predictions", "mrds"):
@@ -464,6 +465,11 @@ def test_the_newest_evaluation_is_asked_for_again_when_its_labels_come_after_it(
 
     # With a delay of one day the labels of the 11th belong to the window of the 12th, and to no other.
     write_ledger(graph, record(graph, "mrds", "2024-03-11", fingerprint="with labels"))
+    return cursor
+
+
+def test_the_newest_evaluation_is_asked_for_again_when_its_labels_come_after_it(graph: Graph) -> None:
+    cursor = labels_after_the_evaluation(graph)
     run_id = unfinished_run(graph, job_name="shop_daily")
     assert tick(graph, cursor)[0] == [], "the run that brings the labels is at work"
     graph.instance.delete_run(run_id)
@@ -472,16 +478,35 @@ def test_the_newest_evaluation_is_asked_for_again_when_its_labels_come_after_it(
     (request,) = found.run_requests
     assert request.asset_selection == [graph.key("model_performance")]
     assert tick(graph, cursor)[0] == [], "that run is at work"
-    for run in graph.instance.get_runs():
-        graph.instance.delete_run(run.run_id)
-    assert tick(graph, cursor)[2].run_requests[0].run_key == request.run_key, "which the daemon drops"
-    for run in graph.instance.get_runs():
-        graph.instance.delete_run(run.run_id)
 
-    labels = ledger.latest("mrds")
-    now = performance.evaluated(graph.product, chosen[-1], predictions, labels, None).inputs
-    write_ledger(graph, dataclasses.replace(record(graph, "model_performance", chosen[-1]), inputs=now))
+    ledger = Ledger(Tables(graph.settings.tables_root), "shop")
+    predictions, labels = (ledger.latest(asset) for asset in ("predictions", "mrds"))
+    day = date(2024, 3, 12)
+    now = performance.evaluated(graph.product, day, predictions, labels, None).inputs
+    for run in graph.instance.get_runs():
+        graph.instance.delete_run(run.run_id)
+    write_ledger(graph, dataclasses.replace(record(graph, "model_performance", day), inputs=now))
     assert tick(graph, cursor)[0] == []
+
+
+def test_an_evaluation_whose_run_failed_is_asked_for_again_some_times(graph: Graph) -> None:
+    cursor = labels_after_the_evaluation(graph)
+    asked = []
+    for _ in range(6):
+        found, cursor, _ = tick(graph, cursor)
+        asked += found
+        work(graph, outcome=dg.DagsterRunStatus.FAILURE)
+    assert asked == [("2024-03-12", "2024-03-12")] * deliveries.ATTEMPTS
+
+
+def test_a_day_that_waits_for_people_keeps_no_evaluation_waiting(graph: Graph) -> None:
+    cursor = labels_after_the_evaluation(graph)
+    deliver(graph, "2024-03-05", "b.csv")
+    asked, cursor, _ = tick(graph, cursor)
+    assert asked == [("2024-03-05", "2024-03-05")]
+    assert tick(graph, cursor)[0] == [], "its run is at work"
+    work(graph, outcome=dg.DagsterRunStatus.FAILURE)
+    assert tick(graph, cursor)[0] == [("2024-03-12", "2024-03-12")]
 
 
 # -- retraining --------------------------------------------------------------------------------------
