@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from ml_platform.contract.labels_ahead import LEAST_SHARE, PATIENCE_DAYS, LabelAhead
 from ml_platform.contract.labels_ahead import RULES as RULES_OF_LABELS
-from ml_platform.contract.learning import Estimator
+from ml_platform.contract.learning import Estimator, Population
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.monitoring import CustomExpectation
 from ml_platform.contract.product import Product
@@ -26,7 +26,7 @@ from ml_platform.settings import PACKAGE, Settings
 
 TEXT = (PACKAGE.parent / "docs" / "contract.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-CONTRACT, DERIVED, WINDOWS, AHEAD, EXPECTATIONS = (parse_yaml(block) for block in BLOCKS)
+CONTRACT, DERIVED, WINDOWS, AHEAD, POPULATION, EXPECTATIONS = (parse_yaml(block) for block in BLOCKS)
 NOTHING = PydanticUndefined
 
 
@@ -146,8 +146,11 @@ def test_derived_columns_are_shown_as_they_are_read() -> None:
 
 
 def test_a_label_ahead_is_shown_as_it_is_read() -> None:
-    content = {**CONTRACT, **AHEAD, "source": {**AHEAD["source"]}, "mrds": AHEAD["mrds"]}
-    label = parse_product(content, "docs/contract.md").mrds.label
+    content = {**CONTRACT, **AHEAD, "mrds": {**AHEAD["mrds"], **POPULATION}}
+    mrds = parse_product(content, "docs/contract.md").mrds
+    label = mrds.label
+    assert mrds.population is not None
+    assert set(POPULATION["population"]) == set(Population.model_fields)
     assert label is not None
     assert all(f"`{rule}: " in TEXT for rule in RULES_OF_LABELS)
     assert f"`patience_days: {PATIENCE_DAYS}`" in TEXT

@@ -83,6 +83,11 @@ def in_words(product: Product) -> list[str]:
         lines.append(f"{product.name}/{asset.name}, {period}: {asset.in_words(product)}")
         if asset.name == MRDS and product.mrds.label is not None:
             lines.append(_label_ahead(product, product.mrds.label))
+        if asset.name == MRDS and product.mrds.population is not None:
+            lines.append(
+                "Beside the entities with rows of a day those are scored that had any in the "
+                f"{counted(product.mrds.population.active_within_days, 'day')} up to it."
+            )
         if asset.name == MRDS and product.mrds.windowed:
             lines.append(_windows(product))
         if asset.name == MODEL:

@@ -205,6 +205,11 @@ def _check_trailing(product: Product) -> None:
                 f"{product.start} to {product.end}"
             )
     _check_label_ahead(product, taken)
+    if product.mrds.population is not None and product.mrds.label is None:
+        raise ValueError(
+            "mrds.population: who has no rows of a day gets no label that is delivered for rows; it goes "
+            "with a label that looks ahead (mrds.label)"
+        )
     if product.mrds.over_days and product.source.event_day in set(product.mrds.entity) - {EVENT_DAY}:
         place = "mrds.features" if product.mrds.windowed else "mrds.label"
         raise ValueError(

@@ -45,6 +45,14 @@ LEAST_DAYS_FORWARD = 70
 MAXIMUM_ESTIMATORS = 20
 
 
+class Population(Section):
+    """Who has a row on a day, beside the entities with rows of the day."""
+
+    active_within_days: Annotated[Days, Field(ge=1)] = Field(
+        description="entities with rows on so many days, the last of which is the event day"
+    )
+
+
 class Mrds(Section):
     """How rows of the ARDS become one row per entity and event day."""
 
@@ -54,6 +62,9 @@ class Mrds(Section):
     label: LabelAhead | None = Field(
         default=None,
         description="what an entity does on the days after an event day, where no label is delivered",
+    )
+    population: Population | None = Field(
+        default=None, description="who is scored beside the entities that have rows of the day"
     )
     features: dict[ColumnName, Feature] = Field(
         default={},
@@ -71,6 +82,18 @@ class Mrds(Section):
         """What is made of other days than its own, by name: features over trailing windows, a label ahead."""
         ahead: dict[str, Feature] = {} if self.label is None else {self.label.name: self.label.feature}
         return self.windowed | ahead
+
+    @cached_property
+    def looks_back(self) -> tuple[Window, ...]:
+        """The windows of the days up to an event day: those of features, and who is scored."""
+        of_features = [feature.window for feature in self.windowed.values()]
+        population = [] if self.population is None else [Window(self.population.active_within_days, "today")]
+        return tuple(dict.fromkeys([*of_features, *population]))
+
+    @cached_property
+    def looks(self) -> tuple[Window, ...]:
+        """The same with that of a label that looks ahead."""
+        return (*self.looks_back, *([] if self.label is None else [self.label.window]))
 
     @cached_property
     def has_sql(self) -> bool:

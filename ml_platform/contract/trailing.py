@@ -230,16 +230,16 @@ def first_full(windows: Iterable[Window], start: date) -> date:
 
 
 def days_reached(
-    features: Iterable[Feature], day: date, start: date, until: date | None = None
+    windows: Iterable[Window], day: date, start: date, until: date | None = None
 ) -> DayRange | None:
-    """The days that the windows of an event day hold together; None if there is none, as before the start.
+    """The days that some windows of an event day hold together; None if there is none, as before the start.
 
     Args:
         until: those of all event days from ``day`` to this one instead.
     """
-    windows = [feature.window for feature in features]
-    if not windows:
+    chosen = list(windows)
+    if not chosen:
         return None
-    first = min(window.first(day, start) for window in windows)
-    last = max(window.last(until or day) for window in windows)
+    first = min(window.first(day, start) for window in chosen)
+    last = max(window.last(until or day) for window in chosen)
     return DayRange(first, last) if first <= last else None

@@ -190,7 +190,9 @@ def _in_tasks(
     with places.mrds.scratch() as folder:
         rows, states = DayFiles(str(folder / "rows")), DayFiles(str(folder / "states"))
         own = made_by(_Make(product, rows, states, dict(histories), counting, withheld, is_on_the_way=True))
-        windowed = WindowedDays.of(product, tables, usable, labels, rows, states, places.mrds, places.served)
+        windowed = WindowedDays.of(
+            product, tables, usable, labels, histories, rows, states, places.mrds, places.served
+        )
         return windowed.write(session, own, counting, withheld)
 
 

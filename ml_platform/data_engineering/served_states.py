@@ -80,7 +80,7 @@ def _unchanged(product: Product, day: date, rows: pa.Table, mornings: Sequence[M
     """The rows of entities that nothing was corrected of, once for each time in which the day was usable."""
     made = aggregation.aggregate(product, day, rows)
     found: list[pa.Table] = []
-    for time in _usable(mornings, by_epoch=bool(product.mrds.over_days)):
+    for time in usable_times(mornings, by_epoch=bool(product.mrds.over_days)):
         columns = {
             KNOWN_FROM: pa.repeat(pa.scalar(time.start, pa.date32()), len(made)),
             KNOWN_TO: pa.repeat(pa.scalar(time.end, pa.date32()), len(made)),
@@ -96,7 +96,7 @@ def _unchanged(product: Product, day: date, rows: pa.Table, mornings: Sequence[M
 
 
 @dataclass(frozen=True)
-class _Time:
+class UsableTime:
     """A time in which a day was usable: from one morning to before another, or to now.
 
     ``scored`` is the morning on which rows are scored that are learned from in it: the first one on which the
@@ -108,9 +108,9 @@ class _Time:
     scored: date
 
 
-def _usable(mornings: Sequence[Morning], *, by_epoch: bool) -> list[_Time]:
+def usable_times(mornings: Sequence[Morning], *, by_epoch: bool) -> list[UsableTime]:
     """The times in which a day was usable; those before and after it is replaced are two if ``by_epoch``."""
-    found: list[_Time] = []
+    found: list[UsableTime] = []
     scored: date | None = None
     for morning, after in zip(mornings, [*mornings[1:], None], strict=True):
         end = after.day if after else None
@@ -123,7 +123,7 @@ def _usable(mornings: Sequence[Morning], *, by_epoch: bool) -> list[_Time]:
         if found and found[-1].end == morning.day and not (begins and by_epoch):
             found[-1] = replace(found[-1], end=end)
         else:
-            found.append(_Time(morning.day, end, scored))
+            found.append(UsableTime(morning.day, end, scored))
     return found
 
 

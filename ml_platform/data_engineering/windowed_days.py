@@ -36,6 +36,8 @@ from ml_platform.data_engineering.daily_aggregates import ENTITY_HASH
 from ml_platform.data_engineering.day_statistics import Counting
 from ml_platform.data_engineering.entity_days import Made, refused, together
 from ml_platform.data_engineering.made_columns import with_made_columns
+from ml_platform.data_engineering.population import Population
+from ml_platform.data_engineering.row_versions import Morning
 from ml_platform.data_engineering.trailing_windows import BEYOND, MORNING, UsableDays
 from ml_platform.spark.tasks import Session, each_in_a_task
 from ml_platform.storage.day_files import DayFile, DayFiles
@@ -44,6 +46,8 @@ from ml_platform.storage.tables import Tables
 
 #: Rows of days that a task lays out at once: 300 to 400 bytes of memory each were measured.
 ROWS_AT_ONCE = 1_500_000
+#: Rows of days, with entities that have none of theirs, of which windows are put together at once.
+OUTPUTS_AT_ONCE = 500_000
 #: What it takes to read a row, and leave it to another share, beside laying it out and adding up its windows.
 READING = 0.2
 
@@ -106,12 +110,12 @@ class KeptDays:
             blocks *= 2
         return cheapest
 
-    def in_windows(self, work: Work, outputs: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """What is kept of the days in the windows, of the entities of some outputs; and its states."""
+    def in_windows(self, work: Work, outputs: pa.Table | None) -> tuple[pa.Table, pa.Table]:
+        """What is kept of the days in the windows, and its states: of all entities, or those of outputs."""
         product = self.product
         reached = _reached(product, work.days)
         days = [] if reached is None else list(reached)
-        hashes = pc.unique(pa.array(_hashes(product, outputs)))
+        hashes = None if outputs is None else pc.unique(pa.array(_hashes(product, outputs)))
 
         def read(files: DayFiles | None, version: int, schema: pa.Schema) -> pa.Table:
             if files is None or not days:
@@ -121,7 +125,9 @@ class KeptDays:
             if work.shares > 1:
                 where = (pc.field(ENTITY_HASH) >= low) & (pc.field(ENTITY_HASH) <= high)
             batches = (
-                batch.filter(pc.is_in(batch.column(ENTITY_HASH), value_set=hashes))
+                batch
+                if hashes is None
+                else batch.filter(pc.is_in(batch.column(ENTITY_HASH), value_set=hashes))
                 for batch in files.read_in_batches(version, days, schema.names, where)
             )
             return pa.Table.from_batches(batches, schema)
@@ -145,6 +151,7 @@ class WindowedDays:
 
     Attributes:
         labels: by event day, the mornings on which a label that looks ahead was given, and then changed.
+        mornings: those that count for each day with states.
         rows, states: the files of days on the way, as they are now and as they were served.
         kept: what their windows are put together from.
         mrds, served: the tables whose files are written.
@@ -153,6 +160,7 @@ class WindowedDays:
     product: Product
     usable: UsableDays
     labels: Mapping[date, Sequence[date]]
+    mornings: Mapping[date, Sequence[Morning]]
     rows: DayFiles
     states: DayFiles
     kept: KeptDays
@@ -166,13 +174,16 @@ class WindowedDays:
         tables: Tables,
         usable: UsableDays,
         labels: Mapping[date, Sequence[date]],
+        mornings: Mapping[date, Sequence[Morning]],
         rows: DayFiles,
         states: DayFiles,
         mrds: DayFiles,
         served: DayFiles,
     ) -> WindowedDays:
         """The days on the way to a product's tables, which lie in a folder."""
-        return cls(product, usable, labels, rows, states, KeptDays.of(product, tables), mrds, served)
+        return cls(
+            product, usable, labels, mornings, rows, states, KeptDays.of(product, tables), mrds, served
+        )
 
     def write(
         self, session: Session, own: Mapping[date, Made], counting: Counting, withheld: Collection[date]
@@ -236,6 +247,34 @@ class _Complete:
             rows = _read(windowed.rows, self.own[day].files, day, aggregation.own_schema(product))
             states = _read(windowed.states, self.own[day].states, day, served_states.own_schema(product))
             tables.append((day, work.within(product, rows), work.within(product, states)))
+        if product.mrds.population is None:
+            names = [*product.entity_of_day, EVENT_DAY]
+            outputs = pa.concat_tables([table.select(names) for _, *both in tables for table in both])
+            return self._made(work, tables, windowed.kept.in_windows(work, outputs))
+        kept = windowed.kept.in_windows(work, None)
+        population = Population(product, *kept, windowed.usable, tables)
+        done: dict[date, Made] = {}
+        waiting: list[tuple[date, pa.Table, pa.Table]] = []
+        for place, (day, _, _) in enumerate(tables):
+            waiting.append((day, *population.with_silent(place, windowed.mornings.get(day))))
+            if sum(len(table) for _, *of_day in waiting for table in of_day) > OUTPUTS_AT_ONCE:
+                done |= self._made(work, waiting, kept)
+                waiting = []
+        return done | (self._made(work, waiting, kept) if waiting else {})
+
+    def _made(
+        self,
+        work: Work,
+        tables: Sequence[tuple[date, pa.Table, pa.Table]],
+        kept: tuple[pa.Table, pa.Table],
+    ) -> dict[date, Made]:
+        """Some days with what their windows give, written.
+
+        Args:
+            tables: each day's rows and states.
+            kept: what is kept of the days in the windows, and its states.
+        """
+        windowed, product = self.windowed, self.windowed.product
         names = [*product.entity_of_day, EVENT_DAY]
         now = [
             rows.select(names).append_column(MORNING, pa.nulls(len(rows), pa.date32()))
@@ -243,7 +282,6 @@ class _Complete:
         ]
         served = [states.select([*names, MORNING]) for _, _, states in tables]
         outputs = pa.concat_tables([*now, *served])
-        kept = windowed.kept.in_windows(work, outputs)
         values = trailing_windows.fold(product, outputs, *kept, windowed.usable)
         labels = self._labels(tables, kept)
         at = 0
@@ -297,7 +335,7 @@ class _Complete:
 
 def _reached(product: Product, days: Sequence[date]) -> DayRange | None:
     """The days that the windows of some days hold together, from the first of these to the last."""
-    return days_reached(product.mrds.over_days.values(), days[0], product.start, until=days[-1])
+    return days_reached(product.mrds.looks, days[0], product.start, until=days[-1])
 
 
 def _read(files: DayFiles, chosen: Sequence[DayFile], day: date, schema: pa.Schema) -> pa.Table:

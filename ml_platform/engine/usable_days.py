@@ -236,7 +236,7 @@ def windows_of(
         lacking: days that have been delivered and aren't made, of those that have failed with the reason.
         arrived: says when rows came, so that time has passed.
     """
-    features, start = product.mrds.windowed.values(), product.start
+    windows, start = product.mrds.looks_back, product.start
     ordered, missing = sorted(known), sorted(lacking)
     totals = [0, *itertools.accumulate(known[day].number(day) for day in ordered)]
     changing = [
@@ -248,7 +248,7 @@ def windows_of(
     for day in days:
         label = label_mornings(product, day, known, lacking, arrived)
         ahead = _ahead(product, day, known) if label else 0
-        reached = days_reached(features, day, start)
+        reached = days_reached(windows, day, start)
         if reached is None:
             found[day] = Windows(known, changing, None, 0, label=label, ahead=ahead)
             continue

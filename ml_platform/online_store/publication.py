@@ -37,6 +37,7 @@ class Merged:
         older: staged entities whose stored row is newer; it stays.
         forgotten: staged entities that are to be forgotten.
         withdrawn: stored rows that their day no longer has; each fell back to an earlier row, or went.
+        left: stored rows of entities that the newest day does not have, where each has all that are scored.
         entities: rows in the store after the merge, of which ``newest_day`` is the newest event day.
         number: counts the changes of the product's features.
     """
@@ -45,6 +46,7 @@ class Merged:
     older: int
     forgotten: int
     withdrawn: int
+    left: int
     entities: int
     newest_day: date | None
     number: int
@@ -201,6 +203,9 @@ class Publication:
                 f"store holds {arrived:,}; nothing was published. See whether a trigger or another program "
                 f"changes the table {self._tables.features.name}"
             )
+        left = 0
+        if self._tables.product.mrds.population is not None:
+            left = self._change(statements.drop_left())
         number = int(connection.scalar(statements.last_publication()) or 0) + 1
         connection.execute(statements.clear_days(self._days))
         records = [{EVENT_DAY: d, VERSION: self._version, PUBLICATION: number} for d in self._days]
@@ -211,6 +216,7 @@ class Publication:
             older=max(arrived - published, 0),
             forgotten=forgotten,
             withdrawn=withdrawn,
+            left=left,
             entities=entities,
             newest_day=newest,
             number=number,

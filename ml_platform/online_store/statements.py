@@ -128,6 +128,12 @@ class Statements:
             self.count_change(),
         ]
 
+    def drop_left(self) -> sa.Delete:
+        """Delete the stored rows of entities that the newest day no longer has."""
+        of_any = self.features.alias("of_any")
+        newest = sa.select(sa.func.max(of_any.c[EVENT_DAY])).scalar_subquery()
+        return sa.delete(self.features).where(self.features.c[EVENT_DAY] < newest)
+
     def totals(self) -> sa.Select[int, Any]:
         """The number of entities, and their newest day."""
         count, newest = sa.func.count(), sa.func.max(self.features.c[EVENT_DAY])

@@ -113,3 +113,15 @@ def test_the_label_is_no_feature() -> None:
         product({"any": "visit", "within_days": 5}, model__features={"numeric": ["label"]})
     with pytest.raises(ContractError, match="no column is called 'label'"):
         product({"any": "visit", "within_days": 5}, mrds__features={"x": {"expression": "label + 1"}})
+
+
+def test_who_is_scored_beside_those_with_rows_of_the_day() -> None:
+    found = product({"any": "visit", "within_days": 5}, mrds__population={"active_within_days": 90})
+    assert "those are scored that had any in the 90 days up to it" in "\n".join(in_words(found))
+    with pytest.raises(ContractError, match=r"mrds.population: .*mrds.label"):
+        shop(mrds__population={"active_within_days": 90})
+    for wrong in (0, -1, 40_000, None, "all"):
+        with pytest.raises(ContractError, match="active_within_days"):
+            product({"any": "visit", "within_days": 5}, mrds__population={"active_within_days": wrong})
+    with pytest.raises(ContractError, match="active_within_days"):
+        product({"any": "visit", "within_days": 5}, mrds__population={})

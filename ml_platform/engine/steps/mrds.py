@@ -113,7 +113,7 @@ class Mrds(Step):
         asked = set()
         for day, record in made.items():
             # Only a day that something in its windows has been recorded after can be, or after itself.
-            reached = days_reached(product.mrds.over_days.values(), day, product.start)
+            reached = days_reached(product.mrds.looks, day, product.start)
             # Days of another contract or version are for backfills.
             is_of_now = (record.contract, record.code_version) == (self.contract, self.code_version)
             if reached is not None and is_of_now:
@@ -167,7 +167,7 @@ class Mrds(Step):
         if not product.mrds.over_days or not days:
             return None
         first, last = min(days), max(days)
-        reached = days_reached(product.mrds.over_days.values(), first, product.start, until=last)
+        reached = days_reached(product.mrds.looks, first, product.start, until=last)
         if reached is None:
             return DayRange(first, last)
         return DayRange(min(first, reached.first), max(last, reached.last))

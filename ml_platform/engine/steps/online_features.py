@@ -114,6 +114,7 @@ class OnlineFeatures(Step):
             "entities_published": merged.published,
             "entities_older_and_kept": merged.older,
             "entities_withdrawn": merged.withdrawn,
+            "entities_left": merged.left,
             "entities_forgotten": merged.forgotten,
             "entities_in_store": merged.entities,
             "newest_day": str(merged.newest_day),

@@ -207,7 +207,8 @@ def _own_rules(product: Product, data_set: DataSet) -> Iterator[Expectation]:
     key = product.ards_key if data_set == "ards" else tuple(product.identity)
     yield _unique(product, key)
     kept = _kept_columns(product, data_set)
-    required = [name for name in (*product.entity, *rules.not_null) if name in kept]
+    of_day = {*product.mrds.aggregate} if data_set == "mrds" and product.mrds.population else set()
+    required = [name for name in (*product.entity, *rules.not_null) if name in kept and name not in of_day]
     for name in dict.fromkeys(required):
         yield _not_null(product, "not_null", name, 1.0, "no nulls")
     if data_set == "ards":
@@ -297,8 +298,8 @@ def _between(product: Product, rule: Rule, name: str, low: float | None, high: f
 
 
 def _of_aggregation(product: Product, source: Profile | None) -> Iterator[Expectation]:
-    if source is None or not source.rows:
-        return
+    if source is None or not source.rows or product.mrds.population is not None:
+        return  # of entities without rows of the day nothing follows from these
     yield _make(
         product,
         "aggregation",
