@@ -21,6 +21,7 @@ import pandas as pd
 
 from ml_platform.contract.assets import ARDS, MRDS
 from ml_platform.contract.days import DayRange, counted, in_a_sentence
+from ml_platform.contract.trailing import days_reached
 from ml_platform.data_engineering.arrivals import ARRIVALS
 from ml_platform.engine import training_plan
 from ml_platform.engine.compared_rows import UnseenRows, collected, with_days_before
@@ -142,7 +143,8 @@ def rebuilt(context: StepContext, days: Sequence[date]) -> Iterator[StepContext]
             }
         )
         for step in (ARDS, MRDS):
-            request = StepRequest(step=step, product=name, days=tuple(days), run_id="reproduce", force=True)
+            chosen = tuple(days) if step == MRDS else tuple(_with_those_reached(context, days))
+            request = StepRequest(step=step, product=name, days=chosen, run_id="reproduce", force=True)
             place = dataclasses.replace(context, settings=settings, request=request)
             if step == ARDS:
                 for table in (DAYS, CONTRACTS, ARRIVALS, REJECTIONS):
@@ -151,6 +153,16 @@ def rebuilt(context: StepContext, days: Sequence[date]) -> Iterator[StepContext]
         for asset in (ARDS, MRDS):
             _say_changed(context, place, asset, days)
         yield place
+
+
+def _with_those_reached(context: StepContext, days: Collection[date]) -> list[date]:
+    """Some days, and those that windows of theirs may hold, or that their labels look at; ascending."""
+    product = context.product
+    if not days:
+        return []
+    reached = days_reached(product.mrds.looks, min(days), product.start, until=max(days))
+    known = context.ledger.latest(ARDS, set(reached or ()), details=False)
+    return sorted({*days, *known})
 
 
 def _say_changed(context: StepContext, place: StepContext, asset: str, days: Collection[date]) -> None:

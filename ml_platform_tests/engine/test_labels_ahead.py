@@ -20,7 +20,10 @@ from sklearn.metrics import roc_auc_score
 from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering.trailing_windows import Interval
+from ml_platform.engine import local, reproduction
+from ml_platform.engine.step import StepRequest
 from ml_platform.engine.usable_days import intervals_of
+from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.engine.test_trailing_histories import (
     CUSTOMERS,
@@ -318,6 +321,41 @@ def test_a_model_learns_from_labels_ahead_and_is_evaluated_by_them(platform: Pla
     assert labelled["event_day"].max() == chosen[-1] - 3 * DAY
     newest = platform.ledger.latest("model_performance")[late[-1]]
     assert newest.outcome == "written", newest.reason
+
+
+@pytest.mark.slow
+def test_a_model_is_made_again_from_the_deliveries_before_and_after_the_days_it_learned_from(
+    platform: Platform,
+) -> None:
+    """Its windows reach back before these, and its labels ahead of them."""
+    platform.product = product(
+        {"any": "visit", "within_days": 3},
+        {"visits_7": {"count": "visit", "days": 7}, "since": {"days_since": "visit", "days": 20}},
+        model__features={"numeric": ["visits_7", "since", "spend"]},
+        model__training_months=1,
+        evaluation__metric="roc_auc",
+    )
+    chosen = days("2024-01-01", "2024-03-04")
+    visits = regulars_and_others(chosen)
+    for day in chosen:
+        own = visits[visits["day"] == day.isoformat()]
+        platform.deliver(day, f"{day + DAY}T0600_visits.csv", own.to_csv(index=False))
+    for step in ("ards", "mrds"):
+        platform.run(step, chosen)
+    (made,) = platform.run("model", D("2024-03-01")).days
+    assert made.outcome == "written", made.reason
+    (model,) = ModelHistory(platform.tables, platform.product).models()
+    assert model.first_day > chosen[20]
+    assert model.last_day == D("2024-02-26")
+
+    said: list[str] = []
+    request = StepRequest(step="model", product="shop", days=(), run_id="reproduce")
+    context = local.context_for(
+        request, platform.product, platform.settings, lambda: platform.spark, said.append
+    )
+    (found,) = reproduction.reproduce(context, [model], from_deliveries=True)
+    assert found.is_same, found.compared
+    assert not any("give another result" in line for line in said), said
 
 
 def regulars_and_others(chosen: Iterable[date]) -> pd.DataFrame:
