@@ -147,6 +147,11 @@ def _check_label_ahead(product: Product, taken: Mapping[str, str]) -> None:
             f"{place}: a sum needs a number, and {label.column!r} is a {columns[label.column].type}; "
             "accepted are any, none"
         )
+    if label.name in product.validation.not_null:
+        raise ValueError(
+            f"validation.not_null: {label.name!r} is null until its days are over, so that every newest day "
+            "would be blocked; leave it out"
+        )
     if product.end is not None and label.window.last(product.start) > product.end:
         raise ValueError(
             f"mrds.label.within_days: {label.within_days} days ahead of any day lie beyond the history, "

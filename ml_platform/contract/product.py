@@ -258,11 +258,6 @@ class Product(Section):
         return self.source.label_delay_days if self.mrds.label is None else self.mrds.label.within_days
 
     @property
-    def label_in_source(self) -> str:
-        """What of a contract says when the label is known, as its key."""
-        return "source.label_delay_days" if self.mrds.label is None else "mrds.label.within_days"
-
-    @property
     def entity(self) -> tuple[str, ...]:
         return self.mrds.entity
 

@@ -52,6 +52,8 @@ def too_large(product: Product, name: str, entity: Sequence[Any], total: int | f
     value = MASK if name in product.sensitive else f"{total:,}"
     most = f"{_LARGEST:,}" if type_ == "long" else f"{np.finfo('float64').max:.4g}"
     section = "aggregate" if product.mrds.aggregate.get(name) in ("sum", "mean") else "features"
+    if name in product.mrds.ahead or not product.mrds.windowed:
+        section = "label" if section == "features" else section
     return TooLargeError(
         f"{name}: the values of {_shown(product, entity)} add up to {value}, and a {type_} holds at most "
         f"{most}; correct these rows, or choose another rule in mrds.{section}",

@@ -329,7 +329,14 @@ class _Complete:
             for which in (1, 2)
             for day, table in ((of_day[0], of_day[which]) for of_day in tables)
         ]
-        found = trailing_windows.fold_labels(product, pa.concat_tables(asked), *kept, windowed.usable)
+        outputs = pa.concat_tables(asked)
+        parts = [
+            trailing_windows.fold_labels(
+                product, outputs.slice(begin, OUTPUTS_AT_ONCE), *kept, windowed.usable
+            )
+            for begin in range(0, len(outputs), OUTPUTS_AT_ONCE)
+        ]
+        found = np.concatenate([np.zeros(0, dtype=bool), *parts])
         return np.split(found, np.cumsum([len(outputs) for outputs in asked])[:-1])
 
 

@@ -244,10 +244,17 @@ def windows_of(
         for day in ordered
         if (changed := known[day].changed_on) is not None and changed > day + timedelta(days=1)
     ]
+    looks_ahead = [] if product.mrds.label is None else [product.mrds.label.window]
+
+    def total(inside: DayRange | None) -> int:
+        if inside is None:
+            return 0
+        return totals[bisect_right(ordered, inside.last)] - totals[bisect_left(ordered, inside.first)]
+
     found = {}
     for day in days:
         label = label_mornings(product, day, known, lacking, arrived)
-        ahead = _ahead(product, day, known) if label else 0
+        ahead = total(days_reached(looks_ahead, day, start)) if label else 0
         reached = days_reached(windows, day, start)
         if reached is None:
             found[day] = Windows(known, changing, None, 0, label=label, ahead=ahead)
@@ -256,8 +263,7 @@ def windows_of(
         def between(listed: Sequence[date], reached: DayRange = reached) -> slice:
             return slice(bisect_left(listed, reached.first), bisect_right(listed, reached.last))
 
-        inside = between(ordered)
-        number = totals[inside.stop] - totals[inside.start]
+        number = total(reached)
         unmade = {other: lacking[other] for other in missing[between(missing)]}
         found[day] = Windows(known, changing, reached, number, unmade, label, ahead)
     return found
@@ -268,10 +274,10 @@ def label_mornings(
 ) -> tuple[date, ...]:
     """The mornings on which a day's label, which looks ahead, was given, and on which it may have changed.
 
-    It is given for all entities at once: on the first morning after its window on which all days of it that
-    are due could be used. Some that never come are waited for so long as the contract says; then, on the next
-    morning on which anything new comes, it is given by the others, if these are :data:`.LEAST_SHARE` of them,
-    or never.
+    It is given for all entities at once: on the first morning after its window on which anything has come,
+    and all days of it that are due could be used. Some that never come are waited for so long as the contract
+    says; then, on the next morning on which anything new comes, it is given by the others, if these are
+    :data:`.LEAST_SHARE` of them, or never.
 
     Args:
         lacking: days that have been delivered, and are not made yet: they are waited for in any case.
@@ -303,9 +309,12 @@ def _given(
     due = product.due_days(inside)
     over = inside.last + timedelta(days=1)
     latest = over + timedelta(days=patience)
+    # Nobody knows that the window is over before something comes that is newer.
+    ended = arrived(over)
     came = {bound for other in due if other in known for bound, _ in known[other].intervals}
-    for morning in sorted({over} | {bound for bound in came if bound is not None and bound > over}):
-        if morning <= latest and _usable_on(due, known, morning) == len(due):
+    mornings = {bound for bound in came if bound is not None and over <= bound <= latest}
+    for morning in sorted(mornings | ({ended} if ended is not None else set())):
+        if _usable_on(due, known, morning) == len(due):
             return morning
     given = arrived(latest)
     if given is None or _usable_on(due, known, given) < LEAST_SHARE * len(due):
@@ -316,13 +325,6 @@ def _given(
 def _usable_on(days: Iterable[date], known: Mapping[date, WindowDay], morning: date) -> int:
     """How many of some days could be used on a morning."""
     return sum(day in known and known[day].could_be_used(morning) for day in days)
-
-
-def _ahead(product: Product, day: date, known: Mapping[date, WindowDay]) -> int:
-    """A hash of the days that a label ahead of a day is made of."""
-    window = product.mrds.over_days[product.label].window
-    inside = DayRange(window.first(day, product.start), window.last(day))
-    return sum(known[other].number(other) for other in inside if other in known)
 
 
 def usable_days(windows: Iterable[Windows]) -> UsableDays:

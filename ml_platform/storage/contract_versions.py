@@ -94,14 +94,15 @@ class ContractVersions:
     def ards_like_now(self) -> frozenset[str]:
         """The versions whose ARDS is what today's contract would make, in the columns of the MRDS."""
         mrds = self._product.mrds
-        of_features = self._product.made_of(mrds.features) & {*self._product.columns}
+        names = (*mrds.features, *mrds.ahead, *mrds.aggregate)
+        of_features = self._product.made_of(names) & {*self._product.columns}
         columns = (*mrds.entity, *mrds.order_by, *mrds.aggregate, *sorted(of_features))
         return self._like_now("ards", columns, ())
 
     def mrds_like_now(self, columns: Collection[str]) -> frozenset[str]:
         """The versions whose MRDS is what today's contract would make, in the label and these columns."""
         mrds = self._product.mrds
-        read = self._product.made_of(columns)
+        read = self._product.made_of([*columns, *mrds.ahead])
         aggregated = {self._product.label, *read} & {*mrds.aggregate}
         named = (*mrds.entity, *mrds.order_by, *sorted(read))
         trailing = read & {*mrds.features}
@@ -121,11 +122,12 @@ class ContractVersions:
     ) -> frozenset[str]:
         product = self._product
         sections = ARDS_SECTIONS if name == "ards" else MRDS_SECTIONS
-        wanted = _view(product.content_of(*MRDS_SECTIONS), columns, aggregated, trailing)
+        of_mrds = name == "mrds"
+        wanted = _view(product.content_of(*MRDS_SECTIONS), columns, aggregated, trailing, of_mrds=of_mrds)
         alike = {
             row[name]
             for row, content in self._known
-            if _view(content, columns, aggregated, trailing) == wanted
+            if _view(content, columns, aggregated, trailing, of_mrds=of_mrds) == wanted
         }
         return frozenset({product.hash_of(*sections), *alike})
 
@@ -135,23 +137,27 @@ def _view(
     columns: Collection[str],
     aggregated: Collection[str],
     trailing: Collection[str],
+    *,
+    of_mrds: bool,
 ) -> Any:
     """What decides the values of some columns: how files are read, and how these columns are defined.
 
     Args:
-        aggregated: the columns of the MRDS that count; with none, the MRDS doesn't.
+        aggregated: the columns of the MRDS that count.
         trailing: those of them that are features of the contract.
+        of_mrds: whether they are columns of the MRDS, or of the ARDS alone.
     """
     source, mrds = content.get("source") or {}, content.get("mrds") or {}
     declared = source.get("columns", {})
     roles = (*source.get("key", ()), source.get("event_day"), source.get("label"))
     reading = {key: value for key, value in source.items() if key not in ("columns", *_ACCEPTANCE)}
     defined = {name: _without(declared.get(name), _ACCEPTANCE) for name in {*roles, *columns}}
-    if not aggregated:
+    if not of_mrds:
         return reading, defined
     rules = {name: mrds.get("aggregate", {}).get(name) for name in aggregated}
     windows = {name: mrds.get("features", {}).get(name) for name in trailing}
-    return reading, defined, mrds.get("entity"), mrds.get("order_by"), rules, windows, mrds.get("label")
+    who = (mrds.get("entity"), mrds.get("order_by"), mrds.get("population"))
+    return reading, defined, who, rules, windows, mrds.get("label")
 
 
 def _without(definition: dict[str, Any] | None, keys: Collection[str]) -> dict[str, Any] | None:

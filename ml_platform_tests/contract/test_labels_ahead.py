@@ -92,6 +92,7 @@ def test_there_is_one_label() -> None:
     ("changes", "message"),
     [
         ({"source__label_delay_days": 3}, "label_delay_days: it is of a label that is delivered"),
+        ({"validation__not_null": ["label"]}, "null until its days are over"),
         ({"model__task": "regression"}, "a label that looks ahead"),
         ({"end": "2024-01-04"}, "within_days"),
     ],

@@ -23,7 +23,9 @@ from ml_platform.data_engineering.trailing_windows import Interval
 from ml_platform.engine import local, reproduction
 from ml_platform.engine.step import StepRequest
 from ml_platform.engine.usable_days import intervals_of
+from ml_platform.graph import trailing_days
 from ml_platform.machine_learning.model_history import ModelHistory
+from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.engine.test_trailing_histories import (
     CUSTOMERS,
@@ -57,13 +59,20 @@ LABELS: list[dict[str, Any]] = [
 
 def product(label: Mapping[str, Any], features: Mapping[str, Any] | None = None, **changes: Any) -> Product:
     """The product ``shop`` without a label in its deliveries; a row without pages blocks its day."""
+    return parse_product(contract(label, features, **changes), "shop.yaml")
+
+
+def contract(
+    label: Mapping[str, Any], features: Mapping[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Its contract."""
     content = shop_contract(**changes)
     del content["source"]["label"], content["source"]["columns"]["bought"]
     content["source"].pop("label_delay_days", None)
     del content["mrds"]["aggregate"]["bought"]
     content["mrds"]["label"] = dict(label)
     content["mrds"]["features"] = dict(features or {})
-    return parse_product(content, "shop.yaml")
+    return content
 
 
 # -- the labels by plain Python: of the files, and of which days could be used when ------------------------
@@ -191,10 +200,10 @@ def check(
             made = sorted({file.day for file in files if file.morning <= morning})
             live.run("ards", came)
             live.run("mrds", made if draw.random() < 0.5 else came)
+            ask_again(live)
             assert not failures(live)
         morning += DAY
     delivered = sorted({file.day for file in files})
-    live.run("mrds", delivered)
 
     replay = Platform(settings_in(folder / "replay"), spark, product(label, features))
     deliver(replay, files)
@@ -212,6 +221,13 @@ def check(
     while morning <= LAST:
         assert learned(replay, morning) == oracle.labels(morning), morning
         morning += DAY
+
+
+def ask_again(platform: Platform) -> None:
+    """What the landing sensor asks for: days whose windows have changed."""
+    outdated = trailing_days.outdated(platform.product, platform.settings, platform.ledger)
+    if outdated:
+        platform.run("mrds", sorted(outdated))
 
 
 FEATURES: list[dict[str, Any]] = [{}, {"spent_3": {"sum": "spend", "days": 3}}]
@@ -278,6 +294,89 @@ def test_one_morning_gives_the_label_of_the_day_whose_days_ahead_are_over(platfo
     assert {row["event_day"] for row in rows(platform, "mrds") if row["label"] is None} == {
         file.day for file in files[-2:]
     }
+
+
+@pytest.mark.parametrize("begins", ["with a backfill", "every morning"])
+def test_a_day_that_stays_missing_is_waited_for_and_then_done_without(
+    begins: str, platform: Platform
+) -> None:
+    """Nobody asks for the days that waited: a newer day's own run gives their labels."""
+    label = {"any": "spend", "within_days": 10, "patience_days": 2}
+    platform.product = product(label)
+    missing = START + DAY * 14
+    files = [file for file in plain_history(26) if file.day != missing]
+    by_then = [file for file in files if file.day < START + DAY * 20] if begins == "with a backfill" else []
+    deliver(platform, by_then)
+    for step in ("ards", "mrds") if by_then else ():
+        platform.run(step, [file.day for file in by_then])
+    for file in files[len(by_then) :]:
+        deliver(platform, [file])
+        if file.day == START + DAY * 17:  # rows of a day whose label waits are corrected meanwhile
+            late = file_of(START + DAY * 5, file.morning, ["bob"])
+            files.append(late)
+            deliver(platform, [late])
+            platform.run("ards", late.day)
+            platform.run("mrds", late.day)
+        platform.run("ards", file.day)
+        platform.run("mrds", file.day)
+        oracle = Oracle.of(label, files, platform)
+        assert learned(platform, file.morning) == oracle.labels(file.morning)
+    known = {row["event_day"]: row["label_known_on"] for row in rows(platform, "mrds")}
+    assert known[missing - DAY * 10] == missing + DAY * 3
+    assert known[missing - DAY * 11] == missing
+
+
+def test_no_label_is_given_before_its_days_are_over(platform: Platform) -> None:
+    """On a Saturday morning nobody knows yet that nothing comes on the weekend."""
+    content = contract(ANY)
+    content["delivery"] = {"weekdays": ["mon", "tue", "wed", "thu", "fri"]}
+    platform.product = parse_product(content, "shop.yaml")
+    thursday, friday, monday = (START + DAY * n for n in (3, 4, 7))
+    found = {}
+    for day in (thursday, friday, monday):
+        deliver(platform, [file_of(day, day + DAY, ["ann"])])
+        platform.run("ards", day)
+        platform.run("mrds", day)
+        found[day] = {
+            row["event_day"]: (row["label"], row["label_known_on"]) for row in rows(platform, "mrds")
+        }
+    assert found[friday] == {thursday: (None, None), friday: (None, None)}
+    tuesday = monday + DAY
+    assert found[monday] == {thursday: (1, tuesday), friday: (0, tuesday), monday: (None, None)}
+
+
+def test_days_of_another_label_population_or_column_of_it_are_not_like_those_of_now(
+    platform: Platform,
+) -> None:
+    """Also where nothing is aggregated that a model reads."""
+    features = {"visits_3": {"count": "visit", "days": 3}}
+    label = {"sum": "spend", "at_least": 1, "within_days": 2}
+
+    def alike(**changes: Any) -> tuple[bool, bool]:
+        """Whether the ARDS and the MRDS of the first contract are like those of a changed one."""
+        content = contract(label, features)
+        content["mrds"].pop("aggregate")
+        content["model"]["features"] = {"numeric": ["visits_3"]}
+        content["validation"] = {"minimum_rows": 1}
+        before = parse_product(content, "shop.yaml")
+        ContractVersions(platform.tables, before).remember()
+        for path, value in changes.items():
+            *sections, last = path.split("__")
+            place = content
+            for section in sections:
+                place = place[section]
+            place[last] = value
+        now = ContractVersions(platform.tables, parse_product(content, "shop.yaml"))
+        return (
+            before.hash_of("source") in now.ards_like_now(),
+            before.hash_of("source", "mrds") in now.mrds_like_now(["visits_3"]),
+        )
+
+    assert alike(description="changed") == (True, True)
+    assert alike(mrds__label={**label, "within_days": 3}) == (True, False)
+    assert alike(mrds__population={"active_within_days": 9}) == (True, False)
+    assert alike(mrds__features={"visits_3": {"count": "visit", "days": 4}}) == (True, False)
+    assert alike(source__columns__spend={"type": "double", "fill_null": 1.0}) == (False, False)
 
 
 def test_a_model_learns_from_labels_ahead_and_is_evaluated_by_them(platform: Platform) -> None:

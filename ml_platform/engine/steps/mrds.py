@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 from ml_platform.contract.assets import DAILY_AGGREGATES, MRDS_SERVED
 from ml_platform.contract.days import DayRange, in_a_sentence
 from ml_platform.contract.hashing import fingerprint_of
+from ml_platform.contract.product import Product
 from ml_platform.contract.trailing import days_reached
 from ml_platform.data_engineering import landing, mrds, unity_catalog
 from ml_platform.data_engineering.ards import ARDS
@@ -36,7 +38,7 @@ from ml_platform.engine.usable_days import (
 from ml_platform.engine.verdicts import Content, Verdict
 from ml_platform.mlops.quality import profiles
 from ml_platform.storage.contract_versions import ContractVersions
-from ml_platform.storage.ledger import HISTORY, DayRecord
+from ml_platform.storage.ledger import HISTORY, DayRecord, Ledger
 
 _DAY = timedelta(days=1)
 FEATURES_FINGERPRINT = "features_fingerprint"
@@ -83,12 +85,17 @@ class Mrds(Step):
 
     def after(self, days: Sequence[date]) -> Sequence[tuple[Step, Sequence[date]]]:
         """The earlier days whose label, which looks ahead, is known now that these have come."""
-        label = self.context.product.mrds.label
+        product = self.context.product
+        label = product.mrds.label
         if label is None or not days:
             return ()
-        first = min(days) - timedelta(days=label.within_days + label.patience_days)
         last = max(days) - timedelta(days=label.within_days)
-        others = [day for day in self.outdated() if first <= day <= last and day not in days]
+        made = self.context.ledger.latest(self.asset, details=False)
+        others = [
+            day
+            for day in self.outdated()
+            if day <= last and day not in days and _waits_for_label(product, made[day])
+        ]
         return [(self, others)] if others else ()
 
     def outdated(self) -> dict[date, str]:
@@ -110,18 +117,23 @@ class Mrds(Step):
             recorded[record.day] = max(record.order, recorded.get(record.day, record.order))
         ordered = sorted(recorded)
         orders = [recorded[day] for day in ordered]
+        newest = [*itertools.accumulate(reversed(orders), max)][::-1]
         asked = set()
         for day, record in made.items():
             # Only a day that something in its windows has been recorded after can be, or after itself.
             reached = days_reached(product.mrds.looks, day, product.start)
             # Days of another contract or version are for backfills.
             is_of_now = (record.contract, record.code_version) == (self.contract, self.code_version)
-            if reached is not None and is_of_now:
-                inside = orders[
-                    bisect_left(ordered, reached.first) : bisect_right(ordered, max(day, reached.last))
-                ]
-                if inside and max(inside) > record.order:
-                    asked.add(day)
+            if reached is None or not is_of_now:
+                continue
+            last = max(day, reached.last)
+            inside = orders[bisect_left(ordered, reached.first) : bisect_right(ordered, last)]
+            if inside and max(inside) > record.order:
+                asked.add(day)
+            # A label may be given for nothing but that a newer day has come.
+            later = bisect_left(ordered, last)
+            if _waits_for_label(product, record) and newest[later:] and newest[later] > record.order:
+                asked.add(day)
         if not asked:
             return {}
         known = ledger.latest(self.asset, asked)
@@ -201,21 +213,7 @@ class Mrds(Step):
             elif kept[day].failed:
                 lacking[day] = kept[day].reason  # one that is refused otherwise is left out
         known = window_days(product, reached, made, kept)
-        return windows_of(product, days, known, lacking, functools.cache(self._arrived))
-
-    def _arrived(self, since: date) -> date | None:
-        """The first morning, not before a date, on which the first rows of any day came."""
-        ledger = self.context.ledger
-        made = ledger.latest(ARDS, details=False).values()
-        found: date | None = None
-        for day in sorted(record.day for record in made if record.outcome in presence.WITH_ROWS):
-            if day + _DAY < since:
-                continue
-            if found is not None and day + _DAY >= found:
-                break
-            came = first_morning(ledger.latest(ARDS, {day})[day])
-            found = came if found is None else min(found, came)
-        return found
+        return windows_of(product, days, known, lacking, _Arrivals(ledger).since)
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         earlier: dict[date, _Earlier] = {day: inputs.found for day, inputs in work.items()}
@@ -335,6 +333,37 @@ class _Earlier:
     def of(cls, record: DayRecord) -> _Earlier:
         """That of a day that can be used now, or can't."""
         return cls(mornings_of(record), own_mornings(record), record.barred)
+
+
+class _Arrivals:
+    """On which mornings the first rows of days came."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._came: dict[date, date] = {}
+
+    @functools.cached_property
+    def _days(self) -> list[date]:
+        """The days with rows, ascending."""
+        made = self._ledger.latest(ARDS, details=False).values()
+        return sorted(record.day for record in made if record.outcome in presence.WITH_ROWS)
+
+    @functools.cache  # noqa: B019 - it lives as long as a plan is made
+    def since(self, morning: date) -> date | None:
+        """The first morning, not before one, on which rows of a day came that couldn't come earlier."""
+        found: date | None = None
+        for day in self._days[bisect_left(self._days, morning - _DAY) :]:
+            if found is not None and day + _DAY >= found:
+                break
+            if day not in self._came:
+                self._came[day] = first_morning(self._ledger.latest(ARDS, {day})[day])
+            found = min(self._came[day], found or date.max)
+        return found
+
+
+def _waits_for_label(product: Product, record: DayRecord) -> bool:
+    """Whether a day of the MRDS has rows, and no label of any, where labels look ahead."""
+    return bool(product.mrds.ahead) and bool(record.counts.get("rows")) and not record.counts.get("labelled")
 
 
 def _with_windows(inputs: Inputs, windows: Windows) -> Inputs:
