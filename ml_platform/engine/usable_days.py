@@ -309,11 +309,13 @@ def _given(
     due = product.due_days(inside)
     over = inside.last + timedelta(days=1)
     latest = over + timedelta(days=patience)
-    # Nobody knows that the window is over before something comes that is newer.
-    ended = arrived(over)
     came = {bound for other in due if other in known for bound, _ in known[other].intervals}
     mornings = {bound for bound in came if bound is not None and over <= bound <= latest}
-    for morning in sorted(mornings | ({ended} if ended is not None else set())):
+    # Nobody knows that the window is over before something newer comes; its days have to be there in time.
+    ended = arrived(over)
+    if ended is not None and (ended <= latest or _usable_on(due, known, latest) == len(due)):
+        mornings.add(ended)
+    for morning in sorted(mornings):
         if _usable_on(due, known, morning) == len(due):
             return morning
     given = arrived(latest)

@@ -326,6 +326,21 @@ def test_a_day_that_stays_missing_is_waited_for_and_then_done_without(
     assert known[missing - DAY * 11] == missing
 
 
+def test_a_day_that_comes_when_nobody_waits_for_it_any_more_gives_no_label(platform: Platform) -> None:
+    """Also where nothing newer has come that would have told that the time was over."""
+    label = {"any": "visit", "within_days": 4, "patience_days": 1}
+    platform.product = product(label)
+    chosen = [START + DAY * n for n in range(6)]
+    mornings = {day: day + DAY for day in chosen} | {chosen[5]: chosen[5] + DAY * 3}
+    files = [file_of(day, mornings[day], ["ann"]) for day in chosen]
+    deliver(platform, files)
+    platform.run("ards", chosen)
+    platform.run("mrds", chosen)
+    known = {row["event_day"]: row["label_known_on"] for row in rows(platform, "mrds")}
+    assert known == {chosen[0]: chosen[5], **dict.fromkeys(chosen[1:], None)}
+    assert learned(platform, LAST) == Oracle.of(label, files, platform).labels(LAST)
+
+
 def test_no_label_is_given_before_its_days_are_over(platform: Platform) -> None:
     """On a Saturday morning nobody knows yet that nothing comes on the weekend."""
     content = contract(ANY)
