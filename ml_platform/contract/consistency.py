@@ -73,10 +73,7 @@ def _check_columns(product: Product) -> None:
         of_features = product.mrds.columns if place in ("validation.not_null", "validation.ranges") else ()
         for name in names:
             if name not in columns and name not in of_features:
-                raise ValueError(
-                    f"{place}: the column {name!r} is not declared in source.columns; "
-                    f"declared are {listed(columns)}"
-                )
+                raise _undeclared(product, place, name)
     for name, rule in product.mrds.aggregate.items():
         if rule in AGGREGATIONS_OF_NUMBERS and columns[name].type not in NUMERIC_TYPES:
             raise ValueError(
@@ -90,6 +87,14 @@ def _check_columns(product: Product) -> None:
             f"mrds.aggregate: the label {product.source.label!r} needs a rule, "
             f"for instance {product.source.label}: last"
         )
+
+
+def _undeclared(product: Product, place: str, name: str) -> ValueError:
+    """The error of a place in the contract that names a column which there isn't."""
+    return ValueError(
+        f"{place}: the column {name!r} is not declared in source.columns; "
+        f"declared are {listed(product.columns)}"
+    )
 
 
 def _check_which_label(product: Product) -> None:
@@ -134,10 +139,7 @@ def _check_label_ahead(product: Product, taken: Mapping[str, str]) -> None:
         )
     place = f"mrds.label.{label.rule}"
     if label.column not in columns:
-        raise ValueError(
-            f"{place}: the column {label.column!r} is not declared in source.columns; declared are "
-            f"{listed(columns)}"
-        )
+        raise _undeclared(product, place, label.column)
     if label.column == product.source.event_day:
         raise ValueError(
             f"{place}: {label.column!r} is the event day; write a column that the rows have a value in"
@@ -184,10 +186,7 @@ def _check_trailing(product: Product) -> None:
         if feature.expression is not None:
             continue
         if feature.column not in columns:
-            raise ValueError(
-                f"{place}: the column {feature.column!r} is not declared in source.columns; "
-                f"declared are {listed(columns)}"
-            )
+            raise _undeclared(product, place, feature.column)
         if feature.column == product.source.label:
             raise ValueError(
                 f"{place}: {feature.column!r} is the label, which comes later than the rows of its day, so "

@@ -48,7 +48,6 @@ from ml_platform.contract.tasks import (
     Task,
     TaskName,
 )
-from ml_platform.contract.trailing import Feature
 
 
 class Product(Section):
@@ -368,27 +367,18 @@ class Product(Section):
             said = self.mrds.features[name].in_words
             return f"{said} ({'; '.join(meant)})" if meant else said
         if name in self.mrds.windowed:
-            feature = self.mrds.windowed[name]
-            return f"{feature.in_words}{self._derived_in_words(feature.column, *self._conditioned(feature))}"
+            return f"{self.mrds.windowed[name].in_words}{self._derived_in_words(name)}"
         if name in self.mrds.ahead and self.mrds.label is not None:
-            label = self.mrds.label
-            made = self._derived_in_words(label.column, *self._conditioned(label.feature))
-            return f"{label.in_words}{made}"
+            return f"{self.mrds.label.in_words}{self._derived_in_words(name)}"
         window = next((window for window in self.mrds.windows if window.column == name), None)
         if name in self.derived and name in self.mrds.aggregate:
             return f"{self.mrds.aggregate[name]}{self._derived_in_words(name)}"
         return self.mrds.aggregate.get(name) if window is None else f"usable days of {window.in_words}"
 
-    def _conditioned(self, feature: Feature) -> tuple[str, ...]:
-        """The columns that a feature's condition names."""
-        return self.conditions[feature.where].columns if feature.where is not None else ()
-
-    def _derived_in_words(self, *names: str) -> str:
-        """What those of some columns are that are derived, and those that they are made of; or nothing."""
-        made_of = self.made_of(names)
-        said = [
-            f"{name}: {self.source.derive[name].expression}" for name in self.source.derive if name in made_of
-        ]
+    def _derived_in_words(self, name: str) -> str:
+        """What the derived columns are that a column comes from; nothing if it comes from none."""
+        made_of = self.made_of([name])
+        said = [f"{of}: {derived.expression}" for of, derived in self.source.derive.items() if of in made_of]
         return f" ({'; '.join(said)})" if said else ""
 
     def hash_of(self, *sections: str) -> str:

@@ -23,7 +23,8 @@ from ml_platform.data_engineering.trailing_windows import MORNING
 Flags = NDArray[np.bool_]
 
 _EVER = 0
-_NEVER = date.max.toordinal() + 1
+#: As :func:`.row_states.ordinals_of` has it where there is no day.
+_NEVER = date.max.toordinal()
 
 
 def outputs(rows: pa.Table, mornings: Sequence[date], names: Sequence[str]) -> pa.Table:
@@ -35,14 +36,12 @@ def outputs(rows: pa.Table, mornings: Sequence[date], names: Sequence[str]) -> p
         names: the columns of the entity and the day.
     """
     of_rows = rows.select(names)
-    at: list[date | None] = [*mornings[:-1], None]
-    parts = [
-        of_rows.append_column(MORNING, pa.repeat(pa.scalar(morning, pa.date32()), len(rows)))
-        for morning in at[: len(mornings)]
-    ]
-    if not parts:
+    if not mornings:
         return of_rows.slice(0, 0).append_column(MORNING, pa.nulls(0, pa.date32()))
-    return pa.concat_tables(parts)
+    return pa.concat_tables(
+        of_rows.append_column(MORNING, pa.repeat(pa.scalar(morning, pa.date32()), len(rows)))
+        for morning in (*mornings[:-1], None)
+    )
 
 
 def labelled(product: Product, rows: pa.Table, mornings: Sequence[date], labels: Flags) -> pa.Table:
@@ -70,8 +69,8 @@ def labelled_states(product: Product, states: pa.Table, mornings: Sequence[date]
     begins = np.ones_like(by_morning)
     begins[1:] = by_morning[1:] != by_morning[:-1]
     start = ordinals_of(states[KNOWN_FROM])
-    end = np.where(states[KNOWN_TO].is_valid().to_numpy(), ordinals_of(states[KNOWN_TO]), _NEVER)
-    is_scored = states[IS_SCORED].to_numpy(zero_copy_only=False) if IS_SCORED in states.column_names else None
+    end = ordinals_of(states[KNOWN_TO])
+    is_scored = states[IS_SCORED].to_numpy(zero_copy_only=False)
     known_on = pa.array(mornings, pa.date32())
     bounds = [_EVER, *(morning.toordinal() for morning in mornings[1:]), _NEVER]
     until = np.full(len(states), _NEVER, dtype=np.int64)
@@ -87,8 +86,7 @@ def labelled_states(product: Product, states: pa.Table, mornings: Sequence[date]
             part = _with_label(product, part, by_morning[place, at], known_on.take(pa.array(first)))
             part = _replaced(part, KNOWN_FROM, _days(since[at]))
             part = _replaced(part, KNOWN_TO, _days(np.minimum(end, until)[at]))
-            if is_scored is not None:
-                part = _replaced(part, IS_SCORED, pa.array(is_scored[at] & (since == start)[at]))
+            part = _replaced(part, IS_SCORED, pa.array(is_scored[at] & (since == start)[at]))
             found.append(part)
         until = np.where(begins[place], bounds[place], until)
     return pa.concat_tables(found)

@@ -20,15 +20,13 @@ from numpy.typing import NDArray
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import aggregation, served_states
-from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO, numbered, ordinals_of
+from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO, numbered, ordinals_of, shared
 from ml_platform.data_engineering.row_versions import Morning
 from ml_platform.data_engineering.served_states import IS_SCORED
 from ml_platform.data_engineering.trailing_windows import MORNING, UsableDays
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-
-_NEVER = date.max.toordinal() + 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Population:
     def _states(self, known: _Numbered, day: date, states: pa.Table, mornings: Sequence[Morning]) -> pa.Table:
         times = served_states.usable_times(mornings, by_epoch=True)
         begun = ordinals_of(states[KNOWN_FROM])
-        ended = np.where(states[KNOWN_TO].is_valid().to_numpy(), ordinals_of(states[KNOWN_TO]), _NEVER)
+        ended = ordinals_of(states[KNOWN_TO])
         scored = sorted({time.scored for time in times})
         epoch = np.searchsorted([morning.toordinal() for morning in scored], begun, side="right") - 1
         stays = np.ones(len(states), dtype=bool)
@@ -154,22 +152,14 @@ class Population:
             return found
         at = morning.toordinal()
         found[:count] = ~self._has_states
-        ended = np.where(
-            self.versions[KNOWN_TO].is_valid().to_numpy(), ordinals_of(self.versions[KNOWN_TO]), _NEVER
-        )
-        found[count:] = (ordinals_of(self.versions[KNOWN_FROM]) <= at) & (at < ended)
+        begun, ended = (ordinals_of(self.versions[name]) for name in (KNOWN_FROM, KNOWN_TO))
+        found[count:] = (begun <= at) & (at < ended)
         return found
 
     @cached_property
     def _has_states(self) -> Flags:
         """Of each row of what is kept, whether it has had several states."""
-        names = [*self.product.entity_of_day, EVENT_DAY]
-        together = [
-            pa.chunked_array([*self.kept[name].chunks, *self.versions[name].chunks]) for name in names
-        ]
-        number = numbered(together, len(self.kept) + len(self.versions))
-        found: Flags = np.isin(number[: len(self.kept)], number[len(self.kept) :])
-        return found
+        return shared(self.kept, self.versions, [*self.product.entity_of_day, EVENT_DAY])
 
 
 @dataclass(frozen=True)

@@ -225,23 +225,17 @@ def measured_columns(product: Product) -> list[Column]:
     """
     learned = {name for name in product.model.features.all if product.mrds.aggregate.get(name) != "count"}
     keys = {*product.ards_key, *product.entity} - (learned - set(product.entity))
-    features = []
+    found: list[Column] = []
     for name, declared in product.columns.items():
         if name in keys or name == product.source.label:
             continue
         if declared.type in NUMERIC_TYPES:
-            features.append(Column(name, "numeric", "feature"))
+            found.append(Column(name, "numeric", "feature"))
         elif declared.type in ("string", "boolean"):
-            features.append(Column(name, "categorical", "feature"))
-    return [
-        *features,
-        *(
-            []
-            if product.source.label is None
-            else [Column(product.label, product.task.label_varies, "label")]
-        ),
-        _prediction(product),
-    ]
+            found.append(Column(name, "categorical", "feature"))
+    if product.source.label is not None:
+        found.append(Column(product.label, product.task.label_varies, "label"))
+    return [*found, _prediction(product)]
 
 
 def _prediction(product: Product) -> Column:

@@ -204,8 +204,7 @@ class Windows:
         """The other days in its windows of which something changed later than on their first morning."""
         if self.reached is None:
             return []
-        begin = bisect_left(self.changing, self.reached.first)
-        inside = self.changing[begin : bisect_right(self.changing, self.reached.last)]
+        inside = self.changing[_within(self.changing, self.reached)]
         return [self.known[other] for other in inside if other != day]
 
 
@@ -249,24 +248,23 @@ def windows_of(
     def total(inside: DayRange | None) -> int:
         if inside is None:
             return 0
-        return totals[bisect_right(ordered, inside.last)] - totals[bisect_left(ordered, inside.first)]
+        found = _within(ordered, inside)
+        return totals[found.stop] - totals[found.start]
 
     found = {}
     for day in days:
         label = label_mornings(product, day, known, lacking, arrived)
         ahead = total(days_reached(looks_ahead, day, start)) if label else 0
         reached = days_reached(windows, day, start)
-        if reached is None:
-            found[day] = Windows(known, changing, None, 0, label=label, ahead=ahead)
-            continue
-
-        def between(listed: Sequence[date], reached: DayRange = reached) -> slice:
-            return slice(bisect_left(listed, reached.first), bisect_right(listed, reached.last))
-
-        number = total(reached)
-        unmade = {other: lacking[other] for other in missing[between(missing)]}
-        found[day] = Windows(known, changing, reached, number, unmade, label, ahead)
+        inside = missing[_within(missing, reached)] if reached is not None else []
+        unmade = {other: lacking[other] for other in inside}
+        found[day] = Windows(known, changing, reached, total(reached), unmade, label, ahead)
     return found
+
+
+def _within(days: Sequence[date], inside: DayRange) -> slice[int, int, None]:
+    """The places of those of some days, ascending, that lie in a range."""
+    return slice(bisect_left(days, inside.first), bisect_right(days, inside.last))
 
 
 def label_mornings(

@@ -27,6 +27,7 @@ from ml_platform.engine.run_partitions import Done, Step, is_up_to_date
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.steps.daily_aggregates import DailyAggregates
 from ml_platform.engine.usable_days import (
+    Arrived,
     Windows,
     first_morning,
     own_mornings,
@@ -213,7 +214,7 @@ class Mrds(Step):
             elif kept[day].failed:
                 lacking[day] = kept[day].reason  # one that is refused otherwise is left out
         known = window_days(product, reached, made, kept)
-        return windows_of(product, days, known, lacking, _Arrivals(ledger).since)
+        return windows_of(product, days, known, lacking, _arrivals(ledger))
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         earlier: dict[date, _Earlier] = {day: inputs.found for day, inputs in work.items()}
@@ -335,30 +336,28 @@ class _Earlier:
         return cls(mornings_of(record), own_mornings(record), record.barred)
 
 
-class _Arrivals:
-    """On which mornings the first rows of days came."""
+def _arrivals(ledger: Ledger) -> Arrived:
+    """What says when the first rows of days came; it remembers what it has found for as long as it lives."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._came: dict[date, date] = {}
-
-    @functools.cached_property
-    def _days(self) -> list[date]:
-        """The days with rows, ascending."""
-        made = self._ledger.latest(ARDS, details=False).values()
+    @functools.cache
+    def with_rows() -> list[date]:
+        made = ledger.latest(ARDS, details=False).values()
         return sorted(record.day for record in made if record.outcome in presence.WITH_ROWS)
 
-    @functools.cache  # noqa: B019 - it lives as long as a plan is made
-    def since(self, morning: date) -> date | None:
-        """The first morning, not before one, on which rows of a day came that couldn't come earlier."""
+    @functools.cache
+    def came(day: date) -> date:
+        return first_morning(ledger.latest(ARDS, {day})[day])
+
+    @functools.cache
+    def since(morning: date) -> date | None:
         found: date | None = None
-        for day in self._days[bisect_left(self._days, morning - _DAY) :]:
+        for day in with_rows()[bisect_left(with_rows(), morning - _DAY) :]:
             if found is not None and day + _DAY >= found:
                 break
-            if day not in self._came:
-                self._came[day] = first_morning(self._ledger.latest(ARDS, {day})[day])
-            found = min(self._came[day], found or date.max)
+            found = min(came(day), found or date.max)
         return found
+
+    return since
 
 
 def _waits_for_label(product: Product, record: DayRecord) -> bool:
