@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,11 @@ def product(within: int) -> Product:
 # -- by plain Python -----------------------------------------------------------------------------------
 
 
-def scored_on(oracle: Oracle, day: date, morning: date, reach: int) -> date | None:
-    """The morning on which rows were scored that models learn from as of another; None if they do not."""
+def scored_on(oracle: Oracle, day: date, morning: date) -> date | None:
+    """The morning on which rows were scored that models learn from as of another; None if they do not.
+
+    The days since the last visit reach back to the first day of all, so that no repair is out of reach.
+    """
     if not oracle.could_be_used(day, morning):
         return None
     mornings = [START + DAY * n for n in range((morning - START).days + 1)]
@@ -63,7 +66,7 @@ def scored_on(oracle: Oracle, day: date, morning: date, reach: int) -> date | No
         file.morning
         for file in oracle.files
         if file.replaces
-        and timedelta(0) <= day - file.day < timedelta(reach)
+        and file.day <= day
         and (file.day == day or file.morning > first)
         and file.morning <= morning
         and file.day in oracle.usable
@@ -81,7 +84,7 @@ def wanted(oracle: Oracle, within: int, morning: date) -> dict[Key, tuple[int, i
     found: dict[Key, tuple[int, int | None]] = {}
     for day in {file.day for file in oracle.files}:
         given = oracle.given_on(day)
-        scored = scored_on(oracle, day, morning, max(within, 3))
+        scored = scored_on(oracle, day, morning)
         if given is None or given > morning or scored is None:
             continue
         ahead = [
