@@ -216,6 +216,9 @@ RUN: list[Step] = [
         "ml-platform sample customers --from 2022-01-01 --to 2022-02-28 --rows-per-day 2000",
         says="are in",
     ),
+    Step("ml-platform sample shop --from 2023-01-01 --to 2023-06-30", says="are in"),
+    Step("ml-platform backfill shop --from 2023-01-01 --to 2023-06-30", says="up to date"),
+    Step("ml-platform summary shop", says="model 1 as of 2023-06-01, promoted"),
     # One's own data, from a file that the test writes.
     Step("ml-platform init orders history.csv.gz --label returned", says="contracts/orders.yaml"),
     Step("ml-platform check contracts/orders.yaml", says="is valid"),

@@ -63,11 +63,16 @@ def sample(
     """
     from ml_platform.data_engineering import uploads
     from ml_platform.data_engineering.object_store import landing_of
-    from ml_platform.samples import GENERATED, SAMPLES
+    from ml_platform.samples import GENERATED, SAMPLES, contract_of_sample
 
     settings, product = product_named(name)
     if name not in SAMPLES:
         fail(f"there is no sample of {name!r}; samples exist of {', '.join(SAMPLES)}")
+    if (found := contract_of_sample(name)).source.columns.keys() != product.source.columns.keys():
+        fail(
+            f"the sample's files have the columns {', '.join(found.source.columns)}, and your contract "
+            f"{name} others: copy the sample's contract under the name, or leave the sample"
+        )
     if rows_per_day is not None and name not in GENERATED:
         fail(f"--rows-per-day is for generated samples ({', '.join(GENERATED)}); {name} is real data")
     days = days_between(first, last)

@@ -128,7 +128,7 @@ def _target(name: str, to: Path | None, settings: Settings, *, force: bool) -> P
     from pydantic import TypeAdapter, ValidationError
 
     from ml_platform.contract.fields import ProductName
-    from ml_platform.contract.loading import ContractError, contract_files, load_product
+    from ml_platform.contract.loading import ContractError, contract_files, is_sample, load_product
 
     try:
         TypeAdapter(ProductName).validate_python(name)
@@ -141,7 +141,7 @@ def _target(name: str, to: Path | None, settings: Settings, *, force: bool) -> P
     if path.exists() and not force:
         fail(f"{path} exists already; --force writes over it, and another PRODUCT or --to leaves it alone")
     for other in contract_files(settings.product_folders):
-        if other.resolve() == path.resolve():
+        if is_sample(other) or other.resolve() == path.resolve():
             continue
         try:
             taken = load_product(other, try_estimators=False).name == name

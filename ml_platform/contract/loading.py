@@ -130,10 +130,19 @@ def try_estimators(product: Product) -> None:
     parse_product(product.model_dump(by_alias=True, exclude_unset=True), product.name)
 
 
+#: Where the contracts of the package's samples lie.
+SAMPLE_CONTRACTS = Path(__file__).parents[1] / "products"
+
+
+def is_sample(path: Path) -> bool:
+    """Whether a contract is one of the package's samples."""
+    return path.parent == SAMPLE_CONTRACTS
+
+
 def contract_files(folders: Sequence[Path]) -> list[Path]:
-    """The contracts in ``folders``, by name."""
+    """The contracts in ``folders``, by name; the package's samples after all others."""
     found = [path for folder in folders for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern)]
-    return sorted(found, key=lambda path: path.name)
+    return sorted(found, key=lambda path: (is_sample(path), path.name))
 
 
 def load_products(folders: Sequence[Path]) -> tuple[dict[str, Product], dict[Path, ContractError]]:
@@ -141,16 +150,21 @@ def load_products(folders: Sequence[Path]) -> tuple[dict[str, Product], dict[Pat
 
     Estimators are looked at by name, as the graph of many products is drawn from this.
 
-    Two contracts with one name are both errors: which of them is meant can't be known.
+    Two contracts with one name are both errors: which of them is meant can't be known. But one of the
+    package's samples makes way for any other of its name, also for one that is not valid.
     """
     products: dict[str, Product] = {}
     origins: dict[str, list[Path]] = {}
     errors: dict[Path, ContractError] = {}
+    broken: set[str] = set()
     for path in contract_files(folders):
         try:
             product = load_product(path, try_estimators=False)
         except ContractError as error:
             errors[path] = error
+            broken |= _names_meant(path)
+            continue
+        if is_sample(path) and product.name in {*products, *broken}:
             continue
         origins.setdefault(product.name, []).append(path)
         products[product.name] = product
@@ -160,4 +174,14 @@ def load_products(folders: Sequence[Path]) -> tuple[dict[str, Product], dict[Pat
             for path in paths:
                 others = listed([str(other) for other in paths if other != path])
                 errors[path] = ContractError(f"{path}: name: {name!r} is also the name of {others}")
-    return products, errors
+    return dict(sorted(products.items())), errors
+
+
+def _names_meant(path: Path) -> set[str]:
+    """The product of a contract that is not valid: what it says, and what its file is called."""
+    try:
+        content = read_yaml(path)
+    except YamlError:
+        content = None
+    said = content.get("name") if isinstance(content, dict) else None
+    return {path.stem, str(said)}

@@ -133,7 +133,10 @@ def test_land_splits_a_history_into_deliveries(home: Path) -> None:
     ("arguments", "expected"),
     [
         (("history", "shoe"), "unknown product 'shoe'; there are customers, flights, shop"),
-        (("sample", "shop", "--from", "2024-01-01", "--to", "2024-01-02"), "there is no sample of 'shop'"),
+        (
+            ("sample", "shop", "--from", "2024-01-01", "--to", "2024-01-02"),
+            "the sample's files have the columns order, day, customer, channel, price, quantity",
+        ),
         (("backfill", "shop", "--from", "2024-01-02", "--to", "2024-01-01"), "lies before the first day"),
         (("backfill", "shop", "--from", "2023-01-02", "--to", "2024-01-01"), "goes beyond the days of shop"),
         (

@@ -95,9 +95,8 @@ def test_a_contract_that_is_there_is_not_written_over(folder: Path, monkeypatch:
     code, output = run("init", "orders", str(file), "--to", str(folder / "other.yaml"), "--force")
     assert code == 1
     assert f"there is a product orders already, in {contract}" in output
-    code, output = run("init", "flights", str(file))
-    assert code == 1
-    assert "there is a product flights already" in output
+    # One of the samples makes way.
+    assert run("init", "flights", str(file))[0] == 0
 
 
 def test_a_product_whose_estimator_cannot_learn_keeps_its_name(

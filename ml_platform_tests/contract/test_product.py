@@ -11,9 +11,14 @@ import pytest
 import yaml
 
 from ml_platform.contract.days import DayRange, add_months
-from ml_platform.contract.loading import ContractError, load_product, load_products, parse_product
+from ml_platform.contract.loading import (
+    SAMPLE_CONTRACTS,
+    ContractError,
+    load_product,
+    load_products,
+    parse_product,
+)
 from ml_platform.contract.product import Product
-from ml_platform.settings import Settings
 from ml_platform_tests.small_platform import SHOP, shop
 
 
@@ -162,11 +167,46 @@ def test_two_contracts_with_one_name_are_both_refused(tmp_path: Path) -> None:
 
 
 def test_the_shipped_contracts_are_valid() -> None:
-    products, errors = load_products(Settings().product_folders)
+    products, errors = load_products([SAMPLE_CONTRACTS])
     assert not errors
-    assert {"customers", "flights"} <= set(products)
+    assert list(products) == ["customers", "flights", "shop"]
     # A sample without an end would have every day until today missing, and the newest ones overdue.
-    assert all(products[name].end is not None for name in ("customers", "flights"))
+    assert all(product.end is not None for product in products.values())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_sample_makes_way_for_a_contract_of_its_name(tmp_path: Path, first: bool) -> None:
+    (tmp_path / "our_own.yaml").write_text(yaml.safe_dump(SHOP))
+    folders = [SAMPLE_CONTRACTS, tmp_path]
+    products, errors = load_products(folders if first else folders[::-1])
+    assert not errors
+    assert list(products) == ["customers", "flights", "shop"]
+    assert products["shop"] == shop()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("our_own.yaml", yaml.safe_dump({**SHOP, "start": "soon"})),
+        ("shop.yaml", "name: [\n"),
+        ("shop.yml", "just words"),
+    ],
+)
+def test_a_sample_makes_way_for_a_contract_of_its_name_that_is_not_valid(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    products, errors = load_products([SAMPLE_CONTRACTS, tmp_path])
+    assert [path.name for path in errors] == [name]
+    assert list(products) == ["customers", "flights"], "a sample must not be taken for the broken product"
+
+
+def test_two_contracts_of_a_sample_s_name_are_both_refused(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text(yaml.safe_dump(SHOP))
+    products, errors = load_products([SAMPLE_CONTRACTS, tmp_path])
+    assert sorted(path.name for path in errors) == ["a.yaml", "b.yaml"]
+    assert list(products) == ["customers", "flights"]
 
 
 def test_types_follow_the_aggregation() -> None:

@@ -33,6 +33,7 @@ from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.graph.stand_ins import Graph
 from ml_platform_tests.small_platform import SHOP, days, shop
 
+SAMPLES = ("customers", "flights", "shop")
 GROUPS = {
     "landing": "data_engineering",
     "ards": "data_engineering",
@@ -99,7 +100,7 @@ def contract(folder: Path, name: str, **changes: Any) -> Path:
 # -- loading -----------------------------------------------------------------------------------------
 
 
-def test_both_products_load_in_a_fresh_interpreter_without_a_warning_or_a_slow_import(tmp_path: Path) -> None:
+def test_all_samples_load_in_a_fresh_interpreter_without_a_warning_or_a_slow_import(tmp_path: Path) -> None:
     code = f"""
 import json, sys, warnings
 with warnings.catch_warnings(record=True) as caught:
@@ -119,7 +120,7 @@ print(json.dumps({{
     found = json.loads(done.stdout)
     assert found["slow"] == []
     assert found["warnings"] == []
-    expected = {(product, asset) for product in ("customers", "flights") for asset in GROUPS}
+    expected = {(product, asset) for product in SAMPLES for asset in GROUPS}
     assert {tuple(path) for path in found["assets"]} == expected
     assert list(tmp_path.iterdir()) == [], "loading the graph writes nothing"
 
@@ -127,7 +128,7 @@ print(json.dumps({{
 def test_every_asset_has_its_group_a_description_and_its_checks() -> None:
     products, errors = load_products([PACKAGE / "products"])
     assert errors == {}
-    assert set(products) == {"customers", "flights"}
+    assert set(products) == set(SAMPLES)
     definitions = build_definitions(Settings(home=Path("/nowhere")))
     dg.Definitions.validate_loadable(definitions)
     graph = definitions.resolve_asset_graph()
@@ -199,7 +200,7 @@ def test_an_asset_says_where_its_table_is(tables: str, named: str, uri: str | No
 def test_the_launchpad_knows_what_each_asset_can_be_asked() -> None:
     graph = build_definitions(Settings(home=Path("/nowhere"))).resolve_asset_graph()
     asked = {}
-    for name in ("customers", "flights"):
+    for name in SAMPLES:
         for asset in ("ards", "predictions", "model", "drift_report"):
             schema = graph.assets_def_for_key(dg.AssetKey([name, asset])).op.config_schema.as_field()
             fields = schema.config_type.fields
@@ -208,7 +209,7 @@ def test_the_launchpad_knows_what_each_asset_can_be_asked() -> None:
                 {key: (field.default_value, field.description) for key, field in fields.items()},
             )
     days = ("How days are done.", {"force": (False, None)})
-    for name in ("customers", "flights"):
+    for name in SAMPLES:
         assert asked[name, "ards"] == asked[name, "drift_report"] == days
         assert asked[name, "predictions"][1] == days[1] | {"rescore": (False, None)}
         assert asked[name, "model"][1].keys() == {"as_of", "force"}
@@ -239,15 +240,9 @@ def test_drawing_a_graph_leaves_the_search_for_garbage_as_it_was() -> None:
 def test_jobs_sensors_and_schedules_of_a_live_and_of_a_finished_product() -> None:
     repository = build_definitions(Settings(home=Path("/nowhere"))).get_repository_def()
     jobs = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
-    assert jobs == {
-        f"{name}_{job}"
-        for name in ("customers", "flights")
-        for job in ("daily", "model", "drift", "maintenance")
-    }
+    assert jobs == {f"{name}_{job}" for name in SAMPLES for job in ("daily", "model", "drift", "maintenance")}
     assert {sensor.name for sensor in repository.sensor_defs} - {"today_sensor"} == {
-        f"{name}_{sensor}_sensor"
-        for name in ("customers", "flights")
-        for sensor in ("landing", "retrain", "alert")
+        f"{name}_{sensor}_sensor" for name in SAMPLES for sensor in ("landing", "retrain", "alert")
     }
     # The samples are history: no month's model or drift will ever be due.
     assert repository.schedule_defs == []
@@ -303,7 +298,7 @@ print(*sorted({key.path[0] for key in graph.get_all_asset_keys()}))
     assets, checks, products = done.stdout.splitlines()
     assert assets.split() == sorted(GROUPS)
     assert checks.split() == sorted(name for _, name in CHECKS)
-    assert products.split() == ["bakery", "customers", "flights"]
+    assert products.split() == ["bakery", *SAMPLES]
 
 
 def test_a_broken_contract_leaves_the_others_and_its_location_says_what_is_wrong(tmp_path: Path) -> None:
