@@ -471,7 +471,11 @@ _ROWS: tuple[Asset, ...] = (
         name=DRIFT_REPORT,
         group="mlops",
         period="month",
-        reads=(Reads(ARDS, "month_and_the_one_before"), Reads(PREDICTIONS, "month_and_the_one_before")),
+        reads=(
+            Reads(ARDS, "month_and_the_one_before"),
+            Reads(MRDS, "month_and_the_one_before"),
+            Reads(PREDICTIONS, "month_and_the_one_before"),
+        ),
         describe=lambda product: (
             "How far the month's columns, labels and predictions lie from those of the month before, and "
             f"from the training data of the model that served it: {product.drift.method} of each column, "

@@ -41,6 +41,7 @@ def check(product: Product, *, are_tried: bool) -> None:
     _check_features(product)
     _check_learning(product, are_tried=are_tried)
     _check_validation(product)
+    _check_drift(product)
     _check_dates(product)
 
 
@@ -435,6 +436,20 @@ def _check_validation(product: Product) -> None:
                     f"validation.expectations.{position}: {name!r} is no column of the "
                     f"{added.on.upper()}; its columns are {listed(available)}"
                 )
+
+
+def _check_drift(product: Product) -> None:
+    """See that limits of single columns are of columns that there are.
+
+    Raises:
+        ValueError: one isn't; the message names it.
+    """
+    compared = {*product.columns, *product.mrds.columns, product.task.measured[1]}
+    for name in product.drift.thresholds:
+        if name not in compared:
+            raise ValueError(
+                f"drift.thresholds: there is no column {name!r}; accepted are {listed(sorted(compared))}"
+            )
 
 
 def _check_dates(product: Product) -> None:

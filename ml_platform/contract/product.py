@@ -295,7 +295,11 @@ class Product(Section):
     @cached_property
     def meanings(self) -> dict[str, str]:
         """What the contract says of its columns, by name; those it says nothing of are left out."""
-        return {name: declared.description for name, declared in self.columns.items() if declared.description}
+        said = {name: declared.description for name, declared in self.columns.items()}
+        said |= {name: feature.in_words for name, feature in self.mrds.features.items()}
+        if self.mrds.label is not None:
+            said[self.mrds.label.name] = self.mrds.label.in_words
+        return {name: meaning for name, meaning in said.items() if meaning}
 
     @cached_property
     def sensitive(self) -> frozenset[str]:

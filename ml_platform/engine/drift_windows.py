@@ -39,6 +39,8 @@ from ml_platform.mlops.drift.measures import Column, Comparison, Summary, Window
 
 #: What a sample is drawn by: a hash of the entity and this.
 _PURPOSE = "drift"
+#: The figures of no rows at all.
+_NOTHING = Summary(0, 0, None, None)
 _SUMMARIES = pa.schema(
     [
         ("column", pa.string()),
@@ -60,7 +62,7 @@ class DriftPlan:
         training: those that the serving model was trained on, if they are.
         left_out: days of the month that can't be used, in words.
         unlabelled: days whose labels don't count yet.
-        rows: the rows of these days, of the ARDS and of the predictions that can be used.
+        rows: the rows of these days, of the ARDS, and of the MRDS and the predictions that can be used.
     """
 
     month: date
@@ -125,7 +127,7 @@ class Windows:
         return self._windows[key]
 
     def _read_window(self, name: str, plan: DriftPlan, days: Sequence[date]) -> Window:
-        window = self._ards(name, plan, days)
+        window = self._delivered_and_made(name, plan, days)
         scored = [day for day in days if day in plan.rows[PREDICTIONS]]
         if not scored:
             return window
@@ -149,16 +151,41 @@ class Windows:
         rows = self._read(MRDS, plan.training, schema, names, share, held_out=held_out)
         kind = kind_of(product)
         scores = pd.Series(kind.measured(kind.predict(model.pipeline, rows)))
-        return _with_predictions(product, self._ards(name, plan, plan.training), scores)
+        return _with_predictions(product, self._delivered_and_made(name, plan, plan.training), scores)
 
-    def _ards(self, name: str, plan: DriftPlan, days: Sequence[date]) -> Window:
-        """The days' ARDS: exact counts and ranges of all rows, values of at most the contract's maximum."""
+    def _delivered_and_made(self, name: str, plan: DriftPlan, days: Sequence[date]) -> Window:
+        """The days' ARDS, and what the MRDS has beyond it."""
         product = self.context.product
-        columns = [compared for compared in measured_columns(product) if compared.role != "prediction"]
-        names, share = [compared.name for compared in columns], self._share(_size(plan, ARDS, days))
-        schema = subschema(rows_schema(product), [*names, *product.entity, EVENT_DAY])
+        window = self._columns(name, plan, ARDS, days, columns_of_ards(product), rows_schema(product))
+        made = columns_of_mrds(product)
+        if not made:
+            return window
+        usable = [day for day in days if plan.rows[MRDS].get(day)]
+        of_mrds = self._columns(name, plan, MRDS, usable, made, aggregation.schema(product))
+        return Window(name, {**window.sample, **of_mrds.sample}, {**window.summaries, **of_mrds.summaries})
+
+    def _columns(
+        self,
+        name: str,
+        plan: DriftPlan,
+        table: str,
+        days: Sequence[date],
+        columns: Sequence[Column],
+        given: pa.Schema,
+    ) -> Window:
+        """Columns of a table: exact counts and ranges of all rows, values of at most the contract's maximum.
+
+        Args:
+            given: the table's schema.
+        """
+        product = self.context.product
+        names, share = [compared.name for compared in columns], self._share(_size(plan, table, days))
+        if not days:
+            nothing = given.empty_table().select(names).to_pandas()
+            return Window(name, dict(nothing.items()), dict.fromkeys(names, _NOTHING))
+        schema = subschema(given, [*names, *product.entity, EVENT_DAY])
         known = _without_labels(product, sorted(plan.unlabelled.intersection(days)))
-        rows = day_rows(self.context.open_spark, self.context.tables, product.name, ARDS, days, schema)
+        rows = day_rows(self.context.open_spark, self.context.tables, product.name, table, days, schema)
         parts = rows.map(lambda piece: _summarized(known(piece), columns), _SUMMARIES)
         sample = rows.map(
             lambda piece: sampled(product, known(piece), _PURPOSE, share).select(names),
@@ -200,10 +227,10 @@ class Windows:
 
 
 def _without_labels(product: Product, days: Sequence[date]) -> Kernel:
-    """Rows of the ARDS, those of some days without their labels."""
+    """Rows of a table, those of some days without their labels."""
 
     def hide(rows: pa.Table) -> pa.Table:
-        if not days or product.source.label is None:
+        if not days or product.label not in rows.column_names:
             return rows
         label = rows[product.label]
         unknown = pc.is_in(rows[EVENT_DAY], pa.array(days, pa.date32()))
@@ -219,23 +246,45 @@ def _size(plan: DriftPlan, asset: str, days: Sequence[date]) -> int:
 
 
 def measured_columns(product: Product) -> list[Column]:
-    """What is compared: the ARDS's numbers and categories, the label, the predictions.
+    """What is compared: columns of the ARDS, those that only the MRDS has, labels, and predictions."""
+    return [*columns_of_ards(product), *columns_of_mrds(product), _prediction(product)]
+
+
+def columns_of_ards(product: Product) -> list[Column]:
+    """The ARDS's numbers and categories, and the label that is delivered.
 
     Columns of the key tell rows apart and are left out, unless the model learns from them.
     """
     learned = {name for name in product.model.features.all if product.mrds.aggregate.get(name) != "count"}
     keys = {*product.ards_key, *product.entity} - (learned - set(product.entity))
-    found: list[Column] = []
-    for name, declared in product.columns.items():
-        if name in keys or name == product.source.label:
-            continue
-        if declared.type in NUMERIC_TYPES:
-            found.append(Column(name, "numeric", "feature"))
-        elif declared.type in ("string", "boolean"):
-            found.append(Column(name, "categorical", "feature"))
+    types = {name: declared.type for name, declared in product.columns.items() if name not in keys}
+    types.pop(product.source.label or "", None)
+    found = _features(types)
     if product.source.label is not None:
         found.append(Column(product.label, product.task.label_varies, "label"))
-    return [*found, _prediction(product)]
+    return found
+
+
+def columns_of_mrds(product: Product) -> list[Column]:
+    """What the MRDS makes of many days or of other columns: features, and a label that looks ahead.
+
+    The columns that count the usable days of windows are left out, unless the model learns from them.
+    """
+    names = [name for name in product.mrds.trailing if name in product.model.features.all]
+    names = list(dict.fromkeys([*product.mrds.features, *names]))
+    found = _features({name: product.mrds_type(name) for name in names})
+    return [*found, *(Column(name, product.task.label_varies, "label") for name in product.mrds.ahead)]
+
+
+def _features(types: Mapping[str, str]) -> list[Column]:
+    """Of some columns those that can be compared."""
+    found: list[Column] = []
+    for name, type_ in types.items():
+        if type_ in NUMERIC_TYPES:
+            found.append(Column(name, "numeric", "feature"))
+        elif type_ in ("string", "boolean"):
+            found.append(Column(name, "categorical", "feature"))
+    return found
 
 
 def _prediction(product: Product) -> Column:
@@ -268,7 +317,7 @@ def _summaries(parts: pa.Table, columns: Sequence[Column]) -> dict[str, Summary]
         row["column"]: Summary(row["rows_sum"], row["nulls_sum"], row["minimum_min"], row["maximum_max"])
         for row in added.to_pylist()
     }
-    return {compared.name: found.get(compared.name, Summary(0, 0, None, None)) for compared in columns}
+    return {compared.name: found.get(compared.name, _NOTHING) for compared in columns}
 
 
 def _summary_of(values: pd.Series, compared: Column) -> Summary:

@@ -45,6 +45,7 @@ def broken(path: str, value: Any, *, delete: bool = False) -> str:
         ("source.delimeter", ";", ["source.delimeter", "unknown key", "delimiter"]),
         ("model.estimator.clas", "x", ["model.estimator.clas", "accepted are class, params"]),
         ("source.columns.pages.typ", "x", ["source.columns.pages.typ", "unknown key", "nullable"]),
+        ("drift", {"thresholds": {"spnd": 0.3}}, ["drift.thresholds: there is no column 'spnd'", "pages"]),
         ("mrds.entity", ["client"], ["mrds.entity", "'client' is not declared", "customer"]),
         ("source.key", ["id"], ["source", "key names the column 'id'", "declared are visit, day"]),
         ("mrds.aggregate.channel", "sum", ["mrds.aggregate.channel", "sum needs a number", "first, last"]),

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ml_platform.contract.loading import parse_product
 from ml_platform.data_engineering import buckets
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import D, Platform, days, shop, visits
+from ml_platform_tests.small_platform import D, Platform, days, shop, shop_contract, visits
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -205,3 +206,133 @@ def test_labels_that_come_early_are_no_drift_and_count_when_all_can_be_known(
     known = column(report(platform, "2024-02"), 0, "bought")
     assert known["verdict"] == "stable"
     assert known["score"] is not None
+
+
+# -- what the MRDS makes of many days ----------------------------------------------------------------
+
+FEBRUARY, MARCH = days("2024-02-01", "2024-02-29"), days("2024-03-01", "2024-03-31")
+OF_MANY_DAYS: dict[str, Any] = {
+    "spent_7": {"sum": "spend", "days": 7},
+    "newest": {"last": "channel", "days": 7},
+    "a_visit": {"expression": "spent_7 / visit"},
+}
+
+
+def visits_in(day: date) -> pd.DataFrame:
+    """Some customers on each day; in March each visits every day, and so spends more in a week."""
+    frame = visits(day, rows=80, customers=80).drop_duplicates("customer")
+    return frame if day in MARCH else frame[frame.index % 2 == 0]
+
+
+@pytest.fixture(scope="module")
+def of_many_days(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Platform:
+    content = shop_contract(drift={"minimum_rows": 50, "maximum_null_change": 0.5})
+    source, mrds = content["source"], content["mrds"]
+    for key in ("label", "label_delay_days"):
+        source.pop(key)
+    source["columns"].pop("bought")
+    mrds["aggregate"].pop("bought")
+    mrds |= {"features": OF_MANY_DAYS, "label": {"name": "back", "any": "visit", "within_days": 3}}
+    content["model"]["features"]["numeric"] = ["spend", "spent_7", "days_7"]
+    product = parse_product(content, "shop.yaml")
+    platform = Platform(settings_in(tmp_path_factory.mktemp("made")), spark, product)
+    for day in (*FEBRUARY, *MARCH):
+        frame = visits_in(day).drop(columns="bought")
+        platform.deliver(day, f"{day + timedelta(days=1)}_visits.csv", frame.to_csv(index=False))
+    for step in ("ards", "mrds"):
+        platform.run(step, [*FEBRUARY, *MARCH])
+    platform.run("drift_report", MONTHS[1:])
+    return platform
+
+
+def made_of(month: list[date]) -> pd.DataFrame:
+    """The features and the label of a month's customers and days, by pandas."""
+    everything = pd.concat([visits_in(day) for day in (*FEBRUARY, *MARCH)])
+    everything["day"] = pd.to_datetime(everything["day"]).dt.date
+    there = everything.groupby("customer")["day"].agg(set)
+    found = []
+    for day in month:
+        week = everything[(everything["day"] > day - timedelta(days=7)) & (everything["day"] <= day)]
+        own = week[week["day"] == day].set_index("customer")
+        ahead = [day + timedelta(days=number) for number in (1, 2, 3)]
+        back = [float(bool(there[name].intersection(ahead))) for name in own.index]
+        known = ahead[-1] <= MARCH[-1]
+        found.append(
+            pd.DataFrame(
+                {
+                    "spent_7": week.groupby("customer")["spend"].sum()[own.index],
+                    "newest": own["channel"].fillna("other"),
+                    "days_7": float(min(7, (day - FEBRUARY[0]).days + 1)),
+                    "back": back if known else np.nan,
+                },
+                index=own.index,
+            )
+        )
+    rows = pd.concat(found)
+    return rows.assign(a_visit=rows["spent_7"])  # one visit a day
+
+
+def psi(now: pd.Series, before: pd.Series) -> float:
+    """By its definition, over the bins that two samples of few values have: each value is one."""
+    p, q = (part.value_counts(normalize=True).reindex(sorted({*now, *before})) for part in (now, before))
+    p, q = p.fillna(0.0001), q.fillna(0.0001)
+    return float(((p - q) * np.log(p / q)).sum())
+
+
+def test_what_is_made_of_many_days_is_compared_and_so_is_a_label_ahead(of_many_days: Platform) -> None:
+    content = report(of_many_days, "2024-03")
+    (comparison,) = content["comparisons"]
+    found = {one["column"]: one for one in comparison["columns"]}
+    assert {"spent_7", "newest", "a_visit", "days_7", "back"} < set(found)
+    assert found["back"]["role"] == "label"
+    march, february = made_of(MARCH), made_of(FEBRUARY)
+    for name in ("spent_7", "a_visit", "days_7"):
+        now, before = march[name].dropna().astype(float), february[name].dropna().astype(float)
+        assert found[name]["range_now"] == f"{now.min():,.4g} to {now.max():,.4g}"
+        assert found[name]["range_before"] == f"{before.min():,.4g} to {before.max():,.4g}"
+        assert found[name]["nulls_now"] == 0.0, name
+    assert found["back"]["nulls_now"] == 0.0, "a label that isn't known yet is no missing one"
+    for name in ("newest", "back"):
+        now, before = (part[name].dropna() for part in (march, february))
+        assert found[name]["score"] == pytest.approx(psi(now, before), abs=1e-4), name
+    # Everybody comes every day, so more is spent in a week, and all come back.
+    drifted = {name for name, one in found.items() if one["verdict"] == "drifted"}
+    assert {"spent_7", "a_visit", "back"} <= drifted
+    assert found["spend"]["verdict"] == "stable", "what is spent on a day is as before"
+
+
+@pytest.mark.slow
+def test_what_is_made_of_many_days_is_the_same_read_by_spark(
+    of_many_days: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = report(of_many_days, "2024-03")
+    monkeypatch.setattr(buckets, "PROCESS_BYTES", 0)
+    opened = of_many_days.run("drift_report", MONTHS[1:], force=True)
+    assert {day.outcome for day in opened.days} == {"written"}
+    assert report(of_many_days, "2024-03") == known
+
+
+def test_labels_that_come_have_the_month_measured_again(of_many_days: Platform) -> None:
+    platform = of_many_days
+    assert all(day.up_to_date for day in platform.run("drift_report", MONTHS[1:]).days)
+    newest = MARCH[-1] + timedelta(days=1)
+    frame = visits(newest, rows=80, customers=80).drop(columns="bought")
+    platform.deliver(newest, f"{newest + timedelta(days=1)}_visits.csv", frame.to_csv(index=False))
+    for step in ("ards", "mrds"):
+        platform.run(step, newest)
+    february, march = platform.run("drift_report", MONTHS[1:]).days
+    assert (february.up_to_date, march.up_to_date) == (True, False)
+
+
+def test_a_month_without_rows_of_the_mrds_has_the_ards_compared(
+    tmp_path: Path, of_many_days: Platform
+) -> None:
+    platform = Platform(settings_in(tmp_path), of_many_days.spark, of_many_days.product)
+    for day in (*FEBRUARY[-4:], *MARCH[:4]):
+        frame = visits_in(day).drop(columns="bought")
+        platform.deliver(day, f"{day + timedelta(days=1)}_visits.csv", frame.to_csv(index=False))
+    platform.run("ards", [*FEBRUARY[-4:], *MARCH[:4]])
+    platform.run("drift_report", MONTHS[2])
+    content = report(platform, "2024-03")
+    assert column(content, 0, "pages")["score"] is not None
+    assert column(content, 0, "spent_7")["verdict"] == "no values"

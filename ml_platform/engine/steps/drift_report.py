@@ -1,9 +1,9 @@
-"""The monthly drift report: the month's ARDS and predictions against earlier windows.
+"""The monthly drift report: the month's ARDS, MRDS and predictions against earlier windows.
 
-Compared are the ARDS's columns that are neither keys nor dates, the label of the days whose labels can be
-known, and the predicted probability. The references are the month before, and the days that the model
-serving at the month's end was trained on; of these the probability is what that model gives the entities
-held out from it.
+Compared are the ARDS's columns that are neither keys nor dates, what the MRDS makes of many days or of
+other columns, the label of the days whose labels can be known, and the predicted probability. The references
+are the month before, and the days that the model serving at the month's end was trained on; of these the
+probability is what that model gives the entities held out from it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from ml_platform.contract.assets import ARDS, DRIFT_REPORT, NO_DRIFT, PREDICTIONS
+from ml_platform.contract.assets import ARDS, DRIFT_REPORT, MRDS, NO_DRIFT, PREDICTIONS
 from ml_platform.contract.days import add_months, counted, days_between, days_of_month, last_day_of
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.engine import presence
 from ml_platform.engine.context import left_out
 from ml_platform.engine.deciding import load_all
-from ml_platform.engine.drift_windows import DriftPlan, Windows
+from ml_platform.engine.drift_windows import DriftPlan, Windows, columns_of_mrds
 from ml_platform.engine.report_targets import report_links, report_store
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Check, Inputs, Written
@@ -31,6 +31,7 @@ from ml_platform.machine_learning.promotion import serving
 from ml_platform.mlops.drift import drift_report
 from ml_platform.mlops.drift.drift_report import MonthDrift
 from ml_platform.mlops.links import Around, Links
+from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import DayRecord
 
 
@@ -51,6 +52,7 @@ class DriftReport(Step):
     def plan(self, days: Sequence[date], lost: Collection[date] = ()) -> dict[date, Inputs]:
         decisions = presence.require_decisions(self.context)
         known = {asset: self.context.ledger.latest(asset, details=False) for asset in (ARDS, PREDICTIONS)}
+        known |= self._made()
         models = ModelHistory(self.context.tables, self.context.product).by_fingerprint()
         unlabelled = self._days_without_labels(known[ARDS])
         found = {}
@@ -63,7 +65,7 @@ class DriftReport(Step):
             plan = self._plan(month, model, known, unlabelled)
             content = [
                 [asset, str(day), record.outcome, record.fingerprint]
-                for asset in (ARDS, PREDICTIONS)
+                for asset in known
                 for day in (*days_of_month(month), *plan.before, *plan.training)
                 if (record := known[asset].get(day)) is not None
             ]
@@ -105,13 +107,30 @@ class DriftReport(Step):
             unlabelled=unlabelled.intersection(compared),
             rows={
                 ARDS: {day: ards[day].counts.get("rows", 0) for day in compared},
-                PREDICTIONS: {
-                    day: record.counts.get("rows", 0)
-                    for day in compared
-                    if (record := known[PREDICTIONS].get(day)) is not None and record.usable
+                **{
+                    asset: {
+                        day: record.counts.get("rows", 0)
+                        for day in compared
+                        if (record := records.get(day)) is not None and record.usable
+                    }
+                    for asset, records in known.items()
+                    if asset != ARDS
                 },
             },
         )
+
+    def _made(self) -> dict[str, dict[date, DayRecord]]:
+        """What is known of the days of the MRDS, if columns of it are compared that the ARDS hasn't.
+
+        Those that an earlier contract made otherwise are left out.
+        """
+        context = self.context
+        names = [column.name for column in columns_of_mrds(context.product)]
+        if not names:
+            return {}
+        contracts = ContractVersions(context.tables, context.product).mrds_like_now(names)
+        records = context.ledger.latest(MRDS, details=False)
+        return {MRDS: {day: record for day, record in records.items() if record.contract in contracts}}
 
     def _days_without_labels(self, ards: Mapping[date, DayRecord]) -> frozenset[date]:
         """The days whose labels can't be known yet, by the newest day that is there, and haven't come.
