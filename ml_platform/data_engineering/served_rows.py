@@ -18,7 +18,7 @@ from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering.day_rows import DayRows, Kernel, day_rows
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO, valid_on
-from ml_platform.data_engineering.served_states import served_schema
+from ml_platform.data_engineering.served_states import IS_SCORED, served_schema
 from ml_platform.storage.tables import Tables, column
 
 
@@ -61,6 +61,65 @@ def learned(
     kept = [*schema, *(served_schema(product).field(name) for name in (KNOWN_FROM, KNOWN_TO))]
     as_served = day_rows(session, tables, product.name, MRDS_SERVED, sorted(corrected), pa.schema(kept))
     return _Together(as_they_are, _AsOf(as_served, as_of, schema))
+
+
+def with_states(product: Product, schema: pa.Schema) -> pa.Schema:
+    """Columns of the MRDS with those that say between which mornings a state of a row stood."""
+    fields = [served_schema(product).field(name) for name in (KNOWN_FROM, KNOWN_TO, IS_SCORED)]
+    return pa.schema([*schema, *fields])
+
+
+def as_states(product: Product, rows: pa.Table) -> pa.Table:
+    """Rows of either table as states; those of the MRDS have always stood."""
+    if KNOWN_FROM in rows.column_names:
+        return rows
+    for name, value in {KNOWN_FROM: None, KNOWN_TO: None, IS_SCORED: True}.items():
+        field = served_schema(product).field(name)
+        rows = rows.append_column(field, pa.repeat(pa.scalar(value, field.type), len(rows)))
+    return rows
+
+
+def states(
+    session: Callable[[], SparkSession],
+    product: Product,
+    tables: Tables,
+    days: Sequence[date],
+    schema: pa.Schema,
+) -> DayRows:
+    """The rows of some days as they were served, with all states that corrections have made of them.
+
+    Args:
+        session: gives the Spark session if one is needed.
+        schema: of the columns to read; those of :func:`with_states` come beside them.
+    """
+    corrected = corrected_days(session, product, tables, days)
+    same = [day for day in days if day not in corrected]
+    as_they_are = _AsStates(day_rows(session, tables, product.name, MRDS, same, schema), product)
+    if not corrected:
+        return as_they_are
+    kept = with_states(product, schema)
+    as_served = day_rows(session, tables, product.name, MRDS_SERVED, sorted(corrected), kept)
+    return _Together(as_they_are, as_served)
+
+
+@dataclass(frozen=True)
+class _AsStates:
+    """Rows of the MRDS, each as the one state it has ever had."""
+
+    rows: DayRows
+    product: Product
+
+    @property
+    def count(self) -> int | None:
+        return self.rows.count
+
+    def map(self, kernel: Kernel, schema: pa.Schema) -> pa.Table:
+        product = self.product
+
+        def of_states(rows: pa.Table) -> pa.Table:
+            return kernel(as_states(product, rows))
+
+        return self.rows.map(of_states, schema)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ from ml_platform.storage.fingerprints import EMPTY
 from ml_platform.storage.ledger import HISTORY, DayRecord
 from ml_platform.storage.rejections import REJECTED, Rejection
 
+Given = bool | date
+"""A verdict on a content: whether its day could be used, or since when a person has accepted it."""
+
 
 @dataclass(frozen=True)
 class Corrected:
@@ -85,7 +88,7 @@ class Corrected:
 def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date, dict[str, Any]]:
     """What the ledger keeps of corrected days, as plain data; of the last morning the outcome says more."""
     known = context.ledger.latest(ARDS, set(days))
-    given = {day: _given(known.get(day)) for day in days}
+    given: dict[date, dict[str, Given]] = {day: _given(known.get(day)) for day in days}
     longest = max((len(day.history.earlier) for day in days.values()), default=0)
     for place in range(longest):
         contents: dict[date, Content] = {}
@@ -97,10 +100,10 @@ def histories(context: StepContext, days: Mapping[date, Corrected]) -> dict[date
             if not corrected.could_be_read(place):
                 given[day][judged] = False
             elif judged not in given[day]:
-                if (is_usable := _verdict_of(known.get(day), content, context.product)) is None:
+                if (verdict := _verdict_of(known.get(day), content, context.product)) is None:
                     contents[day] = content
                 else:
-                    given[day][judged] = is_usable
+                    given[day][judged] = verdict
         mornings = {day: days[day].history.mornings[place].day for day in contents}
         for day, is_usable in _judged(context, contents, mornings).items():
             given[day][days[day].judged[place]] = is_usable
@@ -164,42 +167,42 @@ def mornings_of(record: DayRecord) -> list[Morning] | None:
     return mornings if any(morning.is_usable for morning in mornings) else None
 
 
-def _plain(corrected: Corrected, given: Mapping[str, bool]) -> dict[str, Any]:
+def _plain(corrected: Corrected, given: Mapping[str, Given]) -> dict[str, Any]:
     history = corrected.history
     judged: list[str | None] = [*corrected.judged, None]
-    return {
-        "versions": history.versions,
-        "fingerprint": history.fingerprint,
-        "mornings": [
-            [
-                morning.day.isoformat(),
-                morning.replaces,
-                content is None or given[content],
-                content,
-            ]
-            for morning, content in zip(history.mornings, judged, strict=True)
-        ],
-    }
+    ends = [morning.day for morning in history.mornings[1:]]
+    mornings: list[list[Any]] = []
+    for morning, content, end in zip(history.mornings, judged, [*ends, date.max], strict=True):
+        verdict: Given = True if content is None else given[content]
+        since = verdict if isinstance(verdict, date) else morning.day if verdict else date.max
+        mornings.append([morning.day.isoformat(), morning.replaces, since <= morning.day, content])
+        if morning.day < since < end:
+            mornings.append([since.isoformat(), False, True, content])
+    return {"versions": history.versions, "fingerprint": history.fingerprint, "mornings": mornings}
 
 
-def _given(record: DayRecord | None) -> dict[str, bool]:
+def _given(record: DayRecord | None) -> dict[str, Given]:
     """The verdicts that a day's earlier contents have been given, by :attr:`Corrected.judged`."""
-    if record is None:
-        return {}
-    return {
-        content: is_usable
-        for _, _, is_usable, content in record.details.get(HISTORY, {}).get("mornings", ())
-        if content is not None
-    }
+    found: dict[str, Given] = {}
+    mornings = record.details.get(HISTORY, {}).get("mornings", ()) if record is not None else ()
+    for morning, _, is_usable, content in mornings:
+        if content is None:
+            continue
+        accepted = is_usable and found.get(content) is False
+        found[content] = date.fromisoformat(morning) if accepted else is_usable
+    return found
 
 
-def _verdict_of(record: DayRecord | None, content: Content, product: Product) -> bool | None:
+def _verdict_of(record: DayRecord | None, content: Content, product: Product) -> Given | None:
     """The verdict that a day was given last, if it had the same rows then, whatever their labels."""
     if record is None or record.outcome not in ("written", "empty", "blocked"):
         return None
+    if not has_same_rows(product, record, content):
+        return None
+    if record.usable and record.barred_to is not None:
+        return record.barred_to
     # What a person has rejected since could be used until then.
-    is_usable = record.usable or REJECTED in record.details
-    return is_usable if has_same_rows(product, record, content) else None
+    return record.usable or REJECTED in record.details
 
 
 def _judged(

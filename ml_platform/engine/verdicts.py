@@ -31,6 +31,10 @@ from ml_platform.storage.rejections import REJECTED, Rejection, Rejections
 WITHOUT_USABLE_ROWS = "the delivery has no usable rows"
 
 
+#: In the metadata of a day: how many of its quarantined records are rows, if others are labels without a row.
+QUARANTINED_ROWS = "quarantined_rows"
+
+
 @dataclass(frozen=True)
 class Content:
     """What a day holds, before its verdict."""
@@ -46,6 +50,12 @@ class Content:
     @property
     def rows(self) -> int:
         return self.counts["rows"]
+
+    @property
+    def unusable_rows(self) -> int | None:
+        """How many records are none of the rows; labels without a row, which come later, are others."""
+        found: int | None = self.metadata.get(QUARANTINED_ROWS, self.counts.get("quarantined"))
+        return found
 
     @classmethod
     def of(cls, record: DayRecord) -> Content:
@@ -329,8 +339,9 @@ def quality_check(quality: Quality, accepted: tuple[str, str] | None = None) -> 
 
 def has_same_rows(product: Product, record: DayRecord, content: Content) -> bool:
     """Whether a day had the rows that it has, by all that is counted of them; labels may have come since."""
-    is_same = rows_hash(product, Content.of(record)) == rows_hash(product, content)
-    return is_same and record.counts.get("quarantined") == content.counts.get("quarantined")
+    before = Content.of(record)
+    is_same = rows_hash(product, before) == rows_hash(product, content)
+    return is_same and before.unusable_rows == content.unusable_rows
 
 
 def rows_hash(product: Product, content: Content) -> str:

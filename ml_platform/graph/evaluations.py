@@ -11,6 +11,7 @@ from datetime import date
 
 from ml_platform.contract.product import Product
 from ml_platform.contract.windows import days_evaluated
+from ml_platform.engine.evaluated_days import EvaluatedDays
 from ml_platform.graph import deliveries, ledger_views
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.model_history import ModelHistory
@@ -38,16 +39,12 @@ def _outdated(product: Product, settings: Settings, ledger: Ledger) -> list[date
     if not evaluated:
         return []
     inside = {day for evaluation_day in evaluated for day in days_evaluated(product, evaluation_day)}
-    predictions, labels = (ledger.latest(asset, inside, details=False) for asset in ("predictions", "mrds"))
+    there = EvaluatedDays.of(ledger, inside)
     decisions = ModelHistory(Tables.of(settings), product).decisions()
     found = []
     for day, record in evaluated.items():
         if record.outcome in WITHOUT_ROWS:
             continue
-        champion = serving(decisions, day)
-        now = performance.evaluated(
-            product, day, predictions, labels, champion.fingerprint if champion else None
-        )
-        if now.inputs != record.inputs:
+        if there.evaluated(product, day, serving(decisions, day)).inputs != record.inputs:
             found.append(day)
     return found

@@ -2,12 +2,13 @@
 
 ``model_performance[d]`` looks at the ``window_days`` event days that end with the last one whose labels can
 be known on the morning after *d*. Rows without a label by then are never negatives; they
-are left out and counted.
+are left out and counted. All is as it was known on that morning: what was corrected later counts as it stood
+then, and who was scored later doesn't count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any, Literal
@@ -17,16 +18,18 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from pydantic import TypeAdapter
-from pyspark.sql import GroupedData, SparkSession
+from pyspark.sql import DataFrame, GroupedData, SparkSession
 from pyspark.sql import functions as F
 
-from ml_platform.contract.days import DayRange
+from ml_platform.contract.assets import MRDS_SERVED
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.contract.windows import days_evaluated
-from ml_platform.data_engineering import aggregation, buckets
+from ml_platform.data_engineering import aggregation, buckets, served_rows
 from ml_platform.data_engineering.day_rows import RowsInFolder, mapped, subschema
 from ml_platform.data_engineering.mrds import MRDS
+from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
+from ml_platform.data_engineering.served_states import IS_SCORED
 from ml_platform.machine_learning import predicted_rows
 from ml_platform.machine_learning.kind import Predictions
 from ml_platform.machine_learning.kinds import kind_of
@@ -35,6 +38,7 @@ from ml_platform.machine_learning.retraining import JudgedOn
 from ml_platform.machine_learning.training_data import (
     SAMPLE_STEPS,
     clusters,
+    sample_steps,
     sampled,
     share_of,
 )
@@ -46,7 +50,11 @@ _DAYS_A_TASK = 16
 _DECIMALS = 9
 _BLOCK = "_block"
 _SCORED_BY = ("model_as_of", "model_fingerprint")
+#: What tells predictions apart, and the step of the sample from which on an entity counts.
+_NUMBER, _STEP = "_number", "_step"
 
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 Verdict = Literal["passed", "failed", "insufficient"]
 Champions = Mapping[date, "Champion | None"]
 
@@ -108,29 +116,29 @@ def evaluate(
     session: Session,
     product: Product,
     tables: Tables,
-    days: Sequence[date],
-    scored: Mapping[date, int],
+    scored: Mapping[date, Mapping[date, int]],
     champions: Champions,
 ) -> dict[date, Evaluation]:
-    """Evaluate each of ``days``.
+    """Evaluate some days.
 
     Where the tables lie in a folder tasks read their days' windows themselves, or this process does if there
     is little to read; otherwise Spark brings them to the tasks. What is computed of them is the same.
 
     Args:
-        scored: the event days that may be counted, with their numbers of predictions.
-        champions: for each of ``days`` the model that serves it.
+        scored: for each of the days the event days of its window that count, with their numbers of
+            predictions.
+        champions: for each of the days the model that serves it.
     """
-    empty = {day: _empty(product, day, champions.get(day)) for day in days}
-    windows = {day: days_evaluated(product, day) for day in days}
-    needed = sorted(day for day in scored if any(day in window for window in windows.values()))
-    if not needed:
+    empty = {day: _empty(product, day, champions.get(day)) for day in scored}
+    sizes = {event_day: rows for counted in scored.values() for event_day, rows in counted.items()}
+    if not sizes:
         return empty
-    largest = max(sum(n for day, n in scored.items() if day in window) for window in windows.values())
-    blocks = _Blocks(product, windows, dict(champions), share_of(product.evaluation.maximum_rows, largest))
-    by_block = _in_files(session, tables, blocks, needed)
+    maximum = product.evaluation.maximum_rows
+    shares = {day: share_of(maximum, sum(counted.values())) for day, counted in scored.items()}
+    blocks = _Blocks(product, {day: frozenset(counted) for day, counted in scored.items()}, champions, shares)
+    by_block = _in_files(session, tables, blocks, sizes)
     if by_block is None:
-        by_block = _by_spark(session(), tables, blocks, needed)
+        by_block = _by_spark(session(), tables, blocks, sizes)
     return empty | by_block
 
 
@@ -139,13 +147,14 @@ class _Blocks:
     """What is computed of the windows of days that follow one another. It travels to the tasks.
 
     Args:
-        share: the millionths of the entities that are counted.
+        counted: the event days that count for each day.
+        shares: the millionths of the entities that are counted for each.
     """
 
     product: Product
-    windows: Mapping[date, DayRange]
+    counted: Mapping[date, Collection[date]]
     champions: Champions
-    share: int
+    shares: Mapping[date, int]
 
     @property
     def predictions(self) -> pa.Schema:
@@ -161,27 +170,44 @@ class _Blocks:
         names = [*self.product.identity, self.product.label, LABEL_KNOWN_ON]
         return subschema(aggregation.schema(self.product), names)
 
+    @property
+    def states(self) -> pa.Schema:
+        """The columns that are read of the states of corrected days, and that all labels have in the end."""
+        return served_rows.with_states(self.product, self.labels)
+
     def bounds(self, block: Sequence[date]) -> tuple[date, date]:
         """The first and the last day that the windows of some days in order reach."""
-        return self.windows[block[0]].first, self.windows[block[-1]].last
+        windows = [days_evaluated(self.product, day) for day in (block[0], block[-1])]
+        return windows[0].first, windows[1].last
+
+    @property
+    def share(self) -> int:
+        """The millionths of the entities that are read."""
+        return max(self.shares.values())
 
     def thinned(self, rows: pa.Table) -> pa.Table:
         """Some rows of either table, of the entities that are counted."""
         return sampled(self.product, rows, "sample", self.share)
 
     def evaluate(self, block: Sequence[date], predictions: pa.Table, labels: pa.Table) -> list[Evaluation]:
-        """The evaluations of some days, of the rows that their windows reach; none without predictions."""
+        """The evaluations of some days, of the rows that their windows reach; none without predictions.
+
+        Args:
+            labels: in the columns of :attr:`states`.
+        """
         if not len(predictions):
             return []
         labels = labels.rename_columns({self.product.label: "_label"})
+        predictions = predictions.append_column(_NUMBER, pa.array(np.arange(len(predictions))))
         rows = predictions.join(labels, self.product.identity, join_type="left outer")
         rows = rows.append_column("_cluster", pa.array(clusters(self.product, rows)))
-        is_sample = self.share < SAMPLE_STEPS
-        return _evaluate_days(self.product, rows.to_pandas(), block, self.champions, is_sample)
+        if min(self.shares[day] for day in block) < SAMPLE_STEPS:
+            rows = rows.append_column(_STEP, pa.array(sample_steps(self.product, rows, "sample")))
+        return _evaluate_days(self, rows.to_pandas(), block)
 
 
 def _in_files(
-    session: Session, tables: Tables, blocks: _Blocks, needed: Sequence[date]
+    session: Session, tables: Tables, blocks: _Blocks, sizes: Mapping[date, int]
 ) -> dict[date, Evaluation] | None:
     """Evaluate what tasks read of files; None where they can't."""
     product = blocks.product
@@ -189,55 +215,72 @@ def _in_files(
     if predictions is None or labels is None:
         return None
     versions = [tables.version(product.name, table) for table in (PREDICTIONS, MRDS)]
+    corrected = served_rows.corrected_days(session, product, tables, sizes)
+    states = tables.day_files(product.name, MRDS_SERVED) if corrected else None
+    of_states = tables.version(product.name, MRDS_SERVED) if corrected else -1
 
     def evaluate_block(block: Sequence[date]) -> Iterator[tuple[date, Evaluation]]:
         first, last = blocks.bounds(block)
-        inside = [day for day in needed if first <= day <= last]
+        inside = [day for day in sizes if first <= day <= last]
         scored_rows = RowsInFolder(predictions, versions[0], inside, blocks.predictions)
-        labelled = RowsInFolder(labels, versions[1], inside, blocks.labels)
-        read = [rows.map(blocks.thinned, rows.schema) for rows in (scored_rows, labelled)]
-        for evaluated in blocks.evaluate(block, *read):
+        as_they_are = [day for day in inside if day not in corrected]
+        labelled = [RowsInFolder(labels, versions[1], as_they_are, blocks.labels)]
+        if states is not None:
+            as_served = [day for day in inside if day in corrected]
+            labelled.append(RowsInFolder(states, of_states, as_served, blocks.states))
+        read = [rows.map(blocks.thinned, rows.schema) for rows in (scored_rows, *labelled)]
+        known = pa.concat_tables([served_rows.as_states(product, part) for part in read[1:]])
+        for evaluated in blocks.evaluate(block, read[0], known):
             yield evaluated.event_day, evaluated
 
-    rows = sum(predictions.sizes(versions[0])[day] for day in needed)
+    rows = sum(predictions.sizes(versions[0])[day] for day in sizes)
     # Joined and sorted in pandas a row takes nine times what it takes in a column.
     size = buckets.csv_bytes(rows, len(blocks.predictions))
-    here = len(blocks.windows) <= buckets.DAYS_HERE and size <= buckets.HELD_BYTES
-    days = sorted(blocks.windows)
+    here = len(blocks.counted) <= buckets.DAYS_HERE and size <= buckets.HELD_BYTES
+    days = sorted(blocks.counted)
     return in_tasks(session, days, evaluate_block, Evaluation, here=here, days_a_task=_DAYS_A_TASK)
 
 
 def _by_spark(
-    spark: SparkSession, tables: Tables, blocks: _Blocks, needed: Sequence[date]
+    spark: SparkSession, tables: Tables, blocks: _Blocks, sizes: Mapping[date, int]
 ) -> dict[date, Evaluation]:
     """Evaluate what Spark brings to the tasks."""
-    batches = _batches(sorted(blocks.windows), _DAYS_A_TASK)
+    product = blocks.product
+    batches = _batches(sorted(blocks.counted), _DAYS_A_TASK)
     bounds = [(number, *blocks.bounds(block)) for number, block in enumerate(batches)]
+    corrected = served_rows.corrected_days(lambda: spark, product, tables, sizes)
 
-    def by_block(table: str, schema: pa.Schema) -> GroupedData:
-        rows = tables.read_days(spark, blocks.product.name, table, needed)
+    def read(table: str, days: Collection[date], schema: pa.Schema) -> DataFrame:
+        rows = tables.read_days(spark, product.name, table, days)
         rows = rows.select(*[column(name) for name in schema.names])
         if blocks.share < SAMPLE_STEPS:
             rows = mapped(rows, blocks.thinned, schema, schema)
+        return rows
+
+    def by_block(rows: DataFrame) -> GroupedData:
         reached = rows[EVENT_DAY].between(F.col("_first"), F.col("_last"))
         # Of one frame that is joined twice Spark would not know the columns apart.
         reaching = spark.createDataFrame(bounds, f"{_BLOCK} int, _first date, _last date")
         return rows.join(F.broadcast(reaching), reached).drop("_first", "_last").groupBy(_BLOCK)
 
-    predictions, labels = blocks.predictions, blocks.labels
+    predictions, states = blocks.predictions, blocks.states
+    as_they_are = read(MRDS, [day for day in sizes if day not in corrected], blocks.labels)
+    labelled = mapped(as_they_are, lambda rows: served_rows.as_states(product, rows), blocks.labels, states)
+    if corrected:
+        labelled = labelled.unionByName(read(MRDS_SERVED, corrected, states))
 
     def evaluate_block(scored_rows: pa.Table, labelled: pa.Table) -> pa.Table:
         found: list[Evaluation] = []
         if len(scored_rows):
             block = batches[scored_rows[_BLOCK][0].as_py()]
             left = scored_rows.select(predictions.names).cast(predictions)
-            found = blocks.evaluate(block, left, labelled.select(labels.names).cast(labels))
+            found = blocks.evaluate(block, left, labelled.select(states.names).cast(states))
         spare_next_task()
         return pa.table(
             {"result": pa.array([_PLAIN.dump_json(part).decode() for part in found], pa.string())}
         )
 
-    grouped = by_block(PREDICTIONS, predictions).cogroup(by_block(MRDS, labels))
+    grouped = by_block(read(PREDICTIONS, sizes, predictions)).cogroup(by_block(labelled))
     rows = grouped.applyInArrow(evaluate_block, "result string").collect()
     evaluations = [_PLAIN.validate_json(row["result"]) for row in rows]
     return {evaluation.event_day: evaluation for evaluation in evaluations}
@@ -258,16 +301,13 @@ def _empty(product: Product, day: date, champion: Champion | None) -> Evaluation
     )
 
 
-def _evaluate_days(
-    product: Product,
-    frame: pd.DataFrame,
-    days: Sequence[date],
-    champions: Champions,
-    sampled: bool,
-) -> list[Evaluation]:
-    kind = kind_of(product)
-    frame = frame.sort_values([EVENT_DAY, "_cluster", kind.read[0]], kind="stable")
+def _evaluate_days(blocks: _Blocks, frame: pd.DataFrame, days: Sequence[date]) -> list[Evaluation]:
+    """Evaluate some days, of predictions with their rows of the MRDS, which may have several states."""
+    product, kind = blocks.product, kind_of(blocks.product)
+    order = [EVENT_DAY, "_cluster", kind.read[0], _NUMBER, KNOWN_FROM]
+    frame = frame.sort_values(order, kind="stable", ignore_index=True)
     event_day = ordinals(frame[EVENT_DAY])
+    states = _States.of(frame, event_day)
     known_on = ordinals(frame[LABEL_KNOWN_ON])
     model = ordinals(frame["model_as_of"])
     fingerprints, scored_by = pd.factorize(frame["model_fingerprint"])
@@ -277,30 +317,81 @@ def _evaluate_days(
 
     results = []
     for day in days:
-        bounds = days_evaluated(product, day)
-        start = np.searchsorted(event_day, bounds.first.toordinal(), side="left")
-        stop = np.searchsorted(event_day, bounds.last.toordinal(), side="right")
-        inside = slice(int(start), int(stop))
-        as_of = day + timedelta(days=1)
-        known = (known_on[inside] <= as_of.toordinal()) & ~np.isnan(label[inside])
-        champion = champions.get(day)
+        as_of = (day + timedelta(days=1)).toordinal()
+        rows, is_there = states.on(as_of, [counted.toordinal() for counted in blocks.counted[day]])
+        share = blocks.shares[day]
+        if share < SAMPLE_STEPS:
+            chosen = frame[_STEP].to_numpy()[rows] < share
+            rows, is_there = rows[chosen], is_there[chosen]
+        known = is_there & (known_on[rows] <= as_of) & ~np.isnan(label[rows])
+        champion = blocks.champions.get(day)
         code = known_models.get(champion.fingerprint) if champion else None
-        by_champion = known & (fingerprints[inside] == code) if code is not None else np.zeros_like(known)
+        by_champion = known & (fingerprints[rows] == code) if code is not None else np.zeros_like(known)
         results.append(
             _evaluate(
                 product,
                 day,
-                label[inside],
-                of_rows(predictions, inside),
-                clusters[inside],
-                model[inside],
+                label[rows],
+                of_rows(predictions, rows),
+                clusters[rows],
+                model[rows],
                 known,
                 by_champion,
                 champion,
-                sampled,
+                share < SAMPLE_STEPS,
             )
         )
     return results
+
+
+@dataclass(frozen=True)
+class _States:
+    """Predictions, each with one or more states of its row of the MRDS, next to one another.
+
+    Attributes:
+        event_day: of each state, as an ordinal.
+        begins: where the states of each prediction begin.
+        known_from, known_to: the mornings, as ordinals, from one on and before another a state stood; none of
+            predictions whose rows are gone.
+        scored_on: of each prediction, the morning on which it could first be scored.
+    """
+
+    event_day: Integers
+    begins: Integers
+    known_from: Integers
+    known_to: Integers
+    scored_on: Integers
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, event_day: Integers) -> _States:
+        """Those of rows by prediction."""
+        begins = np.flatnonzero(np.diff(frame[_NUMBER].to_numpy(), prepend=-1) != 0)
+        known_from = np.where(frame[KNOWN_FROM].isna(), 0, ordinals(frame[KNOWN_FROM]))
+        known_to = np.where(frame[IS_SCORED].isna(), 0, ordinals(frame[KNOWN_TO]))
+        is_scored = frame[IS_SCORED].eq(True).to_numpy()
+        never = np.iinfo(np.int64).max
+        first = np.minimum.reduceat(np.where(is_scored, known_from, never), begins)
+        # What has no such state was scored from rows that are gone.
+        return cls(event_day, begins, known_from, known_to, np.where(first == never, 0, first))
+
+    def on(self, as_of: int, counted: Sequence[int]) -> tuple[Integers, Flags]:
+        """The predictions of some event days as known on a morning.
+
+        A day that could not be used then has no state that stood, and counts none.
+
+        Returns:
+            A state of each, and whether that stood.
+        """
+        inside = np.isin(self.event_day, counted)
+        stood = inside & (self.known_from <= as_of) & (as_of < self.known_to)
+        usable = np.unique(self.event_day[stood])
+        place = np.arange(len(self.event_day))
+        beyond = len(place)
+        found = np.minimum.reduceat(np.where(stood, place, beyond), self.begins)
+        is_there = found < beyond
+        rows = np.where(is_there, found, self.begins)
+        counts = np.isin(self.event_day[rows], usable) & inside[rows] & (self.scored_on <= as_of)
+        return rows[counts], is_there[counts]
 
 
 def _evaluate(

@@ -6,21 +6,21 @@ One row per evaluated day, read by sensors, replays and people. How good the pre
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
 
-from ml_platform.contract.assets import MODEL_PERFORMANCE
+from ml_platform.contract.assets import MODEL_PERFORMANCE, PREDICTIONS
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.contract.tasks import AT_K, MOST_HIGHEST
 from ml_platform.contract.windows import days_evaluated
 from ml_platform.machine_learning.retraining import PerformanceRow
-from ml_platform.storage.ledger import DayRecord
+from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord, Ledger, Outcome
 from ml_platform.storage.small_tables import ControlTable
 from ml_platform.storage.tables import Tables
 
@@ -83,33 +83,38 @@ def evaluated(
     predictions: Mapping[date, DayRecord],
     labels: Mapping[date, DayRecord],
     champion: str | None,
+    could_be_used: Callable[[date, date], bool],
 ) -> Evaluated:
     """What the evaluation of a day is made from.
 
     A day counts if its predictions do and its labels do: of a day that is blocked after it was scored the
-    labels are as doubtful as the features.
+    labels are as doubtful as the features. It counts as it was known on the morning after the evaluated day.
 
     Args:
         predictions: the ledger's records of the predictions, of the window's days at least.
         labels: the same of the MRDS.
         champion: the fingerprint of the model that serves the day.
+        could_be_used: whether an event day of the ARDS could be used on a morning.
     """
-    days = days_evaluated(product, day)
+    days, as_of = days_evaluated(product, day), day + timedelta(days=1)
     usable = [
-        evaluated_day for evaluated_day in days if evaluated_day in labels and labels[evaluated_day].usable
+        evaluated_day
+        for evaluated_day in days
+        if evaluated_day in labels
+        and labels[evaluated_day].usable_on(as_of)
+        and could_be_used(evaluated_day, as_of)
     ]
     there = [evaluated_day for evaluated_day in days if evaluated_day in predictions]
     outcomes = [predictions[evaluated_day].outcome for evaluated_day in there]
     unranked = {
         evaluated_day
         for evaluated_day in there
-        if predictions[evaluated_day].outcome == "written"
-        and not is_ranked(product, predictions[evaluated_day])
+        if has_rows(predictions[evaluated_day]) and not is_ranked(product, predictions[evaluated_day])
     }
     scored = [
         evaluated_day
         for evaluated_day in there
-        if predictions[evaluated_day].outcome == "written"
+        if has_rows(predictions[evaluated_day])
         and evaluated_day in set(usable)
         and evaluated_day not in unranked
     ]
@@ -119,26 +124,49 @@ def evaluated(
         if evaluated_day in predictions or evaluated_day in labels
     ]
     of_highest = [] if product.highest is None else [product.highest, product.model.decision_highest]
+    usable_now = [other for other in days if other in labels and labels[other].usable]
+    as_known = [] if usable == usable_now else [usable]
     unusable: dict[date, str] = {
         evaluated_day: predictions[evaluated_day].outcome
         for evaluated_day in there
-        if not predictions[evaluated_day].usable
+        if not predictions[evaluated_day].usable and not has_rows(predictions[evaluated_day])
     }
     unusable |= {
         evaluated_day: labels[evaluated_day].outcome
+        if not labels[evaluated_day].usable
+        else f"not usable on {as_of}"
         for evaluated_day in days
-        if evaluated_day in labels and not labels[evaluated_day].usable
+        if evaluated_day in labels and evaluated_day not in set(usable)
     }
     why = f"not ranked to k = {product.highest}; a backfill with --rescore does that"
     unusable |= dict.fromkeys(unranked & set(usable), why)
     return Evaluated(
         window=days,
-        inputs=fingerprint_of([made_from, champion, *of_highest]),
+        inputs=fingerprint_of([made_from, champion, *of_highest, *as_known]),
         scored=tuple(scored),
         labelled=tuple(usable),
         left_out=tuple(f"{evaluated_day} ({unusable[evaluated_day]})" for evaluated_day in sorted(unusable)),
         unscored=any(outcome == "no_model" for outcome in outcomes) or set(outcomes) <= {"not_due"},
     )
+
+
+def has_rows(record: DayRecord) -> bool:
+    """Whether a day has predictions, by a record of them: those of a day that is held back stay."""
+    return record.outcome == "written" or (record.outcome == "held_back" and record.fingerprint is not None)
+
+
+def scored_days(ledger: Ledger, days: Collection[date]) -> dict[date, DayRecord]:
+    """The days among some that have predictions, each with the record that says which."""
+    outcomes: set[Outcome] = {*SETTLED, *WITHOUT_ROWS, "no_model"}
+    # What was withdrawn with its rows, or removed for want of a model, is kept no longer.
+    of_rows = ledger.latest(PREDICTIONS, days, outcomes=outcomes)
+    newest = ledger.latest(PREDICTIONS, days)
+    held = {day: record for day, record in newest.items() if record.outcome == "held_back"}
+    return {day: record for day, record in (of_rows | held).items() if has_rows(record)} | {
+        day: of_rows[day]
+        for day, record in held.items()
+        if not has_rows(record) and day in of_rows and has_rows(of_rows[day])
+    }
 
 
 def ranked_to(record: DayRecord) -> int:

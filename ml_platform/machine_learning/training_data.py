@@ -85,7 +85,12 @@ def sampled(product: Product, rows: pa.Table, purpose: str, share: int) -> pa.Ta
     """The rows of so many millionths of the entities, the same ones on every run."""
     if share >= SAMPLE_STEPS:
         return rows
-    return rows.filter(pa.array(entity_hashes(product, rows, purpose, SAMPLE_STEPS) < share))
+    return rows.filter(pa.array(sample_steps(product, rows, purpose) < share))
+
+
+def sample_steps(product: Product, rows: pa.Table, purpose: str) -> NDArray[np.int64]:
+    """The millionth that each row's entity belongs to: a sample is of those below its share."""
+    return entity_hashes(product, rows, purpose, SAMPLE_STEPS)
 
 
 def share_of(maximum: int, rows: int | float) -> int:

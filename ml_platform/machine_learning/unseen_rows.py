@@ -18,9 +18,9 @@ from ml_platform.contract.learning import Holdout
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
 from ml_platform.contract.windows import days_evaluated
-from ml_platform.data_engineering import aggregation
-from ml_platform.data_engineering.day_rows import Kernel, day_rows, subschema
-from ml_platform.data_engineering.mrds import MRDS
+from ml_platform.data_engineering import aggregation, served_rows
+from ml_platform.data_engineering.day_rows import Kernel, subschema
+from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
 from ml_platform.machine_learning.evaluation import Evaluation, has_evidence, of_rows, ordinals, rounded
 from ml_platform.machine_learning.kind import ROWS_OF_DAY, Predictions
 from ml_platform.machine_learning.kinds import kind_of
@@ -94,7 +94,7 @@ def judge_on_unseen(
             scored[days] = _score_unseen(session, product, tables, pipeline, model, days, share, labelled)
         rows = scored[days]
         inside = np.isin(rows.event_day, [day.toordinal() for day in chosen[part.event_day]])
-        known = inside & (rows.known_on <= part.event_day.toordinal() + 1)
+        known = inside & rows.known(part.event_day.toordinal() + 1)
         label, outputs = rows.label[known], of_rows(rows.outputs, known)
         if len(label) <= part.champion_rows:
             continue
@@ -123,12 +123,20 @@ def _unseen_days(
 
 @dataclass(frozen=True)
 class _Scored:
-    """Labelled rows and what a model says of them; days are ordinals."""
+    """Labelled rows, in all their states, and what a model says of them; days are ordinals."""
 
     event_day: npt.NDArray[np.int64]
     known_on: npt.NDArray[np.int64]
+    known_from: npt.NDArray[np.int64]
+    known_to: npt.NDArray[np.int64]
     label: npt.NDArray[np.float64]
     outputs: Predictions
+
+    def known(self, as_of: int) -> npt.NDArray[np.bool_]:
+        """The rows as they stood on a morning, with a label that was known then."""
+        stood = (self.known_from <= as_of) & (as_of < self.known_to)
+        found: npt.NDArray[np.bool_] = stood & (self.known_on <= as_of)
+        return found
 
 
 def _score_unseen(
@@ -144,14 +152,17 @@ def _score_unseen(
     """The labelled rows of ``days`` that a model has not learned from, of some millionths of the entities."""
     names = [*product.identity, *product.model.features.all, product.label, LABEL_KNOWN_ON]
     schema = subschema(aggregation.schema(product), names)
-    rows = day_rows(session, tables, product.name, MRDS, days, schema)
-    frame: pd.DataFrame = rows.map(_unseen(product, model.last_day, share), schema).to_pandas()
+    rows = served_rows.states(session, product, tables, days, schema)
+    made = served_rows.with_states(product, schema)
+    frame: pd.DataFrame = rows.map(_unseen(product, model.last_day, share), made).to_pandas()
     kind = kind_of(product)
     if kind.uses_rows_of_day:
         frame = frame.assign(**{ROWS_OF_DAY: frame[EVENT_DAY].map(labelled)})
     return _Scored(
         ordinals(frame[EVENT_DAY]),
         ordinals(frame[LABEL_KNOWN_ON]),
+        np.where(frame[KNOWN_FROM].isna(), 0, ordinals(frame[KNOWN_FROM])),
+        ordinals(frame[KNOWN_TO]),
         kind.labels(frame[product.label]),
         kind.in_days(kind.rounded(kind.predict(pipeline, frame)), frame),
     )

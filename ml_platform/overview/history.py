@@ -159,7 +159,7 @@ def models(product: Product, settings: Settings) -> list[ModelLine]:
     decisions = {decision.as_of: decision for decision in history.decisions()}
     scored: Counter[str] = Counter()
     for record in Ledger(tables, product.name).latest("predictions").values():
-        if record.outcome == "written":
+        if performance.has_rows(record):
             scored.update(dict.fromkeys(scored_by(record), 1))
     counting = {model.as_of: model for model in history.models()}
     served = {

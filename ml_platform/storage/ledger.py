@@ -123,7 +123,8 @@ class DayRecord:
         if self.usable:
             began = self.barred_from is None or as_of >= self.barred_from
             return self.barred_to is None or not (began and as_of < self.barred_to)
-        return self.outcome == "held_back" and self.barred_from is not None and as_of < self.barred_from
+        was_usable = self.outcome in ("held_back", "blocked") and self.barred_from is not None
+        return was_usable and self.barred_from is not None and as_of < self.barred_from
 
     @property
     def order(self) -> tuple[int, int]:

@@ -72,6 +72,8 @@ class Tables:
             )
         self.control: PathLocation = steering
         self._guarded: dict[tuple[str, str], int] = {}
+        #: The commits that were made here: they are no other run's.
+        self._own: set[tuple[str, str, int]] = set()
 
     @classmethod
     def of(cls, settings: Settings, session: Callable[[], SparkSession] | None = None) -> Tables:
@@ -287,14 +289,19 @@ class Tables:
                 version: metadata for version, metadata in commits.items() if own is None or version < own
             }
             self._refuse_overtaken(product, table, origin.days, before)
+            if own is not None:
+                self._own.add((product, table, own))
             return self.version(product, table) if own is None else own
 
     def _commits_since_guard(self, product: str, table: str) -> dict[int, str | None]:
-        """What was committed to a table since it is guarded; none of one that isn't, or doesn't exist."""
+        """What others have committed to a table since it is guarded; of one that isn't nothing."""
         seen = self._guarded.get((product, table))
         if seen is None or (seen < 0 and not self.exists(product, table)):
             return {}
-        return self.location.commits_after(product, table, seen)
+        commits = self.location.commits_after(product, table, seen)
+        return {
+            version: text for version, text in commits.items() if (product, table, version) not in self._own
+        }
 
     def _refuse_overtaken(
         self, product: str, table: str, days: Sequence[date], commits: Mapping[int, str | None]

@@ -140,6 +140,85 @@ def test_a_day_counts_for_models_since_the_day_on_which_it_was_accepted(
 
 
 @pytest.mark.slow
+def test_when_a_day_was_accepted_is_known_also_after_other_deliveries(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    platform = blocked(tmp_path, spark)
+    accept(platform.ledger, DAY, reason="it was so", by="ann", on=D("2024-02-04"))
+    run(platform, [DAY])
+    frame = visits(DAY, rows=80).drop(columns="bought")
+    worse = frame.assign(spend=frame["spend"] + 7000)[20:40]
+    platform.deliver(DAY, "2024-02-06_fix.csv", worse.to_csv(index=False))
+    run(platform, [DAY])
+    assert outcomes(platform) == ("blocked", "held_back")
+    counted = {"2024-02-03": False, "2024-02-04": True, "2024-02-05": True, "2024-02-06": False}
+    assert {day: DAY in learned(platform, day) for day in counted} == counted
+    good(platform, "2024-02-08_fix.csv")
+    run(platform, [DAY])
+    counted |= {"2024-02-07": False, "2024-02-08": True}
+    assert {day: DAY in learned(platform, day) for day in counted} == counted
+    # Labels that come change nothing of it.
+    labels = visits(DAY, rows=80)[["visit", "day", "bought"]]
+    platform.deliver(DAY, "2024-02-09_labels.csv", labels.assign(bought=1).to_csv(index=False))
+    run(platform, [DAY])
+    assert {day: DAY in learned(platform, day) for day in counted} == counted
+
+
+def test_labels_of_rows_that_are_unusable_leave_a_day_accepted(tmp_path: Path, spark: SparkSession) -> None:
+    platform = Platform(settings_in(tmp_path), spark, PRODUCT)
+    frame = visits(DAY, rows=80)
+    unusable = frame.drop(columns="bought").astype({"pages": object})
+    unusable.loc[:29, "pages"] = "many"
+    platform.deliver(DAY, "2024-01-11_visits.csv", unusable.to_csv(index=False))
+    run(platform, [DAY])
+    assert outcomes(platform) == ("blocked", "held_back")
+    accept(platform.ledger, DAY, reason="it was so", by="ann", on=D("2024-01-12"))
+    run(platform, [DAY])
+    labels = frame[["visit", "day", "bought"]].to_csv(index=False)
+    platform.deliver(DAY, "2024-01-12_labels.csv", labels)
+    run(platform, [DAY])
+    record = platform.ledger.latest("ards")[DAY]
+    assert record.counts["quarantined"] == 60
+    assert record.details["metadata"]["quarantined_rows"] == 30
+    assert outcomes(platform) == ("written", "written")
+
+
+@pytest.mark.slow
+def test_a_delivery_that_breaks_a_rule_of_the_mrds_leaves_what_was_learned_before(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    of_a_day = {
+        "type": "expect_column_values_to_be_between",
+        "kwargs": {"column": "spend", "max_value": 3000},
+        "on": "mrds",
+    }
+    product = shop(validation__expectations=[of_a_day], **RULES)
+    live = Platform(settings_in(tmp_path / "live"), spark, product)
+    deliver_visits(live, ALL, rows=80)
+    run(live, ALL)
+    (before,) = fingerprints(live)
+    garbage(live, f"{KNOWN}_fix.csv")
+    run(live, [DAY])
+    replay = Platform(settings_in(tmp_path / "replay"), spark, product)
+    deliver_visits(replay, ALL, rows=80)
+    garbage(replay, f"{KNOWN}_fix.csv")
+    run(replay, ALL[::-1])
+    for platform in (live, replay):
+        assert outcomes(platform) == ("written", "blocked")
+        assert fingerprints(platform) == [before]
+        assert DAY in learned(platform, "2024-02-05")
+        assert DAY not in learned(platform, KNOWN)
+        assert all(day.up_to_date for day in platform.run("mrds", DAY).days)
+        good(platform, "2024-02-08_fix.csv")
+        run(platform, [DAY])
+        assert outcomes(platform) == ("written", "written")
+        assert fingerprints(platform) == [before]
+        assert DAY not in learned(platform, "2024-02-07")
+        assert DAY in learned(platform, "2024-02-08")
+    assert live.fingerprints("ards", "mrds") == replay.fingerprints("ards", "mrds")
+
+
+@pytest.mark.slow
 def test_a_day_that_was_accepted_as_of_its_own_morning_counts_for_all(
     tmp_path: Path, spark: SparkSession
 ) -> None:
@@ -160,6 +239,7 @@ def test_a_day_that_was_accepted_as_of_its_own_morning_counts_for_all(
         ("empty", (D("2024-02-03"), D("2024-02-04")), [True, False, True]),
         ("held_back", (None, None), [False, False, False]),
         ("held_back", (D("2024-02-03"), None), [True, False, False]),
+        ("blocked", (D("2024-02-03"), None), [True, False, False]),
         ("blocked", (None, None), [False, False, False]),
         ("missing", (None, None), [False, False, False]),
         ("not_due", (None, None), [True, True, True]),

@@ -22,6 +22,7 @@ from ml_platform.contract.assets import daily
 from ml_platform.contract.product import Product
 from ml_platform.data_engineering import landing
 from ml_platform.engine import local
+from ml_platform.engine.evaluated_days import EvaluatedDays
 from ml_platform.engine.step import StepRequest
 from ml_platform.engine.steps.ards import Ards
 from ml_platform.graph import deliveries, jobs, partitions, run_processes, schedules, sensors
@@ -455,9 +456,9 @@ def labels_after_the_evaluation(graph: Graph) -> str | None:
     for asset in ("predictions", "mrds"):
         write_ledger(graph, *(record(graph, asset, day, fingerprint=f"{day}") for day in chosen))
     ledger = Ledger(Tables(graph.settings.tables_root), "shop")
-    predictions, labels = (ledger.latest(asset) for asset in ("predictions", "mrds"))
+    there = EvaluatedDays.of(ledger, chosen)
     for day in chosen[-4:]:
-        made_from = performance.evaluated(graph.product, day, predictions, labels, None).inputs
+        made_from = there.evaluated(graph.product, day, None).inputs
         evaluated = record(graph, "model_performance", day)
         write_ledger(graph, dataclasses.replace(evaluated, inputs=made_from))
     asked, cursor, _ = tick(graph, cursor)
@@ -480,9 +481,9 @@ def test_the_newest_evaluation_is_asked_for_again_when_its_labels_come_after_it(
     assert tick(graph, cursor)[0] == [], "that run is at work"
 
     ledger = Ledger(Tables(graph.settings.tables_root), "shop")
-    predictions, labels = (ledger.latest(asset) for asset in ("predictions", "mrds"))
     day = date(2024, 3, 12)
-    now = performance.evaluated(graph.product, day, predictions, labels, None).inputs
+    there = EvaluatedDays.of(ledger, days("2024-03-01", "2024-03-12"))
+    now = there.evaluated(graph.product, day, None).inputs
     for run in graph.instance.get_runs():
         graph.instance.delete_run(run.run_id)
     write_ledger(graph, dataclasses.replace(record(graph, "model_performance", day), inputs=now))

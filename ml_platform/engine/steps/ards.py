@@ -21,7 +21,7 @@ from ml_platform.engine.earlier_verdicts import Corrected
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.usable_days import FIRST_MORNING
-from ml_platform.engine.verdicts import Content, Verdict, in_force
+from ml_platform.engine.verdicts import QUARANTINED_ROWS, Content, Verdict, in_force
 from ml_platform.mlops.quality import anomalies, profiles
 from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord
 from ml_platform.storage.rejections import Rejection, Rejections
@@ -156,7 +156,9 @@ class Ards(Step):
                 profile=profiles.profile(product, "ards", content.rows, content.statistics),
                 fingerprint=content.fingerprint,
                 delta_version=content.delta_version,
-                metadata=_of_files(deliveries[day]) | _of_first_morning(deliveries[day]),
+                metadata=_of_files(deliveries[day])
+                | _of_first_morning(deliveries[day])
+                | _of_quarantine(deliveries[day], content),
                 history=histories.get(day),
             )
             for day, content in written.items()
@@ -241,6 +243,13 @@ class Ards(Step):
 def _refused(delivery: landing.Delivery, refusal: Refusal) -> Written:
     inputs = f"{delivery.stamp}/unread" if refusal.may_pass else None
     return Written("refused", refusal.reason, inputs=inputs, metadata=_of_files(delivery))
+
+
+def _of_quarantine(delivery: landing.Delivery, written: ards.ArdsDay) -> dict[str, Any]:
+    """How many of a day's quarantined records are rows, if others are labels without a row."""
+    labels = {file.number for file in delivery.files if file.labels_only}
+    rows = sum(account.quarantined for number, account in written.of_files.items() if number not in labels)
+    return {QUARANTINED_ROWS: rows} if rows != written.quarantined else {}
 
 
 def _of_files(delivery: landing.Delivery) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from ml_platform.contract.windows import days_evaluated
 from ml_platform.data_engineering.mrds import MRDS
 from ml_platform.engine import presence
 from ml_platform.engine.deciding import load_all
+from ml_platform.engine.evaluated_days import EvaluatedDays
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Check, Inputs, Written
 from ml_platform.machine_learning import evaluation, performance, unseen_rows
 from ml_platform.machine_learning.model_files import RegistryError
 from ml_platform.machine_learning.model_history import ModelHistory, scored_otherwise
-from ml_platform.machine_learning.predicted_rows import PREDICTIONS
 from ml_platform.machine_learning.promotion import Decision, serving
 from ml_platform.storage.ledger import WITHOUT_ROWS, DayRecord
 
@@ -80,13 +80,12 @@ class ModelPerformance(Step):
         first = min(window.first for window in windows.values())
         last = max(window.last for window in windows.values())
         needed = set(days_between(first, last))
-        predictions = context.ledger.latest(PREDICTIONS, needed)
-        known = context.ledger.latest(MRDS, needed | set(days), details=False)
-        labels = {day: record for day, record in known.items() if day in needed}
+        there = EvaluatedDays.of(context.ledger, needed)
+        evaluated = context.ledger.latest(MRDS, days, details=False)
         decisions = presence.require_decisions(context)
         found = {}
         for day, window in windows.items():
-            own = known.get(day)
+            own = evaluated.get(day)
             if own is None or own.outcome in WITHOUT_ROWS:
                 if own is None:
                     found[day] = Inputs("", "missing", _NOTHING)
@@ -94,14 +93,12 @@ class ModelPerformance(Step):
                     found[day] = Inputs("", own.outcome, own.reason, gone=True)
                 continue
             champion = serving(decisions, day)
-            plan = performance.evaluated(
-                product, day, predictions, labels, champion.fingerprint if champion else None
-            )
+            plan = there.evaluated(product, day, champion)
             of_day = _Day(
                 plan,
                 evaluation.Champion(champion.as_of, champion.fingerprint) if champion else None,
-                {other: predictions[other] for other in window if other in predictions},
-                {other: labels[other] for other in window if other in labels},
+                {other: there.predictions[other] for other in window if other in there.predictions},
+                {other: there.labels[other] for other in window if other in there.labels},
                 decisions,
             )
             if plan.scored:
@@ -119,14 +116,11 @@ class ModelPerformance(Step):
         context = self.context
         days: dict[date, _Day] = {day: inputs.found for day, inputs in work.items()}
         scored = {
-            day: of_day.predictions[day].counts["rows"]
-            for of_day in days.values()
-            for day in of_day.plan.scored
+            day: {other: of_day.predictions[other].counts["rows"] for other in of_day.plan.scored}
+            for day, of_day in days.items()
         }
         champions = {day: of_day.champion for day, of_day in days.items()}
-        found = evaluation.evaluate(
-            context.open_spark, context.product, context.tables, list(days), scored, champions
-        )
+        found = evaluation.evaluate(context.open_spark, context.product, context.tables, scored, champions)
         judged = self._judged_on_unseen(found, days)
         rows, results = [], {}
         for day, of_day in days.items():

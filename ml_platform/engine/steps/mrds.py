@@ -219,9 +219,31 @@ class Mrds(Step):
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         earlier: dict[date, _Earlier] = {day: inputs.found for day, inputs in work.items()}
         written = Verdict(self.context, self.asset).of_contents(self._contents(earlier))
-        return {
+        written = {
             day: result if result.accepted else replace(result, barred=earlier[day].barred)
             for day, result in written.items()
+        }
+        blocked = {day: earlier[day] for day, result in written.items() if result.outcome == "blocked"}
+        return written | self._as_before(blocked, written)
+
+    def _as_before(
+        self, blocked: Mapping[date, _Earlier], written: Mapping[date, Written]
+    ) -> dict[date, Written]:
+        """Of days whose last rows break rules of the MRDS what was served stays, to be learned from."""
+        chosen = {
+            day: replace(earlier, mornings=_ending(earlier.mornings))
+            for day, earlier in blocked.items()
+            if earlier.mornings
+        }
+        made = self._write(chosen, withheld=chosen) if chosen else {}
+        return {
+            day: replace(
+                written[day],
+                details={**written[day].details, HISTORY: _served(made[day])},
+                barred=((earlier.mornings or [])[-1].day, None),
+            )
+            for day, earlier in chosen.items()
+            if not made[day].refusal and made[day].served.rows
         }
 
     def hold_back(self, days: Mapping[date, Inputs]) -> dict[date, Written]:
@@ -334,6 +356,11 @@ class _Earlier:
     def of(cls, record: DayRecord) -> _Earlier:
         """That of a day that can be used now, or can't."""
         return cls(mornings_of(record), own_mornings(record), record.barred)
+
+
+def _ending(mornings: Sequence[Morning]) -> list[Morning]:
+    """The same mornings; on the last one the day can't be used."""
+    return [*mornings[:-1], replace(mornings[-1], is_usable=False)]
 
 
 def _arrivals(ledger: Ledger) -> Arrived:

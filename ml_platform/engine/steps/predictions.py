@@ -31,7 +31,7 @@ from ml_platform.machine_learning.predicted_rows import PREDICTIONS, ServingMode
 from ml_platform.machine_learning.promotion import serving
 from ml_platform.machine_learning.registry import Registry
 from ml_platform.storage.contract_versions import ContractVersions
-from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord, Outcome
+from ml_platform.storage.ledger import HISTORY, DayRecord
 
 
 @dataclass(frozen=True)
@@ -71,36 +71,38 @@ class Predictions(Step):
         decided = model_history.stamp(self.context.tables, product)
         decisions = presence.require_decisions(self.context)
         models = ModelHistory(self.context.tables, product).by_fingerprint()
-        found = from_same_day(self.context, MRDS, days, fingerprint=FEATURES_FINGERPRINT)
-        # Predictions that were withdrawn with their rows, or removed for want of a model, are kept no longer.
-        outcomes: set[Outcome] = {*SETTLED, *WITHOUT_ROWS, "no_model"}
+        found = from_same_day(
+            self.context, MRDS, days, fingerprint=FEATURES_FINGERPRINT, found=lambda record: record
+        )
         scored = {
             day: record
-            for day, record in ledger.latest(self.asset, set(days), outcomes=outcomes).items()
-            if record.outcome == "written" and day not in lost
+            for day, record in performance.scored_days(ledger, set(days)).items()
+            if day not in lost
         }
+        chosen = {day for day, inputs in found.items() if inputs.outcome is None or _was_usable(inputs)}
         serve = {
             day: models[decision.fingerprint]
-            for day, inputs in found.items()
-            if inputs.outcome is None and (decision := serving(decisions, day))
+            for day in chosen
+            if (decision := serving(decisions, day)) is not None
         }
-        obstacles = self._obstacles(
-            {day: inputs.fingerprint for day, inputs in found.items() if inputs.outcome is None}, serve
-        )
-        for day, inputs in found.items():
-            if inputs.outcome is not None:
-                continue
+        obstacles = self._obstacles({day: found[day].fingerprint for day in chosen}, serve)
+        for day in chosen:
+            inputs = found[day]
             model, obstacle, rows = serve.get(day), obstacles.get(day), inputs.fingerprint
-            is_kept = day in scored and not self.context.request.rescore
+            # A day that is held back has no rows to be scored again.
+            is_kept = day in scored and (inputs.outcome is not None or not self.context.request.rescore)
             of_day = _Day(rows, model, obstacle, scored.get(day), is_kept, decided)
             if obstacle is None:
                 assert model is not None, "without a model there is an obstacle"
-                found[day] = Inputs(f"{rows}/{model.fingerprint}{_ranking(product)}", found=of_day)
+                made_from = f"{rows}/{model.fingerprint}{_ranking(product)}"
+                found[day] = replace(inputs, fingerprint=made_from, found=of_day)
             elif day in scored:
-                found[day] = Inputs(f"{rows}/kept", found=of_day)
+                found[day] = replace(inputs, fingerprint=f"{rows}/kept", found=of_day)
             else:
-                found[day] = replace(obstacle, found=of_day)
-        return found
+                found[day] = replace(inputs if inputs.outcome else obstacle, found=of_day)
+        return {
+            day: inputs if day in chosen else replace(inputs, found=None) for day, inputs in found.items()
+        }
 
     def is_outdated(self, work: Mapping[date, Inputs]) -> bool:
         now = model_history.stamp(self.context.tables, self.context.product)
@@ -139,6 +141,9 @@ class Predictions(Step):
         return of_day.is_kept and record.inputs.partition("/")[0] == of_day.rows
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
+        return self._score(work, rescore=self.context.request.rescore)
+
+    def _score(self, work: Mapping[date, Inputs], *, rescore: bool) -> dict[date, Written]:
         context, product = self.context, self.context.product
         days: dict[date, _Day] = {day: inputs.found for day, inputs in work.items()}
         models: dict[date, ServingModel] = {}
@@ -159,7 +164,7 @@ class Predictions(Step):
                     done[day] = Written("refused", f"the model that serves this day: {model}", details=FAILED)
                 elif model is not None:  # otherwise the day is planned anew
                     models[day] = serving_models.serving_model(product, model.record, model.pipeline)
-            elif of_day.model is None and context.request.rescore:
+            elif of_day.model is None and rescore:
                 unserved.append(day)
             else:
                 done[day] = _as_scored(of_day)
@@ -180,7 +185,7 @@ class Predictions(Step):
             models,
             run_id=context.request.run_id,
             keep=[day for day in models if days[day].is_kept],
-            as_corrected=context.request.rescore,
+            as_corrected=rescore,
         )
         known = ModelHistory(context.tables, product).by_fingerprint()
         return done | {
@@ -198,6 +203,21 @@ class Predictions(Step):
             for day, scores in written.items()
         }
 
+    def hold_back(self, days: Mapping[date, Inputs]) -> dict[date, Written]:
+        """Of days that a later delivery has blocked, who was served before it has a prediction as well."""
+        found: dict[date, _Day] = {day: inputs.found for day, inputs in days.items() if inputs.found}
+        chosen = {
+            day: days[day]
+            for day, of_day in found.items()
+            if of_day.obstacle is None or of_day.scored is not None
+        }
+        scored = self._score(chosen, rescore=False) if chosen else {}
+        return {
+            day: replace(written, outcome="held_back", reason=chosen[day].reason, inputs=None)
+            for day, written in scored.items()
+            if written.outcome == "written"
+        }
+
     def remarks(self, records: Mapping[date, DayRecord]) -> dict[date, dict[str, Any]]:
         product, remarks = self.context.product, {}
         decisions = presence.require_decisions(self.context)
@@ -212,6 +232,18 @@ class Predictions(Step):
                 f"again: ml-platform backfill {product.name} --from {day} --to {day} --rescore"
             }
         return remarks
+
+
+def _was_usable(inputs: Inputs) -> bool:
+    """Whether a day of the MRDS that is held back was usable before a later delivery blocked it."""
+    record: DayRecord | None = inputs.found
+    return (
+        inputs.outcome == "held_back"
+        and record is not None
+        and record.outcome in ("held_back", "blocked")
+        and record.barred_from is not None
+        and HISTORY in record.details
+    )
 
 
 def _ranking(product: Product) -> str:
