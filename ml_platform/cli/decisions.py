@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import getpass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -16,6 +15,7 @@ from ml_platform.cli.layout import say, say_command
 from ml_platform.contract.days import counted
 
 if TYPE_CHECKING:
+    from ml_platform.contract.product import Product
     from ml_platform.machine_learning.promotion import Decision
 
 
@@ -88,6 +88,21 @@ def rollback(
     say_other_scores(product, settings)
 
 
+def counts_from(product: Product, event_day: date, on: datetime | None, now: datetime) -> date:
+    """The morning from which on a decision about a day counts.
+
+    What was made on a morning that is over stays as it is, so that a decision counts from the next one on.
+
+    Args:
+        on: what was asked for.
+    """
+    from ml_platform.data_engineering.knowledge import morning_of
+
+    if on is not None:
+        return on.date()
+    return morning_of(product, now) if product.end is None else event_day + timedelta(days=1)
+
+
 def accept(
     name: ProductName,
     day: Annotated[datetime, typer.Argument(formats=DAY_FORMATS, help="The blocked event day.")],
@@ -97,7 +112,8 @@ def accept(
         typer.Option(
             formats=DAY_FORMATS,
             help="The date from which on it counts: models as of earlier dates don't learn from the day. "
-            "Default: today; of a finished history the day after the event day.",
+            "Default: today until source.morning_ends, then tomorrow; of a finished history the day after "
+            "the event day.",
         ),
     ] = None,
 ) -> None:
@@ -113,9 +129,7 @@ def accept(
 
     settings, product = product_named(name)
     ledger = Ledger(Tables.of(settings), name)
-    since = on.date() if on else None
-    if since is None and product.end is None:
-        since = datetime.now(tz=ZoneInfo(product.timezone)).date()
+    since = counts_from(product, day.date(), on, datetime.now(tz=UTC))
     try:
         accepted = accept_day(ledger, day.date(), reason=reason, by=getpass.getuser(), on=since)
     except (LookupError, ValueError) as error:
@@ -140,7 +154,8 @@ def reject(
         typer.Option(
             formats=DAY_FORMATS,
             help="The date from which on it counts: models as of earlier dates go on learning from the day. "
-            "Default: today; of a finished history the day after the event day, so that none does.",
+            "Default: today until source.morning_ends, then tomorrow; of a finished history the day after "
+            "the event day, so that none does.",
         ),
     ] = None,
     undo: Annotated[
@@ -170,8 +185,7 @@ def reject(
             fail(str(error))
         say(f"{counted(removed, 'rejection')} of {event_day} taken back. To make the day again:")
     else:
-        today = datetime.now(tz=ZoneInfo(product.timezone)).date()
-        since = on.date() if on else today if product.end is None else event_day + timedelta(days=1)
+        since = counts_from(product, event_day, on, datetime.now(tz=UTC))
         try:
             record = reject_day(tables, product, event_day, reason=reason, by=getpass.getuser(), on=since)
         except (LookupError, ValueError) as error:
