@@ -382,16 +382,24 @@ class _States:
         Returns:
             A state of each, and whether that stood.
         """
-        inside = np.isin(self.event_day, counted)
-        stood = inside & (self.known_from <= as_of) & (as_of < self.known_to)
-        usable = np.unique(self.event_day[stood])
-        place = np.arange(len(self.event_day))
-        beyond = len(place)
-        found = np.minimum.reduceat(np.where(stood, place, beyond), self.begins)
-        is_there = found < beyond
-        rows = np.where(is_there, found, self.begins)
-        counts = np.isin(self.event_day[rows], usable) & inside[rows] & (self.scored_on <= as_of)
-        return rows[counts], is_there[counts]
+        if not len(counted):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
+        # Rows are in the order of days: all but those of the window are left out at once.
+        first = int(np.searchsorted(self.event_day, min(counted), side="left"))
+        beyond = int(np.searchsorted(self.event_day, max(counted), side="right"))
+        of_window = slice(*np.searchsorted(self.begins, [first, beyond]))
+        begins, scored_on = self.begins[of_window] - first, self.scored_on[of_window]
+        if not len(begins):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
+        event_day = self.event_day[first:beyond]
+        stood = (self.known_from[first:beyond] <= as_of) & (as_of < self.known_to[first:beyond])
+        stood &= np.isin(event_day, counted)
+        usable = np.unique(event_day[stood])
+        found = np.minimum.reduceat(np.where(stood, np.arange(len(stood)), len(stood)), begins)
+        is_there = found < len(stood)
+        rows = np.where(is_there, found, begins)
+        counts = np.isin(event_day[rows], usable) & (scored_on <= as_of)
+        return rows[counts] + first, is_there[counts]
 
 
 def _evaluate(
