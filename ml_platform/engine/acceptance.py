@@ -17,6 +17,10 @@ from ml_platform.engine.verdicts import WITHOUT_USABLE_ROWS, quality_check
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.rejections import REJECTED
 
+#: What the inputs of a record end with whose day is to be made again: what is kept of it to be learned from
+#: ends where it was blocked.
+_AGAIN = "/again"
+
 
 def accept(ledger: Ledger, day: date, *, reason: str, by: str, on: date | None = None) -> list[DayRecord]:
     """Accept what is blocked of ``day``; returns the records of it, as they are now.
@@ -41,7 +45,12 @@ def accept(ledger: Ledger, day: date, *, reason: str, by: str, on: date | None =
         raise LookupError(f"{day} was {ards.reason}; take that back with ml-platform reject --undo")
     first, last = _barred(ards, day, on)
     accepted = [
-        replace(_accepted(record, reason.strip(), by), barred_from=first, barred_to=last)
+        replace(
+            _accepted(record, reason.strip(), by),
+            barred_from=first,
+            barred_to=last,
+            inputs=record.inputs + (_AGAIN if record.barred_from is not None else ""),
+        )
         for record in blocked
     ]
     for record, before in zip(accepted, blocked, strict=True):

@@ -113,8 +113,9 @@ def test_a_delivery_that_blocks_its_day_leaves_what_was_learned_before(
         run(platform, [DAY])
         assert outcomes(platform) == ("written", "written")
         assert fingerprints(platform) == [before]
-        assert DAY not in learned(platform, "2024-02-07")
+        assert DAY not in learned(platform, "2024-02-06")
         assert DAY in learned(platform, "2024-02-08")
+    assert DAY not in learned(replay, "2024-02-07")
     assert live.fingerprints("ards", "mrds") == replay.fingerprints("ards", "mrds")
 
 
@@ -209,12 +210,22 @@ def test_a_delivery_that_breaks_a_rule_of_the_mrds_leaves_what_was_learned_befor
         assert DAY in learned(platform, "2024-02-05")
         assert DAY not in learned(platform, KNOWN)
         assert all(day.up_to_date for day in platform.run("mrds", DAY).days)
+    # Accepted it is learned from again, as what was first served.
+    accept(live.ledger, DAY, reason="it was so", by="ann", on=D("2024-02-07"))
+    run(live, [DAY])
+    assert outcomes(live) == ("written", "written")
+    counted = {"2024-02-05": True, "2024-02-06": False, "2024-02-07": True}
+    assert {day: DAY in learned(live, day) for day in counted} == counted
+    assert fingerprints(live) == [before]
+    assert all(day.up_to_date for day in live.run("mrds", DAY).days)
+    for platform in (live, replay):
         good(platform, "2024-02-08_fix.csv")
         run(platform, [DAY])
         assert outcomes(platform) == ("written", "written")
         assert fingerprints(platform) == [before]
-        assert DAY not in learned(platform, "2024-02-07")
+        assert DAY not in learned(platform, "2024-02-06")
         assert DAY in learned(platform, "2024-02-08")
+    assert DAY not in learned(replay, "2024-02-07")
     assert live.fingerprints("ards", "mrds") == replay.fingerprints("ards", "mrds")
 
 

@@ -230,18 +230,23 @@ def run(platform: Platform, step: str, chosen: Iterable[date], **options: Any) -
         assert failed == {}, step
 
 
+def of_morning(platform: Platform, came: list[File], decided: list[Decided]) -> list[Decided]:
+    """Make the days of which files come on a morning, and then those that people decide about."""
+    deliver(platform, came)
+    for step in ("ards", "mrds"):
+        run(platform, step, {file.day for file in came})
+    said = decide(platform, decided)
+    for step in ("ards", "mrds"):
+        run(platform, step, {one.day for one in said})
+    return said
+
+
 def every_morning(platform: Platform, history: History) -> tuple[Kept, list[Decided]]:
     """Run a platform on each morning on which anything comes; returns what it first made, and was told."""
     first, done = Kept(), []
     for morning in history.mornings:
         came = [file for file in history.files if file.morning == morning]
-        deliver(platform, came)
-        days_of = {file.day for file in came}
-        run(platform, "ards", days_of)
-        said = decide(platform, [one for one in history.decided if one.morning == morning])
-        done += said
-        run(platform, "ards", {one.day for one in said})
-        run(platform, "mrds", days_of | {one.day for one in said})
+        done += of_morning(platform, came, [one for one in history.decided if one.morning == morning])
         if morning >= AS_OF:
             run(platform, "model", [AS_OF])
         if morning >= RETRAIN:
@@ -273,10 +278,7 @@ def at_once(platform: Platform, history: History, done: Iterable[Decided], draw:
         run(platform, "ards", [day for day in some if day not in told])
     for morning in history.mornings:
         came = [file for file in history.files if file.day in told and file.morning == morning]
-        deliver(platform, came)
-        run(platform, "ards", {file.day for file in came})
-        said = decide(platform, [one for one in done if one.morning == morning])
-        run(platform, "ards", {one.day for one in said})
+        of_morning(platform, came, [one for one in done if one.morning == morning])
     run(platform, "mrds", order)
     run(platform, "model", [AS_OF])
     run(platform, "model", [AS_OF], as_of=RETRAIN)
