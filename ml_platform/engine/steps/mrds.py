@@ -219,8 +219,11 @@ class Mrds(Step):
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         earlier: dict[date, _Earlier] = {day: inputs.found for day, inputs in work.items()}
         written = Verdict(self.context, self.asset).of_contents(self._contents(earlier))
+        # What is blocked was usable before if anything was served of it, which is seen below.
         written = {
-            day: result if result.accepted else replace(result, barred=earlier[day].barred)
+            day: result
+            if result.accepted or result.outcome == "blocked"
+            else replace(result, barred=earlier[day].barred)
             for day, result in written.items()
         }
         blocked = {day: earlier[day] for day, result in written.items() if result.outcome == "blocked"}
