@@ -13,13 +13,9 @@ from datetime import date, timedelta
 from ml_platform.contract.assets import ARDS, validated
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform.engine.step import quality_of
-from ml_platform.engine.verdicts import WITHOUT_USABLE_ROWS, quality_check
+from ml_platform.engine.verdicts import AGAIN, WITHOUT_USABLE_ROWS, quality_check
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.rejections import REJECTED
-
-#: What the inputs of a record end with whose day is to be made again: what is kept of it to be learned from
-#: ends where it was blocked.
-_AGAIN = "/again"
 
 
 def accept(ledger: Ledger, day: date, *, reason: str, by: str, on: date | None = None) -> list[DayRecord]:
@@ -44,12 +40,13 @@ def accept(ledger: Ledger, day: date, *, reason: str, by: str, on: date | None =
     if ards is not None and REJECTED in ards.details:
         raise LookupError(f"{day} was {ards.reason}; take that back with ml-platform reject --undo")
     first, last = _barred(ards, day, on)
+    # What is kept of a day of the MRDS to be learned from ends where it was blocked: it is to be made again.
     accepted = [
         replace(
             _accepted(record, reason.strip(), by),
             barred_from=first,
             barred_to=last,
-            inputs=record.inputs + (_AGAIN if record.barred_from is not None else ""),
+            inputs=record.inputs + (AGAIN if record.barred_from is not None else ""),
         )
         for record in blocked
     ]

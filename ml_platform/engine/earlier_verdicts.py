@@ -186,7 +186,7 @@ def _given(record: DayRecord | None) -> dict[str, Given]:
     found: dict[str, Given] = {}
     mornings = record.details.get(HISTORY, {}).get("mornings", ()) if record is not None else ()
     for morning, _, is_usable, content in mornings:
-        if content is None:
+        if content is None or isinstance(found.get(content), date):
             continue
         accepted = is_usable and found.get(content) is False
         found[content] = date.fromisoformat(morning) if accepted else is_usable

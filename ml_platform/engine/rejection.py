@@ -13,13 +13,10 @@ from datetime import date
 from ml_platform.contract.assets import ARDS
 from ml_platform.contract.product import Product
 from ml_platform.engine.step import quality_of
-from ml_platform.engine.verdicts import Content, of_rejection, rejected_check, rows_hash
+from ml_platform.engine.verdicts import AGAIN, Content, of_rejection, rejected_check, rows_hash
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.rejections import REJECTED, Rejection, Rejections
 from ml_platform.storage.tables import Tables
-
-#: What the inputs of a record end with whose day is to be made again, since a person has changed their mind.
-_AGAIN = "/again"
 
 
 def reject(tables: Tables, product: Product, day: date, *, reason: str, by: str, on: date) -> DayRecord:
@@ -56,7 +53,7 @@ def reject(tables: Tables, product: Product, day: date, *, reason: str, by: str,
         record,
         outcome="blocked",
         reason=rejection.words,
-        inputs=record.inputs + _AGAIN,
+        inputs=record.inputs + AGAIN,
         details=record.details | of_rejection(rejection) | {"checks": [check.model_dump(mode="json")]},
     )
     rejections = Rejections(tables, product.name)
@@ -82,7 +79,7 @@ def take_back(tables: Tables, product: Product, day: date) -> int:
     # A run that began before may record the day once more as rejected.
     while (record := ledger.latest(ARDS, {day}).get(day)) is not None:
         reason = "its rejection was taken back" if REJECTED in record.details else record.reason
-        again = replace(record, inputs=record.inputs + _AGAIN, reason=reason)
+        again = replace(record, inputs=record.inputs + AGAIN, reason=reason)
         if not ledger.record_since([again], {day: record}):
             break
     return removed

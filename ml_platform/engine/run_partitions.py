@@ -274,6 +274,8 @@ def run(steps: Sequence[Step], days: Sequence[date], *, force: bool = False) -> 
         bring_up_to_date(other, chosen)
     settled = [day for day in days if day not in done.todo]
     further = {step: bring_up_to_date(step, settled) for step in others}
+    if any(part.written for part in further.values()):
+        bring_up_to_date(first, settled)  # what they say of a day may ask for it again
     known = first.context.ledger.latest(first.asset, set(days))
     todo = done.todo.union(*(part.todo for part in further.values()))
     metadata = first.summary(days, done)

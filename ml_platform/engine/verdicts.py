@@ -31,6 +31,8 @@ from ml_platform.storage.rejections import REJECTED, Rejection, Rejections
 WITHOUT_USABLE_ROWS = "the delivery has no usable rows"
 
 
+#: What the inputs of a record end with whose day is to be made again.
+AGAIN = "/again"
 #: In the metadata of a day: how many of its quarantined records are rows, if others are labels without a row.
 QUARANTINED_ROWS = "quarantined_rows"
 
@@ -156,6 +158,10 @@ class Verdict(Step):
         for day, case in cases.items():
             if not case.record.accepted_by:  # what it was made from has been accepted, if anything was
                 judged[day] = replace(judged[day], barred=case.record.barred)
+            was_usable = case.record.outcome == "blocked" and case.record.barred_from is not None
+            if was_usable and judged[day].outcome != "blocked":
+                # What is kept of it to be learned from ends where it was blocked: it is to be made again.
+                judged[day] = replace(judged[day], inputs=case.record.inputs + AGAIN)
         return judged
 
     def summary(self, days: Sequence[date], done: Done) -> dict[str, Any]:
@@ -341,7 +347,9 @@ def has_same_rows(product: Product, record: DayRecord, content: Content) -> bool
     """Whether a day had the rows that it has, by all that is counted of them; labels may have come since."""
     before = Content.of(record)
     is_same = rows_hash(product, before) == rows_hash(product, content)
-    return is_same and before.unusable_rows == content.unusable_rows
+    # Records that are older than the count of rows alone have that of all records.
+    counted = before.counts.get("quarantined") == content.counts.get("quarantined")
+    return is_same and (counted or before.unusable_rows == content.unusable_rows)
 
 
 def rows_hash(product: Product, content: Content) -> str:

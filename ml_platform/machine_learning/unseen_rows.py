@@ -61,7 +61,7 @@ def judge_on_unseen(
     pipeline: Any,
     model: Learned,
     found: Sequence[Evaluation],
-    labelled: Mapping[date, int],
+    labelled: Mapping[date, Mapping[date, int]],
 ) -> dict[date, Evaluation]:
     """Evaluations with the champion judged on the rows of their windows that it has never learned from.
 
@@ -72,26 +72,31 @@ def judge_on_unseen(
     Args:
         session: gives the Spark session if one is needed.
         found: evaluations of one champion.
-        labelled: the event days whose labels may be counted, with their numbers of rows in the MRDS.
+        labelled: for each evaluated day the event days whose labels may be counted, with their numbers of
+            rows in the MRDS.
     """
     kind = kind_of(product)
     judged: dict[date, Evaluation] = {}
     learned_from = getattr(pipeline, "feature_names_in_", product.model.features.all)
     if set(learned_from) != set(product.model.features.all):
         return judged  # the contract has other features since: the champion is judged by what it has scored
-    chosen = {part.event_day: _unseen_days(product, part.event_day, model, labelled) for part in found}
+    chosen = {
+        part.event_day: _unseen_days(product, part.event_day, model, labelled[part.event_day])
+        for part in found
+    }
+    counts = {day: rows for part in found for day, rows in labelled[part.event_day].items()}
     maximum = product.evaluation.maximum_rows
     sizes = {day: sum(size.values()) for day, size in chosen.items()}
     together = {evaluated_day for days in chosen.values() for evaluated_day in days}
     scored: dict[tuple[date, ...], _Scored] = {}
     # What is sampled depends on the window alone, not on what else is evaluated in this run.
-    at_once = sum(labelled[day] for day in together) <= maximum
+    at_once = sum(counts[day] for day in together) <= maximum
     for part in found:
         days = tuple(sorted(together if at_once else chosen[part.event_day]))
         share = share_of(maximum, sizes[part.event_day])
         if days not in scored:
             scored.clear()  # at most one window's rows are held
-            scored[days] = _score_unseen(session, product, tables, pipeline, model, days, share, labelled)
+            scored[days] = _score_unseen(session, product, tables, pipeline, model, days, share, counts)
         rows = scored[days]
         inside = np.isin(rows.event_day, [day.toordinal() for day in chosen[part.event_day]])
         known = inside & rows.known(part.event_day.toordinal() + 1)

@@ -155,9 +155,8 @@ class ModelPerformance(Step):
             return {}
         records = ModelHistory(context.tables, product).by_fingerprint()
         labelled = {
-            day: of_day.labels[day].counts.get("rows", 0)
-            for of_day in days.values()
-            for day in of_day.plan.labelled
+            day: {other: of_day.labels[other].counts.get("rows", 0) for other in of_day.plan.labelled}
+            for day, of_day in days.items()
         }
         judged: dict[date, evaluation.Evaluation | None] = {}
         champions = load_all(context, (records[fingerprint] for fingerprint in thin))

@@ -104,6 +104,14 @@ class Predictions(Step):
             day: inputs if day in chosen else replace(inputs, found=None) for day, inputs in found.items()
         }
 
+    def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
+        # Those of a day that is held back are there as well.
+        with_rows = {
+            day: replace(record, outcome="written") if performance.has_rows(record) else record
+            for day, record in records.items()
+        }
+        return super().lost(with_rows)
+
     def is_outdated(self, work: Mapping[date, Inputs]) -> bool:
         now = model_history.stamp(self.context.tables, self.context.product)
         return any(inputs.found is not None and inputs.found.decided != now for inputs in work.values())
@@ -268,7 +276,7 @@ def _as_scored(of_day: _Day) -> Written:
     assert record is not None, "a day that was never scored has the obstacle's outcome"
     assert obstacle is not None, "a day without an obstacle is scored"
     return Written(
-        record.outcome,
+        "written",
         fingerprint=record.fingerprint,
         counts=record.counts,
         delta_version=record.delta_version,
