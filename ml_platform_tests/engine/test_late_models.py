@@ -234,7 +234,7 @@ def test_a_champion_of_other_features_is_judged_by_what_it_has_scored_alone(hist
     model = ModelHistory(history.tables, history.product).by_fingerprint()[decision.fingerprint]
     pipeline = Registry.of(history.settings).load(history.product, model.version, model.fingerprint).pipeline
     found = [evaluation.Evaluation(day, "f1", champion_as_of=model.as_of)]
-    labelled = dict.fromkeys(ALL, 60)
+    labelled = {day: dict.fromkeys(ALL, 60)}
     changed = shop(
         source__label_delay_days=DELAY,
         model__first_month=None,
