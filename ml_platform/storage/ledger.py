@@ -123,7 +123,7 @@ class DayRecord:
         if self.usable:
             began = self.barred_from is None or as_of >= self.barred_from
             return self.barred_to is None or not (began and as_of < self.barred_to)
-        was_usable = self.outcome in ("held_back", "blocked") and self.barred_from is not None
+        was_usable = self.outcome in ("held_back", "blocked")
         return was_usable and self.barred_from is not None and as_of < self.barred_from
 
     @property

@@ -317,6 +317,7 @@ HISTORIES = settings(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # a history takes half a minute, beside other work three times that
 @settings(HISTORIES, max_examples=5)
 @given(history=histories(), draw=st.randoms(use_true_random=False))
 def test_a_platform_that_ran_every_morning_and_one_that_replays_it_have_made_the_same(
