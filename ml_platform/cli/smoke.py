@@ -23,7 +23,7 @@ from ml_platform.cli.smoke_page import Page, StepDone
 from ml_platform.cli.smoke_traces import RUN, run_of, traces_of
 from ml_platform.contract.assets import DRIFT_REPORT, MODEL, ONLINE_FEATURES, names
 from ml_platform.contract.days import DayRange
-from ml_platform.contract.loading import load_product, parse_product
+from ml_platform.contract.loading import parse_product
 from ml_platform.contract.product import Product
 from ml_platform.contract.secrets import SecretAddress
 from ml_platform.engine.databricks import wheel as wheels
@@ -35,8 +35,8 @@ from ml_platform.graph.assets import asset_key
 from ml_platform.graph.bad_days import only_bad_days
 from ml_platform.graph.partitions import range_tags
 from ml_platform.graph.resources import LocalStepRunner, StepRunner
-from ml_platform.samples import SAMPLES
-from ml_platform.settings import PACKAGE, Settings
+from ml_platform.samples import SAMPLES, contract_of_sample
+from ml_platform.settings import Settings
 
 SAMPLE = "customers"
 DAYS = DayRange(date(2022, 1, 1), date(2022, 2, 10))
@@ -216,7 +216,7 @@ class Smoke:
 
 
 def _product(name: str) -> Product:
-    contract = load_product(PACKAGE / "products" / f"{SAMPLE}.yaml").model_dump(mode="json", by_alias=True)
+    contract = contract_of_sample(SAMPLE).model_dump(mode="json", by_alias=True)
     return parse_product({**contract, "name": name, "engine": {}}, f"{SAMPLE}.yaml")
 
 

@@ -265,7 +265,8 @@ def _by_spark(
 
     predictions, states = blocks.predictions, blocks.states
     as_they_are = read(MRDS, [day for day in sizes if day not in corrected], blocks.labels)
-    labelled = mapped(as_they_are, lambda rows: served_rows.as_states(product, rows), blocks.labels, states)
+    never = F.lit(None).cast("date")
+    labelled = as_they_are.withColumns({KNOWN_FROM: never, KNOWN_TO: never, IS_SCORED: F.lit(True)})
     if corrected:
         labelled = labelled.unionByName(read(MRDS_SERVED, corrected, states))
 

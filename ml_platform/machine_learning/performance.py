@@ -157,16 +157,12 @@ def has_rows(record: DayRecord) -> bool:
 
 def scored_days(ledger: Ledger, days: Collection[date]) -> dict[date, DayRecord]:
     """The days among some that have predictions, each with the record that says which."""
-    outcomes: set[Outcome] = {*SETTLED, *WITHOUT_ROWS, "no_model"}
     # What was withdrawn with its rows, or removed for want of a model, is kept no longer.
-    of_rows = ledger.latest(PREDICTIONS, days, outcomes=outcomes)
-    newest = ledger.latest(PREDICTIONS, days)
-    held = {day: record for day, record in newest.items() if record.outcome == "held_back"}
-    return {day: record for day, record in (of_rows | held).items() if has_rows(record)} | {
-        day: of_rows[day]
-        for day, record in held.items()
-        if not has_rows(record) and day in of_rows and has_rows(of_rows[day])
-    }
+    of_rows: set[Outcome] = {*SETTLED, *WITHOUT_ROWS, "no_model"}
+    settled = ledger.latest(PREDICTIONS, days, outcomes=of_rows)
+    newest = ledger.latest(PREDICTIONS, days, outcomes={*of_rows, "held_back"})
+    found = {day: record if has_rows(record) else settled.get(day) for day, record in newest.items()}
+    return {day: record for day, record in found.items() if record is not None and has_rows(record)}
 
 
 def ranked_to(record: DayRecord) -> int:

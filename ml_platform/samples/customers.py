@@ -34,7 +34,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering.splitting import label_header, labels_file, publish, rows_file
+from ml_platform.data_engineering.splitting import label_header, labels_file, rows_file
+from ml_platform.samples.generated import check, generator, replace_day
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -160,12 +161,7 @@ def land(
     Raises:
         ValueError: the days lie outside the product's, or there are no rows to write.
     """
-    if days.first < product.start or (product.end is not None and days.last > product.end):
-        raise ValueError(
-            f"{days} goes beyond the days of {product.name}, {product.start} to {product.end or 'yesterday'}"
-        )
-    if rows_per_day < 1 or seed < 0:
-        raise ValueError("rows_per_day must be 1 or more, and seed not negative")
+    check(product, days, rows_per_day, seed)
     accounts = []
     written = 0
     landing.mkdir(parents=True, exist_ok=True)
@@ -175,16 +171,14 @@ def land(
             prepared.mkdir()
             delivery = _Delivery(product, day, prepared)
             for block in _blocks(day, rows_per_day, seed):
-                delivery.add(block, flaws, _generator(seed, _FLAWS, day, block.number))
+                delivery.add(block, flaws, generator(seed, _FLAWS, day, block.number))
                 if progress:
                     progress(written + delivery.account.rows)
             delivery.close()
             written += delivery.account.rows
             accounts.append(delivery.account)
             target = landing / product.name / day.isoformat()
-            for name in delivery.names - {path.name for path in prepared.iterdir()}:
-                (target / name).unlink(missing_ok=True)
-            publish(prepared, target)
+            replace_day(prepared, target, delivery.names)
     return accounts
 
 
@@ -256,12 +250,12 @@ def _blocks(day: date, rows_per_day: int, seed: int) -> Iterator[_Block]:
 
 
 def _block(day: date, number: int, size: int, rate: float, seed: int) -> _Block:
-    customers = _generator(seed, _CUSTOMERS, None, number)
+    customers = generator(seed, _CUSTOMERS, None, number)
     propensity = customers.standard_normal(size)
     activity = customers.uniform(0.5, 1.5, size)
     state = customers.integers(len(_STATES), size=size)
 
-    rng = _generator(seed, _DAYS, day, number)
+    rng = generator(seed, _DAYS, day, number)
     active = np.flatnonzero(rng.random(size) < rate * activity)
     count = len(active)
     twice = np.flatnonzero(rng.random(count) < SECOND_ROW)
@@ -337,12 +331,6 @@ def _sigmoid(log_odds: Floats) -> Floats:
 
 def _responders_kept(day: date) -> float:
     return RESPONDERS_KEPT if day in PRIOR_SHIFT else 1.0
-
-
-def _generator(seed: int, purpose: int, day: date | None, block: int) -> np.random.Generator:
-    """The random numbers for one purpose, day and block, independent of all others."""
-    counter = [0, block, day.toordinal() if day else 0, 0]
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=counter))
 
 
 # -- the deliveries --------------------------------------------------------------------------------

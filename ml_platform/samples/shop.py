@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ml_platform.contract.days import DayRange
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering.splitting import publish
+from ml_platform.samples.generated import check, generator, replace_day
 
 #: The two numbers of the beta distributions of the chance to order on a day, and to leave for good.
 ORDERS = (0.8, 14.0)
@@ -111,12 +111,7 @@ def land(
     Raises:
         ValueError: the days lie outside the product's, or there are no rows to write.
     """
-    if days.first < product.start or (product.end is not None and days.last > product.end):
-        raise ValueError(
-            f"{days} goes beyond the days of {product.name}, {product.start} to {product.end or 'yesterday'}"
-        )
-    if rows_per_day < 1 or seed < 0:
-        raise ValueError("rows_per_day must be 1 or more, and seed not negative")
+    check(product, days, rows_per_day, seed)
     accounts: list[DayAccount] = []
     landing.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{product.name}-", dir=landing) as temporary:
@@ -125,12 +120,9 @@ def land(
                 continue
             prepared = Path(temporary) / day.isoformat()
             prepared.mkdir()
-            account = _write(prepared, day, orders, flaws, _generator(seed, _FLAWS, day), product)
+            account = _write(prepared, day, orders, flaws, generator(seed, _FLAWS, day), product)
             target = landing / product.name / day.isoformat()
-            for name in _names(day).values():
-                if not (prepared / name).exists():
-                    (target / name).unlink(missing_ok=True)
-            publish(prepared, target)
+            replace_day(prepared, target, _names(day).values())
             accounts.append(account)
             if progress:
                 progress(sum(account.rows for account in accounts))
@@ -209,15 +201,15 @@ class _Customers:
 
 def _days(first: date, last: date, rows_per_day: int, seed: int) -> Iterator[tuple[date, _Orders]]:
     """The orders of every day from the shop's first one on."""
-    there = _newcomers(1, 0, _generator(seed, _CUSTOMERS, first))
+    there = _newcomers(1, 0, generator(seed, _CUSTOMERS, first))
     next_number = 1
     for day in DayRange(first, last):
-        rng = _generator(seed, _DAYS, day)
+        rng = generator(seed, _DAYS, day)
         stays = rng.random(len(there.number)) >= there.leaves
         there = there[stays]
         buyers = there[rng.random(len(there.number)) < there.orders]
         count = int(rng.poisson(NEW_A_DAY * rows_per_day))
-        new = _newcomers(next_number, count, _generator(seed, _CUSTOMERS, day))
+        new = _newcomers(next_number, count, generator(seed, _CUSTOMERS, day))
         next_number += count
         there, buyers = there + new, buyers + new
         rows = len(buyers.number)
@@ -245,11 +237,6 @@ def _newcomers(first: int, count: int, rng: np.random.Generator) -> _Customers:
         price=rng.lognormal(3.0, 0.5, count),
         channel=rng.integers(len(CHANNELS), size=count),
     )
-
-
-def _generator(seed: int, purpose: int, day: date) -> np.random.Generator:
-    """The random numbers for one purpose and day, independent of all others."""
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, day.toordinal(), 0]))
 
 
 # -- the deliveries --------------------------------------------------------------------------------
