@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 from deltalake import DeltaTable
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_platform.contract.product import Product
@@ -26,6 +26,7 @@ from ml_platform.engine.rejection import reject
 from ml_platform.machine_learning import performance
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform_tests.conftest import settings_in
+from ml_platform_tests.engine.test_trailing_histories import HISTORIES, deliver
 from ml_platform_tests.small_platform import D, Platform, days, shop, visits
 
 if TYPE_CHECKING:
@@ -201,13 +202,6 @@ def found(platform: Platform) -> Kept:
     return kept
 
 
-def deliver(platform: Platform, files: Iterable[File]) -> None:
-    for file in files:
-        if file.replaces:
-            platform.deliver(file.day, f"{file.name}.manifest.yaml", "replaces: true\n")
-        platform.deliver(file.day, file.name, file.text)
-
-
 def decide(platform: Platform, decided: Iterable[Decided]) -> list[Decided]:
     """Have people say what they say; returns what there was something to say of."""
     done = []
@@ -306,14 +300,6 @@ def check(history: History, draw: random.Random, folder: Path, spark: SparkSessi
     made = found(replay)
     for name in ("models", "decided", "scored", "evaluated"):
         assert differences(getattr(made, name), getattr(in_the_end, name)) == {}, f"{name} of a replay"
-
-
-#: To make a history shorter would take longer than to look at it.
-HISTORIES = settings(
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-)
 
 
 @pytest.mark.slow
