@@ -11,9 +11,12 @@ from rich.markup import escape
 
 from ml_platform.cli.console import console, fail
 from ml_platform.cli.layout import say
-from ml_platform.contract.assets import CATALOGUE, MODEL, MRDS
+from ml_platform.contract import online
+from ml_platform.contract.assets import CATALOGUE, MODEL, MRDS, ONLINE_FEATURES
+from ml_platform.contract.calendars import WEEKDAYS, weekdays_in_words
 from ml_platform.contract.days import DayRange, counted
 from ml_platform.contract.labels_ahead import LabelAhead
+from ml_platform.contract.learning import Population
 from ml_platform.contract.loading import ContractError, load_product
 from ml_platform.contract.product import Product
 from ml_platform.contract.trailing import first_full
@@ -84,12 +87,11 @@ def in_words(product: Product) -> list[str]:
         if asset.name == MRDS and product.mrds.label is not None:
             lines.append(_label_ahead(product, product.mrds.label))
         if asset.name == MRDS and product.mrds.population is not None:
-            lines.append(
-                "Beside the entities with rows of a day those are scored that had any in the "
-                f"{counted(product.mrds.population.active_within_days, 'day')} up to it."
-            )
+            lines.append(_population(product.mrds.population))
         if asset.name == MRDS and product.mrds.windowed:
             lines.append(_windows(product))
+        if asset.name == ONLINE_FEATURES and (how_long := online.in_words(product)) is not None:
+            lines.append(f"They hold {how_long}.")
         if asset.name == MODEL:
             lines += [_how_models_are_compared(product), _first_model(product)]
     lines.append("Its sensors and schedules are off until you switch them on in the UI.")
@@ -109,6 +111,17 @@ def _label(product: Product) -> str:
     delay = product.source.label_delay_days
     when = f"arrives {counted(delay, 'day')} after the rows" if delay else "arrives with the rows"
     return f"the label {product.label} {when}"
+
+
+def _population(population: Population) -> str:
+    """Who is scored, and when."""
+    said = (
+        "Beside the entities with rows of a day those are scored that had any in the "
+        f"{counted(population.active_within_days, 'day')} up to it"
+    )
+    if len(population.weekdays) == len(WEEKDAYS):
+        return f"{said}."
+    return f"{said}; on {weekdays_in_words(population.weekdays)} only."
 
 
 def _label_ahead(product: Product, label: LabelAhead) -> str:

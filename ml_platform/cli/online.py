@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.markup import escape
@@ -13,7 +15,10 @@ from rich.markup import escape
 from ml_platform.cli.console import ProductName, console, fail, product_named
 from ml_platform.cli.layout import Row, print_table, say, say_command
 from ml_platform.contract.days import counted
+from ml_platform.contract.online import has_expired
 from ml_platform.contract.product import Product
+from ml_platform.contract.source import EVENT_DAY
+from ml_platform.online_store.names import VALID_UNTIL
 from ml_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,14 +51,22 @@ def get(
     settings, product = product_named(name)
     with _opened(settings) as store:
         rows = store.get(product, _parsed(product, keys))
+    expired = [_has_expired(product, row) for row in rows]
     if as_json:
-        for row in rows:
+        for row, is_over in zip(rows, expired, strict=True):
+            if row is not None and VALID_UNTIL in row:
+                row["expired"] = is_over
             print(json.dumps(row, default=str))
         return
     known = [row for row in rows if row is not None]
     if known:
         lines = [Row(["" if value is None else str(value) for value in row.values()]) for row in known]
         print_table("", list(known[0]), lines)
+    if over := [key for key, is_over in zip(keys, expired, strict=True) if is_over]:
+        console.print(
+            f"[yellow]Not served any more, since newer ones should have come:[/yellow] the features of "
+            f"{escape(', '.join(over))}; see {VALID_UNTIL}"
+        )
     unknown = [key for key, row in zip(keys, rows, strict=True) if row is None]
     if unknown:
         fail(f"the online store has no features of {', '.join(unknown)}")
@@ -143,6 +156,14 @@ def unforget(name: ProductName, keys: Keys) -> None:
         "publication of a day that has them. To publish now:"
     )
     say_command(f"ml-platform backfill {name} --from DAY --to DAY --select online_features --force")
+
+
+def _has_expired(product: Product, row: Mapping[str, Any] | None) -> bool:
+    """Whether features that were found don't hold any more."""
+    if row is None or VALID_UNTIL not in row:
+        return False
+    today = datetime.now(ZoneInfo(product.timezone)).date()
+    return has_expired(product, row[EVENT_DAY], row[VALID_UNTIL], today)
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from collections.abc import Collection
 from datetime import date, timedelta
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
@@ -24,14 +24,22 @@ _LONGEST_BREAK_DAYS = 366
 _YEARS_LOOKED_AT = 11
 
 
+def _each_once(weekdays: tuple[Weekday, ...]) -> tuple[Weekday, ...]:
+    if len(set(weekdays)) < len(weekdays):
+        raise ValueError("a weekday is listed twice")
+    return weekdays
+
+
+#: Some weekdays, by which a contract names days.
+Weekdays = Annotated[tuple[Weekday, ...], Field(min_length=1), AfterValidator(_each_once)]
+
+
 class Delivery(BaseModel):
     """For which event days a delivery is due. For other days one may come; it is not missed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    weekdays: tuple[Weekday, ...] = Field(
-        default=WEEKDAYS, min_length=1, description="event days for which deliveries are due"
-    )
+    weekdays: Weekdays = Field(default=WEEKDAYS, description="event days for which deliveries are due")
     holidays: tuple[date | str, ...] = Field(
         default=(),
         description="days without a delivery: a country (US), one of its parts (US-NY), a stock exchange "
@@ -60,12 +68,6 @@ class Delivery(BaseModel):
             found.append(value)
         return tuple(found)
 
-    @model_validator(mode="after")
-    def _each_once(self) -> Self:
-        if len(set(self.weekdays)) < len(self.weekdays):
-            raise ValueError("weekdays: a weekday is listed twice")
-        return self
-
     @cached_property
     def dates(self) -> frozenset[date]:
         """The holidays that are given as dates."""
@@ -83,7 +85,7 @@ class Delivery(BaseModel):
 
     def why_not_due(self, day: date) -> str | None:
         """Why no delivery is due for an event day, in words; None if one is."""
-        if WEEKDAYS[day.weekday()] not in self.weekdays:
+        if weekday_of(day) not in self.weekdays:
             return f"no delivery is due for {_NAMES[day.weekday()]}s"
         if day in self.dates:
             return "no delivery is due for this date (delivery.holidays)"
@@ -118,7 +120,6 @@ class Delivery(BaseModel):
         """For which days deliveries are due."""
         if self.is_daily:
             return "for every day"
-        named = _spans([WEEKDAYS.index(name) for name in self.weekdays])
         parts = [f"the holidays of {name}" for name in self.calendars]
         if self.dates:
             parts.append(f"{len(self.dates)} dates" if len(self.dates) > 1 else str(*self.dates))
@@ -128,17 +129,22 @@ class Delivery(BaseModel):
             if self.arrives != "any_day"
             else ""
         )
-        return f"for {named}{without}{late}"
+        return f"for {weekdays_in_words(self.weekdays)}{without}{late}"
 
 
 def _from(day: date) -> list[date]:
     return [day + timedelta(days=n) for n in range(_LONGEST_BREAK_DAYS)]
 
 
-def _spans(weekdays: Collection[int]) -> str:
+def weekday_of(day: date) -> Weekday:
+    """The weekday of a day, as contracts name it."""
+    return WEEKDAYS[day.weekday()]
+
+
+def weekdays_in_words(weekdays: Collection[Weekday]) -> str:
     """Weekdays in words, those that follow each other as a span."""
     found: list[list[int]] = []
-    for weekday in sorted(weekdays):
+    for weekday in sorted(map(WEEKDAYS.index, weekdays)):
         if found and found[-1][-1] == weekday - 1:
             found[-1].append(weekday)
         else:

@@ -215,6 +215,13 @@ def _check_trailing(product: Product) -> None:
             "mrds.population: who has no rows of a day gets no label that is delivered for rows; it goes "
             "with a label that looks ahead (mrds.label)"
         )
+    if product.mrds.population is not None:
+        never = set(product.mrds.population.weekdays).isdisjoint(product.delivery.weekdays)
+        if never:
+            raise ValueError(
+                "mrds.population.weekdays: no delivery is due for any of these weekdays (delivery.weekdays), "
+                "and a day without rows has none of anybody"
+            )
     if product.mrds.over_days and product.source.event_day in set(product.mrds.entity) - {EVENT_DAY}:
         place = "mrds.features" if product.mrds.windowed else "mrds.label"
         raise ValueError(

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from ml_platform.contract import boosting, estimators
+from ml_platform.contract.calendars import WEEKDAYS, Weekdays, weekday_of, weekdays_in_words
 from ml_platform.contract.fields import ColumnName, Days, Month, Months, Rows, Section
 from ml_platform.contract.labels_ahead import LabelAhead
 from ml_platform.contract.searching import Search
@@ -51,6 +52,13 @@ class Population(Section):
     active_within_days: Annotated[Days, Field(ge=1)] = Field(
         description="entities with rows on so many days, the last of which is the event day"
     )
+    weekdays: Weekdays = Field(default=WEEKDAYS, description="event days on which anybody is scored")
+
+    def why_not_scored(self, day: date) -> str | None:
+        """Why nobody is scored on an event day, in words; None if its entities are."""
+        if weekday_of(day) in self.weekdays:
+            return None
+        return f"the population is scored on {weekdays_in_words(self.weekdays)} only (mrds.population)"
 
 
 class Mrds(Section):

@@ -36,6 +36,7 @@ from ml_platform.contract.learning import (
     Retrain,
 )
 from ml_platform.contract.monitoring import Alerts, DataSet, Drift, Validation
+from ml_platform.contract.online import Online
 from ml_platform.contract.places import own_place
 from ml_platform.contract.scalar_sql import Expression
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON, Column, Source
@@ -71,6 +72,7 @@ class Product(Section):
     retrain: Retrain = Retrain()
     validation: Validation = Validation()
     drift: Drift = Drift()
+    online: Online = Online()
     alerts: Alerts = Alerts()
     engine: EngineChoice = EngineChoice()
 
@@ -231,6 +233,10 @@ class Product(Section):
         Rows may be delivered for other days as well and are used like any; but nobody waits for them.
         """
         return self.delivery.due(day)
+
+    def why_not_scored(self, day: date) -> str | None:
+        """Why no entity has a row of the MRDS on an event day, in words; None if those with rows of it do."""
+        return None if self.mrds.population is None else self.mrds.population.why_not_scored(day)
 
     def due_days(self, days: Iterable[date]) -> list[date]:
         """Those of ``days`` for which a delivery is due."""

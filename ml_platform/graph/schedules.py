@@ -64,7 +64,7 @@ def _labels_have_come(product: Product, record: DayRecord) -> bool:
     """Whether a day has its labels; the few that come early don't make it one."""
     labelled, rows = record.counts.get("labelled", 0), record.counts.get("rows", 0)
     share = product.validation.minimum_labelled_share
-    return record.outcome == "empty" or (labelled > 0 and labelled >= share * rows)
+    return record.outcome in ("empty", "not_due") or (labelled > 0 and labelled >= share * rows)
 
 
 def _model_schedule(product: Product, settings: Settings) -> dg.ScheduleDefinition:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ml_platform.contract import online
 from ml_platform.contract.column_types import COLUMN_TYPES
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.online_store.dialects import PUBLISHED_AT, VERSION, Dialect, Key
 from ml_platform.online_store.failures import OnlineStoreError
-from ml_platform.online_store.names import FEATURES, table_name
+from ml_platform.online_store.names import FEATURES, VALID_UNTIL, table_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,14 +36,18 @@ class FeatureTables:
         self.product = product
         self.dialect = dialect
         self.entity = tuple(product.entity)
-        #: What a look-up and a staged row hold of the MRDS, in order.
-        self.values = tuple(dict.fromkeys((*product.entity, EVENT_DAY, *product.features)))
+        of_mrds = (*product.entity, EVENT_DAY, *product.features)
+        #: Whether rows hold for some time alone.
+        self.expires = online.rule(product) is not None
+        #: What a look-up and a staged row hold, in order.
+        self.values = tuple(dict.fromkeys((*of_mrds, *([VALID_UNTIL] if self.expires else []))))
         self._refuse_names()
 
     def _refuse_names(self) -> None:
         longest = self.dialect.longest_name
-        for name in (*self.values, self.features.name):
-            if name.casefold() in (VERSION, PUBLISHED_AT, NUMBER, REASON):
+        own = (VERSION, PUBLISHED_AT, NUMBER, REASON, *([VALID_UNTIL] if self.expires else []))
+        for name in (*self.product.entity, *self.product.features, self.features.name):
+            if name.casefold() in own:
                 raise OnlineStoreError(
                     f"{self.product.name}: the online store has a column {name!r} of its own; rename the "
                     "contract's"
@@ -204,7 +209,7 @@ class FeatureTables:
         connection.exec_driver_sql(f"ALTER TABLE {table} {keyword} {written}")
 
     def _type(self, name: str) -> Any:
-        return "date" if name == EVENT_DAY else self.product.mrds_type(name)
+        return "date" if name in (EVENT_DAY, VALID_UNTIL) else self.product.mrds_type(name)
 
     def _columns(self, names: Sequence[str], *, key: bool = False) -> list[sa.Column[Any]]:
         found = []

@@ -6,6 +6,8 @@ from ml_platform.contract.product import Product
 
 #: The table that people read: each entity's newest features.
 FEATURES = "features"
+#: Its column of the last date on which a row holds, where the contract gives rows one.
+VALID_UNTIL = "valid_until"
 
 
 def table_name(product: Product, table: str) -> str:

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ml_platform.contract import online
+from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.online_store.dialects import VERSION, Key
 from ml_platform.online_store.failures import OnlineStoreError, PublicationOvertakenError
 from ml_platform.online_store.feature_tables import PUBLICATION, FeatureTables
+from ml_platform.online_store.names import VALID_UNTIL
 from ml_platform.online_store.statements import Statements
 
 if TYPE_CHECKING:
@@ -236,12 +239,23 @@ class Publication:
         import pyarrow.compute as pc
 
         schema = self._tables.arrow_schema
+        if self._tables.expires:
+            rows = _with_ends(self._tables.product, rows)
         rows = rows.select(schema.names).cast(schema)
         columns = [
             pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
             for column in rows.columns
         ]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _with_ends(product: Product, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows, each with the last date on which it holds."""
+    import pyarrow as pa
+
+    of_day = rows[EVENT_DAY].dictionary_encode()
+    ends = [online.valid_until(product, day) for day in of_day.dictionary.to_pylist()]
+    return rows.append_column(VALID_UNTIL, pa.array(ends, pa.date32()).take(of_day.indices))
 
 
 def _spread(rows: pa.RecordBatch) -> list[dict[str, Any]]:

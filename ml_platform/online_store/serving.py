@@ -11,7 +11,9 @@ import base64
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from datetime import date, datetime
 from typing import Annotated, Any, Protocol
+from zoneinfo import ZoneInfo
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,10 +22,12 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from ml_platform.contract import online
 from ml_platform.contract.column_types import COLUMN_TYPES, INTEGER_BOUNDS, ColumnType
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
 from ml_platform.online_store.failures import OnlineStoreError
+from ml_platform.online_store.names import VALID_UNTIL
 
 #: Keys of one request, and bytes of its body.
 MAXIMUM_KEYS = 1_000
@@ -49,6 +53,11 @@ class Store(Protocol):
     def get(self, product: Product, keys: Any) -> list[dict[str, Any] | None]: ...
 
 
+def today_of(product: Product) -> date:
+    """The date where a product is."""
+    return datetime.now(ZoneInfo(product.timezone)).date()
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
@@ -59,10 +68,12 @@ def build_app(
     *,
     token: str | None = None,
     names: Collection[str] | None = None,
+    today: Callable[[Product], date] = today_of,
 ) -> Any:
     """The application.
 
     Args:
+        today: gives the date where a product is, by which its features expire.
         names: of the host, by which callers may address the service; any without them.
         token: what callers must send as a bearer token; without one, anybody who reaches it may read.
     """
@@ -87,7 +98,7 @@ def build_app(
         return {"status": "ok"}
 
     for product in products.values():
-        _add_product(app, product, store)
+        _add_product(app, product, store, today)
     return app
 
 
@@ -96,30 +107,47 @@ def _probe(product: Product) -> tuple[Any, ...]:
     return tuple(COLUMN_TYPES[product.mrds_type(name)].example for name in product.entity)
 
 
-def _add_product(app: FastAPI, product: Product, store: Store) -> None:
+def _add_product(app: FastAPI, product: Product, store: Store, today: Callable[[Product], date]) -> None:
+    expires = online.rule(product) is not None
     key_model = _model(product, "Key", {name: (product.mrds_type(name), True) for name in product.entity})
     columns: dict[str, tuple[ColumnType, bool]] = {
         **{name: (product.mrds_type(name), True) for name in product.entity},
         EVENT_DAY: ("date", True),
         **{name: (product.mrds_type(name), False) for name in product.features},
+        **({VALID_UNTIL: ("date", False)} if expires else {}),
         "mrds_version": ("long", True),
         "published_at": ("timestamp", True),
     }
     row_model = _model(product, "Features", columns)
-    found_model = create_model(
-        f"{product.name.title()}Found",
-        rows=(list[row_model | None], ...),  # type: ignore[valid-type]
-    )
+    found: dict[str, Any] = {"rows": (list[row_model | None], ...)}  # type: ignore[valid-type]
+    if expires:
+        described = "which of the keys, counted from 0, have features that don't hold any more; null in rows"
+        found["expired"] = (list[int], Field(description=described))
+    found_model = create_model(f"{product.name.title()}Found", **found)
     asked_model = create_model(
         f"{product.name.title()}Keys",
         __base__=_Model,
         keys=(Annotated[list[key_model], Field(min_length=1, max_length=MAXIMUM_KEYS)], ...),  # type: ignore[valid-type]
     )
 
+    def has_expired(row: Mapping[str, Any] | None) -> bool:
+        return (
+            expires
+            and row is not None
+            and online.has_expired(product, row[EVENT_DAY], row[VALID_UNTIL], today(product))
+        )
+
     def look_up(key: Any) -> Any:
         (row,) = store.get(product, [_values(key)])
         if row is None:
             raise HTTPException(404, f"{product.name} has no features of this key")
+        if has_expired(row):
+            until = row[VALID_UNTIL] or online.valid_until(product, row[EVENT_DAY])
+            raise HTTPException(
+                410,
+                f"{product.name} has no features of this key that hold today: the newest are of "
+                f"{row[EVENT_DAY]}, and held until {until}",
+            )
         return row_model(**row)
 
     look_up.__annotations__["key"] = Annotated[key_model, Query()]
@@ -130,13 +158,18 @@ def _add_product(app: FastAPI, product: Product, store: Store) -> None:
         summary=f"One {', '.join(product.entity)}",
         responses={
             404: {"description": "no features of this key"},
+            **({410: {"description": "the features of this key don't hold any more"}} if expires else {}),
             503: {"description": "the store is away"},
         },
     )(look_up)
 
     def look_up_many(asked: Any) -> Any:
         rows = store.get(product, [_values(key) for key in asked.keys])
-        return found_model(rows=[None if row is None else row_model(**row) for row in rows])
+        expired = [place for place, row in enumerate(rows) if has_expired(row)]
+        for place in expired:
+            rows[place] = None
+        answer = [None if row is None else row_model(**row) for row in rows]
+        return found_model(rows=answer, expired=expired) if expires else found_model(rows=answer)
 
     look_up_many.__annotations__["asked"] = asked_model
     app.post(

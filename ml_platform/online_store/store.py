@@ -99,7 +99,8 @@ class OnlineStore:
 
         Returns:
             Entity, ``event_day``, features, ``mrds_version`` and ``published_at``; times are UTC without
-            a zone. A null feature is a None in a row.
+            a zone. A null feature is a None in a row. Where rows hold for some time alone, also
+            ``valid_until``, the last date of it; whether that is over is the caller's business.
 
         Raises:
             OnlineStoreError: the store can't be read.

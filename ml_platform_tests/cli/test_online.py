@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ml_platform.online_store.store import OnlineStore
 from ml_platform.settings import Settings
 from ml_platform_tests.cli.test_cli import home, run
 from ml_platform_tests.online_store.rows import MONDAY, TUESDAY, publish, row, spends
-from ml_platform_tests.small_platform import shop
+from ml_platform_tests.small_platform import shop, shop_contract
 
 __all__ = ["home"]
 
@@ -20,6 +22,24 @@ def store(home: Path) -> OnlineStore:
     store = OnlineStore(Settings().online_url)
     publish(store, shop(), [row(name, MONDAY, 1.0) for name in ("ann", "Miller, Bob", "eve")])
     return store
+
+
+def test_get_says_which_features_do_not_hold_any_more(home: Path, store: OnlineStore) -> None:
+    products = home / "contracts"
+    content = shop_contract(online={"expires_after_days": 30_000})
+    (products / "shop.yaml").write_text(yaml.safe_dump(content))
+    code, lines = run("online", "get", "shop", "ann", "nobody", "--json")
+    assert code == 0
+    found = [json.loads(line) for line in lines.splitlines() if line.startswith(("{", "null"))]
+    assert [one and one["expired"] for one in found] == [False, None]
+    content["online"]["expires_after_days"] = 2
+    (products / "shop.yaml").write_text(yaml.safe_dump(content))
+    code, output = run("online", "get", "shop", "ann", "eve")
+    assert code == 0
+    assert "Not served any more, since newer ones should have come: the features of ann, eve" in " ".join(
+        output.split()
+    )
+    assert json.loads(run("online", "get", "shop", "ann", "--json")[1])["expired"] is True
 
 
 def test_forget_deletes_entities_until_they_are_unforgotten(store: OnlineStore) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ml_platform.online_store import serving
 from ml_platform.online_store.serving import LOOPBACK_NAMES, build_app
 from ml_platform.online_store.serving_limits import BoundedProtocol, maximum_connections
 from ml_platform.online_store.store import OnlineStore
+from ml_platform_tests.online_store import rows as stored
 from ml_platform_tests.small_platform import SHOP, shop
 
 DAY = date(2024, 1, 3)
@@ -96,6 +98,40 @@ def test_one_key_gives_its_features(client: httpx.Client) -> None:
         "visit": 1,
         "mrds_version": 7,
     }
+
+
+def test_features_are_served_as_long_as_they_hold(tmp_path: Path) -> None:
+    """What is of a day holds for three days after it; then a caller is told, and gets no values."""
+    product = shop(online={"expires_after_days": 3})
+    now = [DAY]
+    with contextlib.closing(OnlineStore(f"sqlite:///{tmp_path / 'features.db'}")) as store:
+        stored.publish(store, shop(), [stored.row("old", DAY - timedelta(days=2), 1.0)])
+        new = [stored.row("ann", DAY, 2.0), stored.row("bob", DAY - timedelta(days=1), 3.0)]
+        stored.publish(store, product, new)
+        server = Server(build_app({"shop": product}, store, today=lambda _: now[0]))
+        with httpx.Client(base_url=server.url, timeout=30) as client:
+            seen = []
+            for ahead in range(5):
+                now[0] = DAY + timedelta(days=ahead)
+                keys = [{"customer": name} for name in ("nobody", "old", "bob", "ann")]
+                many = client.post("/shop/features", json={"keys": keys}).json()
+                single = [client.get("/shop/features", params=key).status_code for key in keys]
+                there = [place for place, one in enumerate(many["rows"]) if one]
+                assert single == [404, *(200 if place in there else 410 for place in (1, 2, 3))]
+                assert sorted([*there, *many["expired"]]) == [1, 2, 3]
+                seen.append(there)
+            assert seen == [[1, 2, 3], [1, 2, 3], [2, 3], [3], []]
+            answer = client.get("/shop/features", params={"customer": "old"}).json()
+            assert answer["detail"] == (
+                "shop has no features of this key that hold today: the newest are of 2024-01-01, and held "
+                "until 2024-01-04"
+            )
+            now[0] = DAY
+            found = client.get("/shop/features", params={"customer": "ann"}).json()
+            assert (found["event_day"], found["valid_until"]) == ("2024-01-03", "2024-01-06")
+            described = client.get("/openapi.json").json()
+            assert "410" in described["paths"]["/shop/features"]["get"]["responses"]
+        server.close()
 
 
 def test_null_features_are_told_apart_from_an_unknown_key(client: httpx.Client) -> None:

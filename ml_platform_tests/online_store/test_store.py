@@ -28,7 +28,9 @@ from ml_platform_tests.online_store.rows import (
     row,
     spends,
 )
-from ml_platform_tests.small_platform import shop
+from ml_platform_tests.small_platform import shop, shop_contract
+
+FRIDAY = THURSDAY + timedelta(days=1)
 
 
 @pytest.fixture
@@ -362,6 +364,42 @@ def test_a_new_feature_adds_its_column(store: OnlineStore) -> None:
     publish(store, product, [row("a", TUESDAY, 2.0)])
     found = store.get(product, [["a"], ["b"]])
     assert [one["visit"] if one else "gone" for one in found] == [1, None]
+
+
+def test_rows_say_until_when_they_hold_once_the_contract_does(store: OnlineStore) -> None:
+    """A column of its own, which is null of what was published before, and empties when it goes."""
+    forever, for_days = shop(), shop(online={"expires_after_days": 2})
+    publish(store, forever, [row("a", MONDAY, 1.0), row("b", MONDAY, 1.0)])
+    assert [one["valid_until"] if one else "gone" for one in store.get(for_days, [["a"]])] == [None]
+    publish(store, for_days, [row("a", TUESDAY, 2.0), row("c", WEDNESDAY, 3.0)], version=1)
+    found = store.get(for_days, [["a"], ["b"], ["c"]])
+    assert [one["valid_until"] if one else "gone" for one in found] == [THURSDAY, None, FRIDAY]
+    publish(store, forever, [row("a", THURSDAY, 2.0)], version=2)
+    (now,) = store.get(forever, [["a"]])
+    assert now is not None
+    assert "valid_until" not in now
+    assert [one["valid_until"] for one in store.rows(for_days)] == [None, None, FRIDAY]
+    # Another rule counts for what is published from then on.
+    longer = shop(online={"expires_after_days": 3})
+    publish(store, longer, [row("b", MONDAY, 1.0)], version=3, days=[MONDAY])
+    assert [one["valid_until"] for one in store.rows(longer)] == [None, THURSDAY, FRIDAY]
+
+
+def test_a_column_of_the_contract_is_not_taken_for_the_date(store: OnlineStore) -> None:
+    def product(**changes: Any) -> Product:
+        content = shop_contract()
+        column = {"type": "date", "nullable": True}
+        return shop(
+            source__columns={**content["source"]["columns"], "valid_until": column},
+            mrds__aggregate={**content["mrds"]["aggregate"], "valid_until": "max"},
+            **changes,
+        )
+
+    one = row("a", MONDAY, 1.0) | {"valid_until": TUESDAY}
+    publish(store, product(), [one])
+    assert [found["valid_until"] for found in store.rows(product())] == [TUESDAY]
+    with pytest.raises(OnlineStoreError, match="a column 'valid_until' of its own; rename the contract's"):
+        publish(store, product(online={"expires_after_days": 2}), [one])
 
 
 def test_a_feature_that_the_contract_drops_stays_unread_and_empties(store: OnlineStore) -> None:

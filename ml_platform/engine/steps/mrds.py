@@ -39,10 +39,12 @@ from ml_platform.engine.usable_days import (
 from ml_platform.engine.verdicts import Content, Verdict
 from ml_platform.mlops.quality import profiles
 from ml_platform.storage.contract_versions import ContractVersions
-from ml_platform.storage.ledger import HISTORY, DayRecord, Ledger
+from ml_platform.storage.ledger import HISTORY, WITHOUT_ROWS, DayRecord, Ledger
 
 _DAY = timedelta(days=1)
 FEATURES_FINGERPRINT = "features_fingerprint"
+#: What a day is made from on which the contract has nobody scored: of its delivery nothing.
+UNSCORED = "unscored"
 
 
 class Mrds(Step):
@@ -75,7 +77,19 @@ class Mrds(Step):
             elif found[day].outcome is None and kept[day].outcome == "refused":
                 # A sum beyond its type: windows of other days leave the day out.
                 found[day] = Inputs(found[day].fingerprint, "refused", kept[day].reason)
-        return found
+        unscored = self._unscored(days)
+        return found | {day: inputs for day, inputs in unscored.items() if not found[day].failed}
+
+    def _unscored(self, days: Sequence[date]) -> dict[date, Inputs]:
+        """The days that the ARDS has been made of, and on which the contract has nobody scored."""
+        reasons = {day: self.context.product.why_not_scored(day) for day in days}
+        asked = {day for day, reason in reasons.items() if reason}
+        made = self.context.ledger.latest(ARDS, asked, details=False) if asked else {}
+        return {
+            day: Inputs(UNSCORED, "not_due", reasons[day] or "", gone=True)
+            for day, record in made.items()
+            if record.outcome not in WITHOUT_ROWS
+        }
 
     def first(self, days: Sequence[date]) -> Sequence[tuple[Step, Sequence[date]]]:
         reached = self._reached(days)

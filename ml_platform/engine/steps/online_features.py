@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any
 
+from ml_platform.contract import online
 from ml_platform.contract.assets import ONLINE_FEATURES
+from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.data_engineering import mrds
 from ml_platform.engine import presence
 from ml_platform.engine.inputs import content_of, from_same_day
@@ -30,6 +32,11 @@ class OnlineFeatures(Step):
     """MRDS to the online store."""
 
     asset = ONLINE_FEATURES
+
+    @property
+    def contract(self) -> str:
+        own, rule = super().contract, online.rule(self.context.product)
+        return own if rule is None else fingerprint_of([own, rule])
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         context, product = self.context, self.context.product
@@ -78,11 +85,20 @@ class OnlineFeatures(Step):
         }
 
     def withdraw(self, days: Sequence[date]) -> dict[date, Written]:
-        """Publish days that the MRDS has no rows of: their entities fall back to earlier days, or go."""
+        """Publish days that the MRDS has no rows of: their entities fall back to earlier days, or go.
+
+        Where the store holds the population of its newest day, that of the one before is there again.
+        """
         context = self.context
         if not context.tables.exists(context.product.name, mrds.MRDS):
             return super().withdraw(days)
-        metadata = self._publish(days, 0)
+        before: dict[date, int] = {}
+        if context.product.mrds.population is not None:
+            known = context.ledger.latest(mrds.MRDS, details=False)
+            rows = {day: record.counts.get("rows", 0) for day, record in known.items() if record.usable}
+            newest = max((day for day in rows if rows[day] and day not in days), default=date.max)
+            before = {newest: rows[newest]} if newest < max(days) else {}
+        metadata = self._publish([*days, *before], sum(before.values()))
         return {day: Written("missing", metadata=_of_last(days, day, metadata)) for day in days}
 
     def _publish(self, days: Sequence[date], rows: int) -> dict[str, Any]:

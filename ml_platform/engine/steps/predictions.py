@@ -14,7 +14,7 @@ from ml_platform.engine.deciding import load_all
 from ml_platform.engine.inputs import from_same_day
 from ml_platform.engine.run_partitions import FAILED, Step
 from ml_platform.engine.step import Inputs, Written
-from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT
+from ml_platform.engine.steps.mrds import FEATURES_FINGERPRINT, UNSCORED
 from ml_platform.machine_learning import model_history, performance, scoring
 from ml_platform.machine_learning.model_columns import ModelColumns
 from ml_platform.machine_learning.model_files import RegistryError
@@ -100,9 +100,15 @@ class Predictions(Step):
                 found[day] = replace(inputs, fingerprint=f"{rows}/kept", found=of_day)
             else:
                 found[day] = replace(inputs if inputs.outcome else obstacle, found=of_day)
-        return {
-            day: inputs if day in chosen else replace(inputs, found=None) for day, inputs in found.items()
-        }
+        for day in found.keys() - chosen:
+            inputs = found[day]
+            if inputs.fingerprint == UNSCORED and day in scored:
+                # It was scored before the contract said so.
+                of_day = _Day(UNSCORED, None, inputs, scored[day], True, decided)
+                found[day] = Inputs(f"{UNSCORED}/kept", found=of_day)
+            else:
+                found[day] = replace(inputs, found=None)
+        return found
 
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         # Those of a day that is held back are there as well.
@@ -172,7 +178,7 @@ class Predictions(Step):
                     done[day] = Written("refused", f"the model that serves this day: {model}", details=FAILED)
                 elif model is not None:  # otherwise the day is planned anew
                     models[day] = serving_models.serving_model(product, model.record, model.pipeline)
-            elif of_day.model is None and rescore:
+            elif of_day.model is None and rescore and not of_day.is_kept:
                 unserved.append(day)
             else:
                 done[day] = _as_scored(of_day)
