@@ -28,7 +28,8 @@ from ml_platform.data_engineering.made_columns import with_made_columns
 from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
 from ml_platform.data_engineering.row_versions import Morning
 from ml_platform.data_engineering.trailing_windows import UsableDays
-from ml_platform.data_engineering.windowed_days import WindowedDays
+from ml_platform.data_engineering.windowed_days import KeptDays, WindowedDays
+from ml_platform.data_engineering.windowed_rows import Windowing
 from ml_platform.spark.tasks import Session
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import ContentSums
@@ -190,8 +191,13 @@ def _in_tasks(
     with places.mrds.scratch() as folder:
         rows, states = DayFiles(str(folder / "rows")), DayFiles(str(folder / "states"))
         own = made_by(_Make(product, rows, states, dict(histories), counting, withheld, is_on_the_way=True))
-        windowed = WindowedDays.of(
-            product, tables, usable, labels, histories, rows, states, places.mrds, places.served
+        windowed = WindowedDays(
+            Windowing(product, usable, labels, histories),
+            rows,
+            states,
+            KeptDays.of(product, tables),
+            places.mrds,
+            places.served,
         )
         return windowed.write(session, own, counting, withheld)
 

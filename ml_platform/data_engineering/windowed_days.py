@@ -16,29 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from ml_platform.contract.assets import DAILY_AGGREGATES, DAILY_AGGREGATES_VERSIONS
-from ml_platform.contract.days import DayRange
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
-from ml_platform.contract.trailing import days_reached
-from ml_platform.data_engineering import (
-    aggregation,
-    ahead_labels,
-    buckets,
-    daily_aggregates,
-    served_states,
-    trailing_windows,
-)
+from ml_platform.data_engineering import aggregation, buckets, daily_aggregates, served_states
 from ml_platform.data_engineering.aggregation import TooLargeError
 from ml_platform.data_engineering.daily_aggregates import ENTITY_HASH
 from ml_platform.data_engineering.day_statistics import Counting
 from ml_platform.data_engineering.entity_days import Made, refused, together
-from ml_platform.data_engineering.made_columns import with_made_columns
-from ml_platform.data_engineering.population import Population
-from ml_platform.data_engineering.row_versions import Morning
-from ml_platform.data_engineering.trailing_windows import BEYOND, MORNING, UsableDays
+from ml_platform.data_engineering.windowed_rows import DayOnTheWay, Windowing, reached
 from ml_platform.spark.tasks import Session, each_in_a_task
 from ml_platform.storage.day_files import DayFile, DayFiles
 from ml_platform.storage.fingerprints import ContentSums
@@ -46,8 +33,6 @@ from ml_platform.storage.tables import Tables
 
 #: Rows of days that a task lays out at once: 300 to 400 bytes of memory each were measured.
 ROWS_AT_ONCE = 1_500_000
-#: Rows of days, with entities that have none of theirs, of which windows are put together at once.
-OUTPUTS_AT_ONCE = 500_000
 #: What it takes to read a row, and leave it to another share, beside laying it out and adding up its windows.
 READING = 0.2
 
@@ -113,8 +98,8 @@ class KeptDays:
     def in_windows(self, work: Work, outputs: pa.Table | None) -> tuple[pa.Table, pa.Table]:
         """What is kept of the days in the windows, and its states: of all entities, or those of outputs."""
         product = self.product
-        reached = _reached(product, work.days)
-        days = [] if reached is None else list(reached)
+        within = reached(product, work.days)
+        days = [] if within is None else list(within)
         hashes = None if outputs is None else pc.unique(pa.array(_hashes(product, outputs)))
 
         def read(files: DayFiles | None, version: int, schema: pa.Schema) -> pa.Table:
@@ -150,40 +135,21 @@ class WindowedDays:
     """Days on the way, and what their windows are put together from.
 
     Attributes:
-        labels: by event day, the mornings on which a label that looks ahead was given, and then changed.
-        mornings: those that count for each day with states.
         rows, states: the files of days on the way, as they are now and as they were served.
         kept: what their windows are put together from.
         mrds, served: the tables whose files are written.
     """
 
-    product: Product
-    usable: UsableDays
-    labels: Mapping[date, Sequence[date]]
-    mornings: Mapping[date, Sequence[Morning]]
+    windowing: Windowing
     rows: DayFiles
     states: DayFiles
     kept: KeptDays
     mrds: DayFiles
     served: DayFiles
 
-    @classmethod
-    def of(
-        cls,
-        product: Product,
-        tables: Tables,
-        usable: UsableDays,
-        labels: Mapping[date, Sequence[date]],
-        mornings: Mapping[date, Sequence[Morning]],
-        rows: DayFiles,
-        states: DayFiles,
-        mrds: DayFiles,
-        served: DayFiles,
-    ) -> WindowedDays:
-        """The days on the way to a product's tables, which lie in a folder."""
-        return cls(
-            product, usable, labels, mornings, rows, states, KeptDays.of(product, tables), mrds, served
-        )
+    @property
+    def product(self) -> Product:
+        return self.windowing.product
 
     def write(
         self, session: Session, own: Mapping[date, Made], counting: Counting, withheld: Collection[date]
@@ -213,8 +179,7 @@ def _in_blocks(days: Sequence[date], count: int) -> list[Sequence[date]]:
 
 def _shared(product: Product, days: Sequence[date], sizes: Mapping[date, int]) -> tuple[int, list[Work]]:
     """How many rows the windows of some days hold, and the tasks that do these days."""
-    reached = _reached(product, days)
-    rows = sum(sizes.get(day, 0) for day in reached) if reached else 0
+    rows = sum(sizes.get(day, 0) for day in reached(product, days) or ())
     shares = max(1, -(-rows // ROWS_AT_ONCE))
     return rows, [Work(tuple(days), share, shares) for share in range(shares)]
 
@@ -242,107 +207,31 @@ class _Complete:
 
     def _complete(self, work: Work) -> dict[date, Made]:
         windowed, product = self.windowed, self.windowed.product
-        tables: list[tuple[date, pa.Table, pa.Table]] = []
+        on_the_way: list[DayOnTheWay] = []
         for day in work.days:
             rows = _read(windowed.rows, self.own[day].files, day, aggregation.own_schema(product))
             states = _read(windowed.states, self.own[day].states, day, served_states.own_schema(product))
-            tables.append((day, work.within(product, rows), work.within(product, states)))
+            on_the_way.append(DayOnTheWay(day, work.within(product, rows), work.within(product, states)))
+        outputs: pa.Table | None = None
         if product.mrds.population is None:
             names = [*product.entity_of_day, EVENT_DAY]
-            outputs = pa.concat_tables([table.select(names) for _, *both in tables for table in both])
-            return self._made(work, tables, windowed.kept.in_windows(work, outputs))
-        kept = windowed.kept.in_windows(work, None)
-        population = Population(product, *kept, windowed.usable, tables)
-        done: dict[date, Made] = {}
-        waiting: list[tuple[date, pa.Table, pa.Table]] = []
-        for place, (day, _, _) in enumerate(tables):
-            waiting.append((day, *population.with_silent(place, windowed.mornings.get(day))))
-            if sum(len(table) for _, *of_day in waiting for table in of_day) > OUTPUTS_AT_ONCE:
-                done |= self._made(work, waiting, kept)
-                waiting = []
-        return done | (self._made(work, waiting, kept) if waiting else {})
-
-    def _made(
-        self,
-        work: Work,
-        tables: Sequence[tuple[date, pa.Table, pa.Table]],
-        kept: tuple[pa.Table, pa.Table],
-    ) -> dict[date, Made]:
-        """Some days with what their windows give, written.
-
-        Args:
-            tables: each day's rows and states.
-            kept: what is kept of the days in the windows, and its states.
-        """
-        windowed, product = self.windowed, self.windowed.product
-        names = [*product.entity_of_day, EVENT_DAY]
-        now = [
-            rows.select(names).append_column(MORNING, pa.nulls(len(rows), pa.date32()))
-            for _, rows, _ in tables
-        ]
-        served = [states.select([*names, MORNING]) for _, _, states in tables]
-        outputs = pa.concat_tables([*now, *served])
-        values = trailing_windows.fold(product, outputs, *kept, windowed.usable)
-        labels = self._labels(tables, kept)
-        at = 0
-        done: dict[date, Made] = {}
-        cut: list[pa.Table] = []
-        for table in (*now, *served):
-            cut.append(values.slice(at, len(table)))
-            at += len(table)
-        for number, (day, rows, states) in enumerate(tables):
-            of_rows, of_states = cut[number], cut[len(tables) + number]
-            mornings = windowed.labels.get(day, ())
-            made_rows = with_windows(product, rows, of_rows, aggregation.schema(product, with_ahead=False))
-            could = pc.invert(of_states[BEYOND])
-            made_states = with_windows(
-                product,
-                states.filter(could),
-                of_states.filter(could),
-                served_states.served_schema(product, with_ahead=False),
+            outputs = pa.concat_tables(
+                [table.select(names) for of_day in on_the_way for table in (of_day.rows, of_day.states)]
             )
-            if product.mrds.ahead:
-                made_rows = ahead_labels.labelled(product, made_rows, mornings, labels[number])
-                made_rows = made_rows.select(aggregation.schema(product).names)
-                of_could = np.tile(could.to_numpy(zero_copy_only=False), len(mornings))
-                given = labels[len(tables) + number][of_could]
-                made_states = ahead_labels.labelled_states(product, made_states, mornings, given)
-                made_states = made_states.select(served_states.served_schema(product).names)
-            done[day] = Made(
-                [self.counting.of_part(made_rows, is_whole=work.shares == 1)],
-                [] if day in self.withheld else windowed.mrds.write(day, made_rows),
-                windowed.served.write(day, made_states),
-                [ContentSums.of(made_states, made_states.column_names)] if self.own[day].states else [],
-            )
-        return done
+        kept = windowed.kept.in_windows(work, outputs)
+        return {
+            day: self._written(work, day, rows, states)
+            for day, rows, states in windowed.windowing.complete(on_the_way, *kept)
+        }
 
-    def _labels(
-        self, tables: Sequence[tuple[date, pa.Table, pa.Table]], kept: tuple[pa.Table, pa.Table]
-    ) -> list[NDArray[np.bool_]]:
-        """The labels that look ahead, of each day's rows and then of each day's states, by morning."""
-        windowed, product = self.windowed, self.windowed.product
-        if not product.mrds.ahead:
-            return []
-        names = [*product.entity_of_day, EVENT_DAY]
-        asked = [
-            ahead_labels.outputs(table, windowed.labels.get(day, ()), names)
-            for which in (1, 2)
-            for day, table in ((of_day[0], of_day[which]) for of_day in tables)
-        ]
-        outputs = pa.concat_tables(asked)
-        parts = [
-            trailing_windows.fold_labels(
-                product, outputs.slice(begin, OUTPUTS_AT_ONCE), *kept, windowed.usable
-            )
-            for begin in range(0, len(outputs), OUTPUTS_AT_ONCE)
-        ]
-        found = np.concatenate([np.zeros(0, dtype=bool), *parts])
-        return np.split(found, np.cumsum([len(outputs) for outputs in asked])[:-1])
-
-
-def _reached(product: Product, days: Sequence[date]) -> DayRange | None:
-    """The days that the windows of some days hold together, from the first of these to the last."""
-    return days_reached(product.mrds.looks, days[0], product.start, until=days[-1])
+    def _written(self, work: Work, day: date, rows: pa.Table, states: pa.Table) -> Made:
+        windowed = self.windowed
+        return Made(
+            [self.counting.of_part(rows, is_whole=work.shares == 1)],
+            [] if day in self.withheld else windowed.mrds.write(day, rows),
+            windowed.served.write(day, states),
+            [ContentSums.of(states, states.column_names)] if self.own[day].states else [],
+        )
 
 
 def _read(files: DayFiles, chosen: Sequence[DayFile], day: date, schema: pa.Schema) -> pa.Table:
@@ -358,10 +247,3 @@ def _hashes(product: Product, rows: pa.Table) -> np.ndarray[tuple[int], np.dtype
     keys = [rows[name] for name in product.entity_of_day]
     found: np.ndarray[tuple[int], np.dtype[np.int64]] = buckets.assigned(keys, len(rows)).view(np.int64)
     return found
-
-
-def with_windows(product: Product, rows: pa.Table, values: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows with what their windows gave, and what is made of that, in a schema."""
-    for name in values.column_names:
-        rows = rows.append_column(name, values[name])
-    return with_made_columns(product, rows, schema)

@@ -15,7 +15,8 @@ from ml_platform.data_engineering import aggregation, trailing_windows
 from ml_platform.data_engineering.made_columns import with_made_columns
 from ml_platform.data_engineering.rows_as_known import EntitiesAsKnown
 from ml_platform.data_engineering.trailing_windows import BEYOND, MORNING, UsableDays
-from ml_platform.data_engineering.windowed_days import KeptDays, with_windows
+from ml_platform.data_engineering.windowed_days import KeptDays
+from ml_platform.data_engineering.windowed_rows import with_windows
 
 #: Rows of days that are put together at once, so that their windows are read once for all; a day at least.
 ROWS_AT_ONCE = 200_000

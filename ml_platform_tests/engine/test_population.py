@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ml_platform.contract.calendars import WEEKDAYS, Weekday
 from ml_platform.contract.learning import Population
 from ml_platform.contract.product import Product
-from ml_platform.data_engineering import windowed_days
+from ml_platform.data_engineering import windowed_days, windowed_rows
 from ml_platform.online_store.store import OnlineStore
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.engine import test_labels_ahead as labels_ahead
@@ -230,7 +230,7 @@ def test_shares_and_groups_of_days_make_the_same(
         platform.run("ards", [file.day for file in files])
     platforms[0].run("mrds", [file.day for file in files])
     monkeypatch.setattr(windowed_days, "ROWS_AT_ONCE", 4)
-    monkeypatch.setattr(windowed_days, "OUTPUTS_AT_ONCE", 2)
+    monkeypatch.setattr(windowed_rows, "OUTPUTS_AT_ONCE", 2)
     platforms[1].run("mrds", [file.day for file in files])
     assert contents(platforms[0]) == contents(platforms[1])
     assert len(rows(platforms[0], "mrds")) > sum(
