@@ -7,15 +7,14 @@ their states in a table of their own, as the ARDS has. What becomes of the parts
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from ml_platform.contract.assets import DAILY_AGGREGATES, DAILY_AGGREGATES_VERSIONS
 from ml_platform.contract.hashing import fingerprint_of
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY
@@ -23,8 +22,6 @@ from ml_platform.contract.trailing import PARTS, ROWS, Feature, Part
 from ml_platform.data_engineering import buckets, resolution
 from ml_platform.data_engineering.aggregation import Grouped
 from ml_platform.data_engineering.conversion import ARROW_TYPES
-from ml_platform.data_engineering.day_statistics import CountedPart
-from ml_platform.data_engineering.entity_days import ArdsFiles, EntityDays, Made
 from ml_platform.data_engineering.expression_values import holds
 from ml_platform.data_engineering.row_states import (
     INTERVAL,
@@ -35,10 +32,7 @@ from ml_platform.data_engineering.row_states import (
     shared,
     valid_on,
 )
-from ml_platform.spark.tasks import Session
-from ml_platform.storage.day_files import DayFile, DayFiles
-from ml_platform.storage.fingerprints import EMPTY, ContentSums, hashes_of, one_chunk
-from ml_platform.storage.tables import Tables
+from ml_platform.storage.fingerprints import hashes_of, one_chunk
 
 #: A hash of the entity. Rows stand in its order, so that a share of the entities can be read alone.
 ENTITY_HASH = "_entity_hash"
@@ -130,102 +124,6 @@ def columns(product: Product) -> list[str]:
         *of_conditions,
     ]
     return [name for name in dict.fromkeys(names) if name != EVENT_DAY]
-
-
-# -- writing days ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class KeptDay:
-    """What is kept of a day: so many entities, and states of such, with a hash of both; or why nothing is."""
-
-    rows: int = 0
-    states: int = 0
-    fingerprint: str = EMPTY
-    delta_version: int | None = None
-    refusal: str | None = None
-
-
-def write(
-    session: Session,
-    product: Product,
-    tables: Tables,
-    days: Mapping[date, date],
-    *,
-    corrected: Collection[date] = (),
-    run_id: str,
-) -> dict[date, KeptDay]:
-    """Keep of some days of the ARDS what windows need, each table in one commit.
-
-    A day with a sum that its type doesn't hold, or with an entity that no task can hold, comes back with a
-    ``refusal``, and loses what was kept of it.
-
-    Args:
-        days: each with the morning on which rows of it first came.
-        corrected: those of them with rows that have had several states.
-
-    Raises:
-        ValueError: the tables lie where tasks can't write files.
-    """
-    name, nothing = product.name, dict[date, list[DayFile]]()
-    source = ArdsFiles.of(product, tables, with_states=bool(corrected))
-    kept = tables.day_files(name, DAILY_AGGREGATES)
-    versions = tables.day_files(name, DAILY_AGGREGATES_VERSIONS)
-    if source is None or kept is None or versions is None:
-        raise ValueError(f"{name}: what windows need can be kept in folders only")
-    kept = replace(kept, row_group=ROW_GROUP)
-    make = _Make(product, kept, versions, dict(days))
-    chosen = list(days)
-    done = EntityDays(session, product, source, columns(product), frozenset(corrected), make, kept).write(
-        chosen
-    )
-    files = {day: made.files for day, made in done.items() if not made.refusal}
-    states = {day: made.states for day, made in done.items() if not made.refusal}
-    with tables.hold(name, DAILY_AGGREGATES, chosen):
-        if any(states.values()) or tables.has_days(name, DAILY_AGGREGATES_VERSIONS, chosen):
-            tables.replace_days_by(
-                name,
-                DAILY_AGGREGATES_VERSIONS,
-                versions_schema(product),
-                states or nothing,
-                chosen,
-                run_id=run_id,
-            )
-        version = tables.replace_days_by(
-            name, DAILY_AGGREGATES, schema(product), files or nothing, chosen, run_id=run_id
-        )
-    return {day: _kept_day(product, done.get(day, Made()), version) for day in chosen}
-
-
-def _kept_day(product: Product, made: Made, version: int) -> KeptDay:
-    if made.refusal:
-        return KeptDay(delta_version=version, refusal=made.refusal)
-    rows = sum((part.content for part in made.parts), ContentSums())
-    states = sum(made.states_parts, ContentSums())
-    hashes = [rows.fingerprint(schema(product).names), states.fingerprint(versions_schema(product).names)]
-    return KeptDay(rows.rows, states.rows, fingerprint_of(hashes), version)
-
-
-@dataclass(frozen=True)
-class _Make:
-    """What is kept of a day's rows of some entities, and of a corrected day the states of that."""
-
-    product: Product
-    kept: DayFiles
-    versions: DayFiles
-    first: Mapping[date, date]
-
-    def __call__(self, day: date, rows: pa.Table, states: pa.Table | None, *, is_whole: bool) -> Made:
-        product = self.product
-        now = aggregate(product, day, rows)
-        content = ContentSums.of(now, now.column_names)
-        part = CountedPart(len(now), 0, 0, content, ContentSums(), {})
-        made = Made([part], self.kept.write(day, now))
-        if states is None:
-            return made
-        earlier = states_of(product, day, self.first[day], rows, states)
-        content = ContentSums.of(earlier, earlier.column_names)
-        return replace(made, states=self.versions.write(day, earlier), states_parts=[content])
 
 
 # -- what is kept ------------------------------------------------------------------------------------

@@ -6,37 +6,32 @@ business, of a day or of a bucket of it; here the days are brought there, and wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
-from ml_platform.contract.assets import ARDS_VERSIONS, MRDS_SERVED
+from ml_platform.contract.assets import MRDS_SERVED
 from ml_platform.contract.product import Product
 from ml_platform.contract.source import EVENT_DAY, LABEL_KNOWN_ON
-from ml_platform.data_engineering import aggregation, buckets, parcels, served_states
-from ml_platform.data_engineering.aggregation import TooLargeError
-from ml_platform.data_engineering.ards import ARDS
+from ml_platform.data_engineering import aggregation, served_states
 from ml_platform.data_engineering.day_statistics import Counted, Counting, Statistics
 from ml_platform.data_engineering.entity_days import ArdsFiles, EntityDays, Made, Make
+from ml_platform.data_engineering.entity_days_by_spark import EntityDaysBySpark, written_without_refused
 from ml_platform.data_engineering.made_columns import with_made_columns
-from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
 from ml_platform.data_engineering.row_versions import Morning
 from ml_platform.data_engineering.trailing_windows import UsableDays
+from ml_platform.data_engineering.windowed_by_spark import WindowedBySpark
 from ml_platform.data_engineering.windowed_days import KeptDays, WindowedDays
 from ml_platform.data_engineering.windowed_rows import Windowing
 from ml_platform.spark.tasks import Session
 from ml_platform.storage.day_files import DayFiles
 from ml_platform.storage.fingerprints import ContentSums
-from ml_platform.storage.tables import Tables, column, on_days
+from ml_platform.storage.tables import Tables
 
 MRDS = "mrds"
-_REASONS = pa.schema([("day", pa.date32()), ("place", pa.int32()), ("reason", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,8 @@ def write(
                 if shown := [day for day in written if day not in withheld]:
                     version = tables.replace_days_by(product.name, MRDS, schema, files, shown, run_id=run_id)
     else:
-        by_spark = _BySpark(session(), product, tables, counting, histories, frozenset(withheld))
+        windowing = _windowing(product, usable, labels, histories) if product.mrds.over_days else None
+        by_spark = _BySpark(session(), product, tables, counting, histories, frozenset(withheld), windowing)
         version, refusals = by_spark.write(days, run_id)
         counted = by_spark.count([day for day in days if day not in refusals and day not in withheld])
         served = by_spark.count_served([day for day in histories if day not in refusals])
@@ -142,6 +138,22 @@ def write(
         else MrdsDay(counted.get(day) or counting.of_parts([]), version, served=served.get(day, Counted()))
         for day in days
     }
+
+
+def _windowing(
+    product: Product,
+    usable: UsableDays | None,
+    labels: Mapping[date, Sequence[date]] | None,
+    histories: Mapping[date, Sequence[Morning]],
+) -> Windowing:
+    """What decides the windows of days.
+
+    Raises:
+        ValueError: it isn't known which days they may hold.
+    """
+    if usable is None:
+        raise ValueError(f"{product.name}: nobody said which days the windows of mrds.features may hold")
+    return Windowing(product, usable, labels or {}, histories)
 
 
 # -- where tasks write files ------------------------------------------------------------------------
@@ -186,13 +198,12 @@ def _in_tasks(
 
     if not product.mrds.over_days:
         return made_by(_Make(product, places.mrds, places.served, dict(histories), counting, withheld))
-    if usable is None:
-        raise ValueError(f"{product.name}: nobody said which days the windows of mrds.features may hold")
+    windowing = _windowing(product, usable, labels, histories)
     with places.mrds.scratch() as folder:
         rows, states = DayFiles(str(folder / "rows")), DayFiles(str(folder / "states"))
         own = made_by(_Make(product, rows, states, dict(histories), counting, withheld, is_on_the_way=True))
         windowed = WindowedDays(
-            Windowing(product, usable, labels, histories),
+            windowing,
             rows,
             states,
             KeptDays.of(product, tables),
@@ -240,7 +251,11 @@ class _Make:
 
 @dataclass(frozen=True)
 class _BySpark:
-    """Days of the ARDS, aggregated where Spark brings their rows together, and written by it."""
+    """Days of the ARDS, aggregated where Spark brings their rows together, and written by it.
+
+    Attributes:
+        windowing: what windows are put together by, where the contract has any.
+    """
 
     spark: SparkSession
     product: Product
@@ -248,35 +263,32 @@ class _BySpark:
     counting: Counting
     histories: Mapping[date, Sequence[Morning]]
     withheld: frozenset[date] = frozenset()
+    windowing: Windowing | None = None
 
     def write(self, days: Sequence[date], run_id: str) -> tuple[int, dict[date, str]]:
         """Write the days in one commit; its version, and why days are refused instead."""
         refusals: dict[date, str] = {}
-        counts = self._counts(days, refusals)
+        counts = self._source.counts(days, refusals)
+        version = written_without_refused(
+            days,
+            refusals,
+            lambda chosen: self._write(chosen, counts, run_id) if chosen else -1,
+            lambda chosen: self._refusals(chosen, counts),
+        )
+        return version, refusals
 
-        def write() -> int:
-            chosen = [day for day in days if day not in refusals]
-            if not chosen:
+    def _write(self, days: Sequence[date], counts: Mapping[date, int], run_id: str) -> int:
+        tables, name = self.tables, self.product.name
+        shown = [day for day in days if day not in self.withheld]
+        with tables.hold(name, MRDS, days):
+            corrected = [day for day in days if day in self.histories]
+            if corrected or tables.has_days(name, MRDS_SERVED, days):
+                served = self._served(corrected, counts)
+                tables.replace_days(self.spark, name, MRDS_SERVED, served, days, run_id=run_id)
+            if not shown:
                 return -1
-            tables, name = self.tables, self.product.name
-            shown = [day for day in chosen if day not in self.withheld]
-            with tables.hold(name, MRDS, chosen):
-                corrected = [day for day in chosen if day in self.histories]
-                if corrected or tables.has_days(name, MRDS_SERVED, chosen):
-                    served = self._served(corrected, counts)
-                    tables.replace_days(self.spark, name, MRDS_SERVED, served, chosen, run_id=run_id)
-                if not shown:
-                    return -1
-                rows = self._aggregated(shown, counts)
-                return tables.replace_days(self.spark, name, MRDS, rows, shown, run_id=run_id)
-
-        try:
-            return write(), refusals
-        except Exception as error:
-            if TooLargeError.__name__ not in str(error):
-                raise
-        refusals |= self._refusals([day for day in days if day not in refusals], counts)
-        return write(), refusals
+            rows = self._rows(shown, counts)
+            return tables.replace_days(self.spark, name, MRDS, rows, shown, run_id=run_id)
 
     def count(self, days: Sequence[date]) -> dict[date, Counted]:
         """What the table holds of some days."""
@@ -294,88 +306,63 @@ class _BySpark:
         rows = self.tables.read_days(self.spark, product.name, MRDS_SERVED, days)
         return counting.of_frame(rows, schema)
 
-    def _served(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
-        """What was served of days with versions: of their rows, and the states of those that have several."""
-        product, histories = self.product, dict(self.histories)
-        schema = served_states.served_schema(product)
-        names = aggregation.columns(product)
-        if not days:
-            return self.spark.createDataFrame([], from_arrow_schema(schema))
-        states = self.tables.read_days(self.spark, product.name, ARDS_VERSIONS, days)
-        states = states.select(*[column(name) for name in (*names, EVENT_DAY, KNOWN_FROM, KNOWN_TO)])
-        nothing = F.lit(None).cast("date")
-        rows = self._rows(days).withColumns({KNOWN_FROM: nothing, KNOWN_TO: nothing})
+    @property
+    def _source(self) -> EntityDaysBySpark:
+        return EntityDaysBySpark(self.spark, self.product, self.tables, aggregation.columns(self.product))
 
-        def serve(rows: pa.Table) -> pa.Table:
-            day = rows[EVENT_DAY][0].as_py()
-            is_now = rows[KNOWN_FROM].is_null()
-            now, before = rows.filter(is_now), rows.filter(pc.invert(is_now))
-            served = served_states.served(product, day, now, before, histories[day])
-            return with_made_columns(product, served, schema)
-
-        return self._by_bucket(rows.unionByName(states), counts, serve, schema)
-
-    def _counts(self, days: Sequence[date], refusals: dict[date, str]) -> dict[date, int]:
-        """The number of buckets of each day; a day with an entity that fills more than one is refused.
-
-        That is seen before anything is brought together: no task could hold what there is of such an entity.
-        """
-        product, keys = self.product, self.product.entity_of_day
-        width = len(aggregation.columns(product))
-        rows = self._rows(days)
-        sizes = rows.groupBy(EVENT_DAY).count().collect()
-        counts = {row[EVENT_DAY]: buckets.number_of(buckets.csv_bytes(row["count"], width)) for row in sizes}
-        most = buckets.HELD_BYTES // buckets.csv_bytes(1, width)
-        if large := [row[EVENT_DAY] for row in sizes if row["count"] > most]:
-            of_large = rows.where(on_days(large))
-            share = buckets.in_spark(keys, max(counts.values()))
-            shares = of_large.groupBy(EVENT_DAY, share.alias("share")).count()
-            suspects = {row[EVENT_DAY] for row in shares.where(F.col("count") > most).collect()}
-            if suspects:
-                of_suspects = rows.where(on_days(suspects))
-                by_entity = of_suspects.groupBy(*{EVENT_DAY: None, **dict.fromkeys(keys)}).count()
-                for row in by_entity.where(F.col("count") > most).orderBy("count").collect():
-                    entity = [row[name] for name in product.entity]
-                    refusals[row[EVENT_DAY]] = str(aggregation.too_many_rows(product, entity, row["count"]))
-        return counts
-
-    def _rows(self, days: Sequence[date]) -> DataFrame:
-        rows = self.tables.read_days(self.spark, self.product.name, ARDS, days)
-        return rows.select(*[column(name) for name in (*aggregation.columns(self.product), EVENT_DAY)])
-
-    def _by_bucket(
-        self,
-        rows: DataFrame,
-        counts: Mapping[date, int],
-        make: Callable[[pa.Table], pa.Table],
-        schema: pa.Schema,
-    ) -> DataFrame:
-        return parcels.by_bucket(rows, EVENT_DAY, self.product.entity_of_day, counts, make, schema)
-
-    def _aggregated(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
+    def _rows(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
         product = self.product
-
+        if self.windowing is not None:
+            return self._windowed(days, counts, with_states=False).now()
         schema = aggregation.schema(product)
 
-        def aggregate(rows: pa.Table) -> pa.Table:
-            made = aggregation.aggregate(product, rows[EVENT_DAY][0].as_py(), rows)
-            return with_made_columns(product, made, schema)
+        def aggregate(day: date, rows: pa.Table) -> pa.Table:
+            return with_made_columns(product, aggregation.aggregate(product, day, rows), schema)
 
-        return self._by_bucket(self._rows(days), counts, aggregate, schema)
+        return self._source.now(days, counts, aggregate, schema)
+
+    def _served(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
+        product, schema = self.product, served_states.served_schema(self.product)
+        if self.windowing is not None and days:
+            return self._windowed(days, counts, with_states=True).served()
+        histories = dict(self.histories)
+
+        def serve(day: date, rows: pa.Table, states: pa.Table) -> pa.Table:
+            served = served_states.served(product, day, rows, states, histories[day])
+            return with_made_columns(product, served, schema)
+
+        return self._source.states(days, counts, serve, schema)
+
+    def _windowed(
+        self, days: Sequence[date], counts: Mapping[date, int], *, with_states: bool
+    ) -> WindowedBySpark:
+        """Days on their way to the tables, which have yet to get what is of windows."""
+        assert self.windowing is not None, "the contract has windows"
+        product, source, histories = self.product, self._source, dict(self.histories)
+        schema = served_states.own_schema(product)
+
+        def aggregate(day: date, rows: pa.Table) -> pa.Table:
+            return aggregation.aggregate(product, day, rows)
+
+        def serve(day: date, rows: pa.Table, states: pa.Table) -> pa.Table:
+            return served_states.served(product, day, rows, states, histories[day])
+
+        corrected = [day for day in days if day in histories] if with_states else []
+        return WindowedBySpark.of(
+            self.spark,
+            self.tables,
+            self.windowing,
+            sorted(days),
+            source.now(days, counts, aggregate, aggregation.own_schema(product)),
+            source.states(corrected, counts, serve, schema),
+        )
 
     def _refusals(self, days: Sequence[date], counts: Mapping[date, int]) -> dict[date, str]:
         """The days with a sum or a mean that its type doesn't hold, each with the reason."""
         product = self.product
-
-        def refuse(rows: pa.Table) -> pa.Table:
-            day = rows[EVENT_DAY][0].as_py()
-            found = []
-            try:
-                aggregation.aggregate(product, day, rows)
-            except TooLargeError as error:
-                found.append({"day": day, "place": error.place, "reason": str(error)})
-            return pa.Table.from_pylist(found, schema=_REASONS)
-
-        found = self._by_bucket(self._rows(days), counts, refuse, _REASONS).collect()
-        ordered = sorted(found, key=lambda row: (row["place"], row["reason"]), reverse=True)
-        return {row["day"]: row["reason"] for row in ordered}
+        found = self._source.refusals(
+            days, counts, lambda day, rows: aggregation.aggregate(product, day, rows)
+        )
+        if found or self.windowing is None:
+            return found
+        return self._windowed(days, counts, with_states=True).refusals()

@@ -95,6 +95,51 @@ def by_bucket(
     return sent.groupBy(DAY, BUCKET).applyInArrow(receive, from_arrow_schema(schema))
 
 
+def by_share(
+    frames: Sequence[DataFrame],
+    schemas: Sequence[pa.Schema],
+    day: date,
+    keys: Sequence[str],
+    count: int,
+    make: Callable[[Sequence[pa.Table]], pa.Table],
+    schema: pa.Schema,
+) -> DataFrame:
+    """What is made of each of ``count`` shares of the keys that have any rows, in the columns of ``schema``.
+
+    Args:
+        schemas: of the frames, which all have the columns of the keys.
+        day: any; parcels have one.
+        make: is given a share's rows of each frame, in any order.
+    """
+
+    def sent(frame: DataFrame, source: int) -> DataFrame:
+        given, piece_bytes = schemas[source], buckets.PIECE_BYTES
+
+        def send(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for piece in buckets.pieces(batches, piece_bytes):
+                rows = piece.cast(given)
+                numbers = buckets.assigned([rows[key] for key in keys], len(rows))
+                for parcel in of_records(day, rows, numbers, count, source=source):
+                    yield from parcel.to_batches()
+            spare_next_task()
+
+        return frame.mapInArrow(send, from_arrow_schema(SCHEMA))
+
+    def receive(parcels: pa.Table) -> pa.Table:
+        tables = []
+        for source, given in enumerate(schemas):
+            chosen = parcels.filter(pc.equal(parcels[SOURCE], source))
+            tables.append(pa.concat_tables([given.empty_table(), *records(chosen)]))
+        made = make(tables)
+        spare_next_task()
+        return made
+
+    together, *others = [sent(frame, source) for source, frame in enumerate(frames)]
+    for other in others:
+        together = together.union(other)
+    return together.groupBy(DAY, BUCKET).applyInArrow(receive, from_arrow_schema(schema))
+
+
 def _parcel(
     day: date, bucket: int, source: int, piece: int, records: bytes | None, facts: str | None
 ) -> pa.Table:

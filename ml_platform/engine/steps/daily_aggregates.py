@@ -13,16 +13,15 @@ from ml_platform.contract.assets import (
     DAILY_AGGREGATES,
     DAILY_AGGREGATES_VERSIONS,
     KEPT_FOR_WINDOWS,
-    MRDS,
     Asset,
 )
 from ml_platform.contract.hashing import fingerprint_of
-from ml_platform.data_engineering import daily_aggregates
+from ml_platform.data_engineering import daily_aggregates, kept_days
 from ml_platform.data_engineering.ards import ARDS
 from ml_platform.engine import evolution, presence
 from ml_platform.engine.inputs import content_of
 from ml_platform.engine.run_partitions import Step
-from ml_platform.engine.step import Inputs, PermanentError, Written
+from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.usable_days import first_morning
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import HISTORY, WITHOUT_ROWS, DayRecord
@@ -45,17 +44,6 @@ class DailyAggregates(Step):
         bounds = dict(daily_aggregates.most_distinct(product))
         return fingerprint_of([product.hash_of(*self.spec.sections), kept, bounds])
 
-    def prepare(self) -> None:
-        product, tables = self.context.product, self.context.tables
-        if tables.day_files(product.name, MRDS) is None:
-            what = "features over trailing windows" if product.mrds.windowed else "mrds.label"
-            raise PermanentError(
-                f"{product.name}: {what} can be made where tables lie in a folder, and "
-                f"{tables.location.address(product.name, MRDS)} isn't in one; leave such features and labels "
-                "out, or leave ML_PLATFORM_TABLES to the platform"
-            )
-        super().prepare()
-
     def lost(self, records: Mapping[date, DayRecord]) -> dict[date, str]:
         lost = presence.lost_states(self.context, DAILY_AGGREGATES_VERSIONS, records)
         return lost | presence.lost_rows(self.context, DAILY_AGGREGATES, records)
@@ -77,7 +65,7 @@ class DailyAggregates(Step):
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
         context = self.context
         records: dict[date, DayRecord] = {day: inputs.found for day, inputs in work.items()}
-        done = daily_aggregates.write(
+        done = kept_days.write(
             context.open_spark,
             context.product,
             context.tables,
