@@ -41,6 +41,8 @@ LONGEST_FIRST = (
     "e2e/test_whole_path.py",
     "test_document_commands.py",
     "engine/test_beside.py",
+    "e2e/test_windows_everywhere.py",
+    "engine/test_windows_by_spark.py",
     "e2e/test_ui.py",
     "e2e/test_ui_backfill.py",
     "e2e/test_disturbed.py",

@@ -22,12 +22,12 @@ from ml_platform.contract.source import EVENT_DAY
 from ml_platform.data_engineering import aggregation, daily_aggregates, parcels, served_states
 from ml_platform.data_engineering.daily_aggregates import ENTITY_HASH
 from ml_platform.data_engineering.entity_days_by_spark import REASONS, against, reasons
-from ml_platform.data_engineering.windowed_rows import OUTPUTS_AT_ONCE, DayOnTheWay, Windowing, reached
+from ml_platform.data_engineering.windowed_rows import DayOnTheWay, Windowing, reached
 from ml_platform.storage.tables import Tables, column
 
-#: Rows of days in windows that a task lays out. Each takes 300 to 400 bytes, and half as many while it
-#: comes in; a Python function on serverless compute has 600 MB beside its libraries.
-ROWS_AT_ONCE = 600_000
+#: Values of rows that a task lays out or makes: 6,000,000 of each took 350 MB beside the libraries' 370 MB,
+#: of which a Python function on serverless compute has a GB together.
+VALUES_AT_ONCE = 6_000_000
 
 _Complete = Callable[[Sequence[DayOnTheWay], pa.Table, pa.Table], pa.Table]
 
@@ -62,13 +62,14 @@ class WindowedBySpark:
         states: DataFrame,
     ) -> WindowedBySpark:
         """The same in as many shares as it takes."""
-        found = cls(spark, tables, windowing, days, rows, states, 1)
-        kept = found._kept(DAILY_AGGREGATES, daily_aggregates.schema(windowing.product))
+        product, found = windowing.product, cls(spark, tables, windowing, days, rows, states, 1)
+        schema = daily_aggregates.schema(product)
         entities = F.approx_count_distinct(column(ENTITY_HASH))
+        kept = found._kept(DAILY_AGGREGATES, schema)
         facts = kept.agg(F.count("*").alias("rows"), entities.alias("entities")).collect()[0]
-        made = len(days) * facts["entities"] if windowing.product.mrds.population is not None else 0
-        shares = max(1, -(-facts["rows"] // ROWS_AT_ONCE), -(-made // OUTPUTS_AT_ONCE))
-        return cls(spark, tables, windowing, days, rows, states, shares)
+        made = len(days) * facts["entities"] if product.mrds.population is not None else facts["rows"]
+        values = max(facts["rows"] * len(schema), made * len(aggregation.schema(product)))
+        return replace(found, shares=max(1, -(-values // VALUES_AT_ONCE)))
 
     def now(self) -> DataFrame:
         """The days' rows of the MRDS."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ import yaml
 from pyspark.sql import SparkSession
 
 from ml_platform.contract.assets import StepName
+from ml_platform.contract.days import DayRange
 from ml_platform.spark.session import JVM_FOR_LITTLE_WORK
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
 from ml_platform_tests.cluster import standalone_cluster
 from ml_platform_tests.conftest import CHECKOUT, settings_in
-from ml_platform_tests.small_platform import SHOP, Platform, days, deliver_visits, shop
+from ml_platform_tests.small_platform import SHOP, D, Platform, days, deliver_visits, shop
 
 # More days than a step does without Spark (DAYS_HERE).
 FIRST, LAST = "2023-12-01", "2024-02-07"
@@ -35,15 +37,29 @@ ASSETS: tuple[StepName, ...] = (*DAILY, "model")
 
 
 def run_backfill(home: Path, landing: Path, contracts: Path, **environment: str) -> str:
-    """A backfill of the product in a process of its own, since a process has one Spark session."""
+    """A backfill of the product ``shop`` of these tests."""
+    days_ = DayRange(D(FIRST), D(LAST))
+    return backfill_elsewhere("shop", days_, ASSETS, home, landing, contracts, **environment)
+
+
+def backfill_elsewhere(
+    product: str,
+    days_: DayRange,
+    assets: Sequence[str],
+    home: Path,
+    landing: Path,
+    contracts: Path,
+    **environment: str,
+) -> str:
+    """A backfill of a product in a process of its own, since a process has one Spark session."""
     (home / "dagster").mkdir(parents=True)
     conf = {
         "spark.jars.ivy": str(CHECKOUT / "var" / "ivy"),
         "spark.sql.shuffle.partitions": "4",
         **json.loads(environment.pop("conf", "{}")),
     }
-    command = [str(Path(sys.executable).parent / "ml-platform"), "backfill", "shop"]
-    command += ["--from", FIRST, "--to", LAST, "--select", ",".join(ASSETS)]
+    command = [str(Path(sys.executable).parent / "ml-platform"), "backfill", product]
+    command += ["--from", str(days_.first), "--to", str(days_.last), "--select", ",".join(assets)]
     finished = subprocess.run(
         command,
         env=os.environ

@@ -142,7 +142,7 @@ def test_shares_of_entities_make_the_same(
     files = labels_ahead.plain_history(7)
     every = [file.day for file in files]
     by_tasks = run_by("tasks", PRODUCTS["a population"], files, [every], tmp_path, spark)
-    monkeypatch.setattr(windowed_by_spark, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(windowed_by_spark, "VALUES_AT_ONCE", 20)
     check_equal(run_by("Spark", PRODUCTS["a population"], files, [every], tmp_path, spark), by_tasks)
 
 

@@ -82,7 +82,7 @@ def client_of(
     Args:
         prelude: Python that it runs first.
     """
-    content = product.model_dump(mode="json", by_alias=True)
+    content = product.model_dump(mode="json", by_alias=True, exclude_unset=True)
     told = {"settings": settings.model_dump(mode="json", exclude_unset=True), "product": content}
     environment = os.environ | {
         "SPARK_REMOTE": address,

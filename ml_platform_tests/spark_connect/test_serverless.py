@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from ml_platform.contract.assets import (
+    DAILY_AGGREGATES,
     DRIFT_REPORT,
     MODEL,
     ONLINE_FEATURES,
@@ -18,6 +19,10 @@ from ml_platform.contract.assets import (
     StepName,
     names,
 )
+from ml_platform.contract.days import DayRange
+from ml_platform.contract.product import Product
+from ml_platform.samples import contract_of_sample
+from ml_platform.samples import shop as shop_sample
 from ml_platform.settings import Settings
 from ml_platform.storage.ledger import Ledger
 from ml_platform.storage.tables import Tables
@@ -35,7 +40,19 @@ SCHEMA = "ml"
 JANUARY, FEBRUARY = days("2024-01-25", "2024-01-31"), days("2024-02-26", "2024-02-29")
 REFUSED, CORRECTED = D("2024-01-25"), D("2024-01-26")
 RACED = D("2024-03-05")
-PRODUCT = shop(drift={"minimum_rows": 500, "maximum_rows": 1000})
+WINDOWS: dict[str, Any] = {
+    "spent_7": {"sum": "spend", "days": 7},
+    "channels": {"distinct": "channel", "days": 3, "until": "yesterday"},
+    "since": {"days_since": "visit"},
+    "by_web": {"mean": "pages", "days": "all", "where": "channel = 'web'"},
+    "share": {"expression": "spend / nullif(spent_7, 0)"},
+}
+PRODUCT = shop(
+    drift={"minimum_rows": 500, "maximum_rows": 1000},
+    mrds__features=WINDOWS,
+    model__features={"numeric": ["spend", "pages", "spent_7", "since"], "categorical": ["channel"]},
+    model__partial_windows=True,
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +95,14 @@ def run_all(run: Any, chosen: list[date], months: list[date], steps: Sequence[st
         run(step, of.get(step, chosen))
 
 
-def recorded(settings: Settings) -> dict[str, Any]:
+def recorded(
+    settings: Settings, product: Product = PRODUCT, assets: Sequence[str] = (*names(), DAILY_AGGREGATES)
+) -> dict[str, Any]:
     """What the ledger says of every day: outcome, fingerprint, counts and the rest that isn't of the run."""
-    ledger = Ledger(Tables.of(settings, None), PRODUCT.name)
+    ledger = Ledger(Tables.of(settings, None), product.name)
     return {
         f"{asset} {day}": (record.outcome, record.reason, record.fingerprint, record.counts)
-        for asset in names()
+        for asset in assets
         for day, record in ledger.latest(asset).items()
     }
 
@@ -130,15 +149,44 @@ def test_every_step_makes_the_same_over_spark_connect_as_embedded(
         run_all(lambda step, of, n=number: here.run(step, of, run_id=f"run-{n}"), chosen, months, steps)
         run_all(lambda step, of, n=number: client.run(step, of, run_id=f"run-{n}"), chosen, months, steps)
         expected, found = recorded(here.settings), recorded(settings)
-        assert {key.split()[0] for key in expected} == set(names()), name
+        assert {key.split()[0] for key in expected} == {*names(), DAILY_AGGREGATES}, name
         assert {key: found.get(key) for key in expected} == expected, name
         assert found.keys() == expected.keys(), name
     client.run("maintenance", [])
-    for table in ("ards", "quarantine", "mrds", "predictions"):
+    for table in ("ards", "quarantine", "mrds", "predictions", DAILY_AGGREGATES):
         path = tmp_path / f"{table}.parquet"
         client.ask(do="rows", table=table, to=str(path))
         held = pd.read_parquet(path)
         pd.testing.assert_frame_equal(here.rows(table)[held.columns], held, check_dtype=False)
+
+
+OF_SHOP = DayRange(D("2023-01-01"), D("2023-02-09"))
+
+
+def test_the_sample_of_a_shop_is_the_same_in_a_catalog(
+    server: str, tmp_path: Path, spark: SparkSession
+) -> None:
+    """With windows of 28 and 90 days, a label 30 days ahead, who stays away, and corrections in between."""
+    product, landing = contract_of_sample("shop"), tmp_path / "landing"
+    shop_sample.land(product, landing, OF_SHOP, rows_per_day=100)
+    here = Platform(settings_in(tmp_path / "here", landing=landing), spark, product)
+    there = settings_of(tmp_path / "there", landing, "of_shop")
+    steps = ("ards", "mrds", ONLINE_FEATURES)
+    assets = (*steps, DAILY_AGGREGATES)
+    with client_of(server, there, product, log=tmp_path / "client.log") as client:
+        client.ask(do="sql", text="CREATE SCHEMA of_shop")
+        for chosen in ([*OF_SHOP][:35], [*OF_SHOP]):
+            for step in steps:
+                here.run(step, chosen)
+                client.run(step, chosen)
+            expected, found = recorded(here.settings, product, assets), recorded(there, product, assets)
+            assert found == expected
+        assert sum(counts.get("labelled", 0) for *_, counts in expected.values()) > 200
+        for table in ("mrds", DAILY_AGGREGATES):
+            path = tmp_path / f"{table}.parquet"
+            client.ask(do="rows", table=table, to=str(path))
+            held = pd.read_parquet(path)
+            pd.testing.assert_frame_equal(here.rows(table)[held.columns], held, check_dtype=False)
 
 
 REFUSALS = {
