@@ -45,21 +45,37 @@ _NO_BYTES = (
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """A later delivery of a day that can't be read, so that the day is as it was before it.
+
+    Attributes:
+        since: the morning on which it is known.
+    """
+
+    since: date
+    reason: str
+
+
+@dataclass(frozen=True)
 class Delivery:
-    """The files of one event day.
+    """The files of one event day, or those that were known before one of them that can't be read.
 
     ``stamp`` changes whenever a file or a manifest is added, removed or written again. ``refusal`` says why
     the day can't be read, if so. ``ignored_columns`` and ``missing_columns`` count, by name, the files with a
     column that the contract doesn't read, and those with rows that lack a declared one. ``unread`` are the
     names of what lies beside the files and isn't read, ``late`` those of files that came after the day had
     been looked at, and ``ahead`` those of files that say a later date than that on which they came, each with
-    the morning on which it came.
+    the morning on which it came. ``unreadable`` tells of the first morning whose files aren't among these,
+    ``unreadable_between`` of mornings from one on and before another on which a file counted whose header
+    can't be read, and which was replaced.
     """
 
     day: date
     files: tuple[DeliveryFile, ...]
     stamp: str
     refusal: str | None = None
+    unreadable: Unreadable | None = None
+    unreadable_between: tuple[tuple[date, date], ...] = ()
     ignored_columns: Mapping[str, int] = field(default_factory=dict)
     missing_columns: Mapping[str, int] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
@@ -69,7 +85,31 @@ class Delivery:
     @property
     def inputs(self) -> str:
         """What rows depend on: the files, and since when those are known that came late."""
-        return made_from(self.stamp, self.late)
+        inputs = made_from(self.stamp, self.late)
+        if self.unreadable is None:
+            return inputs
+        return f"{inputs}/{fingerprint_of([str(self.unreadable.since), self.unreadable.reason])}"
+
+    def before_newest(self, reason: str) -> Delivery | None:
+        """The same without the files that are known last, which can't be read; None without any before them.
+
+        Args:
+            reason: why they can't.
+        """
+        since = max(_known_on(file) for file in self.files)
+        earlier = [file for file in self.files if _known_on(file) < since]
+        if all(file.labels_only for file in earlier):
+            return None
+        replacing = max((file.number for file in earlier if file.replaces), default=-1)
+        return replace(
+            self,
+            files=tuple(replace(file, replaced=file.number < replacing) for file in earlier),
+            unreadable=Unreadable(since, reason),
+        )
+
+
+def _known_on(file: DeliveryFile) -> date:
+    return file.known_on if file.labels_only else file.rows_known_on
 
 
 def made_from(stamp: str, late: Mapping[str, date]) -> str:
@@ -232,8 +272,39 @@ def _delivery(
         (_look_at(product, day, path, landing, rules, seen) for path in folder.paths),
         key=lambda file: file.order,
     )
+    whole = _delivery_of(product, day, looked_at, folder.manifests, folder.unread, facts, rules, seen)
+    if whole.refusal is None:
+        return whole
+    known_on = {file.path.name: file.order[0] for file in looked_at}
+    for manifest in folder.manifests:
+        name = replacements.file_of(manifest.name)
+        known_on.setdefault(name, knowledge.known(product, day, name, seen).rows)
+    refusal: str | None = whole.refusal
+    for since in sorted(set(known_on.values()), reverse=True):
+        if refusal is None:
+            break
+        before = [file for file in looked_at if file.order[0] < since]
+        manifests = [path for path in folder.manifests if known_on[replacements.file_of(path.name)] < since]
+        delivery = _delivery_of(product, day, before, manifests, folder.unread, facts, rules, seen)
+        if delivery.refusal is None and any(not file.labels_only for file in delivery.files):
+            return replace(delivery, unreadable=Unreadable(since, refusal))
+        refusal = delivery.refusal
+    return whole
+
+
+def _delivery_of(
+    product: Product,
+    day: date,
+    looked_at: Sequence[_LookedAt],
+    manifests: Sequence[Place],
+    unread: tuple[str, ...],
+    facts: str,
+    rules: FileRules,
+    seen: Seen | None,
+) -> Delivery:
+    """What some of the files of a day's folder deliver, in the order in which they count."""
     try:
-        all_replacing = replacements.replacing([file.path for file in looked_at], folder.manifests)
+        all_replacing = replacements.replacing([file.path for file in looked_at], manifests)
     except ManifestError as error:
         return Delivery(day, (), facts, shown(str(error)))
     replacing = all_replacing[-1] if all_replacing else -1
@@ -244,10 +315,13 @@ def _delivery(
     found = []
     ignored: Counter[str] = Counter()
     missing: Counter[str] = Counter()
+    between: list[tuple[date, date]] = []
     for number, file in enumerate(looked_at):
         name = shown(file.path.name)
         if file.refusal:
             if number < replacing:
+                after = min(place for place in all_replacing if place > number)
+                between.append((file.order[0], looked_at[after].known.rows))
                 continue
             return Delivery(day, (), facts, f"{name}: {file.refusal}")
         meaning = file.meaning
@@ -280,9 +354,10 @@ def _delivery(
         day,
         tuple(found),
         facts,
+        unreadable_between=tuple(between),
         ignored_columns=dict(ignored),
         missing_columns=dict(missing),
-        unread=folder.unread,
+        unread=unread,
         late=seen.late_files if seen is not None else {},
         ahead=knowledge.dated_ahead(product, day, [file.name for file in found], seen),
     )

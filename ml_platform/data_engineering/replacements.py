@@ -49,6 +49,12 @@ def is_manifest(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def file_of(manifest: str) -> str:
+    """The name of the file that a manifest of this name says something about."""
+    suffix = next(ending for ending in SUFFIXES if manifest.lower().endswith(ending))
+    return manifest[: -len(suffix)]
+
+
 def replacing(files: Sequence[Place], manifests: Sequence[Place]) -> list[int]:
     """The places of those of a day's files that replace what came before them, ascending.
 
@@ -62,8 +68,7 @@ def replacing(files: Sequence[Place], manifests: Sequence[Place]) -> list[int]:
     places = {path.name: place for place, path in enumerate(files)}
     found = []
     for manifest in manifests:
-        suffix = next(ending for ending in SUFFIXES if manifest.name.lower().endswith(ending))
-        name = manifest.name[: -len(suffix)]
+        name = file_of(manifest.name)
         if name not in places:
             raise ManifestError(
                 f"{manifest.name}: there is no file {name} beside it; deliver it, or delete the manifest"

@@ -13,7 +13,7 @@ from datetime import date, timedelta
 from ml_platform.contract.assets import ARDS, validated
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform.engine.step import quality_of
-from ml_platform.engine.verdicts import AGAIN, WITHOUT_USABLE_ROWS, quality_check
+from ml_platform.engine.verdicts import AGAIN, UNREADABLE, WITHOUT_USABLE_ROWS, quality_check
 from ml_platform.storage.ledger import DayRecord, Ledger
 from ml_platform.storage.rejections import REJECTED
 
@@ -39,6 +39,10 @@ def accept(ledger: Ledger, day: date, *, reason: str, by: str, on: date | None =
     ards = known[ARDS]
     if ards is not None and REJECTED in ards.details:
         raise LookupError(f"{day} was {ards.reason}; take that back with ml-platform reject --undo")
+    if ards is not None and (unread := ards.details.get("metadata", {}).get(UNREADABLE)):
+        raise LookupError(
+            f"{day} can't be accepted: {unread}. Deliver that file again, or take it out of the day's folder"
+        )
     first, last = _barred(ards, day, on)
     # What is kept of a day of the MRDS to be learned from ends where it was blocked: it is to be made again.
     accepted = [

@@ -25,7 +25,7 @@ from ml_platform.data_engineering.trailing_windows import UsableDays
 from ml_platform.data_engineering.windowed_days import KeptDays
 from ml_platform.data_engineering.windows_as_known import WholeEntitiesAsKnown
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.verdicts import Content, Verdict, has_same_rows
+from ml_platform.engine.verdicts import UNREADABLE, Content, Verdict, has_same_rows
 from ml_platform.mlops.quality import expectations, profiles, validation
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.results import Quality, Result
@@ -147,6 +147,43 @@ def with_rejections(
     return found | {"mornings": sorted(mornings), "rejected_on": [on.isoformat() for on in sorted(days)]}
 
 
+def with_gaps(history: Mapping[str, Any], gaps: Sequence[tuple[date, date]]) -> dict[str, Any]:
+    """What the ledger keeps of a day that couldn't be read for a while, as plain data.
+
+    Args:
+        gaps: each from one morning on and before another.
+    """
+    mornings = [list(known) for known in history["mornings"]]
+    came = [date.fromisoformat(known[0]) for known in mornings]
+    for since, until in gaps:
+        for known, morning in zip(mornings, came, strict=True):
+            known[2] = known[2] and not since <= morning < until
+    added = {since for since, until in gaps if since > min(came)} - set(came)
+    mornings += [[since.isoformat(), False, False, None] for since in added]
+    return {**history, "mornings": sorted(mornings, key=lambda known: known[0])}
+
+
+def with_end(
+    history: Mapping[str, Any] | None, first: date, end: date, usable_since: date | None
+) -> dict[str, Any]:
+    """What the ledger keeps of a day whose newest files can't be read, as plain data.
+
+    Args:
+        history: what it keeps of the rows that came before; None if they have never changed.
+        first: the morning on which rows of the day first came.
+        end: the morning from which on the day can't be used.
+        usable_since: the morning since which its last readable rows could be used; None if never.
+    """
+    found: dict[str, Any] = dict(history or {"versions": 0, "fingerprint": EMPTY})
+    mornings = [list(known) for known in found.get("mornings") or [[first.isoformat(), False, True, None]]]
+    last = mornings[-1]
+    came = date.fromisoformat(last[0])
+    last[2] = usable_since is not None and usable_since <= came
+    if usable_since is not None and came < usable_since < end:
+        mornings.append([usable_since.isoformat(), False, True, None])
+    return found | {"mornings": [*mornings, [end.isoformat(), False, False, None]]}
+
+
 def mornings_of(record: DayRecord) -> list[Morning] | None:
     """The mornings on which rows of a day came, and whether it was usable then.
 
@@ -201,6 +238,9 @@ def _verdict_of(record: DayRecord | None, content: Content, product: Product) ->
         return None
     if record.usable and record.barred_to is not None:
         return record.barred_to
+    if UNREADABLE in record.details.get("metadata", {}):
+        # It was judged before the delivery came that can't be read.
+        return bool(record.details[HISTORY]["mornings"][-2][2])
     # What a person has rejected since could be used until then.
     return record.usable or REJECTED in record.details
 

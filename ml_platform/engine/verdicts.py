@@ -37,6 +37,14 @@ AGAIN = "/again"
 QUARANTINED_ROWS = "quarantined_rows"
 
 
+#: In the metadata of a day: why its newest files can't be read; it holds what was delivered before them.
+UNREADABLE = "unreadable_delivery"
+#: What to do about such a day.
+_UNREADABLE_ADVICE = (
+    "deliver that file again, or take it out of the day's folder, and materialize the day again"
+)
+
+
 @dataclass(frozen=True)
 class Content:
     """What a day holds, before its verdict."""
@@ -256,7 +264,10 @@ class Verdict(Step):
             facts, previous = of_facts.get(day, []), known.get(day)
             verdict = _verdict(product, content, held[day], of_rows[day], facts, previous)
             rejection = in_force(product, content, rejections.get(day, ()))
-            judged[day] = verdict if rejection is None else _rejected(verdict, rejection)
+            if rejection is not None:
+                verdict = _rejected(verdict, rejection)
+            reason = content.metadata.get(UNREADABLE)
+            judged[day] = verdict if reason is None else unreadable(verdict, reason)
         return judged
 
     def _rejections(self, days: Sequence[date]) -> Mapping[date, Sequence[Rejection]]:
@@ -389,6 +400,27 @@ def _rejected(written: Written, rejection: Rejection) -> Written:
         reason=rejection.words,
         checks=(rejected_check(rejection, Quality.of(written.details["quality"])),),
         details=written.details | of_rejection(rejection),
+        accepted=None,
+        barred=(None, None),
+    )
+
+
+def unreadable(written: Written, reason: str) -> Written:
+    """A day whose newest files can't be read, with the verdict on what came before: it can't be used now."""
+    quality = Quality.of(written.details["quality"])
+    check = Check(
+        name=DATA_QUALITY,
+        passed=False,
+        severity="ERROR",
+        description=f"{reason}; of what came before: {quality.summary}",
+        metadata={"errors": len(quality.errors), "warnings": len(quality.warnings)},
+    )
+    return replace(
+        written,
+        outcome="blocked",
+        reason=reason,
+        checks=(check,),
+        details=written.details | {ADVICE: _UNREADABLE_ADVICE},
         accepted=None,
         barred=(None, None),
     )

@@ -7,6 +7,7 @@ same.
 
 from __future__ import annotations
 
+import gzip
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ class File:
     day: date
     morning: date
     name: str
-    text: str
+    text: str | bytes
     replaces: bool = False
 
 
@@ -144,7 +145,7 @@ def histories(draw: st.DrawFn) -> History:
             later = first + draw(st.integers(1, 8)) * DAY
             begin, count = draw(st.integers(0, ROWS - 1)), draw(st.integers(1, 30))
             chosen = slice(begin, begin + count)
-            wrong = ["garbage", "too much", "replace", "reject"]
+            wrong = ["garbage", "too much", "replace", "reject", "no header", "cut"]
             match draw(st.sampled_from(["spend", "labels", "customer", *wrong])):
                 case "spend":
                     fixed = csv(rows.assign(spend=(80 - rows["spend"]).round(2))[chosen])
@@ -157,6 +158,12 @@ def histories(draw: st.DrawFn) -> History:
                     fixed = csv(rows.assign(spend=2 * LIMIT)[chosen])
                 case "too much":
                     fixed = csv(rows.assign(spend=LIMIT_OF_DAY + 1)[chosen])
+                case "no header":
+                    fixed = "nothing of the contract\n"
+                case "cut":
+                    packed = gzip.compress(csv(rows[chosen]).encode())
+                    files.append(File(day, later, f"{later}T05{number}0_fix.csv.gz", packed[:-12]))
+                    continue
                 case "replace":
                     fixed = csv(rows[5:])
                     files.append(File(day, later, f"{later}T04{number}0_again.csv", fixed, replaces=True))

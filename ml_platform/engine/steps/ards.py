@@ -21,9 +21,10 @@ from ml_platform.engine.earlier_verdicts import Corrected
 from ml_platform.engine.run_partitions import Step
 from ml_platform.engine.step import Inputs, Written
 from ml_platform.engine.usable_days import FIRST_MORNING
-from ml_platform.engine.verdicts import QUARANTINED_ROWS, Content, Verdict, in_force
+from ml_platform.engine.verdicts import QUARANTINED_ROWS, UNREADABLE, Content, Verdict, in_force
+from ml_platform.engine.verdicts import unreadable as unreadable_verdict
 from ml_platform.mlops.quality import anomalies, profiles
-from ml_platform.storage.ledger import SETTLED, WITHOUT_ROWS, DayRecord
+from ml_platform.storage.ledger import HISTORY, SETTLED, WITHOUT_ROWS, DayRecord
 from ml_platform.storage.rejections import Rejection, Rejections
 from ml_platform.storage.tables import OvertakenError
 
@@ -98,8 +99,14 @@ class Ards(Step):
         deliveries = {day: inputs.found for day, inputs in work.items() if inputs.found is not None}
         if as_made := [day for day in work if day not in deliveries]:
             deliveries |= self._scanned(as_made)
-        contents = self._contents(deliveries, tries)
-        return Verdict(self.context, self.asset).of_contents(contents)
+        contents, deliveries = self._contents(deliveries, tries)
+        written = Verdict(self.context, self.asset).of_contents(contents)
+        return {
+            day: _before(unreadable, deliveries[day], result)
+            if day in deliveries and (unreadable := deliveries[day].unreadable) is not None
+            else result
+            for day, result in written.items()
+        }
 
     def _scanned(self, days: Sequence[date]) -> dict[date, landing.Delivery]:
         """The deliveries of days that another run is doing too; one that has changed is left out."""
@@ -110,10 +117,32 @@ class Ards(Step):
         )
         return {day: delivery for day, delivery in found.items() if delivery.refusal is None}
 
-    def _contents(
-        self, deliveries: Mapping[date, landing.Delivery], tries: Mapping[date, int]
-    ) -> dict[date, Content | Written]:
-        """Write these days, each table in one commit; a day that can't be read comes back as its outcome."""
+    def _read(
+        self, deliveries: Mapping[date, landing.Delivery]
+    ) -> tuple[dict[date, ards.ArdsDay], dict[date, landing.Delivery]]:
+        """Write these days, of those files that came before one that can't be read; and these deliveries."""
+        found: dict[date, ards.ArdsDay] = {}
+        read, waiting = dict(deliveries), dict(deliveries)
+        while waiting:
+            written = self._write(waiting)
+            waiting = {}
+            for day, content in written.items():
+                refusal = content.refusal
+                earlier: landing.Delivery | None = None
+                if refusal is not None and not refusal.may_pass:
+                    earlier = read[day].before_newest(refusal.reason)
+                if earlier is None:
+                    found[day] = content
+                else:
+                    waiting[day] = read[day] = earlier
+        # A day of which nothing can be read is refused as it was delivered.
+        return found, {
+            day: deliveries[day] if day in found and found[day].refusal else delivery
+            for day, delivery in read.items()
+        }
+
+    def _write(self, deliveries: Mapping[date, landing.Delivery]) -> dict[date, ards.ArdsDay]:
+        """Write these days, each table in one commit; those whose files have changed are left out."""
         context = self.context
         product = context.product
 
@@ -141,6 +170,19 @@ class Ards(Step):
                 f"ards: {type(error).__name__} while files of these days changed; they are done again"
             )
             written = {}
+        return written
+
+    def _contents(
+        self, delivered: Mapping[date, landing.Delivery], tries: Mapping[date, int]
+    ) -> tuple[dict[date, Content | Written], dict[date, landing.Delivery]]:
+        """Write these days, each table in one commit; a day that can't be read comes back as its outcome.
+
+        Returns:
+            Also the deliveries that this is of, which may lack later files that can't be read.
+        """
+        context = self.context
+        product = context.product
+        written, deliveries = self._read(delivered)
         unread = {day: delivery for day, delivery in deliveries.items() if day not in written}
         corrected = {
             day: Corrected(content.history, deliveries[day], content.of_files)
@@ -148,6 +190,9 @@ class Ards(Step):
             if content.history is not None
         }
         histories = earlier_verdicts.histories(context, corrected) if corrected else {}
+        for day, history in histories.items():
+            if gaps := deliveries[day].unreadable_between:
+                histories[day] = earlier_verdicts.with_gaps(history, gaps)
         contents: dict[date, Content | Written] = {
             day: _refused(deliveries[day], content.refusal)
             if content.refusal
@@ -168,22 +213,28 @@ class Ards(Step):
             if isinstance(content, Content):
                 if day in rejections:
                     content = self._rejected(content, deliveries[day], rejections[day])
+                if deliveries[day].unreadable is not None:
+                    self._prepare_versions(day)
                 contents[day] = replace(content, metadata=content.metadata | _of_history(content.history))
-        return self._still_changing(unread, tries) | contents
+        return self._still_changing(unread, tries) | contents, deliveries
+
+    def _prepare_versions(self, day: date) -> None:
+        """What is made of a day with a past reads this table, which there is since the first correction."""
+        context = self.context
+        ards.prepare_versions(
+            context.open_spark, context.product, context.tables, day, run_id=context.request.run_id
+        )
 
     def _rejected(
         self, content: Content, delivery: landing.Delivery, rejections: Sequence[Rejection]
     ) -> Content:
         """A day that people have rejected, now or with other rows, with what it was before."""
-        context, product = self.context, self.context.product
+        product = self.context.product
         first = Timeline.of(delivery.files).mornings[0].day
         current = in_force(product, content, rejections)
         history = earlier_verdicts.with_rejections(content.history, first, rejections, current)
         if history is not None:
-            # What is made of a day with a past reads this table, which there is since the first correction.
-            ards.prepare_versions(
-                context.open_spark, product, context.tables, delivery.day, run_id=context.request.run_id
-            )
+            self._prepare_versions(delivery.day)
         return replace(content, history=history)
 
     def _away(self, days: Sequence[date]) -> dict[date, Inputs]:
@@ -238,6 +289,28 @@ class Ards(Step):
                 inputs=f"{delivery.stamp}/unread",
             )
         return given_up
+
+
+def _before(unreadable: landing.Unreadable, delivery: landing.Delivery, written: Written) -> Written:
+    """A day with the verdict on what came before a delivery that can't be read."""
+    if "quality" not in written.details:
+        # Nothing of what came before can be used, or even judged.
+        return Written("refused", unreadable.reason, metadata=written.metadata)
+    first = Timeline.of(delivery.files).mornings[0].day
+    usable_since: date | None = None
+    if written.outcome in SETTLED:
+        usable_since = (written.accepted and written.barred[1]) or date.min
+    history = earlier_verdicts.with_end(written.details.get(HISTORY), first, unreadable.since, usable_since)
+    reason = (
+        f"{unreadable.reason}; it is known since {unreadable.since}, and the day holds what was delivered "
+        "before it"
+    )
+    ended = unreadable_verdict(written, reason)
+    return replace(
+        ended,
+        metadata=ended.metadata | {UNREADABLE: reason} | _of_history(history),
+        details=ended.details | {HISTORY: history},
+    )
 
 
 def _refused(delivery: landing.Delivery, refusal: Refusal) -> Written:
