@@ -69,7 +69,7 @@ class EntityDaysBySpark:
                     refusals[row[EVENT_DAY]] = str(aggregation.too_many_rows(product, entity, row["count"]))
         return counts
 
-    def now(
+    def current(
         self, days: Sequence[date], counts: Mapping[date, int], make: MakeRows, schema: pa.Schema
     ) -> DataFrame:
         """What is made of some days' rows as they are now, in ``schema``."""
@@ -114,7 +114,7 @@ class EntityDaysBySpark:
         def refuse(day: date, rows: pa.Table) -> pa.Table:
             return against(lambda: make(day, rows), day)
 
-        found = reasons(self.now(days, counts, refuse, REASONS))
+        found = reasons(self.current(days, counts, refuse, REASONS))
         if make_states is None or not corrected:
             return found
 

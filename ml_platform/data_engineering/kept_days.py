@@ -176,7 +176,7 @@ class _BySpark:
                     tables.replace_days(
                         spark, product.name, DAILY_AGGREGATES_VERSIONS, states, days, run_id=run_id
                     )
-                rows = source.now(chosen, counts, make, schema(product))
+                rows = source.current(chosen, counts, make, schema(product))
                 return tables.replace_days(spark, product.name, DAILY_AGGREGATES, rows, days, run_id=run_id)
 
         def look(chosen: Sequence[date]) -> Mapping[date, str]:

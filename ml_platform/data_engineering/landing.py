@@ -83,6 +83,11 @@ class Delivery:
     ahead: Mapping[str, date] = field(default_factory=dict)
 
     @property
+    def problem(self) -> str | None:
+        """Why the day, or a later delivery of it, can't be read."""
+        return self.refusal or (self.unreadable.reason if self.unreadable is not None else None)
+
+    @property
     def inputs(self) -> str:
         """What rows depend on: the files, and since when those are known that came late."""
         inputs = made_from(self.stamp, self.late)
@@ -272,23 +277,28 @@ def _delivery(
         (_look_at(product, day, path, landing, rules, seen) for path in folder.paths),
         key=lambda file: file.order,
     )
-    whole = _delivery_of(product, day, looked_at, folder.manifests, folder.unread, facts, rules, seen)
+    try:
+        whole = _delivery_of(product, day, looked_at, folder.manifests, folder.unread, facts, rules, seen)
+    except _OutOfOrderError as error:
+        return Delivery(day, (), facts, str(error))
     if whole.refusal is None:
         return whole
     known_on = {file.path.name: file.order[0] for file in looked_at}
     for manifest in folder.manifests:
         name = replacements.file_of(manifest.name)
         known_on.setdefault(name, knowledge.known(product, day, name, seen).rows)
-    refusal: str | None = whole.refusal
+    refusal: str = whole.refusal
     for since in sorted(set(known_on.values()), reverse=True):
-        if refusal is None:
-            break
         before = [file for file in looked_at if file.order[0] < since]
         manifests = [path for path in folder.manifests if known_on[replacements.file_of(path.name)] < since]
-        delivery = _delivery_of(product, day, before, manifests, folder.unread, facts, rules, seen)
+        try:
+            delivery = _delivery_of(product, day, before, manifests, folder.unread, facts, rules, seen)
+        except _OutOfOrderError as error:
+            refusal = str(error)
+            continue
         if delivery.refusal is None and any(not file.labels_only for file in delivery.files):
             return replace(delivery, unreadable=Unreadable(since, refusal))
-        refusal = delivery.refusal
+        refusal = delivery.refusal or refusal
     return whole
 
 
@@ -308,8 +318,7 @@ def _delivery_of(
     except ManifestError as error:
         return Delivery(day, (), facts, shown(str(error)))
     replacing = all_replacing[-1] if all_replacing else -1
-    if problem := _replaced_otherwise(looked_at, replacing):
-        return Delivery(day, (), facts, problem)
+    _refuse_other_order(looked_at, replacing)
     with_rows = [file.known.rows for file in looked_at if file.meaning and not file.meaning.labels_only]
     first_rows = min(with_rows, default=date.min)
     found = []
@@ -363,10 +372,14 @@ def _delivery_of(
     )
 
 
-def _replaced_otherwise(looked_at: Sequence[_LookedAt], replacing: int) -> str | None:
-    """Why a file that replaces others may not replace those that it was meant to; None if it does."""
+class _OutOfOrderError(ValueError):
+    """Since when files are known isn't the order in which they were meant to count."""
+
+
+def _refuse_other_order(looked_at: Sequence[_LookedAt], replacing: int) -> None:
+    """See that a file that replaces others replaces those that it was meant to."""
     if replacing < 0:
-        return None
+        return
     file = looked_at[replacing]
     missed = [
         shown(later.path.name)
@@ -374,8 +387,8 @@ def _replaced_otherwise(looked_at: Sequence[_LookedAt], replacing: int) -> str |
         if later.path.name < file.path.name and not (later.meaning and later.meaning.labels_only)
     ]
     if not missed:
-        return None
-    return (
+        return
+    raise _OutOfOrderError(
         f"{shown(file.path.name)} replaces what came before it, and {listed(missed)} came later, as the "
         "dates at the heads of their names say; begin its name with the date on which it was delivered"
     )

@@ -313,13 +313,13 @@ class _BySpark:
     def _rows(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
         product = self.product
         if self.windowing is not None:
-            return self._windowed(days, counts, with_states=False).now()
+            return self._windowed(days, counts, with_states=False).current()
         schema = aggregation.schema(product)
 
         def aggregate(day: date, rows: pa.Table) -> pa.Table:
             return with_made_columns(product, aggregation.aggregate(product, day, rows), schema)
 
-        return self._source.now(days, counts, aggregate, schema)
+        return self._source.current(days, counts, aggregate, schema)
 
     def _served(self, days: Sequence[date], counts: Mapping[date, int]) -> DataFrame:
         product, schema = self.product, served_states.served_schema(self.product)
@@ -353,7 +353,7 @@ class _BySpark:
             self.tables,
             self.windowing,
             sorted(days),
-            source.now(days, counts, aggregate, aggregation.own_schema(product)),
+            source.current(days, counts, aggregate, aggregation.own_schema(product)),
             source.states(corrected, counts, serve, schema),
         )
 

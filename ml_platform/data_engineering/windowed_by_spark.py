@@ -71,7 +71,7 @@ class WindowedBySpark:
         values = max(facts["rows"] * len(schema), made * len(aggregation.schema(product)))
         return replace(found, shares=max(1, -(-values // VALUES_AT_ONCE)))
 
-    def now(self) -> DataFrame:
+    def current(self) -> DataFrame:
         """The days' rows of the MRDS."""
         windowing, schema = replace(self.windowing, mornings={}), aggregation.schema(self.windowing.product)
 

@@ -306,6 +306,7 @@ def usable_in_mrds(
     context: StepContext,
     histories: Mapping[date, Sequence[Morning]],
     usable: UsableDays | None = None,
+    accepted: Mapping[date, Mapping[date, date]] | None = None,
 ) -> dict[date, list[Morning]]:
     """The mornings of corrected days, with those unusable on which rows of the MRDS broke its rules.
 
@@ -314,8 +315,10 @@ def usable_in_mrds(
 
     Args:
         usable: which days windows may hold, where the contract has features over any.
+        accepted: by day, the mornings whose rows a person has accepted although they broke rules, each with
+            the date since when.
     """
-    product, tables = context.product, context.tables
+    product, tables, accepted = context.product, context.tables, accepted or {}
     found = {day: list(mornings) for day, mornings in histories.items()}
     suites = {day: expectations.suite(product, "mrds", day=day) for day in histories}
     # What is of windows is put together only for rules about it.
@@ -336,7 +339,9 @@ def usable_in_mrds(
         asked = {
             day: mornings[place].day
             for day, mornings in found.items()
-            if place < len(mornings) - 1 and mornings[place].is_usable
+            if place < len(mornings) - 1
+            and mornings[place].is_usable
+            and mornings[place].day not in accepted.get(day, {})
         }
         entities = EntitiesAsKnown.of(RowsAsKnown(product, tables, asked)) if asked else None
         if entities is None:
@@ -359,6 +364,21 @@ def usable_in_mrds(
         broken = {day for day, of_day in results.items() if not Quality(tuple(of_day)).passed}
         for day in broken | {day for day, size in sizes.items() if size is None}:
             found[day][place] = replace(found[day][place], is_usable=False)
+    return {day: _with_acceptances(mornings, accepted.get(day, {})) for day, mornings in found.items()}
+
+
+def _with_acceptances(mornings: Sequence[Morning], accepted: Mapping[date, date]) -> list[Morning]:
+    """Mornings with the dates since when rows could be used that a person has accepted, and not before."""
+    found: list[Morning] = []
+    ends = [*(morning.day for morning in mornings[1:]), date.max]
+    for morning, end in zip(mornings, ends, strict=True):
+        since = accepted.get(morning.day, morning.day)
+        if not morning.is_usable or since <= morning.day:
+            found.append(morning)
+            continue
+        found.append(replace(morning, is_usable=False))
+        if since < end:
+            found.append(Morning(since))
     return found
 
 

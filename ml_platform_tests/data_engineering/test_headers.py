@@ -158,7 +158,7 @@ def test_any_header_is_read_as_its_names_say_or_refused(case: dict[str, Any]) ->
         rows_beside = ",".join(ALL) + "\n" + f"1,{case['day']},eve,1,1,web\n"
         (day_folder / "0.csv").write_text(rows_beside)
         delivery = landing.scan(product, Path(folder), [case["day"]])[case["day"]]
-        assert (delivery.refusal is None) == accepted, delivery.refusal
+        assert (delivery.problem is None) == accepted, delivery.problem
         if not accepted:
             return
         (file,) = [file for file in delivery.files if file.name == "a.csv"]

@@ -109,7 +109,7 @@ def check(made: Case, home: Path) -> None:
     if delivery is None:
         assert not any(not found.labels_only for found in wanted.files.values())
         return
-    reason = delivery.refusal
+    reason = delivery.problem
     if reason is None:
         compare_records(delivery, product, wanted)
         done = ards_in_tasks.write(

@@ -17,9 +17,11 @@ from ml_platform.contract.product import Product
 from ml_platform.data_engineering import aggregation, served_rows
 from ml_platform.data_engineering.row_states import KNOWN_FROM, KNOWN_TO
 from ml_platform.data_engineering.served_states import IS_SCORED
+from ml_platform.engine.acceptance import accept
 from ml_platform.engine.earlier_verdicts import mornings_of
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, shop
+from ml_platform_tests.engine import test_whole_histories as whole_histories
+from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, shop, visits
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -286,3 +288,47 @@ def test_the_contract_says_whether_corrections_are_learned(
     files: Files = {"2024-01-11_a.csv": rows(0, 1), "2024-01-12_labels.csv": labels(0, 1)}
     at_once(platform, files | {"2024-01-13_b.csv": rows(0, 1, 9)})
     assert learned(platform, D("2024-01-12")) == {"c0": spend}
+
+
+def test_rows_that_a_person_accepted_in_the_mrds_stay_what_was_learned_when_others_come(
+    platform: Platform,
+) -> None:
+    """They break a rule of the MRDS alone, can be used from the acceptance on, and are replaced later."""
+    platform.product = whole_histories.product()
+    day, accepted_on, replaced_on = D("2024-01-20"), D("2024-01-25"), D("2024-01-30")
+    frame = visits(day, rows=30)
+    rows = frame.drop(columns="bought")
+    platform.deliver(day, "2024-01-21T0600_visits.csv", rows.to_csv(index=False))
+    platform.deliver(day, "2024-01-22T0600_labels.csv", frame[["visit", "day", "bought"]].to_csv(index=False))
+    much = rows.assign(spend=whole_histories.LIMIT_OF_DAY + 1.0)
+    platform.deliver(day, "2024-01-23T0600_fix.csv", much.head(4).to_csv(index=False))
+    for step in ("ards", "mrds"):
+        (done,) = platform.run(step, day).days
+    assert done.outcome == "blocked"
+    accept(platform.ledger, day, reason="so it was", by="ann", on=accepted_on)
+    for step in ("ards", "mrds"):
+        (done,) = platform.run(step, day).days
+    assert done.outcome == "written"
+
+    def learned() -> dict[date, list[float]]:
+        served = platform.rows("mrds_served")
+        ended = pd.to_datetime(served["known_to"]).fillna(pd.Timestamp("2100-01-01"))
+        found = {}
+        for morning in (D("2024-01-22"), D("2024-01-24"), accepted_on, replaced_on):
+            at = pd.Timestamp(morning)
+            stood = (pd.to_datetime(served["known_from"]) <= at) & (at < ended)
+            found[morning] = sorted(served["spend"][stood])
+        return found
+
+    before = learned()
+    assert [len(rows_) > 0 for rows_ in before.values()] == [True, False, True, True]
+    assert max(before[accepted_on]) == max(before[D("2024-01-22")]), "rows stay as they were scored first"
+    platform.deliver(day, "2024-01-30T0600_again.csv", rows.tail(20).to_csv(index=False))
+    platform.deliver(day, "2024-01-30T0600_again.csv.manifest.yaml", "replaces: true\n")
+    for step in ("ards", "mrds"):
+        platform.run(step, day)
+    after = learned()
+    assert {morning: after[morning] for morning in after if morning < replaced_on} == {
+        morning: before[morning] for morning in before if morning < replaced_on
+    }
+    assert len(after[replaced_on]) < len(before[replaced_on])

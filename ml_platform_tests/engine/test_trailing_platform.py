@@ -21,11 +21,10 @@ from ml_platform.data_engineering import buckets, windowed_days, windows_as_know
 from ml_platform.engine import local
 from ml_platform.engine.acceptance import accept
 from ml_platform.engine.earlier_verdicts import judges_windows
-from ml_platform.engine.step import FAILED_ADVICE, PermanentError, StepRequest
+from ml_platform.engine.step import FAILED_ADVICE, StepRequest
 from ml_platform.graph import deliveries, trailing_days
 from ml_platform.graph.jobs import RUN_KEY_TAG
 from ml_platform.mlops.alerts import findings
-from ml_platform.storage.path_locations import FolderLocation
 from ml_platform_tests.conftest import settings_in
 from ml_platform_tests.graph.stand_ins import Graph, requested_range
 from ml_platform_tests.graph.test_run_processes import dead_process, mark_as
@@ -487,17 +486,6 @@ def test_a_feature_that_a_contract_gains_is_made_of_the_history(platform: Platfo
 
     (newest,) = made(platform)[lambda frame: frame["event_day"] == ALL[7]]["days_7"].unique()
     assert newest == 7
-
-
-def test_tables_that_tasks_cannot_write_are_refused_with_the_reason(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deliver_visits(platform, ALL[:2], rows=20, customers=5)
-    platform.run("ards", ALL[:2])
-    platform.product = product()
-    monkeypatch.setattr(FolderLocation, "day_files", lambda *_: None)
-    with pytest.raises(PermanentError, match="features over trailing windows can be made where"):
-        platform.run("mrds", ALL[:2])
 
 
 @pytest.mark.slow

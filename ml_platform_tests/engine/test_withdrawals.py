@@ -282,9 +282,11 @@ def test_a_manifest_that_makes_no_sense_refuses_the_day(
     assert good.refusal is None
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     found = landing.scan(shop(), tmp_path, [D(DAY)])[D(DAY)]
-    assert found.refusal is not None
-    assert name.partition(".manifest")[0] in found.refusal
-    assert reason in found.refusal
+    assert found.problem is not None
+    assert name.partition(".manifest")[0] in found.problem
+    assert reason in found.problem
+    # Labels come the day after the rows.
+    assert (found.unreadable is not None) == name.startswith("labels")
     assert found.stamp != good.stamp
     assert landing.stamp(shop(), tmp_path, D(DAY)) == found.stamp
 
@@ -296,8 +298,8 @@ def test_a_label_file_replaces_nothing_though_it_comes_first(tmp_path: Path) -> 
     (folder / "a.csv.manifest.yaml").write_text("replaces: true")
     (folder / "b.csv").write_text(HEADER + row(1, "ann"))
     found = landing.scan(shop(), tmp_path, [D(DAY)])[D(DAY)]
-    assert found.refusal is not None
-    assert "a file of labels can't replace" in found.refusal
+    assert found.problem is not None
+    assert "a file of labels can't replace" in found.problem
 
 
 def test_a_day_with_nothing_but_a_manifest_has_not_been_delivered(tmp_path: Path) -> None:

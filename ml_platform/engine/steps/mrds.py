@@ -6,7 +6,7 @@ import functools
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -43,6 +43,9 @@ from ml_platform.storage.ledger import HISTORY, WITHOUT_ROWS, DayRecord, Ledger
 
 _DAY = timedelta(days=1)
 FEATURES_FINGERPRINT = "features_fingerprint"
+#: In the details of a record: the morning of a day's newest rows; and those whose rows a person has accepted,
+#: though they broke rules of the MRDS, each with the date since when.
+NEWEST, ACCEPTED_ON = "newest_morning", "accepted_on"
 #: What a day is made from on which the contract has nobody scored: of its delivery nothing.
 UNSCORED = "unscored"
 
@@ -231,13 +234,20 @@ class Mrds(Step):
         return windows_of(product, days, known, lacking, _arrivals(ledger))
 
     def write(self, work: Mapping[date, Inputs], tries: Mapping[date, int]) -> dict[date, Written]:
-        earlier: dict[date, _Earlier] = {day: inputs.found for day, inputs in work.items()}
+        accepted = _accepted(self.context.ledger.latest(self.asset, set(work)))
+        earlier: dict[date, _Earlier] = {
+            day: replace(inputs.found, accepted=accepted.get(day, {})) for day, inputs in work.items()
+        }
         written = Verdict(self.context, self.asset).of_contents(self._contents(earlier))
         # What is blocked was usable before if anything was served of it, which is seen below.
         written = {
             day: result
             if result.accepted or result.outcome == "blocked"
             else replace(result, barred=earlier[day].barred)
+            for day, result in written.items()
+        }
+        written = {
+            day: replace(result, details=result.details | earlier[day].remembered)
             for day, result in written.items()
         }
         blocked = {day: earlier[day] for day, result in written.items() if result.outcome == "blocked"}
@@ -334,11 +344,12 @@ class Mrds(Step):
         it could be used from then on, or no longer.
         """
         product = self.context.product
+        accepted = {day: earlier.accepted for day, earlier in days.items()}
         own: dict[date, Sequence[Morning]] = {
             day: earlier.mornings for day, earlier in days.items() if earlier.mornings is not None
         }
         if not (windows and judges_windows(product)):
-            return dict(usable_in_mrds(self.context, own, usable))
+            return dict(usable_in_mrds(self.context, own, usable, accepted))
         of_all = {day: own.get(day, earlier.own) for day, earlier in days.items()}
         changing = {
             day: windows[day].with_changes(mornings, day) if day in windows else mornings
@@ -346,7 +357,7 @@ class Mrds(Step):
         }
         several = {day: mornings for day, mornings in changing.items() if day in own or len(mornings) > 1}
         found: dict[date, Sequence[Morning]] = {}
-        for day, judged in usable_in_mrds(self.context, several, usable).items():
+        for day, judged in usable_in_mrds(self.context, several, usable, accepted).items():
             mornings = that_count(judged, of_all[day])
             if day in own or mornings != of_all[day]:
                 found[day] = mornings
@@ -362,17 +373,42 @@ class _Earlier:
         own: the same, also if only one counts; with those on which it was accepted.
         barred: from which as-of date to which it couldn't be learned from, since it was accepted later.
         windows: what its windows may hold, where there are any.
+        accepted: the mornings whose rows a person has accepted in the MRDS, each with the date since when.
     """
 
     mornings: list[Morning] | None
     own: list[Morning]
     barred: tuple[date | None, date | None]
     windows: Windows | None = None
+    accepted: Mapping[date, date] = field(default_factory=dict)
+
+    @property
+    def remembered(self) -> dict[str, Any]:
+        """What the details of a record keep of it: the morning of the newest rows, and what was accepted."""
+        kept = {NEWEST: self.own[-1].day.isoformat()}
+        given = [[morning.isoformat(), since.isoformat()] for morning, since in self.accepted.items()]
+        return kept | ({ACCEPTED_ON: given} if given else {})
 
     @classmethod
     def of(cls, record: DayRecord) -> _Earlier:
         """That of a day that can be used now, or can't."""
         return cls(mornings_of(record), own_mornings(record), record.barred)
+
+
+def _accepted(records: Mapping[date, DayRecord]) -> dict[date, dict[date, date]]:
+    """By day, the mornings whose rows a person has accepted in the MRDS, each with the date since when."""
+    found: dict[date, dict[date, date]] = {}
+    for day, record in records.items():
+        given = {
+            date.fromisoformat(morning): date.fromisoformat(since)
+            for morning, since in record.details.get(ACCEPTED_ON, ())
+        }
+        if record.accepted_by and (newest := record.details.get(NEWEST)):
+            morning = date.fromisoformat(newest)
+            given[morning] = record.barred_to or morning
+        if given:
+            found[day] = given
+    return found
 
 
 def _ending(mornings: Sequence[Morning]) -> list[Morning]:
