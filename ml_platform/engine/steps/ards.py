@@ -101,12 +101,10 @@ class Ards(Step):
             deliveries |= self._scanned(as_made)
         contents, deliveries = self._contents(deliveries, tries)
         written = Verdict(self.context, self.asset).of_contents(contents)
-        return {
-            day: _before(unreadable, deliveries[day], result)
-            if day in deliveries and (unreadable := deliveries[day].unreadable) is not None
-            else result
-            for day, result in written.items()
-        }
+        for day, delivery in deliveries.items():
+            if delivery.unreadable is not None and isinstance(contents.get(day), Content):
+                written[day] = _before(delivery.unreadable, delivery, written[day])
+        return written
 
     def _scanned(self, days: Sequence[date]) -> dict[date, landing.Delivery]:
         """The deliveries of days that another run is doing too; one that has changed is left out."""
