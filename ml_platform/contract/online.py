@@ -49,7 +49,7 @@ def valid_until(product: Product, day: date) -> date | None:
     match rule(product):
         case ["next", *_]:
             arrival = product.rows_expected_on(_next_scored(product, day))
-            return arrival + timedelta(days=product.online.grace_days - 1)
+            return arrival + timedelta(days=product.online.grace_days)
         case ["days", days]:
             return day + timedelta(days=days)
         case _:

@@ -102,6 +102,8 @@ class Delivery:
             reason: why they can't.
         """
         since = max(_known_on(file) for file in self.files)
+        # What this replaced in vain counts again.
+        since = min([since, *(began for began, until in self.unreadable_between if until >= since)])
         earlier = [file for file in self.files if _known_on(file) < since]
         if all(file.labels_only for file in earlier):
             return None
@@ -110,6 +112,7 @@ class Delivery:
             self,
             files=tuple(replace(file, replaced=file.number < replacing) for file in earlier),
             unreadable=Unreadable(since, reason),
+            unreadable_between=tuple(gap for gap in self.unreadable_between if gap[1] < since),
         )
 
 

@@ -25,7 +25,7 @@ from ml_platform.data_engineering.trailing_windows import UsableDays
 from ml_platform.data_engineering.windowed_days import KeptDays
 from ml_platform.data_engineering.windows_as_known import WholeEntitiesAsKnown
 from ml_platform.engine.context import StepContext
-from ml_platform.engine.verdicts import UNREADABLE, Content, Verdict, has_same_rows
+from ml_platform.engine.verdicts import READABLE, UNREADABLE, Content, Verdict, has_same_rows
 from ml_platform.mlops.quality import expectations, profiles, validation
 from ml_platform.mlops.quality.expectations import Expectation
 from ml_platform.mlops.quality.results import Quality, Result
@@ -176,12 +176,19 @@ def with_end(
     """
     found: dict[str, Any] = dict(history or {"versions": 0, "fingerprint": EMPTY})
     mornings = [list(known) for known in found.get("mornings") or [[first.isoformat(), False, True, None]]]
-    last = mornings[-1]
-    came = date.fromisoformat(last[0])
-    last[2] = usable_since is not None and usable_since <= came
-    if usable_since is not None and came < usable_since < end:
-        mornings.append([usable_since.isoformat(), False, True, None])
-    return found | {"mornings": [*mornings, [end.isoformat(), False, False, None]]}
+    rejected = {*found.get("rejected_on", ())}
+    last = max(known[0] for known in mornings if known[0] not in rejected)
+    if not rejected:  # else what a person rejected could be used until then
+        came = date.fromisoformat(last)
+        for known in mornings:
+            if known[0] == last:
+                known[2] = usable_since is not None and usable_since <= came
+        if usable_since is not None and came < usable_since < end:
+            mornings.append([usable_since.isoformat(), False, True, None])
+    ended = [known if known[0] < end.isoformat() else [*known[:2], False, known[3]] for known in mornings]
+    if all(known[0] != end.isoformat() for known in ended):
+        ended.append([end.isoformat(), False, False, None])
+    return found | {"mornings": sorted(ended, key=lambda known: known[0])}
 
 
 def mornings_of(record: DayRecord) -> list[Morning] | None:
@@ -240,7 +247,11 @@ def _verdict_of(record: DayRecord | None, content: Content, product: Product) ->
         return record.barred_to
     if UNREADABLE in record.details.get("metadata", {}):
         # It was judged before the delivery came that can't be read.
-        return bool(record.details[HISTORY]["mornings"][-2][2])
+        if REJECTED in record.details:
+            return True
+        kept = record.details.get(READABLE) or {}
+        since = (kept.get("barred") or [None, None])[1] if kept.get("accepted") else None
+        return date.fromisoformat(since) if since else bool(kept.get("is_usable"))
     # What a person has rejected since could be used until then.
     return record.usable or REJECTED in record.details
 

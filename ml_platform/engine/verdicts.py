@@ -37,8 +37,15 @@ AGAIN = "/again"
 QUARANTINED_ROWS = "quarantined_rows"
 
 
+#: In the details of a day of the MRDS: the morning of its newest rows; and those whose rows a person has
+#: accepted, though they broke rules of it, each with the date since when.
+NEWEST, ACCEPTED_ON = "newest_morning", "accepted_on"
+#: What a verdict leaves as it is of a day's details.
+REMEMBERED = (NEWEST, ACCEPTED_ON)
 #: In the metadata of a day: why its newest files can't be read; it holds what was delivered before them.
 UNREADABLE = "unreadable_delivery"
+#: In the details of such a day: whether what came before could be used, and who accepted it, since when.
+READABLE = "readable"
 #: What to do about such a day.
 _UNREADABLE_ADVICE = (
     "deliver that file again, or take it out of the day's folder, and materialize the day again"
@@ -164,9 +171,15 @@ class Verdict(Step):
             {day: case.record for day, case in cases.items()},
         )
         for day, case in cases.items():
+            kept = {name: case.record.details[name] for name in REMEMBERED if name in case.record.details}
+            judged[day] = replace(judged[day], details=judged[day].details | kept)
             if not case.record.accepted_by:  # what it was made from has been accepted, if anything was
                 judged[day] = replace(judged[day], barred=case.record.barred)
             was_usable = case.record.outcome == "blocked" and case.record.barred_from is not None
+            before, now = (found.get(READABLE) for found in (case.record.details, judged[day].details))
+            if before and now and before["is_usable"] != now["is_usable"]:
+                # Its past says otherwise: it is to be made again.
+                judged[day] = replace(judged[day], inputs=case.record.inputs + AGAIN)
             if was_usable and judged[day].outcome != "blocked":
                 # What is kept of it to be learned from ends where it was blocked: it is to be made again.
                 judged[day] = replace(judged[day], inputs=case.record.inputs + AGAIN)
@@ -320,6 +333,7 @@ def _verdict(
     previous: DayRecord | None,
 ) -> Written:
     quality = Quality((*of_rows, *of_facts))
+    acceptance = _acceptance(previous)
     accepted = _still_accepted(product, content, quality, previous)
     outcome: Outcome = "blocked"
     reason = quality.reason
@@ -336,7 +350,7 @@ def _verdict(
             "judged": {"rows": held.rows_hash, "facts": held.facts_hash},
         },
         accepted=accepted,
-        barred=previous.barred if accepted and previous else (None, None),
+        barred=acceptance[2] if accepted and acceptance else (None, None),
     )
 
 
@@ -420,17 +434,41 @@ def unreadable(written: Written, reason: str) -> Written:
         outcome="blocked",
         reason=reason,
         checks=(check,),
-        details=written.details | {ADVICE: _UNREADABLE_ADVICE},
+        details=written.details | {ADVICE: _UNREADABLE_ADVICE, READABLE: _readable(written)},
         accepted=None,
         barred=(None, None),
     )
+
+
+def _readable(written: Written) -> dict[str, Any]:
+    """What the details keep of the verdict on what came before a delivery that can't be read."""
+    return {
+        "is_usable": written.outcome != "blocked",
+        "accepted": written.accepted,
+        "barred": [bound and bound.isoformat() for bound in written.barred],
+    }
+
+
+def _acceptance(record: DayRecord | None) -> tuple[str, str, tuple[date | None, date | None]] | None:
+    """Who has accepted a day, why, and until when it couldn't be used; also before it couldn't be read."""
+    if record is None:
+        return None
+    if record.accepted_by:
+        return record.accepted_by, record.accepted_reason or "", record.barred
+    kept = record.details.get(READABLE) or {}
+    if not kept.get("accepted"):
+        return None
+    first, last = (bound and date.fromisoformat(bound) for bound in kept["barred"])
+    by, reason = kept["accepted"]
+    return by, reason, (first, last)
 
 
 def _still_accepted(
     product: Product, content: Content, quality: Quality, previous: DayRecord | None
 ) -> tuple[str, str] | None:
     """Who accepted the day, if it has the same rows and nothing else fails than what was accepted."""
-    if previous is None or not previous.accepted_by:
+    acceptance = _acceptance(previous)
+    if previous is None or acceptance is None:
         return None
     if previous.fingerprint != content.fingerprint and not has_same_rows(product, previous, content):
         return None
@@ -441,7 +479,7 @@ def _still_accepted(
         return None
     if not {error.expectation for error in quality.errors} <= {error.expectation for error in before.errors}:
         return None
-    return previous.accepted_by, previous.accepted_reason or ""
+    return acceptance[:2]
 
 
 def _written(content: Content, outcome: Outcome, reason: str, **more: Any) -> Written:

@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ml_platform.engine.acceptance import accept
+from ml_platform.engine.rejection import reject
 from ml_platform.machine_learning.model_history import ModelHistory
 from ml_platform_tests.conftest import settings_in
-from ml_platform_tests.small_platform import CARRIERS, D, Platform, carry_by, days, deliver_visits, visits
+from ml_platform_tests.small_platform import (
+    CARRIERS,
+    D,
+    Platform,
+    carry_by,
+    days,
+    deliver_visits,
+    shop,
+    visits,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,3 +191,141 @@ def test_a_delivery_that_replaces_the_day_ends_it(kind: str, tmp_path: Path, spa
             assert mornings == {"2024-01-11": True, "2024-02-20": False, str(end): True}, json.dumps(history)
     live, replay = platforms
     assert contents(live) == contents(replay)
+
+
+# -- beside what people decide ---------------------------------------------------------------------------
+
+LIMIT = {"spend": {"maximum": 1000}}
+OF_MRDS = [
+    {
+        "on": "mrds",
+        "type": "expect_column_values_to_be_between",
+        "kwargs": {"column": column, "max_value": most},
+    }
+    for column, most in (("spend", 1000), ("pages", 500))
+]
+NO_HEADER = "no,header\n1,2\n"
+
+
+def few(count: int) -> str:
+    rows = visits(MENDED, rows=12).drop(columns="bought").head(count)
+    text: str = rows.assign(spend=7.5).to_csv(index=False)
+    return text
+
+
+def cut_in_the_middle() -> bytes:
+    """Its head can be read, and its end can't."""
+    header, rows = few(5).split("\n", 1)
+    return gzip.compress(f"{header}\n{rows * 20000}".encode())[:-20]
+
+
+def begin(platform: Platform, spend: float | None = None) -> None:
+    frame = visits(MENDED, rows=12)
+    rows = frame.drop(columns="bought")
+    if spend is not None:
+        rows = rows.assign(spend=spend)
+    platform.deliver(MENDED, "2024-01-11T0600_visits.csv", rows.to_csv(index=False))
+    labels = frame[["visit", "day", "bought"]]
+    platform.deliver(MENDED, "2024-01-12T0600_labels.csv", labels.to_csv(index=False))
+    make(platform, of=[MENDED])
+
+
+def replace_on(platform: Platform, on: str = "2024-01-25") -> None:
+    add(platform, "again.csv", few(6), D(on))
+    add(platform, "again.csv.manifest.yaml", "replaces: true\n", D(on))
+    make(platform, of=[MENDED])
+
+
+def mornings(platform: Platform) -> str:
+    """By day of January, whether the day could be used from that morning on."""
+    history = platform.ledger.latest("ards")[MENDED].details["history"]
+    return " ".join(f"{known[0][8:]}{'T' if known[2] else 'F'}" for known in history["mornings"])
+
+
+def served(platform: Platform) -> int:
+    """How many rows are kept of what was served before."""
+    history = platform.ledger.latest("mrds")[MENDED].details.get("history") or {}
+    return int(history.get("versions", 0))
+
+
+@pytest.mark.parametrize("what", ["another one", "replaced", "taken away"])
+def test_what_a_person_accepted_before_stays_accepted(platform: Platform, what: str) -> None:
+    platform.product = shop(validation__ranges=LIMIT)
+    begin(platform, spend=2000)
+    accept(platform.ledger, MENDED, reason="so it was", by="ann", on=D("2024-01-15"))
+    make(platform, of=[MENDED])
+    before = contents(platform)
+    path = add(platform, "a.csv", NO_HEADER, D("2024-01-20"))
+    make(platform, of=[MENDED])
+    assert (mornings(platform), served(platform)) == ("11F 15T 20F", 12)
+    match what:
+        case "another one":
+            add(platform, "b.csv", NO_HEADER, D("2024-01-22"))
+            make(platform, of=[MENDED])
+            assert (mornings(platform), served(platform)) == ("11F 15T 20F", 12)
+            replace_on(platform)
+            assert mornings(platform) == "11F 15T 20F 22F 25T"
+        case "replaced":
+            replace_on(platform)
+            assert mornings(platform) == "11F 15T 20F 25T"
+        case _:
+            path.unlink()
+            make(platform, of=[MENDED])
+            assert contents(platform) == before
+
+
+@pytest.mark.parametrize("came", ["2024-01-20", "2024-01-13"])
+def test_what_was_served_before_a_rejection_stays(platform: Platform, came: str) -> None:
+    begin(platform)
+    reject(platform.tables, platform.product, MENDED, reason="x", by="bob", on=D("2024-01-15"))
+    make(platform, of=[MENDED])
+    add(platform, "a.csv", NO_HEADER, D(came))
+    make(platform, of=[MENDED])
+    wanted = {"2024-01-20": "11T 15F 20F", "2024-01-13": "11T 13F 15F"}[came]
+    assert (mornings(platform), served(platform)) == (wanted, 12)
+    replace_on(platform)
+    assert mornings(platform) == f"{wanted} 25T"
+    assert served(platform) == 12 + 6
+
+
+def test_one_that_was_to_be_replaced_in_vain_counts_since_it_came(platform: Platform) -> None:
+    begin(platform)
+    add(platform, "a.csv", NO_HEADER, D("2024-01-15"))
+    make(platform, of=[MENDED])
+    assert mornings(platform) == "11T 15F"
+    add(platform, "b.csv.gz", cut_in_the_middle(), D("2024-01-20"))
+    add(platform, "b.csv.gz.manifest.yaml", "replaces: true\n", D("2024-01-20"))
+    make(platform, of=[MENDED])
+    assert mornings(platform) == "11T 15F"
+    replace_on(platform)
+    assert mornings(platform) == "11T 15F 20F 25T"
+
+
+def test_a_rule_that_goes_counts_for_what_came_before(platform: Platform) -> None:
+    platform.product = shop(validation__ranges=LIMIT)
+    begin(platform, spend=2000)
+    add(platform, "a.csv", NO_HEADER, D("2024-01-20"))
+    make(platform, of=[MENDED])
+    assert (mornings(platform), served(platform)) == ("11F 20F", 0)
+    platform.product = shop()
+    make(platform, of=[MENDED])
+    assert (mornings(platform), served(platform)) == ("11T 20F", 12)
+
+
+@pytest.mark.parametrize("what", ["another rule", "held back"])
+def test_what_a_person_accepted_in_the_mrds_is_remembered(platform: Platform, what: str) -> None:
+    platform.product = shop(validation__expectations=OF_MRDS[:1])
+    begin(platform, spend=2000)
+    accept(platform.ledger, MENDED, reason="so it was", by="ann", on=D("2024-01-15"))
+    make(platform, of=[MENDED])
+    if what == "another rule":
+        platform.product = shop(validation__expectations=OF_MRDS)
+        make(platform, of=[MENDED])
+    else:
+        add(platform, "a.csv", NO_HEADER, D("2024-01-20"))
+        make(platform, of=[MENDED])
+        assert served(platform) == 12
+    replace_on(platform)
+    assert served(platform) == 12 + 6
+    replace_on(platform, "2024-01-30")
+    assert served(platform) >= 12 + 6 + 6

@@ -36,16 +36,13 @@ from ml_platform.engine.usable_days import (
     window_days,
     windows_of,
 )
-from ml_platform.engine.verdicts import Content, Verdict
+from ml_platform.engine.verdicts import ACCEPTED_ON, NEWEST, Content, Verdict
 from ml_platform.mlops.quality import profiles
 from ml_platform.storage.contract_versions import ContractVersions
 from ml_platform.storage.ledger import HISTORY, WITHOUT_ROWS, DayRecord, Ledger
 
 _DAY = timedelta(days=1)
 FEATURES_FINGERPRINT = "features_fingerprint"
-#: In the details of a record: the morning of a day's newest rows; and those whose rows a person has accepted,
-#: though they broke rules of the MRDS, each with the date since when.
-NEWEST, ACCEPTED_ON = "newest_morning", "accepted_on"
 #: What a day is made from on which the contract has nobody scored: of its delivery nothing.
 UNSCORED = "unscored"
 
@@ -275,17 +272,27 @@ class Mrds(Step):
 
     def hold_back(self, days: Mapping[date, Inputs]) -> dict[date, Written]:
         """Of days that a later delivery has blocked, what was served before stays to be learned from."""
-        found: dict[date, _Earlier] = {day: inputs.found for day, inputs in days.items() if inputs.found}
+        accepted = _accepted(self.context.ledger.latest(self.asset, set(days)))
+        found: dict[date, _Earlier] = {
+            day: replace(inputs.found, accepted=accepted.get(day, {}))
+            for day, inputs in days.items()
+            if inputs.found
+        }
+        remembered = {
+            day: Written("held_back", days[day].reason, details=earlier.remembered)
+            for day, earlier in found.items()
+            if earlier.accepted
+        }
         chosen = {day: earlier for day, earlier in found.items() if earlier.mornings}
         if not chosen:
-            return {}
+            return remembered
         made = self._write(chosen, withheld=chosen)
-        return {
+        return remembered | {
             day: Written(
                 "held_back",
                 days[day].reason,
                 counts={"rows": made[day].served.rows},
-                details={HISTORY: _served(made[day])},
+                details={HISTORY: _served(made[day])} | (earlier.remembered if earlier.accepted else {}),
                 barred=((earlier.mornings or [])[-1].day, None),
             )
             for day, earlier in chosen.items()
